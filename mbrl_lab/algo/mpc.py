@@ -1,0 +1,57 @@
+"""MPC: act by planning in a model that is fitted to everything seen so far (PETS, Chua et al. 2018)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from mbrl_lab.ops import crossed
+from mbrl_lab.replay import Replay
+from mbrl_lab.types import EnvSpec, Metrics, Planner, Step, Tree, WorldModel
+
+
+class MPC(nn.Module):
+    """Random actions for `warmup` steps, then plans; the model is fitted at `warmup` and every `every` steps after."""
+
+    ready: Tensor
+
+    def __init__(
+        self,
+        spec: EnvSpec,
+        dynamics: Callable[[EnvSpec], WorldModel],
+        planner: Planner,
+        fit: Callable[[WorldModel, Replay], Metrics],
+        warmup: int,
+        every: int,
+    ) -> None:
+        super().__init__()
+        self.spec, self.model, self.planner, self.fit = spec, dynamics(spec), planner, fit
+        self.warmup, self.every = warmup, every
+        self.register_buffer("ready", torch.zeros((), dtype=torch.bool))
+        self.promised: Tensor | None = None
+
+    @torch.no_grad()
+    def act(self, step: Step, carry: Tree | None, explore: bool) -> tuple[Tensor, Tree]:
+        batch, device = len(step.first), step.first.device
+        fresh = self.planner.start(self.spec, batch, device)
+        carry = carry or {"state": None, "plan": fresh}
+        state = self.model.observe(carry["state"], step)
+        plan = tree_map(lambda new, old: _where(step.first, new, old), fresh, carry["plan"])
+        if not self.ready:
+            return self.spec.random(batch, device), {"state": state, "plan": plan}
+        action, plan = self.planner.plan(self.model, state, plan)
+        return action, {"state": state, "plan": plan}
+
+    def learn(self, replay: Replay, before: int, after: int) -> Metrics:
+        if after < self.warmup or not crossed(before - self.warmup, after - self.warmup, self.every):
+            return {}
+        self.ready.fill_(True)
+        return self.fit(self.model, replay)
+
+
+def _where(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """Rows of `new` where `mask` [B] holds, of `old` elsewhere."""
+    return torch.where(mask.view(-1, *[1] * (new.ndim - 1)), new, old)

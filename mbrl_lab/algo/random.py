@@ -1,0 +1,22 @@
+"""Random: the floor of every table."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from mbrl_lab.replay import Replay
+from mbrl_lab.types import EnvSpec, Metrics, Step, Tree
+
+
+class Random(nn.Module):
+    """Uniform actions; learns nothing."""
+
+    def __init__(self, spec: EnvSpec) -> None:
+        super().__init__()
+        self.spec = spec
+
+    def act(self, step: Step, carry: Tree | None, explore: bool) -> tuple[Tensor, Tree]:
+        return self.spec.random(len(step.first), step.first.device), carry
+
+    def learn(self, replay: Replay, before: int, after: int) -> Metrics:
+        return {}

@@ -1,0 +1,175 @@
+"""From a config to a run: what the scripts and the plain-Python way share."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from mbrl_lab.config import ConfigError, build, check, choose_device, compose_config, explain_here
+from mbrl_lab.env import Envs
+from mbrl_lab.replay import Replay, memory
+from mbrl_lab.runner import TRAIN, Runner, Schedule
+from mbrl_lab.tracking.checkpoint import Checkpoint
+from mbrl_lab.tracking.folder import RunFolder, RunRefused, plain
+from mbrl_lab.tracking.state import load_module_state
+from mbrl_lab.tracking.tracker import Tracker
+from mbrl_lab.tracking.video import record_episode
+
+log = logging.getLogger("mbrl_lab")
+
+PRECISION = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def make_run(algo: str = "mpc", env: str = "cartpole", *overrides: str, folder: Path | str, **settings: Any) -> Runner:
+    """A run as the command line would make it, to be started or gone on with by `.run()`.
+
+    make_run("mpc", "cartpole", "planner.horizon=20", folder="outputs/mine", steps=1000).run()
+    Raises ConfigError for a setting that cannot be, RunRefused where the folder holds another run.
+    """
+    words = [f"algo={algo}", f"env={env}", *overrides, *(f"{k}={v}" for k, v in settings.items())]
+    cfg = compose_config(words)
+    check(cfg)
+    runner = build_runner(cfg, RunFolder(folder))
+    if runner.folder.open(plain(OmegaConf.to_container(cfg, resolve=True)), words) == "done":
+        raise RunRefused(f"the run in {runner.folder.path} is done: load_run reads it")
+    return runner
+
+
+def load_run(folder: Path | str, checkpoint: str = "last", device: str = "auto") -> Runner:
+    """A run with the weights of its `last` or `best` checkpoint, or those in another checkpoint's folder, to evaluate.
+
+    Raises ConfigError where there is no run or no checkpoint.
+    """
+    home = RunFolder(folder)
+    stored = home.config()
+    if not stored:
+        raise ConfigError(f"{home.path} holds no run: it has no config.yaml")
+    cfg = OmegaConf.merge(stored, {"runtime": {"device": device}, "replay": {"capacity": 2}})
+    assert isinstance(cfg, DictConfig)
+    place = {"last": home.last, "best": home.best}.get(checkpoint, Path(checkpoint))
+    loaded = Checkpoint(place).load()
+    if loaded is None:
+        raise ConfigError(f"{place} holds no checkpoint; --checkpoint can be last, best or a checkpoint's folder")
+    runner = build_runner(cfg, home)
+    runner.steps = loaded.state["step"]
+    load_module_state(runner.algo, loaded.state["algo"])
+    return runner
+
+
+def build_runner(cfg: DictConfig, folder: RunFolder) -> Runner:
+    """Every part, from its config."""
+    device = choose_device(cfg.runtime.device)
+    torch.set_num_threads(cfg.runtime.threads)
+    torch.backends.cudnn.deterministic = True
+    random.seed(cfg.seed)
+    np.random.seed(cfg.seed % 2**32)
+    torch.manual_seed(cfg.seed)
+    make = build(cfg.env.make)
+
+    def make_envs(num: int, stream: int) -> Envs:
+        return Envs(make, num, cfg.seed, stream, cfg.env.asynchronous, cfg.env.frame_skip)
+
+    envs = make_envs(cfg.env.num, TRAIN)
+    refuse_other_family(envs, cfg.family.name)
+    algo = build(cfg.algo)(envs.spec).to(device)
+    place = device if cfg.replay.device == "auto" else choose_device(cfg.replay.device)
+    replay = Replay(envs.spec, cfg.replay.capacity, cfg.env.num, cfg.seed, place)
+    loggers = [build(node) for name, node in cfg.logger.items() if name != "jsonl"]
+    tracker = Tracker(folder, loggers, lambda path, seed, actions: film(make, path, seed, actions), cfg.video.every)
+    schedule = Schedule(
+        steps=cfg.steps,
+        log_every=cfg.log_every,
+        eval_every=cfg.eval.every,
+        eval_episodes=cfg.eval.episodes,
+        eval_num=cfg.eval.num,
+        final_episodes=cfg.eval.final_episodes,
+        checkpoint_every=cfg.checkpoint.every,
+        video_final=cfg.video.final,
+    )
+    return Runner(
+        algo, make_envs, envs, replay, folder, tracker, schedule, cfg.seed, device, PRECISION[cfg.runtime.precision]
+    )
+
+
+def film(make: Callable[..., Any], path: Path, seed: int, actions: np.ndarray) -> None:
+    """Record an episode; a machine that cannot render gets one warning a video and goes on."""
+    try:
+        record_episode(path, make, seed, actions)
+    except (RuntimeError, OSError) as error:
+        log.warning("no video %s: %s", path.name, str(error).splitlines()[0])
+
+
+def refuse_other_family(envs: Envs, family: str) -> None:
+    """ConfigError where the environment's actions are not what the config's family says."""
+    actions = "discrete" if envs.spec.discrete else "continuous"
+    if family in ("discrete", "continuous") and family != actions:
+        raise ConfigError(f"family is {family}, but this environment's actions are {actions}: say family={actions}")
+
+
+def train(cfg: DictConfig) -> None:
+    """Run a config in Hydra's output folder: from the start, or from where it was stopped."""
+    hydra = HydraConfig.get()
+    try:
+        run(cfg, Path(hydra.runtime.output_dir), list(hydra.overrides.task))
+    except Exception as error:
+        lines = say(error)
+        if lines is None or hydra.mode == RunMode.MULTIRUN:
+            raise
+        print(f"error: {lines}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def run(cfg: DictConfig, path: Path, overrides: Sequence[str]) -> None:
+    """Check, build, train and evaluate; what goes wrong is left in status.json."""
+    check(cfg)
+    folder = RunFolder(path)
+    runner = build_runner(cfg, folder)
+    if folder.open(plain(OmegaConf.to_container(cfg, resolve=True)), overrides) == "done":
+        print(f"this run is done: {path}\nmore steps go on from here, e.g. steps={2 * cfg.steps}")
+        return
+    print(
+        f"run       {path}\nreplay    {cfg.replay.capacity:,} steps, {memory(runner.envs.spec, cfg.replay.capacity) / 1e6:,.1f} MB on {runner.replay.device}"
+    )
+    try:
+        runner.run()
+    except Exception as error:
+        folder.mark("failed", runner.steps, error=say(error) or traceback.format_exc())
+        raise
+    finally:
+        runner.envs.close()
+
+
+def say(error: BaseException) -> str | None:
+    """One or two lines for what a user can mend; None for what is a fault of the program."""
+    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+        return (
+            "out of memory: make planner.population, planner.particles, dynamics.width, dynamics.members, algo.fit.batch,"
+            " eval.num or replay.capacity smaller"
+        )
+    if isinstance(error, ConfigError | RunRefused | FloatingPointError | OSError | ValueError):
+        return str(error)
+    return None
+
+
+def main(hydra_main: Callable[[], None]) -> None:
+    """Call a function decorated by `hydra.main`, its errors in words instead of tracebacks."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    try:
+        hydra_main()
+    except HydraException as error:
+        overrides = [o for o in sys.argv[1:] if not o.startswith("-")]
+        print(f"error: {explain_here(error, overrides)}", file=sys.stderr)
+        raise SystemExit(2) from None

@@ -1,0 +1,158 @@
+"""Configs: composed by Hydra, checked before anything runs, and errors in words a user can act on."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import secrets
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from mbrl_lab.explain import explain, flat_keys
+
+PACKAGE = Path(__file__).resolve().parent
+CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path.is_dir())
+INT64 = 2**63 - 1
+
+OmegaConf.register_new_resolver("unique", lambda: secrets.token_hex(3), use_cache=True, replace=True)
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be: which, what was given, what is allowed."""
+
+
+def compose_config(overrides: Sequence[str]) -> DictConfig:
+    """What `scripts/train.py` would run with these overrides. Raises ConfigError."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        try:
+            return compose("train", list(overrides))
+        except HydraException as error:
+            problem = error
+    raise ConfigError(explain_here(problem, overrides)) from problem
+
+
+def explain_here(error: Exception, overrides: Sequence[str]) -> str:
+    """`explain` with the settings that the chosen groups have."""
+    groups = [o for o in overrides if o.partition("=")[0] in {p.name for p in CONF.iterdir()}]
+    keys: list[str] = []
+    for known in (groups, [o for o in groups if o.startswith(("env=", "algo="))], []):
+        with contextlib.suppress(HydraException), initialize_config_dir(str(CONF), version_base="1.3"):
+            keys = flat_keys(cast(dict[str, Any], OmegaConf.to_container(compose("train", known))))
+            break
+    return explain(error, overrides, CONF, keys)
+
+
+def build(node: DictConfig) -> Any:
+    """The one place where a `_target_` becomes an object, or a partial that waits for what exists at run time."""
+    try:
+        return instantiate(node)
+    except HydraException as error:
+        if isinstance(error.__cause__, ValueError):
+            raise ConfigError(str(error.__cause__)) from error
+        raise
+
+
+def _integer(low: int, high: int = INT64) -> tuple[Callable[[Any], bool], str]:
+    allowed = f"a whole number from {low}" + (f" to {high}" if high < INT64 else f" to {INT64}")
+    return lambda x: isinstance(x, int) and not isinstance(x, bool) and low <= x <= high, allowed
+
+
+def _number(low: float, high: float = float("inf"), above: bool = False) -> tuple[Callable[[Any], bool], str]:
+    allowed = f"a number {'above' if above else 'from'} {low:g}" + (f" to {high:g}" if high < float("inf") else "")
+
+    def holds(x: Any) -> bool:
+        return isinstance(x, int | float) and not isinstance(x, bool) and (low < x if above else low <= x) and x <= high
+
+    return holds, allowed
+
+
+def _one_of(*values: Any) -> tuple[Callable[[Any], bool], str]:
+    return lambda x: any(x == v and type(x) is type(v) for v in values), " | ".join(map(str, values)).lower()
+
+
+RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "seed": _integer(0),
+    "steps": _integer(1),
+    "log_every": _integer(1),
+    "replay.capacity": _integer(2),
+    "eval.every": _integer(0),
+    "eval.episodes": _integer(1),
+    "eval.final_episodes": _integer(1),
+    "eval.num": _integer(1, 4096),
+    "checkpoint.every": _integer(0),
+    "video.every": _integer(0),
+    "video.final": _integer(0),
+    "runtime.threads": _integer(1, 4096),
+    "runtime.precision": _one_of("fp32", "bf16"),
+    "runtime.compile": _one_of(True, False),
+    "env.num": _integer(1, 65536),
+    "env.asynchronous": _one_of(True, False),
+    "env.frame_skip": _integer(1),
+    "algo.warmup": _integer(2),
+    "algo.every": _integer(1),
+    "algo.fit.batch": _integer(1),
+    "algo.fit.holdout": _number(0, 0.9),
+    "algo.fit.max_holdout": _integer(1),
+    "algo.fit.patience": _integer(0),
+    "algo.fit.gain": _number(0, 1),
+    "algo.fit.max_updates": _integer(0),
+    "algo.fit.bootstrap": _one_of(True, False),
+    "dynamics.members": _integer(1, 1000),
+    "dynamics.elites": _integer(1, 1000),
+    "dynamics.width": _integer(1, 65536),
+    "dynamics.depth": _integer(0, 100),
+    "dynamics.gaussian": _one_of(True, False),
+    "dynamics.propagation": _one_of("ts_inf", "ts1", "expectation"),
+    "dynamics.lr": _number(0, above=True),
+    "dynamics.weight_decay": _number(0),
+    "dynamics.clip": _number(0),
+    "dynamics.end_width": _integer(1, 65536),
+    "dynamics.end_depth": _integer(0, 100),
+}
+
+
+def check(cfg: DictConfig) -> None:
+    """Raise ConfigError for the first setting that cannot be, before any part is built."""
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    if missing:
+        raise ConfigError(f"{missing[0]} must be given, e.g. {missing[0]}=...")
+    for key, (holds, allowed) in RULES.items():
+        value = OmegaConf.select(cfg, key)
+        if _has(cfg, key) and not holds(value):
+            raise ConfigError(f"{key} is {value!r}; it must be {allowed}")
+    if "elites" in cfg.get("dynamics", {}) and cfg.dynamics.elites > cfg.dynamics.members:
+        raise ConfigError(
+            f"dynamics.elites is {cfg.dynamics.elites}; it must be at most dynamics.members, {cfg.dynamics.members}"
+        )
+    if "warmup" in cfg.algo and cfg.algo.warmup > cfg.replay.capacity:
+        raise ConfigError(
+            f"algo.warmup is {cfg.algo.warmup}; it must be at most replay.capacity, {cfg.replay.capacity}"
+        )
+    if "planner" in cfg.algo:
+        build(cfg.planner)
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto`, `cpu`, `cuda` or `cuda:N` as a device that is there; ConfigError otherwise."""
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return torch.device("cuda" if there else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", str(name)):
+        raise ConfigError(f"runtime.device is {name!r}; it must be auto, cpu, cuda or cuda:N")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= there:
+        raise ConfigError(f"runtime.device is {name}, but this machine has {there} CUDA devices: use auto or cpu")
+    return device
+
+
+def _has(cfg: DictConfig, key: str) -> bool:
+    parent, _, leaf = key.rpartition(".")
+    node = OmegaConf.select(cfg, parent) if parent else cfg
+    return isinstance(node, DictConfig) and leaf in node

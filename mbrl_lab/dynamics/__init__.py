@@ -1,0 +1,7 @@
+"""World models: learners of what happens next."""
+
+from mbrl_lab.dynamics.analytic import Analytic
+from mbrl_lab.dynamics.ensemble import Ensemble
+from mbrl_lab.dynamics.fit import Fit
+
+__all__ = ["Analytic", "Ensemble", "Fit"]

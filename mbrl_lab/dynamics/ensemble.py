@@ -1,0 +1,224 @@
+"""An ensemble of networks that predict change of observation, reward and end of episode (PETS, MBPO)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mbrl_lab.dynamics.normaliser import Normaliser
+from mbrl_lab.nets import EnsembleMLP
+from mbrl_lab.nets.ensemble import Layers, apply
+from mbrl_lab.ops import masked_mean
+from mbrl_lab.types import EnvSpec, Metrics, Outcome, Step, Transition, Tree
+
+Head = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(obs [N, D], action [N] or [N, A], next_obs [N, D]) -> reward [N] float, or end [N] bool."""
+
+
+class Frozen(NamedTuple):
+    """The elites' weights with the normalisers folded into their first and last layers."""
+
+    net: Layers
+    ends: Layers | None  # None while no end was ever seen, or where it is computed
+
+
+class Ensemble(nn.Module):
+    """`members` networks as one. The state is the observation; row blocks are predicted by one elite each.
+
+    Targets are the change of observation and the reward, standardised; with `gaussian` their variances too, within
+    learned bounds (Chua et al. 2018, appendix A.1). Ends have a network of their own, since on a shared trunk the
+    Gaussian likelihood drowns them. `reward_fn` and `termination_fn` replace what would be learned.
+    `propagation`: ts_inf keeps a row with its member, ts1 draws a member at every step, expectation averages means.
+    """
+
+    def __init__(
+        self,
+        spec: EnvSpec,
+        members: int,
+        elites: int,
+        width: int,
+        depth: int,
+        gaussian: bool,
+        propagation: str,
+        lr: float,
+        weight_decay: float,
+        clip: float,
+        end_width: int,
+        end_depth: int,
+        reward_fn: Head | None = None,
+        termination_fn: Head | None = None,
+    ) -> None:
+        super().__init__()
+        assert propagation in ("ts_inf", "ts1", "expectation"), propagation
+        assert len(spec.obs_shape) == 1, f"an ensemble predicts vectors, not observations of shape {spec.obs_shape}"
+        self.spec, self.members, self.gaussian, self.propagation, self.clip = spec, members, gaussian, propagation, clip
+        self.reward_fn, self.termination_fn = reward_fn, termination_fn
+        dim = spec.obs_shape[0]
+        self.outputs = dim + 1
+        self.inputs = Normaliser(dim + spec.action_dim)
+        self.targets = Normaliser(self.outputs)
+        self.net = EnsembleMLP(members, dim + spec.action_dim, self.outputs * (1 + gaussian), width, depth)
+        self.max_logvar = nn.Parameter(torch.full((self.outputs,), 0.5))
+        self.min_logvar = nn.Parameter(torch.full((self.outputs,), -10.0))
+        self.ends = EnsembleMLP(members, dim, 1, end_width, end_depth)
+        self.next_inputs = Normaliser(dim)
+        self.register_buffer("elite", torch.arange(elites))
+        self.register_buffer("ends_seen", torch.zeros((), dtype=torch.bool))
+        body = [*self.net.parameters(), self.max_logvar, self.min_logvar]
+        self.opt = torch.optim.Adam(body, lr, weight_decay=weight_decay)
+        self.ends_opt = torch.optim.Adam(self.ends.parameters(), lr, weight_decay=weight_decay)
+        self._frozen: Frozen | None = None
+        self.register_load_state_dict_post_hook(lambda *_: self.thaw())
+
+    def observe(self, state: Tree | None, step: Step) -> Tensor:
+        return step.obs
+
+    def features(self, state: Tree) -> Tensor:
+        return state
+
+    @torch.no_grad()
+    def imagine(self, state: Tree, action: Tensor) -> tuple[Tensor, Outcome]:
+        frozen = self.freeze()
+        order = torch.randperm(len(state), device=state.device) if self.propagation == "ts1" else None
+        if order is not None:
+            state, action = state[order], action[order]
+        next_obs, outcome = self._imagine(frozen, state, action)
+        if order is None:
+            return next_obs, outcome
+        back = order.argsort()
+        return next_obs[back], Outcome(*(x[back] for x in outcome))
+
+    def _imagine(self, frozen: Frozen, obs: Tensor, action: Tensor) -> tuple[Tensor, Outcome]:
+        x = torch.cat([obs, self.spec.encode(action)], -1)
+        change, reward = self._sample(self._by_block(frozen.net, x))
+        next_obs = obs + change
+        if self.reward_fn is not None:
+            reward = self.reward_fn(obs, action, next_obs)
+        if self.termination_fn is not None:
+            discount = 1 - self.termination_fn(obs, action, next_obs).float()
+        elif frozen.ends is not None:
+            discount = torch.sigmoid(-self._by_block(frozen.ends, next_obs).squeeze(-1))
+        else:
+            discount = torch.ones_like(reward)
+        return next_obs, Outcome(reward, discount)
+
+    def _sample(self, out: Tensor) -> tuple[Tensor, Tensor]:
+        """Network outputs [N, O or 2 O] -> change of observation [N, D] and reward [N], drawn if Gaussian."""
+        if self.gaussian:
+            out, logvar = out.chunk(2, -1)
+            std = (0.5 * self._bounded(logvar)).exp() * self.targets.scale
+            out = out + std * torch.randn_like(std)
+        return out[:, :-1], out[:, -1]
+
+    def _by_block(self, layers: Layers, x: Tensor) -> Tensor:
+        """[N, i] -> [N, o]: an equal block of rows for each elite, or the mean of all elites for every row."""
+        elites, rows = len(layers[0][0]), len(x)
+        if self.propagation == "expectation":
+            return apply(layers, x.expand(elites, *x.shape)).mean(0)
+        x = F.pad(x, (0, 0, 0, -rows % elites))
+        return apply(layers, x.view(elites, -1, x.shape[-1])).flatten(0, 1)[:rows]
+
+    def update(self, steps: Step, ends: Step | None = None) -> tuple[Tensor, Metrics]:
+        """Rows [L, B] for all members alike, or [L, K, B] for each its own; `ends` feeds the end network instead."""
+        t = steps.transitions()
+        loss = self.loss(self._by_member(t))
+        self._step(self.opt, loss.sum())
+        metrics: Metrics = {"model/loss": loss.detach().mean()}
+        if self.termination_fn is None:
+            end_loss = self.end_loss(self._by_member(t if ends is None else ends.transitions()))
+            self._step(self.ends_opt, end_loss.sum())
+            metrics["model/end_loss"] = end_loss.detach().mean()
+        self.thaw()
+        return t.obs.flatten(0, t.reward.ndim - 1), metrics
+
+    def loss(self, t: Transition) -> Tensor:
+        """[K, N] transitions -> [K]: squared error of standardised targets, or their Gaussian -log likelihood."""
+        out, target = self._outputs(t), self._targets(t)
+        if not self.gaussian:
+            return masked_mean((out - target).square().mean(-1), t.valid, 1)
+        mean, logvar = out.chunk(2, -1)
+        logvar = self._bounded(logvar)
+        likelihood = ((mean - target).square() * (-logvar).exp() + logvar).mean(-1)
+        bounds = 0.01 * (self.max_logvar.sum() - self.min_logvar.sum())
+        return masked_mean(likelihood, t.valid, 1) + bounds / self.members
+
+    def end_loss(self, t: Transition) -> Tensor:
+        """[K, N] transitions -> [K]: cross-entropy of episode ends."""
+        logit = self.ends(self.next_inputs(t.next_obs)).squeeze(-1)
+        return masked_mean(F.binary_cross_entropy_with_logits(logit, t.terminal.float(), reduction="none"), t.valid, 1)
+
+    @torch.no_grad()
+    def validate(self, steps: Step) -> Tensor:
+        """[K] mean squared error of standardised targets on rows [L, B]."""
+        t = self._by_member(steps.transitions())
+        error = self._outputs(t)[..., : self.outputs] - self._targets(t)
+        return masked_mean(error.square().mean(-1), t.valid, 1)
+
+    def normalise(self, steps: Step) -> None:
+        """Take the scales of inputs and targets from real rows [2, N], all of them valid."""
+        t = steps.transitions()
+        obs, next_obs = t.obs[0], t.next_obs[0]
+        self.inputs.fit(torch.cat([obs, self.spec.encode(t.action[0])], -1))
+        self.targets.fit(torch.cat([next_obs - obs, t.reward[0].unsqueeze(-1)], -1))
+        self.next_inputs.fit(next_obs)
+        self.ends_seen.fill_(t.terminal.any())
+        self.thaw()
+
+    def choose(self, error: Tensor) -> None:
+        """Keep the members of least `error` [K] as elites."""
+        self.elite.copy_(error.argsort()[: len(self.elite)])
+        self.thaw()
+
+    def freeze(self) -> Frozen:
+        """The elites as they are now, ready to imagine with; made again after every change of the weights."""
+        if self._frozen is None:
+            width = self.net.biases[-1].shape[-1] - self.outputs
+            scale, shift = F.pad(self.targets.scale, (0, width), value=1), F.pad(self.targets.mean, (0, width))
+            net = _fold(self._elites(self.net), self.inputs, scale, shift)
+            seen = self.termination_fn is None and bool(self.ends_seen)
+            one = torch.ones(1, device=scale.device)
+            self._frozen = Frozen(net, _fold(self._elites(self.ends), self.next_inputs, one, 0 * one) if seen else None)
+        return self._frozen
+
+    def thaw(self) -> None:
+        self._frozen = None
+
+    def _elites(self, net: EnsembleMLP) -> Layers:
+        return [(w.detach()[self.elite], b.detach()[self.elite]) for w, b in net.layers()]
+
+    def _by_member(self, t: Transition) -> Transition:
+        """[L, B] or [L, K, B] -> [K, N]."""
+        if t.reward.ndim == 2:
+            return Transition(*(x.flatten(0, 1).expand(self.members, *[-1] * (x.ndim - 1)) for x in t))
+        return Transition(*(x.transpose(0, 1).flatten(1, 2) for x in t))
+
+    def _outputs(self, t: Transition) -> Tensor:
+        return self.net(self.inputs(torch.cat([t.obs, self.spec.encode(t.action)], -1)))
+
+    def _targets(self, t: Transition) -> Tensor:
+        return self.targets(torch.cat([t.next_obs - t.obs, t.reward.unsqueeze(-1)], -1))
+
+    def _bounded(self, logvar: Tensor) -> Tensor:
+        logvar = self.max_logvar - F.softplus(self.max_logvar - logvar)
+        return self.min_logvar + F.softplus(logvar - self.min_logvar)
+
+    def _step(self, opt: torch.optim.Optimizer, loss: Tensor) -> None:
+        opt.zero_grad()
+        loss.backward()
+        if self.clip:
+            nn.utils.clip_grad_norm_(opt.param_groups[0]["params"], self.clip)
+        opt.step()
+
+
+def _fold(layers: Layers, inputs: Normaliser, scale: Tensor, shift: Tensor) -> Layers:
+    """The same function of unstandardised inputs, with outputs multiplied by `scale` and moved by `shift`."""
+    weight, bias = layers[0]
+    weight = weight / inputs.scale.unsqueeze(-1)
+    layers[0] = weight, bias - (inputs.mean @ weight).unsqueeze(1)
+    weight, bias = layers[-1]
+    layers[-1] = weight * scale, bias * scale + shift
+    return layers

@@ -1,0 +1,128 @@
+"""Fitting a world model on everything in replay: hold-out, early stopping, bootstraps that never change."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from mbrl_lab.nets import EnsembleMLP
+from mbrl_lab.ops import hash_uniform
+from mbrl_lab.replay import Replay
+from mbrl_lab.types import Metrics, Step, Tree
+
+
+class Fittable(Protocol):
+    """What `Fit` asks of a model, beside the verbs of a WorldModel."""
+
+    members: int
+    net: EnsembleMLP
+
+    def normalise(self, steps: Step) -> None: ...
+    def update(self, steps: Step, ends: Step | None = None) -> tuple[Tree, Metrics]: ...
+    def validate(self, steps: Step) -> Tensor: ...
+    def choose(self, error: Tensor) -> None: ...
+    def thaw(self) -> None: ...
+
+
+class Fit:
+    """Trains until no member's hold-out error has fallen by the share `gain` for `patience` epochs.
+
+    Each member keeps its best weights; the model's elites are those of least error. A cell's part (hold-out or not,
+    and how often it stands in each member's `bootstrap`) follows from its number, so it is the same at every fit.
+    `max_updates` (0: no bound) and `max_holdout` bound the work. Half the rows for the end network are ends.
+    """
+
+    def __init__(
+        self,
+        batch: int,
+        holdout: float,
+        max_holdout: int,
+        patience: int,
+        gain: float,
+        max_updates: int,
+        bootstrap: bool,
+    ) -> None:
+        self.batch, self.holdout, self.max_holdout = batch, holdout, max_holdout
+        self.patience, self.gain, self.max_updates, self.bootstrap = patience, gain, max_updates, bootstrap
+
+    def __call__(self, model: Fittable, replay: Replay) -> Metrics:
+        cells = replay.transitions()
+        held = hash_uniform(cells, salt=0) < self.holdout
+        train, test = cells[~held], cells[held][-self.max_holdout :]
+        model.normalise(replay.read(train, 2))
+        ends = cells[replay.read(cells, 2).terminal[1]]
+        best = Best(model, replay.read(test, 2))
+        stale = updates = 0
+        sums: dict[str, Tensor] = {}
+        while stale <= self.patience and not self._spent(updates):
+            for batch in self._epoch(model.members, train):
+                _, metrics = model.update(replay.read(batch, 2), replay.read(balanced(ends, cells, batch.shape), 2))
+                sums = {k: sums.get(k, 0) + v for k, v in metrics.items()}
+                updates += 1
+                if self._spent(updates):
+                    break
+            stale = 0 if best.keep(self.gain) else stale + 1
+        best.restore()
+        averages = {k: v / updates for k, v in sums.items()}
+        return averages | {"model/holdout_error": best.error.mean(), "model/updates": float(updates)}
+
+    def _spent(self, updates: int) -> bool:
+        return 0 < self.max_updates <= updates
+
+    def _epoch(self, members: int, cells: Tensor) -> list[Tensor]:
+        """[K, batch] cells at a time: every member goes once through its own bootstrap, in an order of its own."""
+        device = cells.device
+        sets = [cells[self._times(cells, k)] for k in range(members)]
+        size = min(len(s) for s in sets)
+        shuffled = torch.stack([s[torch.randperm(len(s), device=device)[:size]] for s in sets])
+        return list(shuffled.split(self.batch, 1))
+
+    def _times(self, cells: Tensor, member: int) -> Tensor:
+        """Indices of `cells`, each as often as a Poisson(1) number drawn for it and this member says."""
+        index = torch.arange(len(cells), device=cells.device)
+        if not self.bootstrap:
+            return index
+        u = hash_uniform(cells, salt=1 + member)
+        count = sum((u > p).long() for p in POISSON)
+        return index.repeat_interleave(count)
+
+
+POISSON = (0.3679, 0.7358, 0.9197, 0.9810, 0.9963, 0.9994)
+"""P(X <= k) of Poisson(1), k = 0..5: the limit of drawing n of n rows with replacement (Oza & Russell 2001)."""
+
+
+class Best:
+    """Each member's weights at its least hold-out error."""
+
+    def __init__(self, model: Fittable, rows: Step) -> None:
+        self.model, self.rows = model, rows
+        self.error = model.validate(rows)
+        self.weights = [p.detach().clone() for p in model.net.parameters()]
+
+    def keep(self, gain: float) -> bool:
+        """Validate and remember the members that improved; whether any did by more than the share `gain`."""
+        error = self.model.validate(self.rows)
+        enough = bool((error < self.error * (1 - gain)).any())
+        better = error < self.error
+        for best, now in zip(self.weights, self.model.net.parameters(), strict=True):
+            best[better] = now.detach()[better]
+        self.error = torch.where(better, error, self.error)
+        return enough
+
+    def restore(self) -> None:
+        """Put the best weights back and choose elites by their errors."""
+        with torch.no_grad():
+            for best, now in zip(self.weights, self.model.net.parameters(), strict=True):
+                now.copy_(best)
+        self.model.choose(self.error)
+
+
+def balanced(ends: Tensor, cells: Tensor, shape: torch.Size) -> Tensor:
+    """[K, N] cells drawn with replacement, half of them from `ends` unless there are none."""
+    drawn = cells[torch.randint(len(cells), shape, device=cells.device)]
+    if len(ends):
+        half = shape[1] // 2
+        drawn[:, :half] = ends[torch.randint(len(ends), (shape[0], half), device=cells.device)]
+    return drawn

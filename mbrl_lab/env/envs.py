@@ -1,0 +1,177 @@
+"""Envs: a gymnasium vector environment whose episodes are pure functions of a counted seed and their actions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from torch import Tensor
+
+from mbrl_lab.types import EnvSpec, Step
+
+
+class Episode(NamedTuple):
+    """A finished episode: everything needed to log it and to play it again."""
+
+    env: int
+    index: int
+    seed: int
+    ret: float
+    length: int
+    actions: np.ndarray  # [length] int64 or [length, A] float32
+
+
+class Envs:
+    """`num` copies of what `make()` builds, stepped together.
+
+    Finished environments begin their next episode at the step after (next-step autoreset), in a row marked `first`,
+    from `reset(seed=episode_seed(seed, stream, env, episode))`.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], gymnasium.Env],
+        num: int,
+        seed: int,
+        stream: int = 0,
+        asynchronous: bool = False,
+        frame_skip: int = 1,
+    ) -> None:
+        self.num, self.seed, self.stream, self.frame_skip = num, seed, stream, frame_skip
+        vector = AsyncVectorEnv if asynchronous else SyncVectorEnv
+        self.vector = vector([make] * num, autoreset_mode=AutoresetMode.NEXT_STEP)
+        self.spec = spec_of(self.vector.single_observation_space, self.vector.single_action_space)
+        self.steps = 0
+
+    def reset(self) -> Step:
+        """[num] first rows of each environment's first episode."""
+        self._index = np.zeros(self.num, np.int64)
+        self._over = np.zeros(self.num, bool)
+        self._return = np.zeros(self.num)
+        self._actions: list[list[np.ndarray]] = [[] for _ in range(self.num)]
+        self._finished: list[Episode] = []
+        obs, _ = self.vector.reset(seed=[self._seed(i) for i in range(self.num)])
+        no = torch.zeros(self.num, dtype=torch.bool)
+        return Step(self.spec.no_action(self.num), self._observe(obs), torch.zeros(self.num), no, ~no)
+
+    def step(self, action: Tensor) -> Step:
+        """[num] actions, on any device -> [num] rows on the CPU.
+
+        Raises FloatingPointError naming the step and the environment when it returns a number that is not finite.
+        """
+        sent = action.cpu().numpy()
+        first = self._over
+        obs, reward, terminated, truncated, _ = self.vector.step(sent)
+        if first.any():
+            self._index[first] += 1
+            obs = self._reset_where(first)
+        self.steps += self.num
+        self._check(obs, reward)
+        self._record(sent, reward, first)
+        self._over = terminated | truncated
+        self._finish()
+        begins = torch.as_tensor(first)
+        shape = (-1,) + (1,) * (action.ndim - 1)
+        return Step(
+            torch.where(begins.view(shape), torch.zeros_like(action.cpu()), action.cpu()),
+            self._observe(obs),
+            torch.as_tensor(reward, dtype=torch.float32),
+            torch.as_tensor(terminated),
+            begins,
+        )
+
+    def finished(self) -> list[Episode]:
+        """The episodes that ended since the last call."""
+        episodes, self._finished = self._finished, []
+        return episodes
+
+    def close(self) -> None:
+        self.vector.close()
+
+    def state_dict(self) -> dict:
+        """Where each environment stands: its episode and the actions since its reset. No simulator state is kept."""
+        actions = [torch.as_tensor(np.array(a)) if a else torch.zeros(0) for a in self._actions]
+        return {"steps": self.steps, "index": self._index.tolist(), "actions": actions}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go where the saved environments stood, by playing their episodes again.
+
+        All environments step together, so one that stands at its k-th step is reset k steps before the end.
+        """
+        self.reset()
+        self._index = np.array(state["index"])
+        lengths = np.array([len(a) for a in state["actions"]])
+        total = int(lengths.max())
+        for t in range(total + 1):
+            begins = lengths == total - t
+            if begins.any():
+                self._reset_where(begins)
+                self._return[begins] = 0
+                self._over[begins] = False
+            if t < total:
+                self._replay([a[t - total] if len(a) >= total - t else None for a in state["actions"]])
+        self._actions = [[x.numpy() for x in a] for a in state["actions"]]
+        self.steps = state["steps"]
+
+    def _replay(self, actions: list[Tensor | None]) -> None:
+        """One step of those environments that have an action; the others, not begun yet, do anything."""
+        idle = self.spec.no_action(1)[0]
+        sent = torch.stack([idle if a is None else a for a in actions]).numpy()
+        _, reward, terminated, truncated, _ = self.vector.step(sent)
+        self._return += reward
+        self._over = terminated | truncated
+
+    def _seed(self, env: int) -> int:
+        return episode_seed(self.seed, self.stream, env, int(self._index[env]))
+
+    def _reset_where(self, mask: np.ndarray) -> Any:
+        seeds = [self._seed(i) if mask[i] else None for i in range(self.num)]
+        return self.vector.reset(seed=seeds, options={"reset_mask": mask})[0]
+
+    def _observe(self, obs: np.ndarray) -> Tensor:
+        return torch.as_tensor(obs, dtype=self.spec.obs_dtype)
+
+    def _check(self, obs: np.ndarray, reward: np.ndarray) -> None:
+        good = np.isfinite(reward)
+        if obs.dtype != np.uint8:
+            good &= np.isfinite(obs).reshape(self.num, -1).all(1)
+        if not good.all():
+            env = int(np.flatnonzero(~good)[0])
+            where = f"step {self.steps}, environment {env}, episode {self._index[env]} (seed {self._seed(env)})"
+            raise FloatingPointError(f"the environment returned a number that is not finite at {where}")
+
+    def _record(self, sent: np.ndarray, reward: np.ndarray, first: np.ndarray) -> None:
+        for i in range(self.num):
+            if first[i]:
+                self._actions[i], self._return[i] = [], 0.0
+            else:
+                self._actions[i].append(sent[i].copy())
+                self._return[i] += reward[i]
+
+    def _finish(self) -> None:
+        for i in np.flatnonzero(self._over).tolist():
+            actions = np.stack(self._actions[i])
+            episode = Episode(i, int(self._index[i]), self._seed(i), float(self._return[i]), len(actions), actions)
+            self._finished.append(episode)
+
+
+def episode_seed(seed: int, stream: int, env: int, episode: int) -> int:
+    """A seed for one episode, by counting: streams keep training and evaluation apart."""
+    return int(np.random.SeedSequence([seed, stream, env, episode]).generate_state(1)[0])
+
+
+def spec_of(observation: gymnasium.Space, action: gymnasium.Space) -> EnvSpec:
+    """Raises ValueError for spaces that no part of the laboratory can use."""
+    spaces = gymnasium.spaces
+    if not isinstance(observation, spaces.Box):
+        raise ValueError(f"observations must be arrays (Box), these are {observation}")
+    dtype = torch.uint8 if observation.dtype == np.uint8 else torch.float32
+    if isinstance(action, spaces.Discrete) and action.start == 0:
+        return EnvSpec(observation.shape, dtype, int(action.n), True)
+    if isinstance(action, spaces.Box) and len(action.shape) == 1:
+        return EnvSpec(observation.shape, dtype, action.shape[0], False)
+    raise ValueError(f"actions must be Discrete from 0 or a flat Box, these are {action}")

@@ -1,0 +1,69 @@
+"""Hydra's complaints about a command line, in a line or two that name what was given, what there is, and what to do."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import MissingConfigException, OverrideParseException
+
+
+def explain(error: Exception, overrides: Sequence[str], conf: Path, keys: Iterable[str]) -> str:
+    """A message for what went wrong; `keys` are the settings that exist without the overrides."""
+    text = str(error)
+    if isinstance(error, MissingConfigException) and (found := re.search(r"Could not find '([^']+)'", text)):
+        return _missing(found[1], overrides, conf)
+    if found := re.search(r"Could not override '([^']+)'", text):
+        return _unknown(found[1], overrides, conf, set(keys))
+    if isinstance(error, OverrideParseException):
+        return f"cannot read {error.override!r}: {text.splitlines()[0]}; write key=value, and quote what the shell would take"
+    cause = f" ({error.__cause__})" if error.__cause__ else ""
+    return text.splitlines()[0] + cause.splitlines()[0] if cause else text.splitlines()[0]
+
+
+def _missing(name: str, overrides: Sequence[str], conf: Path) -> str:
+    group, _, value = name.rpartition("/")
+    options = _options(conf / group)
+    if group == "recipe":
+        algo, _, family = value.rpartition("_")
+        known = [o.removeprefix(f"{algo}_") for o in options if o.startswith(f"{algo}_")]
+        return f"algo={algo} has no recipe for environments of family {family}; it has them for: {', '.join(known) or 'none'}"
+    return f"{group}={value} does not exist{_did_you_mean(value, options)} {group} can be: {', '.join(options)}"
+
+
+def _unknown(key: str, overrides: Sequence[str], conf: Path, keys: set[str]) -> str:
+    given = next((o for o in overrides if re.match(rf"[+~]*{re.escape(key)}(=|$)", o)), key)
+    head = key.partition(".")[0].partition("/")[0]
+    if (conf / head).is_dir() and head not in {k.partition(".")[0] for k in keys}:
+        algo = next((o.partition("=")[2] for o in overrides if o.startswith("algo=")), "mpc")
+        return f"{given}: algo={algo} uses no {head}; leave it out"
+    groups = {p.name for p in conf.iterdir() if p.is_dir()}
+    names = {p for k in keys for p in _prefixes(k)} | groups
+    return f"{given}: there is no setting {key!r}{_did_you_mean(key, names)} `--cfg job` shows all of them"
+
+
+def _options(folder: Path) -> list[str]:
+    return sorted(p.stem for p in folder.glob("*.yaml"))
+
+
+def _did_you_mean(word: str, words: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else "."
+
+
+def _prefixes(key: str) -> list[str]:
+    parts = key.split(".")
+    return [".".join(parts[: i + 1]) for i in range(len(parts))]
+
+
+def flat_keys(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted names of everything in a nested mapping."""
+    keys = []
+    for key, value in tree.items():
+        keys.append(f"{prefix}{key}")
+        if isinstance(value, Mapping):
+            keys += flat_keys(value, f"{prefix}{key}.")
+    return keys

@@ -1,0 +1,91 @@
+"""Small pieces of maths that several parts share: schedules, masked means, returns, and value transforms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+
+def crossed(before: int, after: int, every: int) -> int:
+    """How many multiples of `every` lie in (before, after]: a schedule without state; `every` 0 means never."""
+    return after // every - before // every if every else 0
+
+
+def masked_mean(x: Tensor, mask: Tensor, dim: int | tuple[int, ...] | None = None) -> Tensor:
+    """Mean of `x` where `mask` (broadcast) holds; 0 where it holds nowhere."""
+    weight = mask.to(x.dtype).expand_as(x)
+    if dim is None:
+        dim = tuple(range(x.ndim))
+    return (x * weight).sum(dim) / weight.sum(dim).clamp(min=1)
+
+
+def gae(reward: Tensor, discount: Tensor, value: Tensor, next_value: Tensor, valid: Tensor, lam: float) -> Tensor:
+    """Generalised advantage estimates [T, B] (Schulman et al. 2016, eq. 16).
+
+    `discount` is gamma times the probability of going on. A row that is not valid gets 0 and passes no credit back,
+    so the row before it, whose `next_value` bootstraps, starts a sum of its own.
+    """
+    advantage = torch.zeros_like(value[0])
+    out = []
+    for t in reversed(range(len(reward))):
+        delta = reward[t] + discount[t] * next_value[t] - value[t]
+        advantage = valid[t] * (delta + discount[t] * lam * advantage)
+        out.append(advantage)
+    return torch.stack(out[::-1])
+
+
+def lambda_returns(reward: Tensor, discount: Tensor, next_value: Tensor, lam: float) -> Tensor:
+    """TD(lambda) returns [T, B]: R_t = r_t + discount_t ((1 - lam) v_t+1 + lam R_t+1), R_T = v_T."""
+    value = next_value[-1]
+    out = []
+    for t in reversed(range(len(reward))):
+        value = reward[t] + discount[t] * ((1 - lam) * next_value[t] + lam * value)
+        out.append(value)
+    return torch.stack(out[::-1])
+
+
+def symlog(x: Tensor) -> Tensor:
+    """sign(x) log(1 + |x|) (Hafner et al. 2023, eq. 9)."""
+    return x.sign() * x.abs().log1p()
+
+
+def symexp(x: Tensor) -> Tensor:
+    """Inverse of `symlog`."""
+    return x.sign() * x.abs().expm1()
+
+
+def two_hot(x: Tensor, bins: Tensor) -> Tensor:
+    """[...] values as [..., K] weights on the two neighbouring `bins` [K] (sorted), clamped to their range."""
+    x = x.clamp(bins[0], bins[-1])
+    above = torch.searchsorted(bins, x.contiguous()).clamp(1, len(bins) - 1)
+    low, high = bins[above - 1], bins[above]
+    weight = (x - low) / (high - low)
+    out = torch.zeros(*x.shape, len(bins), device=x.device, dtype=x.dtype)
+    out.scatter_(-1, (above - 1).unsqueeze(-1), (1 - weight).unsqueeze(-1))
+    return out.scatter_(-1, above.unsqueeze(-1), weight.unsqueeze(-1))
+
+
+@torch.no_grad()
+def polyak(target: Iterable[Tensor], source: Iterable[Tensor], tau: float) -> None:
+    """Move each target tensor a share `tau` of the way to its source."""
+    for slow, fast in zip(target, source, strict=True):
+        slow.lerp_(fast, tau)
+
+
+def hash_uniform(ids: Tensor, salt: int) -> Tensor:
+    """A fixed pseudo-random float64 in [0, 1) for each int64 id (the finaliser of splitmix64).
+
+    A row keeps its number for ever, so what is decided by it (held out or not, in whose bootstrap) never changes.
+    """
+    x = ids + (salt + 1) * -7046029254386353131
+    x = (x ^ _shift(x, 30)) * -4658895280553007687
+    x = (x ^ _shift(x, 27)) * -7723592293110705685
+    x = x ^ _shift(x, 31)
+    return _shift(x, 11).double() / 2**53
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """Logical (unsigned) shift right of int64."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)

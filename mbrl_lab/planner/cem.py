@@ -1,0 +1,34 @@
+"""The cross-entropy method: refit the proposal to the best sequences, again and again."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from mbrl_lab.planner.proposal import Adaptive, require
+from mbrl_lab.planner.search import Search, elite_weights
+from mbrl_lab.types import EnvSpec
+
+
+class CEM(Search):
+    """As in PETS (Chua et al. 2018): `alpha` of the old parameters stays, and the mean's first action is taken."""
+
+    def __init__(
+        self,
+        horizon: int,
+        population: int,
+        elites: int,
+        iterations: int,
+        particles: int,
+        discount: float,
+        alpha: float,
+        init_std: float,
+        min_std: float,
+        uniform_mix: float,
+    ) -> None:
+        proposal = Adaptive(init_std, min_std, uniform_mix, alpha)
+        super().__init__(proposal, horizon, population, iterations, particles, discount)
+        require(1 <= elites <= population, "elites", elites, f"between 1 and planner.population, {population}")
+        self.elites = elites
+
+    def weigh(self, scores: Tensor, spec: EnvSpec) -> Tensor:
+        return elite_weights(scores, self.elites)

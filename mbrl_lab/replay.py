@@ -1,0 +1,125 @@
+"""Replay: a ring of arrival rows, read by `sample`, `latest` and `read`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mbrl_lab.types import EnvSpec, Step
+
+
+class Replay:
+    """Rows [T, B] on `device`; each of the B columns is one environment's unbroken stream.
+
+    A row's number is absolute: it never changes and never comes back. A cell is (row, environment), numbered
+    row * B + environment. Old rows are overwritten when `capacity` environment steps are exceeded.
+
+    Raises ValueError naming `replay.capacity` when the memory it would take is not there.
+    """
+
+    def __init__(
+        self, spec: EnvSpec, capacity: int, num_envs: int, seed: int, device: torch.device | str = "cpu"
+    ) -> None:
+        self.capacity_rows = max(capacity // num_envs, 2)
+        self.num_envs, self.device, self.added = num_envs, torch.device(device), 0
+        need = memory(spec, capacity)
+        free = free_memory(self.device)
+        if need > free:
+            raise ValueError(
+                f"replay.capacity={capacity} needs {need / 1e9:.1f} GB on {self.device}, where {free / 1e9:.1f} GB are free:"
+                f" at most {int(capacity * free / need)} fit"
+            )
+        self.store = _allocate(spec, self.capacity_rows, num_envs, self.device)
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __len__(self) -> int:
+        """How many rows are here now."""
+        return min(self.added, self.capacity_rows)
+
+    @property
+    def oldest(self) -> int:
+        """The number of the oldest row still here."""
+        return self.added - len(self)
+
+    def add(self, step: Step) -> None:
+        """Append one row [B]."""
+        for field, x in zip(self.store, step, strict=True):
+            field[self.added % self.capacity_rows] = x
+        self.added += 1
+
+    def sample(self, batch: int, length: int) -> Step:
+        """[length, batch] windows, uniform over time and environments; they may span an episode's end."""
+        count = len(self) - length + 1
+        if count < 1:
+            raise ValueError(f"windows of {length} rows were asked of a replay of {len(self)}: raise algo.warmup")
+        row = self.oldest + torch.randint(count, (batch,), generator=self.generator)
+        env = torch.randint(self.num_envs, (batch,), generator=self.generator)
+        return self.read((row * self.num_envs + env).to(self.device), length)
+
+    def latest(self, length: int) -> Step:
+        """[length, B]: the newest rows, in order."""
+        assert length <= len(self), (length, len(self))
+        return self._range(self.added - length, self.added)
+
+    def rows(self, start: int, stop: int) -> Step:
+        """[stop - start, B] on the CPU: rows by number, in order."""
+        assert self.oldest <= start <= stop <= self.added, (self.oldest, start, stop, self.added)
+        return self._range(start, stop).to("cpu")
+
+    def _range(self, start: int, stop: int) -> Step:
+        return self.store.at(torch.arange(start, stop, device=self.device) % self.capacity_rows)
+
+    def read(self, cells: Tensor, length: int) -> Step:
+        """[length, *cells.shape]: the windows that begin at each cell."""
+        row, env = cells // self.num_envs, cells % self.num_envs
+        time = torch.arange(length, device=self.device).view(-1, *[1] * cells.ndim)
+        return self.store.at(((row + time) % self.capacity_rows, env.expand(length, *cells.shape)))
+
+    def transitions(self) -> Tensor:
+        """[M] int64: the cells at which a valid transition begins, oldest first."""
+        row = torch.arange(self.oldest, self.added - 1, device=self.device)
+        valid = ~self.store.first[(row + 1) % self.capacity_rows]
+        cells = row[:, None] * self.num_envs + torch.arange(self.num_envs, device=self.device)
+        return cells[valid]
+
+    def state_dict(self) -> dict:
+        """Counters and randomness; the rows themselves are saved by number, through `rows` and `restore`."""
+        return {"added": self.added, "generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.added = state["added"]
+        self.generator.set_state(state["generator"])
+
+    def restore(self, start: int, rows: Step) -> None:
+        """Put rows [n, B] back where they stood, the first of them with number `start`."""
+        index = torch.arange(start, start + len(rows.first), device=self.device) % self.capacity_rows
+        for field, x in zip(self.store, rows, strict=True):
+            field[index] = x.to(self.device)
+
+
+def memory(spec: EnvSpec, capacity: int) -> int:
+    """Bytes that `capacity` rows of one environment take."""
+    return sum(x.element_size() * x[0].numel() for x in _allocate(spec, 1, 1, torch.device("cpu"))) * capacity
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes free on `device`."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    return int(fields["MemAvailable"].split()[0]) * 1024
+
+
+def _allocate(spec: EnvSpec, rows: int, num_envs: int, device: torch.device) -> Step:
+    def zeros(*shape: int, dtype: torch.dtype) -> Tensor:
+        return torch.zeros(rows, num_envs, *shape, dtype=dtype, device=device)
+
+    return Step(
+        action=zeros(dtype=torch.int64) if spec.discrete else zeros(spec.action_dim, dtype=torch.float32),
+        obs=zeros(*spec.obs_shape, dtype=spec.obs_dtype),
+        reward=zeros(dtype=torch.float32),
+        terminal=zeros(dtype=torch.bool),
+        first=zeros(dtype=torch.bool),
+    )

@@ -1,0 +1,240 @@
+"""The one loop, and evaluation."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from mbrl_lab.env import Envs, Episode, episode_seed
+from mbrl_lab.ops import crossed
+from mbrl_lab.replay import Replay
+from mbrl_lab.tracking.checkpoint import Checkpoint
+from mbrl_lab.tracking.folder import RunFolder
+from mbrl_lab.tracking.signals import Signals
+from mbrl_lab.tracking.state import load_module_state, module_state, random_state, set_random_state
+from mbrl_lab.tracking.tracker import Tracker
+from mbrl_lab.types import Metrics, Step, Tree
+
+TRAIN, EVAL, FINAL = 0, 1, 2
+"""Streams of episode seeds: training, evaluation while training, and of the final policy."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long, and what happens every so many environment steps (0: never)."""
+
+    steps: int
+    log_every: int
+    eval_every: int
+    eval_episodes: int
+    eval_num: int
+    final_episodes: int
+    checkpoint_every: int
+    video_final: int
+
+
+class Runner:
+    """Trains `algo` in `make_envs(num, TRAIN)` and evaluates it in environments and random numbers of their own.
+
+    Everything it remembers is in `state_dict`, so a run that was stopped goes on as if it had not been.
+    """
+
+    def __init__(
+        self,
+        algo: nn.Module,
+        make_envs: Callable[[int, int], Envs],
+        envs: Envs,
+        replay: Replay,
+        folder: RunFolder,
+        tracker: Tracker,
+        schedule: Schedule,
+        seed: int,
+        device: torch.device,
+        precision: torch.dtype,
+    ) -> None:
+        self.algo, self.make_envs, self.envs, self.replay = algo, make_envs, envs, replay
+        self.folder, self.tracker, self.schedule = folder, tracker, schedule
+        self.seed, self.device, self.precision = seed, device, precision
+        self.steps, self.best, self.seconds = 0, -math.inf, 0.0
+        self.row: Step | None = None
+        self.carry: Tree | None = None
+        self.metrics: Metrics = {}
+        self.clock = time.monotonic()
+
+    def run(self) -> None:
+        """Train to the last step, evaluate the final policy and leave pictures; or save and give way to a signal."""
+        checkpoint = Checkpoint(self.folder.last)
+        loaded = checkpoint.load()
+        with Signals() as signals, self.tracker:
+            if loaded is None:
+                self.begin()
+            else:
+                self.load_state_dict(loaded.state, loaded.rows)
+            self.tracker.start(self.steps, self.schedule.steps)
+            self.clock = time.monotonic()
+            while self.steps < self.schedule.steps:
+                before = self.steps
+                self.advance()
+                if signals.received or crossed(before, self.steps, self.schedule.checkpoint_every):
+                    self.save(checkpoint)
+                if signals.received:
+                    self.folder.mark("preempted", self.steps)
+                    signals.hand_over()
+                    self.folder.mark("running", self.steps)
+            self.save(checkpoint)
+            self.finish()
+        self.folder.mark("done", self.steps)
+
+    def begin(self) -> None:
+        """The first row of a run that begins here."""
+        self.tracker.restart()
+        self.row = self.envs.reset().to(self.device)
+        self.replay.add(self.row)
+
+    def advance(self) -> None:
+        """One step in every environment, and whatever is due by then."""
+        assert self.row is not None
+        with self.arithmetic():
+            action, self.carry = self.algo.act(self.row, self.carry, explore=True)
+        self.row = self.envs.step(action).to(self.device)
+        self.replay.add(self.row)
+        before, self.steps = self.steps, self.steps + self.envs.num
+        with self.arithmetic():
+            self.metrics |= self.algo.learn(self.replay, before, self.steps)
+        self.tracker.trained(self.envs.finished(), self.steps)
+        due = crossed(before, self.steps, self.schedule.log_every)
+        if crossed(before, self.steps, self.schedule.eval_every):
+            self.metrics |= self.judge()
+            due = 1
+        self.tracker.progress(self.steps)
+        if due:
+            self.log()
+
+    def judge(self) -> Metrics:
+        """Evaluate the policy as it is now; the best so far is kept."""
+        episodes = self.evaluate(self.schedule.eval_episodes, EVAL)
+        self.tracker.evaluated(episodes, self.steps)
+        metrics = summary("eval", episodes)
+        if metrics["eval/return"] > self.best:
+            self.best = float(metrics["eval/return"])
+            Checkpoint(self.folder.best).save({"step": self.steps, "algo": module_state(self.algo)})
+        return metrics
+
+    def evaluate(self, episodes: int, stream: int = FINAL) -> list[Episode]:
+        """Play whole episodes without exploring; the same ones for the same stream and weights.
+
+        Episode k is the (k // num)-th of environment k % num, so long and short ones count alike. Training is not
+        disturbed: environments and random numbers are apart.
+        """
+        num = min(episodes, self.schedule.eval_num)
+        envs = self.make_envs(num, stream)
+        played: list[Episode] = []
+        with self.random_numbers_apart(stream), self.arithmetic():
+            row, carry = envs.reset().to(self.device), None
+            while len(played) < episodes:
+                action, carry = self.algo.act(row, carry, explore=False)
+                row = envs.step(action).to(self.device)
+                played += [e for e in envs.finished() if e.index * num + e.env < episodes]
+        envs.close()
+        return sorted(played, key=lambda e: (e.index, e.env))
+
+    def finish(self) -> None:
+        """What a run ends with: the final evaluation, logged."""
+        episodes = self.evaluate(self.schedule.final_episodes, FINAL)
+        self.tracker.evaluated(episodes, self.steps, films=self.schedule.video_final)
+        self.metrics |= summary("final", episodes)
+        self.log()
+
+    def log(self) -> None:
+        """Write one row of everything measured since the last one.
+
+        Raises FloatingPointError naming the metric when it is not finite.
+        """
+        seconds = self.elapsed()
+        row = {k: float(v) for k, v in self.metrics.items()}
+        self.tracker.log(
+            {"step": self.steps, "frames": self.steps * self.envs.frame_skip, "replay/size": self.size()}
+            | row
+            | {"time/seconds": seconds, "time/sps": self.steps / max(seconds, 1e-9)}
+        )
+        wrong = [k for k, v in row.items() if not math.isfinite(v)]
+        if wrong:
+            raise FloatingPointError(f"{wrong[0]} is {row[wrong[0]]} at step {self.steps}")
+        self.metrics = {}
+
+    def size(self) -> int:
+        """Environment steps in replay."""
+        return len(self.replay) * self.replay.num_envs
+
+    def elapsed(self) -> float:
+        """Seconds of training, those before a resume counted in."""
+        return self.seconds + time.monotonic() - self.clock
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write everything there is."""
+        checkpoint.save(self.state_dict(), self.replay)
+        self.folder.mark("running", self.steps)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the replay's rows, as plain values and tensors."""
+        assert self.row is not None
+        return {
+            "step": self.steps,
+            "best": self.best,
+            "seconds": self.elapsed(),
+            "row": tuple(self.row),
+            "carry": self.carry,
+            "metrics": {k: float(v) for k, v in self.metrics.items()},
+            "algo": module_state(self.algo),
+            "envs": self.envs.state_dict(),
+            "replay": self.replay.state_dict(),
+            "tracker": self.tracker.state_dict(),
+            "random": random_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any], rows: Iterator[tuple[int, Step]]) -> None:
+        """Stand where `state_dict` was taken."""
+        self.steps, self.best, self.seconds = state["step"], state["best"], state["seconds"]
+        self.metrics = dict(state["metrics"])
+        self.row = Step(*state["row"]).to(self.device)
+        self.carry = tree_map_only(Tensor, lambda x: x.to(self.device), state["carry"])
+        load_module_state(self.algo, state["algo"])
+        self.replay.load_state_dict(state["replay"])
+        for start, chunk in rows:
+            self.replay.restore(start, chunk)
+        self.tracker.load_state_dict(state["tracker"])
+        self.envs.load_state_dict(state["envs"])
+        set_random_state(state["random"])
+
+    @contextmanager
+    def random_numbers_apart(self, stream: int) -> Iterator[None]:
+        """Random numbers that depend on the run's seed, the stream and the step alone."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(episode_seed(self.seed, stream, 0, self.steps))
+            yield
+
+    def arithmetic(self) -> torch.autocast:
+        """The precision that networks compute in."""
+        return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
+
+
+def summary(phase: str, episodes: list[Episode]) -> dict[str, float]:
+    """Mean, spread and extremes of what was played."""
+    returns = np.array([e.ret for e in episodes])
+    return {
+        f"{phase}/return": float(returns.mean()),
+        f"{phase}/return_std": float(returns.std()),
+        f"{phase}/return_min": float(returns.min()),
+        f"{phase}/return_max": float(returns.max()),
+        f"{phase}/length": float(np.mean([e.length for e in episodes])),
+    }

@@ -1,0 +1,56 @@
+"""Files that are either the old ones or the new ones, whole, whenever the machine stops."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+UNFINISHED = ".tmp"
+
+
+@contextmanager
+def replacing(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
+    """A file to write that takes the place of `path` when the block ends well, and leaves it as it was when not.
+
+    What stood at `path` goes to `previous`, if given.
+    """
+    unfinished = path.with_name(path.name + UNFINISHED)
+    try:
+        with unfinished.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if previous is not None and path.exists():
+            keep(path, previous)
+        os.replace(unfinished, path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def keep(path: Path, previous: Path) -> None:
+    """Give the file at `path` the name `previous` too, so that it can be replaced and is never missing."""
+    previous.unlink(missing_ok=True)
+    try:
+        os.link(path, previous)
+    except OSError:  # a file system without hard links
+        os.replace(path, previous)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace the text of `path` at once."""
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames and deletions in `path` last."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

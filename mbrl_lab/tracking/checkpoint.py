@@ -1,0 +1,202 @@
+"""Checkpoints: a state file replaced at once, and beside it replay rows in chunks, so that a save costs what is new.
+
+    state.pt               {format, state, first, chunks}: the newest
+    state.prev.pt          the one before, with its chunks still there, for when the newest is damaged
+    rows-<start>-<stop>.pt replay rows by absolute number, never changed once a state names them
+
+Chunks are on disk before the state that names them; what no state names is deleted after it.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from mbrl_lab.tracking.atomic import UNFINISHED, replacing
+from mbrl_lab.types import Step
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+CHUNK_BYTES = 32 * 2**20  # a last chunk smaller than this is written anew with the rows that came since
+
+
+class Rows(Protocol):
+    """A ring of rows, each known by how many were added before it."""
+
+    @property
+    def added(self) -> int:
+        """Rows added so far."""
+
+    @property
+    def capacity_rows(self) -> int:
+        """How many of the newest are still there."""
+
+    def rows(self, start: int, stop: int) -> Step:
+        """Rows start..stop-1 by absolute number: [stop - start, B] on the CPU."""
+
+
+class Loaded(NamedTuple):
+    """What a checkpoint holds, on the CPU."""
+
+    state: dict[str, Any]
+    rows: Iterator[tuple[int, Step]]  # (number of its first row, [T, B] rows), in order and without gaps
+
+
+class Damaged(ValueError):
+    """A file of a checkpoint is missing, cut short or altered."""
+
+
+class Chunk(NamedTuple):
+    """Rows start..stop-1, in a file of their own."""
+
+    start: int
+    stop: int
+
+    @property
+    def name(self) -> str:
+        return f"rows-{self.start}-{self.stop}.pt"
+
+
+class Checkpoint:
+    """A directory that holds one checkpoint. Load what is there before saving over it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.newest = directory / "state.pt"
+        self.previous = directory / "state.prev.pt"
+        self.chunks: list[Chunk] | None = None  # of the state last saved or loaded
+        self.newest_damaged = False
+
+    def save(self, state: dict[str, Any], rows: Rows | None = None) -> None:
+        """Replace the checkpoint. `state`: dicts, lists and tuples of tensors and plain values, else TypeError."""
+        check_plain(state)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        first, chunks = (0, []) if rows is None else self._write_rows(rows)
+        content = {"format": FORMAT, "state": state, "first": first, "chunks": [tuple(chunk) for chunk in chunks]}
+        with replacing(self.newest, None if self.newest_damaged else self.previous) as file:
+            torch.save(content, file)
+        self._delete_all_but({chunk.name for chunk in [*chunks, *(self.chunks or [])]})
+        self.chunks, self.newest_damaged = chunks, False
+
+    def load(self) -> Loaded | None:
+        """The newest undamaged checkpoint, or None where there never was one. It runs no code from the file.
+
+        Damaged, with one line, if there is no whole one left; ValueError if it is of another format.
+        """
+        if not self.newest.exists() and not self.previous.exists():
+            self.chunks = []
+            return None
+        content = self._newest_whole()
+        self.chunks = [Chunk(*chunk) for chunk in content["chunks"]]
+        return Loaded(content["state"], self._read_rows(self.chunks, content["first"]))
+
+    def _newest_whole(self) -> dict[str, Any]:
+        try:
+            return self._read(self.newest)
+        except Damaged as error:
+            if not self.previous.exists():
+                raise
+            content = self._read(self.previous)
+            self.newest_damaged = True
+            log.warning("%s; going on from the checkpoint before it", error)
+            return content
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        content = read(path)
+        for start, stop in content["chunks"]:
+            verify(self.directory / Chunk(start, stop).name)
+        return content
+
+    def _read_rows(self, chunks: list[Chunk], first: int) -> Iterator[tuple[int, Step]]:
+        for chunk in chunks:
+            step = Step(**read(self.directory / chunk.name)["rows"])
+            start = max(chunk.start, first)
+            yield start, step.at(slice(start - chunk.start, None))
+
+    def _write_rows(self, rows: Rows) -> tuple[int, list[Chunk]]:
+        """Write the rows that no chunk holds yet; returns the number of the oldest row, and all chunks by then."""
+        assert self.chunks is not None or not self.newest.exists(), f"load {self.newest} before saving over it"
+        first = max(0, rows.added - rows.capacity_rows)
+        kept = [chunk for chunk in self.chunks or [] if chunk.stop > first]
+        start = kept[-1].stop if kept else first
+        assert start <= rows.added, (start, rows.added)
+        if start == rows.added:
+            return first, kept
+        length = rows_per_chunk(rows.rows(rows.added - 1, rows.added))
+        if kept and kept[-1].stop - kept[-1].start < length:
+            start = max(first, kept.pop().start)
+        new = [Chunk(a, min(a + length, rows.added)) for a in range(start, rows.added, length)]
+        for chunk in new:
+            self._write_chunk(chunk, rows.rows(*chunk))
+        return first, kept + new
+
+    def _write_chunk(self, chunk: Chunk, step: Step) -> None:
+        assert all(len(x) == chunk.stop - chunk.start for x in step), (chunk, [x.shape for x in step])
+        with replacing(self.directory / chunk.name) as file:
+            torch.save({"format": FORMAT, "rows": {k: alone(x) for k, x in step._asdict().items()}}, file)
+
+    def _delete_all_but(self, names: set[str]) -> None:
+        for path in self.directory.iterdir():
+            is_chunk = path.name.startswith("rows-") and path.name not in names
+            if is_chunk or path.suffix == UNFINISHED:
+                path.unlink()
+
+
+def rows_per_chunk(row: Step) -> int:
+    """How many rows like this [1, B] one fill a chunk."""
+    return max(1, CHUNK_BYTES // sum(x.nbytes for x in row))
+
+
+def alone(x: Tensor) -> Tensor:
+    """`x` in a storage of its own: a view is saved with everything it is a view of."""
+    return x if x.untyped_storage().nbytes() == x.nbytes else x.clone()
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A file of a checkpoint, on the CPU; ValueError if its format is unknown or it holds more than plain values."""
+    verify(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{path} holds more than tensors and plain values, so it is not opened") from error
+    except RuntimeError as error:
+        raise Damaged(f"{path} is damaged: {str(error).splitlines()[0]}") from error
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT:
+        raise ValueError(f"{path} has format {found}; this version of mbrl_lab reads format {FORMAT}")
+    return dict(content)
+
+
+def verify(path: Path) -> None:
+    """Raise Damaged unless every byte that `torch.save` put into its archive is still there, by its checksums."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            wrong = archive.testzip()
+    except FileNotFoundError as error:
+        raise Damaged(f"{path} is missing") from error
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, UnicodeDecodeError) as error:
+        raise Damaged(f"{path} is damaged: {error}") from error
+    if wrong is not None:
+        raise Damaged(f"{path} is damaged: {wrong} has another checksum")
+
+
+def check_plain(value: Any, name: str = "state") -> None:
+    """TypeError, naming the place, unless `value` can be loaded without running code."""
+    if type(value) in (dict, OrderedDict):
+        for key, inner in value.items():
+            check_plain(key, f"{name}'s key {key!r}")
+            check_plain(inner, f"{name}.{key}")
+    elif type(value) in (list, tuple):
+        for index, inner in enumerate(value):
+            check_plain(inner, f"{name}.{index}")
+    elif type(value) not in (int, float, bool, str, type(None)) and not isinstance(value, Tensor):
+        raise TypeError(f"{name} is a {type(value).__name__}; a checkpoint holds tensors and plain values only")

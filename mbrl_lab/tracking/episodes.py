@@ -1,0 +1,75 @@
+"""The log of episodes: a row each, and their seeds and actions, so that any can be seen again."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mbrl_lab.tracking.append import AppendFile
+from mbrl_lab.tracking.folder import RunFolder
+
+Phase = Literal["train", "eval"]
+
+
+class EpisodeLog:
+    """Rows {phase, env, index, seed, step, return, length, offset, action_dim}.
+
+    An episode's actions lie in actions.bin from byte `offset`, little-endian: int32 [length] where `action_dim` is
+    null (discrete), else float32 [length, action_dim].
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.rows = AppendFile(folder.episodes)
+        self.actions = AppendFile(folder.actions)
+
+    def add(
+        self, phase: Phase, env: int, index: int, seed: int, step: int, episode_return: float, actions: NDArray[Any]
+    ) -> None:
+        """Log a finished episode by its seed and the actions since its reset: integers [L] or floats [L, A]."""
+        discrete = actions.ndim == 1
+        assert discrete == (actions.dtype.kind in "iu"), (actions.shape, actions.dtype)
+        offset = self.actions.append(np.ascontiguousarray(actions, dtype="<i4" if discrete else "<f4").tobytes())
+        row = {
+            "phase": phase,
+            "env": int(env),
+            "index": int(index),
+            "seed": int(seed),
+            "step": int(step),
+            "return": float(episode_return) if np.isfinite(episode_return) else None,
+            "length": len(actions),
+            "offset": offset,
+            "action_dim": None if discrete else actions.shape[1],
+        }
+        self.rows.append(json.dumps(row, allow_nan=False).encode() + b"\n")
+
+    def finished(self, phase: Phase) -> list[dict[str, Any]]:
+        """The rows of a phase, oldest first; one that is still being written is left out."""
+        text = self.rows.path.read_text() if self.rows.path.exists() else ""
+        rows = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        return [row for row in rows if row["phase"] == phase]
+
+    def read(self, phase: Phase, k: int) -> tuple[int, NDArray[Any]]:
+        """(seed, actions) of the k-th episode of a phase; -1 is the latest. IndexError if there is none."""
+        row = self.finished(phase)[k]
+        discrete, length = row["action_dim"] is None, row["length"]
+        count = length * (1 if discrete else row["action_dim"])
+        dtype = np.dtype("<i4" if discrete else "<f4")
+        flat = np.fromfile(self.actions.path, dtype, count, offset=row["offset"])
+        assert len(flat) == count, (self.actions.path, row, len(flat))
+        return row["seed"], flat if discrete else flat.reshape(length, -1)
+
+    def position(self) -> tuple[int, int]:
+        """Bytes written so far to episodes.jsonl and actions.bin, safe on disk: what a checkpoint keeps."""
+        return self.rows.position(), self.actions.position()
+
+    def truncate(self, position: tuple[int, int]) -> None:
+        """Cut back to what stood at `position`."""
+        self.rows.truncate(position[0])
+        self.actions.truncate(position[1])
+
+    def close(self) -> None:
+        self.rows.close()
+        self.actions.close()

@@ -1,0 +1,178 @@
+"""A run's folder: its config, where it comes from, its status, and the places of everything else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from omegaconf import OmegaConf
+
+from mbrl_lab.tracking.atomic import write_text
+from mbrl_lab.tracking.provenance import alive, born, now, provenance
+
+State = Literal["running", "preempted", "failed", "done"]
+Opening = Literal["fresh", "resume", "done"]
+
+MAY_CHANGE = frozenset({"steps", "runtime", "logger", "video", "checkpoint", "launcher", "name"})
+"""The top-level config keys that may differ when a run is resumed."""
+
+ABSENT = "(absent)"
+
+
+class RunRefused(ValueError):
+    """This run cannot start in this folder."""
+
+
+class ConfigMismatch(RunRefused):
+    """The folder holds a run of another config; the message shows every difference."""
+
+
+class AlreadyRunning(RunRefused):
+    """A live process on this machine is at work in the folder."""
+
+
+class RunFolder:
+    """`config.yaml` and `overrides.txt` (as last started), `env.json` (as first started), `status.json`, and paths."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path).resolve()
+        self.metrics = self.path / "metrics.jsonl"
+        self.episodes = self.path / "episodes.jsonl"
+        self.actions = self.path / "actions.bin"
+        self.last = self.path / "checkpoints" / "last"
+        self.best = self.path / "checkpoints" / "best"
+        self.videos = self.path / "videos"
+        self.diagnostics = self.path / "diagnostics"
+
+    def open(self, config: Mapping[str, Any], overrides: Sequence[str]) -> Opening:
+        """Start a run here, of a resolved config of plain values, and say what is to be done.
+
+        fresh: nothing was here. resume: an attempt of the same config was; it may have left no checkpoint yet.
+        done: the run has finished and `steps` asks for no more; nothing was changed.
+        Raises ConfigMismatch, AlreadyRunning, or an OSError of one line if the folder cannot be written.
+        """
+        with self._writing():
+            self.path.mkdir(parents=True, exist_ok=True)
+        config, status, stored = plain(config), self.status(), self.config()
+        self._refuse_if_running(status)
+        if stored:
+            self._refuse_if_different(stored, config)
+        if status.get("state") == "done" and config.get("steps", 0) <= stored.get("steps", 0):
+            return "done"
+        with self._writing():
+            self._describe(config, overrides)
+            self._write_status(state="running", step=status.get("step", 0), attempt=status.get("attempt", 0) + 1)
+        return "resume" if status else "fresh"
+
+    def status(self) -> dict[str, Any]:
+        """`status.json`, or {} where no run ever started."""
+        return _read_json(self.path / "status.json")
+
+    def mark(self, state: State, step: int | None = None, error: str | None = None) -> None:
+        """Write the status: the step stays as it was unless given; the error does not."""
+        status = self.status()
+        self._write_status(state, status["step"] if step is None else step, status["attempt"], error)
+
+    def config(self) -> dict[str, Any]:
+        """The resolved config the run was last started with, or {}."""
+        path = self.path / "config.yaml"
+        return plain(OmegaConf.load(path)) if path.exists() else {}
+
+    def env(self) -> dict[str, Any]:
+        """Git, versions and hardware of the first start, or {}."""
+        return _read_json(self.path / "env.json")
+
+    def identity(self) -> str:
+        """A name for this run that no other run has, and that a resumed one keeps: [a-z0-9], 16 long."""
+        env = self.env()
+        words = [str(self.path), env.get("started", ""), env.get("hardware", {}).get("host", "")]
+        return hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]
+
+    def _refuse_if_running(self, status: dict[str, Any]) -> None:
+        if status.get("state") != "running" or status["host"] != socket.gethostname() or status["pid"] == os.getpid():
+            return
+        if alive(status["pid"], status["born"]):
+            raise AlreadyRunning(f"the run in {self.path} is already running as pid {status['pid']}")
+
+    def _refuse_if_different(self, stored: dict[str, Any], config: dict[str, Any]) -> None:
+        lines = differences(stored, config)
+        if lines:
+            shown = "\n".join(f"  {line}" for line in lines)
+            raise ConfigMismatch(f"the run in {self.path} has another config (old -> new):\n{shown}")
+
+    def _describe(self, config: dict[str, Any], overrides: Sequence[str]) -> None:
+        write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
+        write_text(self.path / "overrides.txt", "".join(f"{line}\n" for line in overrides))
+        if not self.env():
+            write_text(self.path / "env.json", json.dumps(provenance(), indent=2) + "\n")
+
+    def _write_status(self, state: State, step: int, attempt: int, error: str | None = None) -> None:
+        status = {
+            "state": state,
+            "step": int(step),
+            "attempt": attempt,
+            "pid": os.getpid(),
+            "born": born(os.getpid()),
+            "job": os.environ.get("SLURM_JOB_ID"),
+            "host": socket.gethostname(),
+            "error": error,
+            "updated": now(),
+        }
+        write_text(self.path / "status.json", json.dumps(status, indent=2) + "\n")
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OSError(f"cannot write the run folder {self.path}: {error.strerror}") from error
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """A config as nested dicts and lists of plain values, as it would be read back from YAML."""
+    nested = OmegaConf.to_container(OmegaConf.create(config))
+    assert isinstance(nested, dict), type(nested)
+    return {str(key): value for key, value in nested.items()}
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}. Lists and empty dicts are leaves."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """One line `key: old -> new` for each leaf that differs, but for those under MAY_CHANGE."""
+    before, after = flatten(old), flatten(new)
+    keys = [key for key in before | after if key.partition(".")[0] not in MAY_CHANGE]
+    pairs = {key: (before.get(key, ABSENT), after.get(key, ABSENT)) for key in keys}
+    return [f"{key}: {_show(a)} -> {_show(b)}" for key, (a, b) in pairs.items() if not _same(a, b)]
+
+
+def _same(a: Any, b: Any) -> bool:
+    both_nan = a != a and b != b
+    return bool(a == b and isinstance(a, bool) == isinstance(b, bool)) or both_nan
+
+
+def _show(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        return dict(json.loads(path.read_text()))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error

@@ -1,0 +1,144 @@
+"""Where metrics go: metrics.jsonl always, TensorBoard and Weights & Biases on request."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import netrc
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from mbrl_lab.tracking.append import AppendFile
+from mbrl_lab.tracking.folder import RunFolder, flatten
+
+log = logging.getLogger(__name__)
+
+
+class Jsonl:
+    """One strict JSON object a row in metrics.jsonl. What is not finite becomes null: JSON has no word for it."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.file = AppendFile(folder.metrics)
+
+    def log(self, row: dict[str, float]) -> None:
+        finite = {key: value if math.isfinite(value) else None for key, value in row.items()}
+        self.file.append(json.dumps(finite, default=float, allow_nan=False).encode() + b"\n")
+
+    def close(self, ok: bool) -> None:
+        self.file.close()
+
+    def position(self) -> int:
+        """Bytes written so far, safe on disk: what a checkpoint keeps."""
+        return self.file.position()
+
+    def truncate(self, position: int) -> None:
+        """Cut back to what stood at `position`."""
+        self.file.truncate(position)
+
+
+class TensorBoard:
+    """Event files under <folder>/tensorboard. A resumed run's first row purges what was written from its step on."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ValueError('logger.tensorboard is not installed: pip install "mbrl_lab[tensorboard]"') from error
+        self.open: Callable[..., Any] = SummaryWriter
+        self.directory = folder.path / "tensorboard"
+        self.writer: Any = None
+
+    def log(self, row: dict[str, float]) -> None:
+        step = int(row["step"])
+        if self.writer is None:
+            self.writer = self.open(str(self.directory), purge_step=step)
+        for key, value in row.items():
+            if key != "step":
+                self.writer.add_scalar(key, value, step)
+        self.writer.flush()
+
+    def close(self, ok: bool) -> None:
+        if self.writer is not None:
+            self.writer.close()
+
+
+class Wandb:
+    """A Weights & Biases run that a resumed run goes on with. Its failures are one warning, never the run's failure.
+
+    mode: online | offline | disabled; None leaves it to WANDB_MODE, and without that is offline where no API key is.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        project: str,
+        entity: str | None,
+        group: str | None,
+        tags: Sequence[str],
+        mode: str | None,
+    ) -> None:
+        if mode not in (None, "online", "offline", "disabled"):
+            raise ValueError(f"logger.wandb.mode is {mode!r}; it can be null, online, offline or disabled")
+        try:
+            import wandb
+        except ImportError as error:
+            raise ValueError("logger.wandb is not installed: pip install wandb") from error
+        self.run: Any = None
+        mode = mode or default_mode()
+        settings = {"project": project, "entity": entity, "group": group, "tags": list(tags), "mode": mode}
+        self._guard(lambda: self._start(wandb, folder, settings))
+
+    def log(self, row: dict[str, float]) -> None:
+        if self.run is not None:
+            self._guard(lambda: self.run.log(dict(row)))
+
+    def close(self, ok: bool) -> None:
+        if self.run is not None:
+            self._guard(lambda: self.run.finish(exit_code=0 if ok else 1))
+        self.run = None
+
+    def _start(self, wandb: Any, folder: RunFolder, settings: dict[str, Any]) -> None:
+        self.run = wandb.init(
+            **settings,
+            name="/".join(folder.path.parts[-2:]),
+            id=folder.identity(),
+            resume="allow",
+            reinit="create_new",
+            dir=str(folder.path),
+            config=flatten(folder.config()),
+            settings=wandb.Settings(silent=True, console="off"),
+        )
+        self.run.define_metric("step")
+        self.run.define_metric("*", step_metric="step")
+
+    def _guard(self, call: Callable[[], Any]) -> None:
+        try:
+            call()
+        except Exception as error:
+            self.run = None
+            log.warning("wandb failed and is left out from here on: %s: %s", type(error).__name__, error)
+
+
+def default_mode() -> str:
+    """WANDB_MODE where it is set, else online if wandb could log in and offline if not."""
+    return os.environ.get("WANDB_MODE") or ("online" if has_api_key() else "offline")
+
+
+def has_api_key() -> bool:
+    """Whether wandb could log in without asking: by environment variable or by a netrc entry for its server."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    host = urlparse(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname or ""
+    paths = [os.environ.get("NETRC"), Path.home() / ".netrc", Path.home() / "_netrc"]
+    return any(_names_host(Path(path), host) for path in paths if path)
+
+
+def _names_host(path: Path, host: str) -> bool:
+    try:
+        return host in netrc.netrc(str(path)).hosts
+    except (OSError, netrc.NetrcParseError):
+        return False

@@ -1,0 +1,82 @@
+"""One line that says how far a run is: rewritten in place on a terminal, now and then elsewhere."""
+
+from __future__ import annotations
+
+import datetime
+import shutil
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TextIO
+
+TERMINAL_SECONDS = 0.2
+PLAIN_SECONDS = 10.0
+SPEED_SAMPLES = 150
+
+
+class Progress:
+    """Steps done of `total`, the latest returns, speed, time gone and left. `start` is where a resumed run begins."""
+
+    def __init__(
+        self,
+        total: int,
+        start: int = 0,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.total, self.step = total, start
+        self.stream = sys.stderr if stream is None else stream
+        self.terminal = self.stream.isatty()
+        self.clock = clock
+        self.returns: dict[str, float] = {}
+        self.began = clock()
+        self.due = self.began
+        self.shown = -1
+        self.seen = deque([(self.began, start)], maxlen=SPEED_SAMPLES)
+
+    def update(self, step: int, train_return: float | None = None, eval_return: float | None = None) -> None:
+        """Note where the run is; the line is only made when it is due. Returns not given stay as they were."""
+        self.step = step
+        if train_return is not None:
+            self.returns["train"] = train_return
+        if eval_return is not None:
+            self.returns["eval"] = eval_return
+        now = self.clock()
+        if now >= self.due:
+            self.due = now + (TERMINAL_SECONDS if self.terminal else PLAIN_SECONDS)
+            self._show(now)
+
+    def close(self) -> None:
+        """Show the last line and leave it there."""
+        if self.terminal or self.shown != self.step:
+            self._show(self.clock())
+        if self.terminal:
+            self.stream.write("\n")
+            self.stream.flush()
+
+    def line(self, now: float) -> str:
+        """12,000/100,000  12%  train 23.1  eval 45.0  1,234 steps/s  0:00:10, 0:01:11 left"""
+        percent = 100 * self.step // max(self.total, 1)
+        returns = [f"{phase} {value:.4g}" for phase, value in self.returns.items()]
+        speed = self._speed(now)
+        left = f"{_duration((self.total - self.step) / speed)} left" if speed > 0 else "? left"
+        parts = [f"{self.step:,}/{self.total:,}", f"{percent}%", *returns, f"{speed:,.0f} steps/s"]
+        return "  ".join([*parts, f"{_duration(now - self.began)}, {left}"])
+
+    def _speed(self, now: float) -> float:
+        before, step = self.seen[0]
+        return (self.step - step) / (now - before) if now > before else 0.0
+
+    def _show(self, now: float) -> None:
+        line = self.line(now)
+        if self.terminal:
+            line = f"\r{line[: shutil.get_terminal_size().columns - 1]}\x1b[K"
+        self.stream.write(line if self.terminal else f"{line}\n")
+        self.stream.flush()
+        self.seen.append((now, self.step))
+        self.shown = self.step
+
+
+def _duration(seconds: float) -> str:
+    return str(datetime.timedelta(seconds=round(max(seconds, 0.0))))

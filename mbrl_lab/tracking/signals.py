@@ -1,0 +1,69 @@
+"""Signals that ask a run to stop: noted when they come, acted on at the next safe point."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+NAMES = ("SIGTERM", "SIGINT", "SIGUSR2")
+
+
+class Signals:
+    """While entered, SIGTERM, SIGINT and SIGUSR2 set `received`; a second SIGINT raises KeyboardInterrupt at once.
+
+    Outside the main thread, where handlers cannot be set, it does nothing. A signal that was ignored stays ignored.
+    """
+
+    def __init__(self) -> None:
+        self.pending: list[signal.Signals] = []
+        self.previous: dict[signal.Signals, Any] = {}
+        self.pid = os.getpid()
+
+    @property
+    def received(self) -> str | None:
+        """The name of the first signal that came, or None."""
+        return self.pending[0].name if self.pending else None
+
+    def __enter__(self) -> Signals:
+        if threading.current_thread() is threading.main_thread():
+            wanted = [signal.Signals[name] for name in NAMES if hasattr(signal, name)]
+            for number in wanted:
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self.previous[number] = signal.signal(number, self._note) or signal.SIG_DFL
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+    def hand_over(self) -> None:
+        """Give every noted signal to the handler that stood before; where none stood, exit with 128 + its number.
+
+        Returns, with nothing noted, only if those handlers do (submitit's for SIGTERM does): then the run should go on.
+        """
+        pending, self.pending = self.pending, []
+        for number in pending:
+            if callable(self.previous[number]):
+                self.previous[number](number, None)
+        for number in pending:
+            if not callable(self.previous[number]):
+                sys.exit(128 + number)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self.pid:
+            _in_forked_worker(number)
+        elif number == signal.SIGINT and signal.SIGINT in self.pending:
+            raise KeyboardInterrupt
+        elif number not in self.pending:
+            self.pending.append(signal.Signals(number))
+
+
+def _in_forked_worker(number: int) -> None:
+    """A worker lives until its parent ends it, so that the parent can come to its safe point first."""
+    if number == signal.SIGTERM:
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)

@@ -1,0 +1,103 @@
+"""Tracker: all that a run writes while it goes, in one hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mbrl_lab.env import Episode
+from mbrl_lab.tracking.episodes import EpisodeLog
+from mbrl_lab.tracking.folder import RunFolder
+from mbrl_lab.tracking.loggers import Jsonl
+from mbrl_lab.tracking.progress import Progress
+from mbrl_lab.types import Logger
+
+MakeLogger = Callable[[RunFolder], Logger]
+Film = Callable[[Path, int, NDArray[Any]], None]
+"""(path, seed, actions): see an episode again and write it as a video."""
+
+
+class Tracker:
+    """Rows of metrics to every logger, episodes to their log, some of them filmed, and the line of progress.
+
+    Training episodes that end between two rows are averaged into the later one, as `train/return` and `train/length`.
+    `film_every`: every so many training episodes one is filmed; 0: none.
+    """
+
+    def __init__(self, folder: RunFolder, loggers: Sequence[MakeLogger], film: Film, film_every: int) -> None:
+        self.folder, self.make, self.film, self.film_every = folder, loggers, film, film_every
+        self.jsonl, self.episodes = Jsonl(folder), EpisodeLog(folder)
+        self.others: list[Logger] = []
+        self.line: Progress | None = None
+        self.count = 0  # training episodes so far
+        self.ended: list[tuple[float, int]] = []  # return and length of those since the last row
+
+    def __enter__(self) -> Tracker:
+        self.others = [make(self.folder) for make in self.make]
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self.line is not None:
+            self.line.close()
+        for logger in [self.jsonl, *self.others]:
+            logger.close(ok=error is None)
+        self.episodes.close()
+
+    def start(self, step: int, total: int) -> None:
+        """Begin the line of progress."""
+        self.line = Progress(total, step)
+
+    def progress(self, step: int, **returns: float) -> None:
+        """Move the line of progress on; `train_return` and `eval_return` where there are new ones."""
+        if self.line is not None:
+            self.line.update(step, **returns)
+
+    def trained(self, episodes: Sequence[Episode], step: int) -> None:
+        """Note training episodes that ended."""
+        for e in episodes:
+            self.episodes.add("train", e.env, e.index, e.seed, step, e.ret, e.actions)
+            if self.film_every and self.count % self.film_every == 0:
+                self.film(self.folder.videos / f"train-{self.count}.mp4", e.seed, e.actions)
+            self.count += 1
+            self.ended.append((e.ret, e.length))
+            self.progress(step, train_return=e.ret)
+
+    def evaluated(self, episodes: Sequence[Episode], step: int, films: int = 0) -> None:
+        """Note an evaluation's episodes and film the first `films` of them."""
+        for k, e in enumerate(episodes):
+            self.episodes.add("eval", e.env, e.index, e.seed, step, e.ret, e.actions)
+            if k < films:
+                self.film(self.folder.videos / f"final-{k}.mp4", e.seed, e.actions)
+        self.progress(step, eval_return=float(np.mean([e.ret for e in episodes])))
+
+    def log(self, row: dict[str, float]) -> None:
+        """Write a row to every logger."""
+        if self.ended:
+            returns, lengths = np.array(self.ended).T
+            row = row | {"train/return": float(returns.mean()), "train/length": float(lengths.mean())}
+        self.ended = []
+        for logger in [self.jsonl, *self.others]:
+            logger.log(row)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "count": self.count,
+            "ended": list(self.ended),
+            "metrics": self.jsonl.position(),
+            "episodes": self.episodes.position(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Cut the files back to where they stood."""
+        self.count, self.ended = state["count"], [tuple(x) for x in state["ended"]]
+        self.jsonl.truncate(state["metrics"])
+        self.episodes.truncate(state["episodes"])
+
+    def restart(self) -> None:
+        """Empty the files of an attempt that left no checkpoint."""
+        self.load_state_dict({"count": 0, "ended": [], "metrics": 0, "episodes": (0, 0)})

@@ -1,0 +1,169 @@
+"""The data everything exchanges, and the verbs each kind of part answers to.
+
+Shapes: T time, B rows (environments or batch), A action size, H horizon. Prefix shapes are [B] or [T, B].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from mbrl_lab.replay import Replay
+
+Metrics = dict[str, Tensor | float]
+"""Flat names to 0-d tensors or floats. Tensors stay on the device until the logger reads them."""
+
+Tree = Any
+"""Nested dicts, lists and tuples of tensors (or None), every tensor with the same leading dimension B."""
+
+
+class Step(NamedTuple):
+    """An action and all that came back: a row in replay, the argument of `act`, and what imagination returns."""
+
+    action: Tensor  # taken to get here: [B] int64 or [B, A] float32 in [-1, 1]; zeros where `first`
+    obs: Tensor  # [B, *obs_shape]
+    reward: Tensor  # [B] float32, received on arriving here
+    terminal: Tensor  # [B] bool: the value ends here (a time limit is not terminal)
+    first: Tensor  # [B] bool: an episode begins here, the row before is unrelated
+
+    def at(self, index: Any) -> Step:
+        """Every field indexed alike."""
+        return Step(*(x[index] for x in self))
+
+    def to(self, device: torch.device | str) -> Step:
+        """Every field on `device`."""
+        return Step(*(x.to(device) for x in self))
+
+    def transitions(self) -> Transition:
+        """[T + 1, B] rows read as [T, B] transitions; `valid` is false across an episode boundary."""
+        return Transition(
+            obs=self.obs[:-1],
+            action=self.action[1:],
+            reward=self.reward[1:],
+            next_obs=self.obs[1:],
+            terminal=self.terminal[1:],
+            valid=~self.first[1:],
+        )
+
+
+class Transition(NamedTuple):
+    """What happened between two neighbouring rows. Learn only where `valid`."""
+
+    obs: Tensor
+    action: Tensor
+    reward: Tensor
+    next_obs: Tensor
+    terminal: Tensor
+    valid: Tensor
+
+
+class Outcome(NamedTuple):
+    """What a world model predicts for one imagined step, beside its next state."""
+
+    reward: Tensor  # [B] float32
+    discount: Tensor  # [B] float32 in [0, 1]: the probability that the episode goes on
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """What a learner must know of an environment. Discrete actions are 0..action_dim-1, continuous ones lie in [-1, 1]."""
+
+    obs_shape: tuple[int, ...]
+    obs_dtype: torch.dtype
+    action_dim: int
+    discrete: bool
+
+    def encode(self, action: Tensor) -> Tensor:
+        """Actions as float vectors [..., A]: one-hot if discrete, as they are if continuous."""
+        if not self.discrete:
+            return action
+        return torch.nn.functional.one_hot(action, self.action_dim).float()
+
+    def random(self, batch: int, device: torch.device | str = "cpu") -> Tensor:
+        """[batch] actions drawn uniformly."""
+        if self.discrete:
+            return torch.randint(self.action_dim, (batch,), device=device)
+        return torch.rand(batch, self.action_dim, device=device) * 2 - 1
+
+    def no_action(self, batch: int, device: torch.device | str = "cpu") -> Tensor:
+        """[batch] zeros: what stands in a row that begins an episode."""
+        if self.discrete:
+            return torch.zeros(batch, dtype=torch.int64, device=device)
+        return torch.zeros(batch, self.action_dim, device=device)
+
+    def of_features(self, dim: int) -> EnvSpec:
+        """The same actions on observations that are feature vectors of `dim` floats."""
+        return replace(self, obs_shape=(dim,), obs_dtype=torch.float32)
+
+
+class WorldModel(Protocol):
+    """A simulator one can fit, and a function of its state (a Tree with leading dimension B that the caller owns)."""
+
+    spec: EnvSpec
+
+    def observe(self, state: Tree | None, step: Step) -> Tree:
+        """Filter one real step [B] in, starting afresh where `step.first`; `state` is None before the first one."""
+
+    def imagine(self, state: Tree, action: Tensor) -> tuple[Tree, Outcome]:
+        """Predict one step for B rows. Rows are exchangeable: an ensemble may give each contiguous block to one member."""
+
+    def features(self, state: Tree) -> Tensor:
+        """[B, ...]: what a policy sees of the state."""
+
+    def update(self, steps: Step) -> tuple[Tree, Metrics]:
+        """One gradient step on [L, B] rows; returns states from which imagination may start."""
+
+
+class Candidates(NamedTuple):
+    """One iteration of a plan, handed to a planner's `watch` hook."""
+
+    iteration: int
+    sequences: Tensor  # [B, N, H] int64 or [B, N, H, A] float32
+    scores: Tensor  # [B, N]; -inf where the model returned NaN
+
+
+class Planner(Protocol):
+    """A search for actions in a world model. It has no learned weights."""
+
+    watch: Callable[[Candidates], None] | None
+
+    def start(self, spec: EnvSpec, batch: int, device: torch.device | str) -> Tree:
+        """The plan of one who knows nothing yet, for `batch` environments."""
+
+    def plan(self, model: WorldModel, state: Tree, warm: Tree) -> tuple[Tensor, Tree]:
+        """(model, state [B], the plan of the step before) -> (action [B], plan); `plan["score"]` [B] is what it promises."""
+
+
+class Policy(Protocol):
+    """Learned behaviour. It cannot tell real rows from imagined ones."""
+
+    def act(self, features: Tensor, explore: bool) -> Tensor:
+        """[B, ...] features -> [B] actions."""
+
+    def update(self, steps: Step) -> Metrics:
+        """Learn from [L, B] rows."""
+
+
+class Algo(Protocol):
+    """Who acts and when to learn. What must be remembered between steps is `carry`, which the caller owns."""
+
+    def act(self, step: Step, carry: Tree | None, explore: bool) -> tuple[Tensor, Tree]:
+        """Choose actions [B] for the rows just seen; `carry` is None at the very start."""
+
+    def learn(self, replay: Replay, before: int, after: int) -> Metrics:
+        """Learn whatever is due between two counts of environment steps."""
+
+
+class Logger(Protocol):
+    """Where metrics go."""
+
+    def log(self, row: dict[str, float]) -> None:
+        """Write one row; it holds `step` and `frames`."""
+
+    def close(self, ok: bool) -> None:
+        """Flush and let go."""

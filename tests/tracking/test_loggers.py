@@ -1,0 +1,214 @@
+"""Loggers: strict JSON that can be cut back, readable TensorBoard events, and a wandb that cannot hurt a run."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from mbrl_lab.tracking import loggers, provenance
+from mbrl_lab.tracking.folder import RunFolder
+from mbrl_lab.tracking.loggers import Jsonl, TensorBoard, Wandb, has_api_key
+
+CONF = Path(__file__).parents[2] / "conf" / "logger"
+SETTINGS: dict[str, Any] = {"project": "p", "entity": None, "group": None, "tags": [], "mode": None}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+    monkeypatch.setattr(provenance, "packages", dict)
+    folder = RunFolder(tmp_path / "run")
+    folder.open({"seed": 3, "algo": {"lr": 0.1}}, [])
+    return folder
+
+
+@pytest.fixture
+def no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "WANDB_IDENTITY_TOKEN_FILE", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is not JSON")
+
+    return [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
+
+
+def test_rows_are_strict_json_and_on_disk_at_once(folder: RunFolder) -> None:
+    log = Jsonl(folder)
+    log.log({"step": 1, "loss": float("nan"), "x": float("-inf"), "y": torch.tensor(0.5)})
+    assert rows(folder.metrics) == [{"step": 1, "loss": None, "x": None, "y": 0.5}]
+    log.close(True)
+
+
+def test_a_resumed_log_is_cut_back_to_its_checkpoint(folder: RunFolder) -> None:
+    log = Jsonl(folder)
+    assert log.position() == 0
+    log.log({"step": 1})
+    position = log.position()
+    log.log({"step": 2})
+    log.close(False)
+    with folder.metrics.open("ab") as file:
+        file.write(b'{"step": 3, "lo')
+    resumed = Jsonl(folder)
+    resumed.truncate(position)
+    resumed.log({"step": 2})
+    assert rows(folder.metrics) == [{"step": 1}, {"step": 2}]
+    resumed.truncate(0)
+    assert folder.metrics.stat().st_size == 0
+    resumed.close(True)
+    with pytest.raises(ValueError, match=r"metrics\.jsonl holds 0 bytes"):
+        resumed.truncate(position)
+
+
+def events(folder: RunFolder) -> dict[str, list[tuple[int, float]]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    reader = EventAccumulator(str(folder.path / "tensorboard"))
+    reader.Reload()
+    return {tag: [(e.step, e.value) for e in reader.Scalars(tag)] for tag in reader.Tags()["scalars"]}
+
+
+def test_tensorboard_events_are_readable_and_purged_on_resume(folder: RunFolder) -> None:
+    pytest.importorskip("tensorboard")
+    log = TensorBoard(folder)
+    for step in (10, 20, 30):
+        log.log({"step": step, "eval/return": step / 10})
+    log.close(False)
+    assert events(folder) == {"eval/return": [(10, 1.0), (20, 2.0), (30, 3.0)]}
+    resumed = TensorBoard(folder)
+    resumed.log({"step": 20, "eval/return": 7.0})
+    resumed.close(True)
+    assert events(folder) == {"eval/return": [(10, 1.0), (20, 7.0)]}
+
+
+@pytest.mark.parametrize(("name", "module"), [("tensorboard", "torch.utils.tensorboard"), ("wandb", "wandb")])
+def test_a_missing_package_is_named_before_anything_starts(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, name: str, module: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ValueError, match=rf"^logger\.{name} is not installed: pip install"):
+        TensorBoard(folder) if name == "tensorboard" else Wandb(folder, **SETTINGS)
+
+
+@pytest.mark.parametrize("name", ["jsonl", "tensorboard", "wandb"])
+def test_the_yaml_builds_the_logger_from_a_folder(folder: RunFolder, name: str) -> None:
+    if name == "tensorboard":
+        pytest.importorskip("tensorboard")
+    path = CONF / f"{name}.yaml"
+    assert path.read_text().splitlines()[0] == f"# @package logger.{name}"
+    settings = OmegaConf.load(path)
+    if name == "wandb":
+        settings.mode = "disabled"
+    log = instantiate(settings)(folder)
+    log.log({"step": 1, "frames": 1, "loss": 2.0})
+    log.close(True)
+
+
+def test_wandb_writes_offline_into_the_run_folder(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    log = Wandb(folder, **{**SETTINGS, "group": "g", "tags": ["t"]})
+    assert log.run.id == folder.identity() and log.run.group == "g" and log.run.offline
+    assert dict(log.run.config) == {"seed": 3, "algo.lr": 0.1}
+    log.log({"step": 5, "loss": 1.5})
+    assert log.run.summary["loss"] == 1.5
+    log.close(True)
+    (written,) = (folder.path / "wandb").glob(f"offline-run-*/run-{folder.identity()}.wandb")
+    deadline = time.monotonic() + 10
+    while b"algo.lr" not in written.read_bytes():
+        assert time.monotonic() < deadline, "wandb's own process writes the file, a moment after finish()"
+        time.sleep(0.02)
+
+
+class Broken:
+    """A wandb run whose server has gone away."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def define_metric(self, *_: Any, **__: Any) -> None:
+        self.calls.append("define")
+
+    def log(self, row: dict[str, float]) -> None:
+        self.calls.append("log")
+        raise ConnectionError("gone")
+
+    def finish(self, exit_code: int) -> None:
+        self.calls.append(f"finish {exit_code}")
+
+
+def fake_wandb(monkeypatch: pytest.MonkeyPatch, init: Any) -> None:
+    fake = types.SimpleNamespace(init=init, Settings=lambda **settings: settings)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+
+
+def test_a_broken_wandb_is_one_warning(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = Broken()
+    fake_wandb(monkeypatch, lambda **_: run)
+    log = Wandb(folder, **SETTINGS)
+    for step in range(3):
+        log.log({"step": step})
+    log.close(True)
+    assert run.calls == ["define", "define", "log"]
+    assert [(r.levelno, r.message) for r in caplog.records] == [
+        (logging.WARNING, "wandb failed and is left out from here on: ConnectionError: gone")
+    ]
+
+
+def test_a_wandb_that_cannot_start_is_one_warning(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def init(**_: Any) -> None:
+        raise TimeoutError("no network")
+
+    fake_wandb(monkeypatch, init)
+    log = Wandb(folder, **SETTINGS)
+    log.log({"step": 1})
+    log.close(True)
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize(("ok", "code"), [(True, 0), (False, 1)])
+def test_wandb_learns_how_the_run_ended(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, ok: bool, code: int
+) -> None:
+    run, asked = Broken(), {}
+    fake_wandb(monkeypatch, lambda **settings: asked.update(settings) or run)
+    Wandb(folder, **SETTINGS).close(ok)
+    assert run.calls[-1] == f"finish {code}"
+    assert asked["resume"] == "allow" and asked["id"] == folder.identity() and asked["dir"] == str(folder.path)
+
+
+def test_wandb_is_offline_only_where_nobody_can_log_in(
+    no_key: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert loggers.default_mode() == "offline"
+    (tmp_path / ".netrc").write_text("machine example.org login a password b\n")
+    assert not has_api_key()
+    (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password key\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    assert has_api_key() and loggers.default_mode() == "online"
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
+    assert not has_api_key()
+    monkeypatch.setenv("WANDB_API_KEY", "x")
+    assert has_api_key()
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert loggers.default_mode() == "disabled"
+
+
+def test_a_wandb_mode_that_does_not_exist_is_refused(folder: RunFolder) -> None:
+    with pytest.raises(ValueError, match=r"logger\.wandb\.mode is 'off'"):
+        Wandb(folder, **{**SETTINGS, "mode": "off"})
