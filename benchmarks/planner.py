@@ -48,14 +48,15 @@ def ours(device: str, heads: bool, propagation: str, bfloat16: bool, compiled: b
     """One plan of our CEM with our ensemble."""
     net = {"members": MEMBERS, "elites": MEMBERS, "width": WIDTH, "depth": DEPTH, "gaussian": True}
     known = {"reward_fn": _survived, "termination_fn": physics.cartpole_termination}
-    learned = {"reward_fn": None, "termination_fn": None, "end_width": WIDTH, "end_depth": DEPTH}
-    changes = net | {"propagation": propagation} | (learned if heads else known)
+    learned = {"reward_fn": None, "termination_fn": None}
+    changes: dict[str, Any] = net | {"propagation": propagation} | (learned if heads else known)
     model = Ensemble(SPEC, **settings("dynamics/ensemble", **changes)).to(device)
     model.ends_seen.fill_(True)
+    model.freeze()
     if compiled:
         model.imagine = torch.compile(model.imagine)  # type: ignore[method-assign]
-    changes = {"population": POPULATION, "elites": 35, "iterations": ITERATIONS, "particles": PARTICLES}
-    planner = CEM(**settings("planner/cem", horizon=HORIZON, **changes))
+    search = {"population": POPULATION, "elites": 35, "iterations": ITERATIONS, "particles": PARTICLES}
+    planner = CEM(**settings("planner/cem", horizon=HORIZON, **search))
     warm, obs = planner.start(SPEC, 1, device), torch.zeros(1, 4, device=device)
 
     def plan() -> None:
@@ -82,11 +83,19 @@ def theirs(device: str, path: str, heads: bool, propagation: str) -> Plan:
     )
     spaces = SimpleNamespace(observation_space=None, action_space=None)
     world = models.ModelEnv(spaces, model, ends.cartpole, None if heads else rewards.cartpole)
-    cem = {"num_iterations": ITERATIONS, "elite_ratio": 0.1, "population_size": POPULATION, "alpha": 0.1}
-    cem |= {"device": device, "return_mean_elites": True, "_target_": "mbrl.planning.CEMOptimizer"}
-    bounds = {"lower_bound": None, "upper_bound": None}
+    cem = {
+        "_target_": "mbrl.planning.CEMOptimizer",
+        "num_iterations": ITERATIONS,
+        "elite_ratio": 0.1,
+        "population_size": POPULATION,
+        "alpha": 0.1,
+        "lower_bound": None,
+        "upper_bound": None,
+        "device": device,
+        "return_mean_elites": True,
+    }
     low, high = np.array([-1.0]), np.array([1.0])
-    agent = planning.TrajectoryOptimizerAgent(OmegaConf.create(cem | bounds), low.tolist(), high.tolist(), HORIZON)
+    agent = planning.TrajectoryOptimizerAgent(OmegaConf.create(cem), low.tolist(), high.tolist(), HORIZON)
     agent.set_trajectory_eval_fn(lambda obs, plans: world.evaluate_action_sequences(plans, obs, PARTICLES))
     return lambda: agent.act(np.zeros(4, dtype=np.float32))
 
@@ -103,17 +112,22 @@ def _imported(path: str) -> list[ModuleType]:
     return found
 
 
-def variants(device: str, path: str | None, propagation: str, compiled: bool) -> dict[str, Plan]:
+def variants(device: str, path: str | None, propagation: str, bfloat16: bool, compiled: bool) -> dict[str, Plan]:
     """Everything to be timed, by name."""
+    kinds = {
+        "fp32": (False, False),
+        "fp32 compiled": (False, True),
+        "bf16": (True, False),
+        "bf16 compiled": (True, True),
+    }
+    wanted = {k: v for k, v in kinds.items() if v[0] <= bfloat16 and v[1] <= compiled}
     found: dict[str, Plan] = {}
     for heads in (False, True):
         suffix = ", heads" if heads else ""
         if path is not None:
             found[f"mbrl-lib fp32{suffix}"] = theirs(device, path, heads, propagation)
-        for bfloat16 in (False, True):
-            for fast in (False, True)[: 1 + compiled]:
-                name = f"ours {'bf16' if bfloat16 else 'fp32'}{' compiled' if fast else ''}{suffix}"
-                found[name] = ours(device, heads, propagation, bfloat16, fast)
+        for name, kind in wanted.items():
+            found[f"ours {name}{suffix}"] = ours(device, heads, propagation, *kind)
     return found
 
 
@@ -132,11 +146,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--propagation", default="ts1", choices=["ts1", "ts_inf"])
-    parser.add_argument("--compile", action="store_true", help="time compiled variants too (a minute of compiling)")
+    parser.add_argument("--bf16", action="store_true", help="autocast too; slow on a processor without bfloat16")
+    parser.add_argument("--compile", action="store_true", help="compiled too; compiling takes a minute")
     parser.add_argument("--mbrl-lib", metavar="PATH", help="a checkout of facebookresearch/mbrl-lib")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    found = variants(given.device, given.mbrl_lib, given.propagation, given.compile)
+    found = variants(given.device, given.mbrl_lib, given.propagation, given.bf16, given.compile)
     for plan in found.values():
         plan()
     rounds = [[seconds(plan, given.device) for plan in found.values()] for _ in range(given.rounds)]

@@ -17,6 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from mbrl_lab.config import ConfigError, build, check, choose_device, compose_config, explain_here
 from mbrl_lab.env import Envs
@@ -85,6 +86,8 @@ def build_runner(cfg: DictConfig, folder: RunFolder) -> Runner:
     envs = make_envs(cfg.env.num, TRAIN)
     refuse_other_family(envs, cfg.family.name)
     algo = build(cfg.algo)(envs.spec).to(device)
+    if cfg.runtime.compile:
+        compile_parts(algo)
     place = device if cfg.replay.device == "auto" else choose_device(cfg.replay.device)
     replay = Replay(envs.spec, cfg.replay.capacity, cfg.env.num, cfg.seed, place)
     loggers = [build(node) for name, node in cfg.logger.items() if name != "jsonl"]
@@ -102,6 +105,13 @@ def build_runner(cfg: DictConfig, folder: RunFolder) -> Runner:
     return Runner(
         algo, make_envs, envs, replay, folder, tracker, schedule, cfg.seed, device, PRECISION[cfg.runtime.precision]
     )
+
+
+def compile_parts(algo: nn.Module) -> None:
+    """torch.compile for the methods that modules name in `compilable`: pure functions of tensors, called often."""
+    for module in algo.modules():
+        for name in getattr(module, "compilable", ()):
+            setattr(module, name, torch.compile(getattr(module, name)))
 
 
 def film(make: Callable[..., Any], path: Path, seed: int, actions: np.ndarray) -> None:

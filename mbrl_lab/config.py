@@ -14,6 +14,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationKeyError
 
 from mbrl_lab.explain import explain, flat_keys
 
@@ -120,6 +121,11 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 def check(cfg: DictConfig) -> None:
     """Raise ConfigError for the first setting that cannot be, before any part is built."""
+    try:
+        OmegaConf.resolve(cfg.copy())
+    except InterpolationKeyError as error:
+        problem, key, *_ = (line.strip() for line in str(error).splitlines())
+        raise ConfigError(f"{key.removeprefix('full_key: ')} cannot be found for this environment: {problem}") from error
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
         raise ConfigError(f"{missing[0]} must be given, e.g. {missing[0]}=...")

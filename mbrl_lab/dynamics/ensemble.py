@@ -35,6 +35,8 @@ class Ensemble(nn.Module):
     `propagation`: ts_inf keeps a row with its member, ts1 draws a member at every step, expectation averages means.
     """
 
+    compilable = ("_imagine",)
+
     def __init__(
         self,
         spec: EnvSpec,

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from mbrl_lab.planner.proposal import Adaptive, require
-from mbrl_lab.planner.search import Search, softmax_weights
+from mbrl_lab.planner.search import Search, elite_weights, softmax_weights
 from mbrl_lab.types import EnvSpec
 
 
 class MPPI(Search):
     """Williams et al. (2017). The action is the weighted mean's, so for discrete actions a weighted vote.
 
-    `temperature` is in units of return. With more than one iteration the spread is refitted too, down to `min_std`.
+    `temperature` is in units of return. Only the best `elites` count where that is given, as in TD-MPC. With more than one iteration the spread is refitted too, down to `min_std`.
     """
 
     def __init__(
         self,
         horizon: int,
         population: int,
+        elites: int | None,
         iterations: int,
         particles: int,
         discount: float,
@@ -30,7 +32,11 @@ class MPPI(Search):
         proposal = Adaptive(init_std, min_std, uniform_mix)
         super().__init__(proposal, horizon, population, iterations, particles, discount)
         require(temperature > 0, "temperature", temperature, "above 0")
-        self.temperature = temperature
+        allowed = f"null, or between 1 and planner.population, {population}"
+        require(elites is None or 1 <= elites <= population, "elites", elites, allowed)
+        self.temperature, self.elites = temperature, elites
 
     def weigh(self, scores: Tensor, spec: EnvSpec) -> Tensor:
+        if self.elites is not None:
+            scores = scores.where(elite_weights(scores, self.elites) > 0, -torch.inf)
         return softmax_weights(scores, self.temperature)

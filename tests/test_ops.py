@@ -1,0 +1,151 @@
+"""Known answers for the shared pieces of maths."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from mbrl_lab import ops
+
+BINS = torch.linspace(-3, 3, 13)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "every", "times"),
+    [(0, 1, 1, 1), (0, 99, 100, 0), (99, 100, 100, 1), (100, 199, 100, 0), (96, 104, 4, 2), (0, 1000, 0, 0), (0, 5, 7, 0)],
+)
+def test_crossed(before: int, after: int, every: int, times: int) -> None:
+    assert ops.crossed(before, after, every) == times
+
+
+@pytest.mark.parametrize("num_envs", [1, 3, 7])
+def test_crossed_counts_every_multiple_once(num_envs: int) -> None:
+    counts = [ops.crossed(step, step + num_envs, 10) for step in range(0, 2100, num_envs)]
+    assert sum(counts) == 2100 // 10
+
+
+def test_masked_mean_by_hand() -> None:
+    x = torch.tensor([[1.0, 2.0, 30.0], [4.0, 50.0, 60.0]])
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    assert ops.masked_mean(x, mask).item() == pytest.approx(7 / 3)
+    torch.testing.assert_close(ops.masked_mean(x, mask, 1), torch.tensor([1.5, 4.0]))
+    torch.testing.assert_close(ops.masked_mean(x, mask, 0), torch.tensor([2.5, 2.0, 0.0]))
+
+
+def test_masked_mean_of_nothing_is_zero_with_zero_gradient() -> None:
+    x = torch.ones(3, requires_grad=True)
+    mean = ops.masked_mean(x, torch.zeros(3, dtype=torch.bool))
+    mean.backward()
+    assert mean.item() == 0
+    assert x.grad is not None and not x.grad.any()
+
+
+def brute_force_gae(
+    reward: Tensor, discount: Tensor, value: Tensor, next_value: Tensor, valid: Tensor, lam: float
+) -> Tensor:
+    """Sum over all later rows of an unbroken stretch, term by term."""
+    out = torch.zeros_like(reward)
+    time, batch = reward.shape
+    for b in range(batch):
+        for t in range(time):
+            weight = 1.0
+            for k in range(t, time):
+                if not valid[k, b]:
+                    break
+                out[t, b] += weight * (reward[k, b] + discount[k, b] * next_value[k, b] - value[k, b])
+                weight *= lam * float(discount[k, b])
+    return out
+
+
+def test_gae_is_its_sum() -> None:
+    time, batch = 12, 5
+    reward, value, next_value = torch.randn(3, time, batch)
+    discount = 0.9 * (torch.rand(time, batch) > 0.2)  # some rows are terminal
+    valid = torch.rand(time, batch) > 0.2  # and some stand between two episodes
+    assert not valid.all() and not discount.all()
+    expected = brute_force_gae(reward, discount, value, next_value, valid, 0.8)
+    torch.testing.assert_close(ops.gae(reward, discount, value, next_value, valid, 0.8), expected)
+
+
+def test_gae_with_lambda_one_is_return_less_value() -> None:
+    reward, value = torch.ones(4, 1), torch.full((4, 1), 10.0)
+    next_value = torch.cat([value[1:], torch.zeros(1, 1)])
+    got = ops.gae(reward, torch.ones(4, 1), value, next_value, torch.ones(4, 1, dtype=torch.bool), 1.0)
+    torch.testing.assert_close(got, torch.tensor([[4.0], [3.0], [2.0], [1.0]]) - 10)
+
+
+def test_lambda_returns_at_both_ends() -> None:
+    reward, next_value = torch.randn(2, 6, 3)
+    discount = torch.rand(6, 3)
+    one_step = reward + discount * next_value
+    torch.testing.assert_close(ops.lambda_returns(reward, discount, next_value, 0.0), one_step)
+    to_the_end = [one_step[-1]]
+    for t in (4, 3, 2, 1, 0):
+        to_the_end.insert(0, reward[t] + discount[t] * to_the_end[0])
+    torch.testing.assert_close(ops.lambda_returns(reward, discount, next_value, 1.0), torch.stack(to_the_end))
+
+
+def test_lambda_returns_by_hand() -> None:
+    got = ops.lambda_returns(
+        torch.tensor([[1.0], [2.0]]), torch.tensor([[0.5], [0.5]]), torch.tensor([[4.0], [8.0]]), 0.25
+    )
+    torch.testing.assert_close(got, torch.tensor([[1 + 0.5 * (0.75 * 4 + 0.25 * 6)], [2 + 0.5 * 8]]))
+
+
+def test_lambda_returns_and_gae_agree() -> None:
+    reward, value = torch.randn(6, 3), torch.randn(7, 3)
+    discount, valid = torch.rand(6, 3), torch.ones(6, 3, dtype=torch.bool)
+    advantage = ops.gae(reward, discount, value[:-1], value[1:], valid, 0.7)
+    torch.testing.assert_close(ops.lambda_returns(reward, discount, value[1:], 0.7), advantage + value[:-1])
+
+
+def test_symexp_undoes_symlog() -> None:
+    x = torch.tensor([-1e6, -3.0, -1e-4, 0.0, 1e-4, 3.0, 1e6])
+    torch.testing.assert_close(ops.symexp(ops.symlog(x)), x, rtol=1e-5, atol=0)
+    torch.testing.assert_close(ops.symlog(torch.tensor([-1.0, torch.e - 1])), torch.tensor([-0.6931472, 1.0]))
+
+
+def test_two_hot_gives_the_value_back() -> None:
+    x = torch.cat([torch.rand(4, 50) * 6 - 3, BINS[:12].expand(4, 12), torch.full((4, 1), 3.0)], 1)
+    weights = ops.two_hot(x, BINS)
+    torch.testing.assert_close(weights.sum(-1), torch.ones_like(x))
+    torch.testing.assert_close(weights @ BINS, x)
+    assert (weights >= 0).all() and ((weights > 0).sum(-1) <= 2).all()
+
+
+def test_two_hot_on_uneven_bins_and_outside_of_them() -> None:
+    got = ops.two_hot(torch.tensor([-9.0, 1.0, 9.0]), torch.tensor([0.0, 4.0, 5.0]))
+    torch.testing.assert_close(got, torch.tensor([[1.0, 0.0, 0.0], [0.75, 0.25, 0.0], [0.0, 0.0, 1.0]]))
+
+
+def test_polyak() -> None:
+    target, source = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    expected = [0.75 * t.detach() + 0.25 * s.detach() for t, s in zip(target.parameters(), source.parameters())]
+    ops.polyak(target.parameters(), source.parameters(), 0.25)
+    torch.testing.assert_close(list(map(torch.Tensor.detach, target.parameters())), expected)
+
+
+def splitmix64(x: int) -> int:
+    """The finaliser on Python's integers (Steele, Lea and Flood 2014)."""
+    x &= 2**64 - 1
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    x = (x ^ x >> 27) * 0x94D049BB133111EB % 2**64
+    return x ^ x >> 31
+
+
+@pytest.mark.parametrize("salt", [0, 1, 999])
+def test_hash_uniform_is_splitmix64(salt: int) -> None:
+    ids = [0, 1, 2, 12345, 2**40, 2**62]
+    golden = (salt + 1) * 0x9E3779B97F4A7C15
+    expected = [(splitmix64(i + golden) >> 11) / 2**53 for i in ids]
+    assert ops.hash_uniform(torch.tensor(ids), salt).tolist() == expected
+
+
+def test_hash_uniform_is_uniform_and_salts_are_independent() -> None:
+    ids = torch.arange(50_000)
+    u, v = ops.hash_uniform(ids, 0), ops.hash_uniform(ids, 1)
+    assert 0 <= u.min() and u.max() < 1
+    assert torch.histc(u, 20, 0, 1).sub(2500).abs().max() < 5 * 2500**0.5
+    assert torch.corrcoef(torch.stack([u, v]))[0, 1].abs() < 0.02
+    assert torch.corrcoef(torch.stack([u[:-1], u[1:]]))[0, 1].abs() < 0.02
