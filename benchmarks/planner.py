@@ -26,6 +26,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from mbrl_lab.app import compile_parts
 from mbrl_lab.dynamics import Ensemble
 from mbrl_lab.env import physics
 from mbrl_lab.planner import CEM
@@ -54,7 +55,7 @@ def ours(device: str, heads: bool, propagation: str, bfloat16: bool, compiled: b
     model.ends_seen.fill_(True)
     model.freeze()
     if compiled:
-        model.imagine = torch.compile(model.imagine)  # type: ignore[method-assign]
+        compile_parts(model)
     search = {"population": POPULATION, "elites": 35, "iterations": ITERATIONS, "particles": PARTICLES}
     planner = CEM(**settings("planner/cem", horizon=HORIZON, **search))
     warm, obs = planner.start(SPEC, 1, device), torch.zeros(1, 4, device=device)

@@ -114,8 +114,12 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "dynamics.lr": _number(0, above=True),
     "dynamics.weight_decay": _number(0),
     "dynamics.clip": _number(0),
-    "dynamics.end_width": _integer(1, 65536),
-    "dynamics.end_depth": _integer(0, 100),
+    "dynamics.ends.width": _integer(1, 65536),
+    "dynamics.ends.depth": _integer(0, 100),
+    "dynamics.ends.lr": _number(0, above=True),
+    "dynamics.ends.separate": _one_of(True, False),
+    "dynamics.ends.certain": _one_of(True, False),
+    "dynamics.ends.unseen": _number(0, 1),
 }
 
 
@@ -124,8 +128,7 @@ def check(cfg: DictConfig) -> None:
     try:
         OmegaConf.resolve(cfg.copy())
     except InterpolationKeyError as error:
-        problem, key, *_ = (line.strip() for line in str(error).splitlines())
-        raise ConfigError(f"{key.removeprefix('full_key: ')} cannot be found for this environment: {problem}") from error
+        raise ConfigError(f"{str(error).splitlines()[0]}: this environment or algorithm does not give it") from error
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
         raise ConfigError(f"{missing[0]} must be given, e.g. {missing[0]}=...")
@@ -145,16 +148,16 @@ def check(cfg: DictConfig) -> None:
         build(cfg.planner)
 
 
-def choose_device(name: str) -> torch.device:
-    """`auto`, `cpu`, `cuda` or `cuda:N` as a device that is there; ConfigError otherwise."""
+def choose_device(name: str, key: str = "runtime.device") -> torch.device:
+    """`auto`, `cpu`, `cuda` or `cuda:N` as a device that is there; ConfigError naming the setting `key` otherwise."""
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
         return torch.device("cuda" if there else "cpu")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", str(name)):
-        raise ConfigError(f"runtime.device is {name!r}; it must be auto, cpu, cuda or cuda:N")
+        raise ConfigError(f"{key} is {name!r}; it must be auto, cpu, cuda or cuda:N")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= there:
-        raise ConfigError(f"runtime.device is {name}, but this machine has {there} CUDA devices: use auto or cpu")
+        raise ConfigError(f"{key} is {name}, but this machine has {there} CUDA devices: use auto or cpu")
     return device
 
 

@@ -79,7 +79,7 @@ def hash_uniform(ids: Tensor, salt: int) -> Tensor:
 
     A row keeps its number for ever, so what is decided by it (held out or not, in whose bootstrap) never changes.
     """
-    x = ids + ((salt + 1) * 0x9E3779B97F4A7C15 + 2**63) % 2**64 - 2**63
+    x = ids + (((salt + 1) * 0x9E3779B97F4A7C15 + 2**63) % 2**64 - 2**63)
     x = (x ^ _shift(x, 30)) * -4658895280553007687
     x = (x ^ _shift(x, 27)) * -7723592293110705685
     x = x ^ _shift(x, 31)

@@ -28,8 +28,8 @@ class Replay:
         free = free_memory(self.device)
         if need > free:
             raise ValueError(
-                f"replay.capacity={capacity} needs {need / 1e9:.1f} GB on {self.device}, where {free / 1e9:.1f} GB are free:"
-                f" at most {int(capacity * free / need)} fit"
+                f"replay.capacity={capacity} needs {need / 1e9:.1f} GB on {self.device}, where {free / 1e9:.1f} GB"
+                f" are free: at most {int(capacity * free / need)} fit"
             )
         self.store = _allocate(spec, self.capacity_rows, num_envs, self.device)
         self.generator = torch.Generator().manual_seed(seed)

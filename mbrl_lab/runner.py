@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from mbrl_lab.env import Envs, Episode, episode_seed
@@ -22,7 +22,7 @@ from mbrl_lab.tracking.folder import RunFolder
 from mbrl_lab.tracking.signals import Signals
 from mbrl_lab.tracking.state import load_module_state, module_state, random_state, set_random_state
 from mbrl_lab.tracking.tracker import Tracker
-from mbrl_lab.types import Metrics, Step, Tree
+from mbrl_lab.types import Algo, Metrics, Step, Tree
 
 TRAIN, EVAL, FINAL = 0, 1, 2
 """Streams of episode seeds: training, evaluation while training, and of the final policy."""
@@ -50,7 +50,7 @@ class Runner:
 
     def __init__(
         self,
-        algo: nn.Module,
+        algo: Algo,
         make_envs: Callable[[int, int], Envs],
         envs: Envs,
         replay: Replay,
@@ -70,8 +70,8 @@ class Runner:
         self.metrics: Metrics = {}
         self.clock = time.monotonic()
 
-    def run(self) -> None:
-        """Train to the last step, evaluate the final policy and leave pictures; or save and give way to a signal."""
+    def run(self) -> dict[str, float]:
+        """Train to the last step and return the final policy's `final/*`; or save and give way to a signal."""
         checkpoint = Checkpoint(self.folder.last)
         loaded = checkpoint.load()
         with Signals() as signals, self.tracker:
@@ -91,8 +91,9 @@ class Runner:
                     signals.hand_over()
                     self.folder.mark("running", self.steps)
             self.save(checkpoint)
-            self.finish()
+            final = self.finish()
         self.folder.mark("done", self.steps)
+        return final
 
     def begin(self) -> None:
         """The first row of a run that begins here."""
@@ -119,13 +120,13 @@ class Runner:
         if due:
             self.log()
 
-    def judge(self) -> Metrics:
+    def judge(self) -> dict[str, float]:
         """Evaluate the policy as it is now; the best so far is kept."""
         episodes = self.evaluate(self.schedule.eval_episodes, EVAL)
         self.tracker.evaluated(episodes, self.steps)
         metrics = summary("eval", episodes)
         if metrics["eval/return"] > self.best:
-            self.best = float(metrics["eval/return"])
+            self.best = metrics["eval/return"]
             Checkpoint(self.folder.best).save({"step": self.steps, "algo": module_state(self.algo)})
         return metrics
 
@@ -147,12 +148,14 @@ class Runner:
         envs.close()
         return sorted(played, key=lambda e: (e.index, e.env))
 
-    def finish(self) -> None:
+    def finish(self) -> dict[str, float]:
         """What a run ends with: the final evaluation, logged."""
         episodes = self.evaluate(self.schedule.final_episodes, FINAL)
         self.tracker.evaluated(episodes, self.steps, films=self.schedule.video_final)
-        self.metrics |= summary("final", episodes)
+        final = summary("final", episodes)
+        self.metrics |= final
         self.log()
+        return final
 
     def log(self) -> None:
         """Write one row of everything measured since the last one.

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from mbrl_lab.replay import Replay
@@ -71,7 +71,7 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True)
 class EnvSpec:
-    """What a learner must know of an environment. Discrete actions are 0..action_dim-1, continuous ones lie in [-1, 1]."""
+    """What a learner must know of an environment. Actions are 0..action_dim-1 if discrete, else in [-1, 1]."""
 
     obs_shape: tuple[int, ...]
     obs_dtype: torch.dtype
@@ -110,7 +110,7 @@ class WorldModel(Protocol):
         """Filter one real step [B] in, starting afresh where `step.first`; `state` is None before the first one."""
 
     def imagine(self, state: Tree, action: Tensor) -> tuple[Tree, Outcome]:
-        """Predict one step for B rows. Rows are exchangeable: an ensemble may give each contiguous block to one member."""
+        """Predict one step for B rows. Rows are exchangeable: an ensemble may give each block of them to one member."""
 
     def features(self, state: Tree) -> Tensor:
         """[B, ...]: what a policy sees of the state."""
@@ -136,7 +136,7 @@ class Planner(Protocol):
         """The plan of one who knows nothing yet, for `batch` environments."""
 
     def plan(self, model: WorldModel, state: Tree, warm: Tree) -> tuple[Tensor, Tree]:
-        """(model, state [B], the plan of the step before) -> (action [B], plan); `plan["score"]` [B] is what it promises."""
+        """(model, state [B], the plan of the step before) -> (action [B], plan); plan["score"] [B] is its promise."""
 
 
 class Policy(Protocol):
@@ -149,14 +149,19 @@ class Policy(Protocol):
         """Learn from [L, B] rows."""
 
 
-class Algo(Protocol):
-    """Who acts and when to learn. What must be remembered between steps is `carry`, which the caller owns."""
+class Algo(nn.Module):
+    """Who acts and when to learn. What must be remembered between steps is `carry`, which the caller owns.
+
+    Modules, optimizers and generators that it holds as attributes are found and saved with the run.
+    """
 
     def act(self, step: Step, carry: Tree | None, explore: bool) -> tuple[Tensor, Tree]:
         """Choose actions [B] for the rows just seen; `carry` is None at the very start."""
+        raise NotImplementedError
 
     def learn(self, replay: Replay, before: int, after: int) -> Metrics:
         """Learn whatever is due between two counts of environment steps."""
+        raise NotImplementedError
 
 
 class Logger(Protocol):

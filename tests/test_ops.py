@@ -13,7 +13,15 @@ BINS = torch.linspace(-3, 3, 13)
 
 @pytest.mark.parametrize(
     ("before", "after", "every", "times"),
-    [(0, 1, 1, 1), (0, 99, 100, 0), (99, 100, 100, 1), (100, 199, 100, 0), (96, 104, 4, 2), (0, 1000, 0, 0), (0, 5, 7, 0)],
+    [
+        (0, 1, 1, 1),
+        (0, 99, 100, 0),
+        (99, 100, 100, 1),
+        (100, 199, 100, 0),
+        (96, 104, 4, 2),
+        (0, 1000, 0, 0),
+        (0, 5, 7, 0),
+    ],
 )
 def test_crossed(before: int, after: int, every: int, times: int) -> None:
     assert ops.crossed(before, after, every) == times
@@ -121,7 +129,9 @@ def test_two_hot_on_uneven_bins_and_outside_of_them() -> None:
 
 def test_polyak() -> None:
     target, source = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
-    expected = [0.75 * t.detach() + 0.25 * s.detach() for t, s in zip(target.parameters(), source.parameters())]
+    expected = [
+        0.75 * t.detach() + 0.25 * s.detach() for t, s in zip(target.parameters(), source.parameters(), strict=True)
+    ]
     ops.polyak(target.parameters(), source.parameters(), 0.25)
     torch.testing.assert_close(list(map(torch.Tensor.detach, target.parameters())), expected)
 
@@ -134,7 +144,7 @@ def splitmix64(x: int) -> int:
     return x ^ x >> 31
 
 
-@pytest.mark.parametrize("salt", [0, 1, 999])
+@pytest.mark.parametrize("salt", [0, 1, 2, 3, 999])
 def test_hash_uniform_is_splitmix64(salt: int) -> None:
     ids = [0, 1, 2, 12345, 2**40, 2**62]
     golden = (salt + 1) * 0x9E3779B97F4A7C15
@@ -145,7 +155,7 @@ def test_hash_uniform_is_splitmix64(salt: int) -> None:
 def test_hash_uniform_is_uniform_and_salts_are_independent() -> None:
     ids = torch.arange(50_000)
     u, v = ops.hash_uniform(ids, 0), ops.hash_uniform(ids, 1)
-    assert 0 <= u.min() and u.max() < 1
+    assert u.min() >= 0 and u.max() < 1
     assert torch.histc(u, 20, 0, 1).sub(2500).abs().max() < 5 * 2500**0.5
     assert torch.corrcoef(torch.stack([u, v]))[0, 1].abs() < 0.02
     assert torch.corrcoef(torch.stack([u[:-1], u[1:]]))[0, 1].abs() < 0.02

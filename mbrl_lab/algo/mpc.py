@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from mbrl_lab.ops import crossed
 from mbrl_lab.replay import Replay
-from mbrl_lab.types import EnvSpec, Metrics, Planner, Step, Tree, WorldModel
+from mbrl_lab.types import Algo, EnvSpec, Metrics, Planner, Step, Tree, WorldModel
 
 
-class MPC(nn.Module):
+class MPC(Algo):
     """Random actions for `warmup` steps, then plans; the model is fitted at `warmup` and every `every` steps after."""
 
     ready: Tensor
@@ -31,7 +31,7 @@ class MPC(nn.Module):
         self.spec, self.model, self.planner, self.fit = spec, dynamics(spec), planner, fit
         self.warmup, self.every = warmup, every
         self.register_buffer("ready", torch.zeros((), dtype=torch.bool))
-        self.promised: Tensor | None = None
+        self.promise = torch.zeros(())
 
     @torch.no_grad()
     def act(self, step: Step, carry: Tree | None, explore: bool) -> tuple[Tensor, Tree]:
@@ -43,13 +43,16 @@ class MPC(nn.Module):
         if not self.ready:
             return self.spec.random(batch, device), {"state": state, "plan": plan}
         action, plan = self.planner.plan(self.model, state, plan)
+        if explore:
+            self.promise = plan["score"].mean()
         return action, {"state": state, "plan": plan}
 
     def learn(self, replay: Replay, before: int, after: int) -> Metrics:
-        if after < self.warmup or not crossed(before - self.warmup, after - self.warmup, self.every):
-            return {}
-        self.ready.fill_(True)
-        return self.fit(self.model, replay)
+        metrics: Metrics = {"planner/score": self.promise} if self.ready else {}
+        if after >= self.warmup and crossed(before - self.warmup, after - self.warmup, self.every):
+            metrics |= self.fit(self.model, replay)
+            self.ready.fill_(True)
+        return metrics
 
 
 def _where(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from mbrl_lab.replay import Replay
-from mbrl_lab.types import EnvSpec, Metrics, Step, Tree
+from mbrl_lab.types import Algo, EnvSpec, Metrics, Step, Tree
 
 
-class Random(nn.Module):
+class Random(Algo):
     """Uniform actions; learns nothing."""
 
     def __init__(self, spec: EnvSpec) -> None:

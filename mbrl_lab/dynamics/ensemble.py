@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mbrl_lab.dynamics.ends import Ends
 from mbrl_lab.dynamics.normaliser import Normaliser
 from mbrl_lab.nets import EnsembleMLP
 from mbrl_lab.nets.ensemble import Layers, apply
@@ -30,12 +31,13 @@ class Ensemble(nn.Module):
     """`members` networks as one. The state is the observation; row blocks are predicted by one elite each.
 
     Targets are the change of observation and the reward, standardised; with `gaussian` their variances too, within
-    learned bounds (Chua et al. 2018, appendix A.1). Ends have a network of their own, since on a shared trunk the
+    learned bounds (Chua et al. 2018, appendix A.1). Ends have networks of their own, since on a shared trunk the
     Gaussian likelihood drowns them. `reward_fn` and `termination_fn` replace what would be learned.
     `propagation`: ts_inf keeps a row with its member, ts1 draws a member at every step, expectation averages means.
     """
 
     compilable = ("_imagine",)
+    elite: Tensor
 
     def __init__(
         self,
@@ -49,8 +51,7 @@ class Ensemble(nn.Module):
         lr: float,
         weight_decay: float,
         clip: float,
-        end_width: int,
-        end_depth: int,
+        ends: Callable[[int, int], Ends],
         reward_fn: Head | None = None,
         termination_fn: Head | None = None,
     ) -> None:
@@ -66,13 +67,10 @@ class Ensemble(nn.Module):
         self.net = EnsembleMLP(members, dim + spec.action_dim, self.outputs * (1 + gaussian), width, depth)
         self.max_logvar = nn.Parameter(torch.full((self.outputs,), 0.5))
         self.min_logvar = nn.Parameter(torch.full((self.outputs,), -10.0))
-        self.ends = EnsembleMLP(members, dim, 1, end_width, end_depth)
-        self.next_inputs = Normaliser(dim)
+        self.ends = ends(members, dim)
         self.register_buffer("elite", torch.arange(elites))
-        self.register_buffer("ends_seen", torch.zeros((), dtype=torch.bool))
         body = [*self.net.parameters(), self.max_logvar, self.min_logvar]
-        self.opt = torch.optim.Adam(body, lr, weight_decay=weight_decay)
-        self.ends_opt = torch.optim.Adam(self.ends.parameters(), lr, weight_decay=weight_decay)
+        self.opt = torch.optim.Adam(body, lr, weight_decay=weight_decay, fused=True)
         self._frozen: Frozen | None = None
         self.register_load_state_dict_post_hook(lambda *_: self.thaw())
 
@@ -103,7 +101,7 @@ class Ensemble(nn.Module):
         if self.termination_fn is not None:
             discount = 1 - self.termination_fn(obs, action, next_obs).float()
         elif frozen.ends is not None:
-            discount = torch.sigmoid(-self._by_block(frozen.ends, next_obs).squeeze(-1))
+            discount = self._by_block(frozen.ends, next_obs, self.ends.discount)
         else:
             discount = torch.ones_like(reward)
         return next_obs, Outcome(reward, discount)
@@ -116,24 +114,27 @@ class Ensemble(nn.Module):
             out = out + std * torch.randn_like(std)
         return out[:, :-1], out[:, -1]
 
-    def _by_block(self, layers: Layers, x: Tensor) -> Tensor:
-        """[N, i] -> [N, o]: an equal block of rows for each elite, or the mean of all elites for every row."""
-        elites, rows = len(layers[0][0]), len(x)
+    def _by_block(self, layers: Layers, x: Tensor, net: Callable[[Layers, Tensor], Tensor] = apply) -> Tensor:
+        """[N, i] -> [N, ...]: an equal block of rows for each elite, or the mean of all elites for every row."""
+        elites, rows = len(self.elite), len(x)
         if self.propagation == "expectation":
-            return apply(layers, x.expand(elites, *x.shape)).mean(0)
+            return net(layers, x.expand(elites, *x.shape)).mean(0)
         x = F.pad(x, (0, 0, 0, -rows % elites))
-        return apply(layers, x.view(elites, -1, x.shape[-1])).flatten(0, 1)[:rows]
+        return net(layers, x.view(elites, -1, x.shape[-1])).flatten(0, 1)[:rows]
 
     def update(self, steps: Step, ends: Step | None = None) -> tuple[Tensor, Metrics]:
         """Rows [L, B] for all members alike, or [L, K, B] for each its own; `ends` feeds the end network instead."""
         t = steps.transitions()
         loss = self.loss(self._by_member(t))
-        self._step(self.opt, loss.sum())
+        self.opt.zero_grad()
+        loss.sum().backward()
+        if self.clip:
+            nn.utils.clip_grad_norm_(self.opt.param_groups[0]["params"], self.clip)
+        self.opt.step()
         metrics: Metrics = {"model/loss": loss.detach().mean()}
         if self.termination_fn is None:
-            end_loss = self.end_loss(self._by_member(t if ends is None else ends.transitions()))
-            self._step(self.ends_opt, end_loss.sum())
-            metrics["model/end_loss"] = end_loss.detach().mean()
+            seen = self._by_member(t if ends is None else ends.transitions())
+            metrics["model/end_loss"] = self.ends.update(seen)
         self.thaw()
         return t.obs.flatten(0, t.reward.ndim - 1), metrics
 
@@ -148,11 +149,6 @@ class Ensemble(nn.Module):
         bounds = 0.01 * (self.max_logvar.sum() - self.min_logvar.sum())
         return masked_mean(likelihood, t.valid, 1) + bounds / self.members
 
-    def end_loss(self, t: Transition) -> Tensor:
-        """[K, N] transitions -> [K]: cross-entropy of episode ends."""
-        logit = self.ends(self.next_inputs(t.next_obs)).squeeze(-1)
-        return masked_mean(F.binary_cross_entropy_with_logits(logit, t.terminal.float(), reduction="none"), t.valid, 1)
-
     @torch.no_grad()
     def validate(self, steps: Step) -> Tensor:
         """[K] mean squared error of standardised targets on rows [L, B]."""
@@ -166,8 +162,7 @@ class Ensemble(nn.Module):
         obs, next_obs = t.obs[0], t.next_obs[0]
         self.inputs.fit(torch.cat([obs, self.spec.encode(t.action[0])], -1))
         self.targets.fit(torch.cat([next_obs - obs, t.reward[0].unsqueeze(-1)], -1))
-        self.next_inputs.fit(next_obs)
-        self.ends_seen.fill_(t.terminal.any())
+        self.ends.normalise(next_obs, t.terminal[0])
         self.thaw()
 
     def choose(self, error: Tensor) -> None:
@@ -180,17 +175,18 @@ class Ensemble(nn.Module):
         if self._frozen is None:
             width = self.net.biases[-1].shape[-1] - self.outputs
             scale, shift = F.pad(self.targets.scale, (0, width), value=1), F.pad(self.targets.mean, (0, width))
-            net = _fold(self._elites(self.net), self.inputs, scale, shift)
-            seen = self.termination_fn is None and bool(self.ends_seen)
-            one = torch.ones(1, device=scale.device)
-            self._frozen = Frozen(net, _fold(self._elites(self.ends), self.next_inputs, one, 0 * one) if seen else None)
+            net = _fold(
+                [(w.detach()[self.elite], b.detach()[self.elite]) for w, b in self.net.layers()],
+                self.inputs,
+                scale,
+                shift,
+            )
+            learned = self.termination_fn is None and bool(self.ends.seen)
+            self._frozen = Frozen(net, self.ends.of(self.elite) if learned else None)
         return self._frozen
 
     def thaw(self) -> None:
         self._frozen = None
-
-    def _elites(self, net: EnsembleMLP) -> Layers:
-        return [(w.detach()[self.elite], b.detach()[self.elite]) for w, b in net.layers()]
 
     def _by_member(self, t: Transition) -> Transition:
         """[L, B] or [L, K, B] -> [K, N]."""
@@ -207,13 +203,6 @@ class Ensemble(nn.Module):
     def _bounded(self, logvar: Tensor) -> Tensor:
         logvar = self.max_logvar - F.softplus(self.max_logvar - logvar)
         return self.min_logvar + F.softplus(logvar - self.min_logvar)
-
-    def _step(self, opt: torch.optim.Optimizer, loss: Tensor) -> None:
-        opt.zero_grad()
-        loss.backward()
-        if self.clip:
-            nn.utils.clip_grad_norm_(opt.param_groups[0]["params"], self.clip)
-        opt.step()
 
 
 def _fold(layers: Layers, inputs: Normaliser, scale: Tensor, shift: Tensor) -> Layers:

@@ -55,17 +55,17 @@ class Fit:
         ends = cells[replay.read(cells, 2).terminal[1]]
         best = Best(model, replay.read(test, 2))
         stale = updates = 0
-        sums: dict[str, Tensor] = {}
+        sums: Metrics = {}
         while stale <= self.patience and not self._spent(updates):
             for batch in self._epoch(model.members, train):
                 _, metrics = model.update(replay.read(batch, 2), replay.read(balanced(ends, cells, batch.shape), 2))
-                sums = {k: sums.get(k, 0) + v for k, v in metrics.items()}
+                sums = {k: sums.get(k, 0.0) + v for k, v in metrics.items()}
                 updates += 1
                 if self._spent(updates):
                     break
             stale = 0 if best.keep(self.gain) else stale + 1
         best.restore()
-        averages = {k: v / updates for k, v in sums.items()}
+        averages: Metrics = {k: v / updates for k, v in sums.items()}
         return averages | {"model/holdout_error": best.error.mean(), "model/updates": float(updates)}
 
     def _spent(self, updates: int) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -14,7 +15,8 @@ from torch import Tensor
 from mbrl_lab.types import EnvSpec, Step
 
 
-class Episode(NamedTuple):
+@dataclass(frozen=True)
+class Episode:
     """A finished episode: everything needed to log it and to play it again."""
 
     env: int

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +15,7 @@ def apply(layers: Layers, x: Tensor) -> Tensor:
     """[K, N, i] -> [K, N, o], SiLU between layers."""
     *hidden, (weight, bias) = layers
     for w, b in hidden:
-        x = nn.functional.silu(torch.baddbmm(b, x, w))
+        x = nn.functional.silu(torch.baddbmm(b, x, w), inplace=not torch.is_grad_enabled())
     return torch.baddbmm(bias, x, weight)
 
 
@@ -24,7 +26,7 @@ class EnsembleMLP(nn.Module):
         super().__init__()
         sizes = [inputs, *[width] * depth, outputs]
         self.weights = nn.ParameterList(
-            _truncated_normal(members, i, o) for i, o in zip(sizes, sizes[1:], strict=False)
+            _truncated_normal(members, i, o) for i, o in itertools.pairwise(sizes)
         )
         self.biases = nn.ParameterList(torch.zeros(members, 1, o) for o in sizes[1:])
 

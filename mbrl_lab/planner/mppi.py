@@ -13,7 +13,8 @@ from mbrl_lab.types import EnvSpec
 class MPPI(Search):
     """Williams et al. (2017). The action is the weighted mean's, so for discrete actions a weighted vote.
 
-    `temperature` is in units of return. Only the best `elites` count where that is given, as in TD-MPC. With more than one iteration the spread is refitted too, down to `min_std`.
+    `temperature` is in units of return. Where `elites` is given only the best so many count, as in TD-MPC (Hansen et
+    al. 2022). With more than one iteration the spread is refitted too, down to `min_std`.
     """
 
     def __init__(

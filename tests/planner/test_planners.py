@@ -171,6 +171,16 @@ def test_the_plan_before_is_where_the_next_search_begins() -> None:
     torch.testing.assert_close(plan["mean"][:, 4], torch.zeros(2, 2), atol=1e-4, rtol=0)
 
 
+def test_mppi_counts_all_sequences_or_only_its_elites() -> None:
+    scores, spec = torch.tensor([[3.0, 2.0, 1.0], [-torch.inf] * 3]), Lock().spec
+    every = make("mppi", temperature=1.0).weigh(scores, spec)
+    torch.testing.assert_close(every, torch.stack([scores[0].softmax(0), torch.ones(3) / 3]))
+    best = make("mppi", temperature=1.0, elites=2).weigh(scores, spec)
+    torch.testing.assert_close(
+        best, torch.stack([torch.cat([scores[0, :2].softmax(0), torch.zeros(1)]), torch.ones(3) / 3])
+    )
+
+
 def test_icem_tries_its_elites_again_one_step_on() -> None:
     model, code = Lock(), torch.tensor([[2, 0, 1, 1]])
     planner = make("icem", horizon=4, population=50, elites=10)
@@ -212,7 +222,7 @@ def test_icem_never_forgets_its_best_sequence() -> None:
             ("icem", key, value)
             for key, value in [("noise_beta", -1), ("decay", 0.9), ("keep_elites", 0), ("keep_elites", 2)]
         ),
-        ("mppi", "temperature", 0),
+        *(("mppi", key, value) for key, value in [("temperature", 0), ("elites", 0), ("elites", 1001)]),
         ("random_shooting", "vote", -1),
     ],
 )

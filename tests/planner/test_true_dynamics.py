@@ -40,7 +40,7 @@ def returns(planner: Search, model: Analytic, obs: Tensor, steps: int) -> Tensor
 def small(planner: str) -> Search:
     common = {"particles": 1, "discount": 1.0, "init_std": 0.7, "min_std": 0.05, "uniform_mix": 0.1}
     if planner == "mppi":
-        return MPPI(horizon=15, population=600, iterations=1, temperature=1.0, **common)
+        return MPPI(horizon=15, population=600, elites=None, iterations=1, temperature=1.0, **common)
     if planner == "cem":
         return CEM(horizon=15, population=150, elites=20, iterations=3, alpha=0.1, **common)
     assert planner == "icem", planner

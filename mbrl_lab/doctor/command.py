@@ -1,0 +1,86 @@
+"""The doctor's command line."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import sys
+import textwrap
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from mbrl_lab.app import say
+from mbrl_lab.doctor.job import parts
+from mbrl_lab.doctor.machine import Finding, findings
+
+WIDTH = 80  # of the findings' column
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command line; returns its exit code: 1 if something needed is missing, 2 for a job that cannot be."""
+    parser = argparse.ArgumentParser(prog="doctor.py", description="Examine this machine, or the parts of a job.")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train.py: examine that job")
+    overrides = parser.parse_args(argv).overrides
+    return job(overrides) if overrides else machine()
+
+
+def machine() -> int:
+    """Print the table and what to do; 1 if something needed is missing."""
+    with quiet():
+        found = findings()
+    print(table(found))
+    for f in found:
+        if f.state != "ok" and f.cure:
+            print(f"{f.state}: {f.name}: {f.cure}")
+    return int(any(f.state == "missing" for f in found))
+
+
+def job(overrides: Sequence[str]) -> int:
+    """Print the parts that a command line builds; 2 and one line if it cannot be built."""
+    try:
+        with quiet():
+            lines = parts(overrides)
+    except Exception as error:
+        words = say(error)
+        if words is None:
+            raise
+        print(f"error: {words}", file=sys.stderr)
+        return 2
+    print("\n".join(lines))
+    return 0
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what libraries print and warn to themselves, that from C included."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    sink = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(sink, 1)
+        os.dup2(sink, 2)
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()) as text:
+            warnings.simplefilter("ignore")
+            with contextlib.redirect_stderr(text):
+                yield
+    finally:
+        os.dup2(saved[0], 1)
+        os.dup2(saved[1], 2)
+        for descriptor in (*saved, sink):
+            os.close(descriptor)
+
+
+def table(found: Sequence[Finding]) -> str:
+    """name, finding, state: in aligned columns; a long finding goes on below."""
+    name = max(len(f.name) for f in found)
+    cells = [textwrap.wrap(f.finding, WIDTH) or [""] for f in found]
+    width = max(len(line) for lines in cells for line in lines)
+    rows = []
+    for f, (first, *more) in zip(found, cells, strict=True):
+        rows.append(f"{f.name:{name}}  {first:{width}}  {f.state}")
+        rows += [f"{'':{name}}  {line}" for line in more]
+    return "\n".join(rows)

@@ -1,0 +1,88 @@
+"""The parts of a job: what a command line builds, with its shapes, parameters and settings."""
+
+from __future__ import annotations
+
+import tempfile
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from mbrl_lab.app import build_runner
+from mbrl_lab.config import check, compose_config
+from mbrl_lab.doctor.machine import describe
+from mbrl_lab.replay import memory
+from mbrl_lab.runner import Runner
+from mbrl_lab.tracking.folder import RunFolder, flatten
+
+GROUPS = ("algo", "dynamics", "planner", "policy")
+WIDTH = 110
+
+
+def parts(overrides: Sequence[str]) -> list[str]:
+    """Lines to print. Nothing is left on disk. Raises ConfigError for what cannot be built."""
+    cfg = compose_config(overrides)
+    check(cfg)
+    with tempfile.TemporaryDirectory() as place:
+        runner = build_runner(cfg, RunFolder(place))
+    try:
+        return [*outline(runner, cfg), *settings(cfg), *modules(runner.algo)]
+    finally:
+        runner.envs.close()
+
+
+def outline(runner: Runner, cfg: DictConfig) -> list[str]:
+    """Environment, replay and where the arithmetic happens."""
+    envs, replay = runner.envs, runner.replay
+    size = memory(envs.spec, cfg.replay.capacity) / 1e6
+    rows = {
+        "run": f"{cfg.steps:,} steps, seed {cfg.seed}, on {runner.device} in {cfg.runtime.precision}",
+        "env": f"{envs.num} x {describe(envs.spec)}, frame skip {envs.frame_skip}",
+        "replay": f"{cfg.replay.capacity:,} steps, {size:,.1f} MB on {replay.device}",
+    }
+    return [f"{name:9} {text}" for name, text in rows.items()]
+
+
+def settings(cfg: DictConfig) -> list[str]:
+    """Class and settings of each part that the config names."""
+    tree = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(tree, dict), type(tree)
+    return [line for group in GROUPS if group in tree for line in setting_lines(group, tree[group])]
+
+
+def setting_lines(group: str, node: Mapping[str, Any]) -> list[str]:
+    """`planner   CEM: horizon=15 population=200 ...`, wrapped; what another group holds is not shown twice."""
+    own = flatten({k: v for k, v in node.items() if k not in GROUPS and k not in ("_target_", "_partial_")})
+    words = [f"{key}={value_of(value)}" for key, value in own.items() if not key.endswith(("_target_", "_partial_"))]
+    functions = [f"{k.removesuffix('._target_')}={class_of(v)}" for k, v in own.items() if k.endswith("._target_")]
+    text = f"{class_of(node['_target_'])}: {' '.join(functions + words)}".removesuffix(": ")
+    return textwrap.wrap(text, WIDTH, initial_indent=f"{group:9} ", subsequent_indent=" " * 10, break_on_hyphens=False)
+
+
+def class_of(target: str) -> str:
+    return target.rpartition(".")[2]
+
+
+def value_of(value: Any) -> str:
+    """As one would write it on the command line."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def modules(algo: nn.Module) -> list[str]:
+    """A table of every module: name, class, parameters with those inside it, and the shapes of its own."""
+    rows = [("module", "class", "parameters", "shapes"), *module_rows("algo", algo, 0)]
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    return [f"{a:{widths[0]}}  {b:{widths[1]}}  {c:>{widths[2]}}  {d}".rstrip() for a, b, c, d in rows]
+
+
+def module_rows(name: str, module: nn.Module, depth: int) -> Iterator[tuple[str, str, str, str]]:
+    shapes = " ".join(
+        (f"{key} " if not key.isdecimal() else "") + str(list(p.shape))
+        for key, p in module.named_parameters(recurse=False)
+    )
+    total = sum(p.numel() for p in module.parameters())
+    yield "  " * depth + name, type(module).__name__, f"{total:,}", shapes
+    for key, child in module.named_children():
+        yield from module_rows(key, child, depth + 1)

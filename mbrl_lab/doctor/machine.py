@@ -1,0 +1,229 @@
+"""This machine: packages, hardware, drawing, environments and services, each in one row."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from mbrl_lab.config import CONF, build, compose_config
+from mbrl_lab.env import Envs, make_gym
+from mbrl_lab.replay import free_memory
+from mbrl_lab.tracking.loggers import default_mode
+from mbrl_lab.tracking.provenance import hardware
+from mbrl_lab.tracking.video import frame_of, rendering, write_video
+from mbrl_lab.types import EnvSpec
+
+State = Literal["ok", "missing", "optional"]
+SECONDS = 0.2  # that each environment's speed is measured for
+ROOM = 2**30  # bytes that outputs/ should have free
+ROMS = ("breakout", "space_invaders")
+
+
+class Finding(NamedTuple):
+    """One row of the table; `optional` is what is not there and not needed."""
+
+    name: str
+    finding: str
+    state: State
+    cure: str = ""
+
+
+def findings() -> list[Finding]:
+    """Every row. Drawing comes before anything else imports MuJoCo, which chooses then how to draw."""
+    return [*packages(), *hardware_there(), *drawing(), *environments(), *roms(), *services()]
+
+
+def examine(name: str, look: Callable[[], str], cure: str, otherwise: State = "missing") -> Finding:
+    """What `look` says, or the first line of whatever it raises: a doctor reports every fault and goes on."""
+    try:
+        return Finding(name, look(), "ok")
+    except Exception as error:
+        words = str(error).strip().splitlines() or [type(error).__name__]
+        return Finding(name, words[0], otherwise, cure)
+
+
+def packages() -> list[Finding]:
+    """Python, and what pyproject.toml asks for, in the versions it asks for."""
+    try:
+        wanted = importlib.metadata.metadata("mbrl_lab")
+    except importlib.metadata.PackageNotFoundError:
+        return [Finding("mbrl_lab", "not installed", "missing", "pip install -e . in the repository, or make setup")]
+    asked = SpecifierSet(wanted["Requires-Python"])
+    here = platform.python_version()
+    python = Finding("python", here, "ok" if here in asked else "missing", f"use Python {asked}, e.g. make setup")
+    needed = [Requirement(line) for line in wanted.get_all("Requires-Dist") or []]
+    extras = [x for x in wanted.get_all("Provides-Extra") or [] if x != "dev"]
+    found = {r.name: package(r, "missing") for r in needed if r.marker is None or r.marker.evaluate({"extra": ""})}
+    for extra in extras:
+        chosen = (r for r in needed if r.name not in found and r.marker and r.marker.evaluate({"extra": extra}))
+        found |= {r.name: package(r, "optional") for r in chosen}
+    return [python, *found.values()]
+
+
+def package(asked: Requirement, otherwise: State) -> Finding:
+    """Whether a distribution is here in a version that is allowed."""
+    cure = f"pip install '{asked.name}{asked.specifier}'"
+    try:
+        version = importlib.metadata.version(asked.name)
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(asked.name, "not installed", otherwise, cure)
+    if not asked.specifier.contains(version, prereleases=True):
+        return Finding(asked.name, f"{version}, but {asked.specifier} is needed", otherwise, cure)
+    return Finding(asked.name, version, "ok")
+
+
+def hardware_there() -> list[Finding]:
+    """Processor, memory, CUDA devices and room for runs."""
+    h = hardware()
+    free = free_memory(torch.device("cpu")) / 2**30
+    return [
+        Finding("processor", f"{h['cores']} cores, {h['cpu']}", "ok"),
+        Finding("memory", f"{h['memory_gib']} GiB, {free:.1f} free", "ok"),
+        cuda(h["gpus"]),
+        examine("disk", disk, "free some space, or write elsewhere: hydra.run.dir=/large/disk/..."),
+    ]
+
+
+def cuda(names: Sequence[str]) -> Finding:
+    """The devices by number, or why there are none."""
+    if names and torch.cuda.is_available():
+        return Finding(
+            "cuda", f"{torch.version.cuda}: " + ", ".join(f"cuda:{i} {n}" for i, n in enumerate(names)), "ok"
+        )
+    built = (
+        f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is built for the CPU alone"
+    )
+    return Finding("cuda", f"no device ({built}): runs use the CPU", "optional")
+
+
+def disk() -> str:
+    """Room where runs land. Raises OSError where there is none, or nobody may write."""
+    outputs = Path("outputs").absolute()
+    there = next(path for path in (outputs, *outputs.parents) if path.is_dir())
+    if not os.access(there, os.W_OK):
+        raise OSError(f"{there} cannot be written")
+    free = shutil.disk_usage(there).free
+    if free < ROOM:
+        raise OSError(f"only {free / 2**30:.1f} GiB free in {outputs}")
+    return f"{free / 2**30:,.1f} GiB free in {outputs}"
+
+
+def drawing() -> list[Finding]:
+    """Rendering without a display, and writing videos."""
+    cure = "runs go on without videos until then"
+    return [
+        examine("drawing classic control", partial(render, "CartPole-v1"), cure, "optional"),
+        examine("drawing MuJoCo", partial(render, "HalfCheetah-v5"), cure, "optional"),
+        examine("writing videos", film, "pip install --force-reinstall imageio imageio-ffmpeg"),
+    ]
+
+
+def render(id: str) -> str:
+    """The size of a frame, drawn as videos are."""
+    with rendering(partial(make_gym, id)) as env:
+        height, width, _ = frame_of(env).shape
+    return f"{id}, {width}x{height}"
+
+
+def film() -> str:
+    """Half a second of grey."""
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "grey.mp4"
+        write_video(path, np.full((8, 64, 64, 3), 128, np.uint8), 16)
+        return f"H.264, {path.stat().st_size:,} bytes for 8 frames"
+
+
+def environments() -> list[Finding]:
+    """Each file of conf/env: what it shows, what it takes, and how fast it goes."""
+    names = sorted(path.stem for path in (CONF / "env").glob("*.yaml"))
+    return [examine(f"env={name}", partial(measure, name), f"see conf/env/{name}.yaml") for name in names]
+
+
+def measure(name: str) -> str:
+    """Random actions for a moment, in as many environments as a run would have."""
+    cfg = compose_config([f"env={name}", "algo=random"])
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    if missing:
+        return f"needs {missing[0]}=..."
+    make = build(cfg.env.make)
+    with closing(Envs(make, cfg.env.num, 0, 0, cfg.env.asynchronous, cfg.env.frame_skip)) as envs:
+        return f"{describe(envs.spec)}, {pace(envs):,.0f} steps/s"
+
+
+def pace(envs: Envs) -> float:
+    """Steps a second, all environments together."""
+    envs.reset()
+    began = time.perf_counter()
+    while time.perf_counter() - began < SECONDS:
+        envs.step(envs.spec.random(envs.num))
+    return envs.steps / (time.perf_counter() - began)
+
+
+def describe(spec: EnvSpec) -> str:
+    """`obs [4] float32, 2 actions`, or `obs [3] float32, actions [1]` where they are continuous."""
+    dtype = str(spec.obs_dtype).removeprefix("torch.")
+    actions = f"{spec.action_dim} actions" if spec.discrete else f"actions [{spec.action_dim}]"
+    return f"obs {list(spec.obs_shape)} {dtype}, {actions}"
+
+
+def roms() -> list[Finding]:
+    """The Atari games that runs here use."""
+    cure = "pip install --force-reinstall ale-py"
+    return [examine(f"rom {name}", partial(rom, name), cure) for name in ROMS]
+
+
+def rom(name: str) -> str:
+    """Where a game lies. Raises FileNotFoundError where it does not."""
+    from ale_py.roms import get_rom_path
+
+    path = get_rom_path(name)
+    if path is None:
+        raise FileNotFoundError("not found")
+    return path.name
+
+
+def services() -> list[Finding]:
+    """Where metrics can go, and where jobs can run."""
+    return [
+        examine("wandb", weights_and_biases, "pip install wandb"),
+        examine("tensorboard", tensorboard, "pip install 'mbrl_lab[tensorboard]'", "optional"),
+        examine("slurm", slurm, "only launcher=slurm needs it: run on a cluster's login node", "optional"),
+    ]
+
+
+def weights_and_biases() -> str:
+    """How logger=wandb would log."""
+    import wandb
+
+    mode = default_mode()
+    return f"{wandb.__version__}, {mode}" + ("" if mode == "online" else "; for online: wandb login")
+
+
+def tensorboard() -> str:
+    """Whether torch can write event files."""
+    from torch.utils import tensorboard
+
+    return f"{tensorboard.__name__} imports"
+
+
+def slurm() -> str:
+    """The controller's version. Raises FileNotFoundError where there is none."""
+    if shutil.which("sinfo") is None:
+        raise FileNotFoundError("no sinfo on the PATH")
+    return subprocess.run(["sinfo", "--version"], capture_output=True, text=True, timeout=10, check=True).stdout.strip()

@@ -1,0 +1,99 @@
+"""Where episodes end: classifiers of the next observation, and a hazard where nothing was ever seen."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mbrl_lab.dynamics.normaliser import Normaliser
+from mbrl_lab.nets import EnsembleMLP
+from mbrl_lab.nets.ensemble import Layers, apply
+from mbrl_lab.ops import masked_mean
+from mbrl_lab.types import Transition
+
+
+class Ends(nn.Module):
+    """K classifiers, trained on batches of which half are ends.
+
+    `separate`: a small network for each coordinate, and an episode ends where any of them says so (the logits join by
+    logsumexp). One end beyond an edge of the track then places that edge for every speed and angle, where one network
+    of the whole observation needs many. `certain`: what is likelier an end than not is one, else its probability
+    counts; a small probability at every step bends plans that nothing else tells apart.
+    `unseen`: the probability of an end at every step in which a coordinate lies outside the range of all that was
+    seen to go on (after MOReL, Kidambi et al. 2020, where such states are the end). None of it counts before an end
+    was seen.
+    """
+
+    seen: Tensor
+    low: Tensor
+    high: Tensor
+
+    def __init__(
+        self,
+        members: int,
+        dim: int,
+        width: int,
+        depth: int,
+        lr: float,
+        separate: bool,
+        certain: bool,
+        unseen: float,
+    ) -> None:
+        super().__init__()
+        self.members, self.dim, self.separate, self.certain, self.unseen = members, dim, separate, certain, unseen
+        self.inputs = Normaliser(dim)
+        self.net = EnsembleMLP(members * (dim if separate else 1), 1 if separate else dim, 1, width, depth)
+        self.opt = torch.optim.Adam(self.parameters(), lr, fused=True)
+        self.register_buffer("seen", torch.zeros((), dtype=torch.bool))
+        self.register_buffer("low", torch.zeros(dim))
+        self.register_buffer("high", torch.zeros(dim))
+
+    def normalise(self, next_obs: Tensor, terminal: Tensor) -> None:
+        """Take scales and ranges from real rows [N, D], [N]."""
+        self.inputs.fit(next_obs)
+        self.seen.fill_(terminal.any())
+        going_on = next_obs[~terminal]
+        self.low.copy_(going_on.amin(0))
+        self.high.copy_(going_on.amax(0))
+
+    def update(self, t: Transition) -> Tensor:
+        """One gradient step on [K, N] transitions; returns the mean loss."""
+        loss = self.loss(t)
+        self.opt.zero_grad()
+        loss.sum().backward()
+        self.opt.step()
+        return loss.detach().mean()
+
+    def loss(self, t: Transition) -> Tensor:
+        """[K, N] transitions -> [K]: cross-entropy."""
+        error = F.binary_cross_entropy_with_logits(
+            self.logits(self.net.layers(), t.next_obs), t.terminal.float(), reduction="none"
+        )
+        return masked_mean(error, t.valid, 1)
+
+    def logits(self, layers: Layers, next_obs: Tensor) -> Tensor:
+        """[K, N, D] -> [K, N], by the layers of K members."""
+        x = self.inputs(next_obs)
+        if not self.separate:
+            return apply(layers, x).squeeze(-1)
+        members, rows, _ = x.shape
+        each = apply(layers, x.transpose(1, 2).reshape(members * self.dim, rows, 1))
+        return each.view(members, self.dim, rows).logsumexp(1)
+
+    def of(self, elite: Tensor) -> Layers:
+        """The layers of some members."""
+        return [(self._pick(w, elite), self._pick(b, elite)) for w, b in self.net.layers()]
+
+    def discount(self, layers: Layers, next_obs: Tensor) -> Tensor:
+        """[K, N, D] -> [K, N]: the probability that the episode goes on."""
+        logit = self.logits(layers, next_obs)
+        going_on = (logit < 0).float() if self.certain else torch.sigmoid(-logit)
+        if not self.unseen:
+            return going_on
+        outside = ((next_obs < self.low) | (next_obs > self.high)).any(-1)
+        return going_on * (1 - self.unseen * outside)
+
+    def _pick(self, x: Tensor, elite: Tensor) -> Tensor:
+        nets = self.dim if self.separate else 1
+        return x.detach().unflatten(0, (self.members, nets))[elite].flatten(0, 1)

@@ -1,0 +1,221 @@
+"""Look at a run again: play whole episodes with a checkpoint's weights, or see a logged one once more."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium.error import DependencyNotInstalled
+from omegaconf import DictConfig, OmegaConf
+
+from mbrl_lab.app import load_run, say
+from mbrl_lab.config import CONF, ConfigError, build
+from mbrl_lab.env import Envs, Episode
+from mbrl_lab.runner import Runner
+from mbrl_lab.tracking.atomic import write_text
+from mbrl_lab.tracking.episodes import EpisodeLog
+from mbrl_lab.tracking.folder import RunFolder
+from mbrl_lab.tracking.video import headless, record_episode
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command line; returns its exit code: 2, and one line, for what the user can mend."""
+    args = parser().parse_args(argv)
+    try:
+        if args.episode:
+            film_logged(RunFolder(args.run), args.episode)
+        elif args.render:
+            show(args.run, args.checkpoint)
+        else:
+            evaluate(args.run, args.checkpoint, args.episodes, args.video, args.logger)
+    except Exception as error:
+        words = say(error)
+        if words is None:
+            raise
+        print(f"error: {words}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Every option; --episode and --render do their one thing instead of evaluating."""
+    p = argparse.ArgumentParser(prog="evaluate.py", description=__doc__)
+    p.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
+    p.add_argument("--episodes", metavar="N", type=partial(count, low=1), default=20, help="how many to play (20)")
+    p.add_argument("--checkpoint", default="last", help="last (default), best, or another checkpoint's folder")
+    p.add_argument("--video", metavar="N", type=partial(count, low=0), default=0, help="film the first N of them")
+    p.add_argument("--logger", choices=["wandb"], help="add the results to the run in Weights & Biases")
+    alone = p.add_mutually_exclusive_group()
+    alone.add_argument(
+        "--episode", metavar="PHASE:K", help="only film the K-th logged episode: train:0 the first, eval:-1 the latest"
+    )
+    alone.add_argument("--render", action="store_true", help="only show the first episode, live in a window")
+    return p
+
+
+def count(text: str, low: int) -> int:
+    """A whole number from `low`."""
+    if not text.isdecimal() or int(text) < low:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {low}")
+    return int(text)
+
+
+def evaluate(run: Path, checkpoint: str, episodes: int, films: int, logger: str | None) -> None:
+    """Play, print, and leave results, videos and plots in the run's folder."""
+    runner = load_run(run, checkpoint)
+    name = checkpoint_name(runner.folder, checkpoint)
+    try:
+        played = runner.evaluate(episodes)
+        limit = time_limit(runner.envs)
+    finally:
+        runner.envs.close()
+    results = {"checkpoint": name, "step": runner.steps, **statistics(played, limit)}
+    print(table(results))
+    written = write_results(runner.folder.path / "evaluations" / f"{name}-{episodes}.json", results, played)
+    print(f"results   {written}")
+    tell("video", film(runner, played[:films], name))
+    if logger == "wandb":
+        log_to_wandb(runner, name, results)
+        tell("wandb", [runner.folder.path / "wandb"])
+    tell("report", pictures(runner))
+
+
+def checkpoint_name(folder: RunFolder, checkpoint: str) -> str:
+    """`last`, `best`, or a word for another checkpoint's folder, to name files by."""
+    place = Path(checkpoint).resolve()
+    known = {folder.last: "last", folder.best: "best"}
+    return checkpoint if checkpoint in ("last", "best") else known.get(place, "-".join(place.parts[-3:]))
+
+
+def time_limit(envs: Envs) -> int | None:
+    """Steps after which the environment ends an episode, or None where it does not say."""
+    spec = envs.vector.get_attr("spec")[0] if hasattr(envs.vector, "get_attr") else None
+    return spec.max_episode_steps if spec is not None else None
+
+
+def statistics(played: Sequence[Episode], limit: int | None) -> dict[str, Any]:
+    """What the table shows; `at_time_limit` counts the episodes that lasted as long as they may."""
+    returns = np.array([e.ret for e in played])
+    lengths = np.array([e.length for e in played])
+    return {
+        "episodes": len(played),
+        "return": float(returns.mean()),
+        "return_std": float(returns.std()),
+        "return_iqm": interquartile_mean(returns),
+        "return_min": float(returns.min()),
+        "return_max": float(returns.max()),
+        "length": float(lengths.mean()),
+        "at_time_limit": None if limit is None else int((lengths >= limit).sum()),
+    }
+
+
+def interquartile_mean(values: np.ndarray) -> float:
+    """The mean of what is left of [N] values without the lowest and the highest floor(N / 4) (Agarwal et al. 2021)."""
+    cut = len(values) // 4
+    return float(np.sort(values)[cut : len(values) - cut].mean())
+
+
+def table(results: dict[str, Any]) -> str:
+    """Two aligned lines: names and values."""
+    shown = {key.replace("_", " "): display(value) for key, value in results.items()}
+    widths = [max(len(key), len(value)) for key, value in shown.items()]
+    lines = [[x.rjust(w) for x, w in zip(row, widths, strict=True)] for row in (shown.keys(), shown.values())]
+    return "\n".join("  ".join(line) for line in lines)
+
+
+def display(value: Any) -> str:
+    if value is None:
+        return "?"
+    return f"{value:,.1f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def write_results(path: Path, results: dict[str, Any], played: Sequence[Episode]) -> Path:
+    """The statistics, and a row for each episode, as JSON."""
+    rows = [{"env": e.env, "index": e.index, "seed": e.seed, "return": e.ret, "length": e.length} for e in played]
+    path.parent.mkdir(exist_ok=True)
+    write_text(path, json.dumps(results | {"played": rows}, indent=2, allow_nan=False) + "\n")
+    return path
+
+
+def film(runner: Runner, played: Sequence[Episode], name: str) -> list[Path]:
+    """A video of each episode; one that could not be made has given its warning and is left out."""
+    paths = [runner.folder.videos / f"evaluation-{name}-{k}.mp4" for k in range(len(played))]
+    for path, e in zip(paths, played, strict=True):
+        path.unlink(missing_ok=True)
+        runner.tracker.film(path, e.seed, e.actions)
+    return [path for path in paths if path.exists()]
+
+
+def pictures(runner: Runner) -> list[Path]:
+    """The report's pictures of the run."""
+    from mbrl_lab.report import draw
+
+    return draw(runner)
+
+
+def tell(kind: str, paths: Sequence[Path]) -> None:
+    for path in paths:
+        print(f"{kind:8}  {path}")
+
+
+def log_to_wandb(runner: Runner, name: str, results: dict[str, Any]) -> None:
+    """One more row in the run's Weights & Biases run, under evaluation/<checkpoint>/."""
+    node = run_config(runner.folder).logger.get("wandb") or OmegaConf.load(CONF / "logger" / "wandb.yaml")
+    assert isinstance(node, DictConfig), node
+    logger = build(node)(runner.folder)
+    numbers = {f"evaluation/{name}/{key}": v for key, v in results.items() if isinstance(v, int | float)}
+    logger.log({"step": runner.steps, "frames": runner.steps * runner.envs.frame_skip} | numbers)
+    logger.close(ok=True)
+
+
+def run_config(folder: RunFolder) -> DictConfig:
+    """What the run was started with. Raises ConfigError where there is no run."""
+    stored = folder.config()
+    if not stored:
+        raise ConfigError(f"{folder.path} holds no run: it has no config.yaml")
+    return OmegaConf.create(stored)
+
+
+def film_logged(folder: RunFolder, episode: str) -> None:
+    """See a logged episode, written `train:K` or `eval:K`, again from its seed and actions; no weights are needed."""
+    make = build(run_config(folder).env.make)
+    phase, k = parse_episode(episode)
+    log = EpisodeLog(folder)
+    there = len(log.finished(phase))
+    if not -there <= k < there:
+        known = f"0 to {there - 1}, or -1 for the latest" if there else "none yet"
+        raise ConfigError(f"--episode {episode} is not there; {phase} episodes of this run: {known}")
+    path = folder.videos / f"{phase}-{k % there}.mp4"
+    try:
+        record_episode(path, make, *log.read(phase, k))
+    except (RuntimeError, DependencyNotInstalled) as error:
+        raise ValueError(f"no video {path.name}: {str(error).splitlines()[0]}") from error
+    tell("video", [path])
+
+
+def parse_episode(text: str) -> tuple[Any, int]:
+    """`train:3` -> (train, 3)."""
+    phase, _, k = text.partition(":")
+    if phase not in ("train", "eval") or not k.removeprefix("-").isdecimal():
+        raise ConfigError(f"--episode is {text!r}; it must be train:K or eval:K, such as train:0 or eval:-1")
+    return phase, int(k)
+
+
+def show(run: Path, checkpoint: str) -> None:
+    """Play the first episode in a window."""
+    if headless():
+        raise ConfigError("--render needs a display, and there is none here; --video 1 films the episode instead")
+    runner = load_run(run, checkpoint)
+    runner.envs.close()
+    make = partial(build(run_config(runner.folder).env.make), render_mode="human")
+    shown = copy.copy(runner)
+    shown.make_envs = lambda num, stream: Envs(make, num, runner.seed, stream, False, runner.envs.frame_skip)
+    (episode,) = shown.evaluate(1)
+    print(f"return    {display(episode.ret)}\nlength    {episode.length:,}")

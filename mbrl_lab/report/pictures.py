@@ -1,0 +1,154 @@
+"""Drawings of forecasts and promises."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from mbrl_lab.report.canvas import BLUE, COLOURS, GREY, INK, ORANGE, RED, grid, legend, name, save
+from mbrl_lab.report.forecast import COPIES, TINY, Forecast, state_error, still_error, typical
+from mbrl_lab.report.promise import correlation, longest_episode, pairs
+
+Array = NDArray[Any]
+
+PANELS = 8
+"""At most so many dimensions in a picture, the reward among them."""
+
+BINS = 61
+NEAR = 15
+"""Steps before an end that its prediction is followed for."""
+
+
+def draw_predicted(far: Forecast, scale: Tensor, run: str, path: Path) -> Path:
+    """One start of median error: every copy's open-loop trajectory as a thin line, the truth on top."""
+    start, steps = typical(far, scale)
+    fan, true = trajectories(far, start, steps)
+    shown = dimensions(far)
+    title = f"{run}: open-loop prediction over {steps} steps with the actions truly taken, every member a line"
+    figure, axes = grid(len(shown), 3 if len(shown) <= 6 else 4, title)
+    for at, (label, d) in zip(axes, shown.items(), strict=True):
+        at.plot(fan[..., d], color=BLUE, alpha=0.35, linewidth=0.9)
+        at.plot(true[:, d], color=INK, linewidth=1.8, label="true")
+        at.plot([], [], color=BLUE, linewidth=0.9, label="predicted")
+        keep_in_sight(at, true[:, d], float(scale[d]))
+        name(at, label, "steps ahead")
+    legend(axes[0])
+    return save(figure, path)
+
+
+def trajectories(far: Forecast, start: int, steps: int) -> tuple[Array, Array]:
+    """[steps + 1, C, D + 1] predicted and [steps + 1, D + 1] true, from the start on, which has no reward (NaN)."""
+    begin = F.pad(far.start[start], (0, 1), value=torch.nan)
+    fan = torch.cat([begin.expand(1, COPIES, -1), far.predicted[:steps, :, start]])
+    return fan.numpy(), torch.cat([begin[None], far.true[:steps, start]]).numpy()
+
+
+def keep_in_sight(axes: Axes, true: Array, least: float) -> None:
+    """Neither let a member that went astray flatten the truth, nor blow up a line that hardly moves."""
+    low, high = np.nanmin(true), np.nanmax(true)
+    room = max(1.5 * (high - low), 5 * least)
+    below, above = axes.get_ylim()
+    axes.set_ylim(max(min(below, low - least / 2), low - room), min(max(above, high + least / 2), high + room))
+
+
+def draw_errors(one: Forecast, far: Forecast, scale: Tensor, end: Tensor, left: Tensor, run: str, path: Path) -> Path:
+    """One-step errors of state and reward, the error's growth with the horizon, and predicted ends."""
+    figure, axes = grid(4, 2, f"{run}: model errors on fresh episodes")
+    shown = dimensions(one)
+    error = one.predicted - one.true[:, None]
+    draw_histograms(axes[0], {label: (error / scale)[..., d] for label, d in shown.items() if label != "reward"})
+    name(axes[0], "One-step error of the state", "predicted - true, in std of the true one-step change", "density")
+    draw_histograms(axes[1], {"reward": error[..., -1]})
+    name(axes[1], "One-step error of the reward", "predicted - true", "density")
+    draw_growth(axes[2], far, scale)
+    draw_ends(axes[3], end, left)
+    return save(figure, path)
+
+
+def draw_histograms(axes: Axes, errors: dict[str, Tensor]) -> None:
+    """An outline for each, around zero, over nearly all of the values."""
+    finite = {label: error[error.isfinite()].double().numpy() for label, error in errors.items()}
+    together = np.abs(np.concatenate([*finite.values(), [TINY]]))
+    edges = np.linspace(-1, 1, BINS) * max(np.quantile(together, 0.995), TINY)
+    for (label, error), colour in zip(finite.items(), COLOURS, strict=False):
+        share = np.histogram(error, edges)[0] / max(len(error), 1) / (edges[1] - edges[0])
+        rms = np.sqrt(np.square(error).mean()) if len(error) else math.nan
+        axes.stairs(share, edges, color=colour, linewidth=1.4, label=f"{label}, rms {rms:.2g}")
+    legend(axes)
+
+
+def draw_growth(axes: Axes, far: Forecast, scale: Tensor) -> None:
+    """Median and quartiles over starts; who says that nothing changes is the mark to beat."""
+    steps = np.arange(1, 1 + len(far.valid))
+    error = _quartiles(state_error(far, scale))
+    axes.fill_between(steps, error[0], error[2], color=BLUE, alpha=0.2, linewidth=0)
+    axes.plot(steps, error[1], color=BLUE, label="model, median and quartiles")
+    axes.plot(steps, _quartiles(still_error(far, scale))[1], "--", color=GREY, label="no change")
+    axes.set_yscale("log")
+    name(axes, "Open-loop error of the state", "steps ahead", "rms, in std of the one-step change")
+    legend(axes)
+
+
+def draw_ends(axes: Axes, end: Tensor, left: Tensor) -> None:
+    """Predicted probability of ending in the last steps before true ends, and everywhere else."""
+    name(axes, "Predicted ends, policy and random actions", "steps to the true end", "p(end)")
+    axes.set_ylim(-0.03, 1.03)
+    axes.set_xlim(NEAR + 0.5, -0.5)
+    other = left > NEAR
+    if other.any():
+        label = f"further away, mean and 95th percentile ({int(other.sum())} steps)"
+        axes.axhline(float(end[other].mean()), color=GREY, linestyle="--", label=label)
+        axes.axhspan(0, float(end[other].quantile(0.95)), color=GREY, alpha=0.2, linewidth=0)
+    near = [d for d in range(NEAR + 1) if (left == d).any()]
+    if near:
+        spread = torch.stack([end[left == d].quantile(torch.tensor([0.1, 0.5, 0.9])) for d in near], 1)
+        bars = torch.stack([spread[1] - spread[0], spread[2] - spread[1]])
+        label = "median, 10 to 90 %"
+        axes.errorbar(near, spread[1], bars, fmt="o", color=RED, markersize=4, capsize=2, label=label)
+    else:
+        axes.text(0.5, 0.5, "no episode came to an end", transform=axes.transAxes, ha="center", color=GREY)
+    legend(axes)
+
+
+def draw_planned(promised: Tensor, got: Tensor, first: Tensor, run: str, path: Path) -> Path:
+    """What the plan was worth to the planner against what followed: all rows, and one episode in time."""
+    figure, axes = grid(2, 2, f"{run}: return of the plan and return achieved over the planner's horizon")
+    draw_scatter(axes[0], *pairs(promised, got))
+    env, start, stop = longest_episode(first)
+    axes[1].plot(promised[start : stop - 1, env].numpy(), color=BLUE, label="planned")
+    axes[1].plot(got[start : stop - 1, env].numpy(), color=ORANGE, label="achieved")
+    name(axes[1], "The longest episode", "step of the episode", "return")
+    legend(axes[1])
+    return save(figure, path)
+
+
+def draw_scatter(axes: Axes, planned: Tensor, got: Tensor) -> None:
+    """[N] against [N], and the diagonal on which promises are kept."""
+    r = correlation(planned, got)
+    says = "no correlation: one of them does not vary" if math.isnan(r) else f"correlation {r:.2f}"
+    axes.scatter(planned.numpy(), got.numpy(), s=10, color=BLUE, alpha=0.35, linewidths=0)
+    low, high = axes.dataLim.intervalx, axes.dataLim.intervaly
+    ends = [min(low[0], high[0]), max(low[1], high[1])]
+    if len(planned):
+        axes.plot(ends, ends, color=INK, linewidth=0.9, linestyle="--", label="planned = achieved")
+        legend(axes)
+    name(axes, f"{len(planned)} steps, {says}", "planned", "achieved")
+
+
+def dimensions(seen: Forecast) -> dict[str, int]:
+    """Label and index of those that are shown: the first of the state, and the reward."""
+    size = seen.start.shape[1]
+    return {f"state {d}": d for d in range(min(size, PANELS - 1))} | {"reward": size}
+
+
+def _quartiles(error: Tensor) -> Array:
+    """[H, N] -> [3, H]; kept above zero for a log scale."""
+    return error.nanquantile(torch.tensor([0.25, 0.5, 0.75]), 1).clamp(min=TINY).numpy()

@@ -1,0 +1,82 @@
+"""A linear system x' = A x + B u with reward c x', where every prediction of a model can be checked."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from mbrl_lab.config import CONF, build
+from mbrl_lab.dynamics import Ensemble, Fit
+from mbrl_lab.replay import Replay
+from mbrl_lab.types import EnvSpec, Step
+
+SPEC = EnvSpec((3,), torch.float32, 2, discrete=False)
+A = torch.tensor([[0.9, 0.2, 0.0], [-0.2, 0.9, 0.0], [0.1, 0.0, 0.7]])
+B = torch.tensor([[0.5, 0.0], [0.0, 1.0], [0.3, -0.3]])
+C = torch.tensor([1.0, -2.0, 0.5])
+EDGE = 1.0
+
+
+def node(path: str, **settings: Any) -> DictConfig:
+    """A file of conf/ with other values."""
+    cfg = OmegaConf.merge(OmegaConf.load(CONF / path), settings)
+    assert isinstance(cfg, DictConfig)
+    return cfg
+
+
+def ensemble(spec: EnvSpec = SPEC, reward_fn: Any = None, termination_fn: Any = None, **settings: Any) -> Ensemble:
+    """conf/dynamics/ensemble.yaml with other values."""
+    functions = {"reward_fn": reward_fn, "termination_fn": termination_fn}
+    make = partial(build(node("dynamics/ensemble.yaml", **settings)), **functions)
+    model = make(spec)
+    assert isinstance(model, Ensemble)
+    return model
+
+
+def fit(**settings: Any) -> Fit:
+    """conf/algo/mpc.yaml's fit with other values."""
+    made = build(OmegaConf.merge(node("algo/mpc.yaml").fit, settings))
+    assert isinstance(made, Fit)
+    return made
+
+
+def true_next(obs: Tensor, action: Tensor) -> Tensor:
+    return obs @ A.T + action @ B.T
+
+
+def reward_of(next_obs: Tensor) -> Tensor:
+    return next_obs @ C
+
+
+def grown(replay: Replay, steps: int, noise: float = 0.0, ends: bool = False) -> Replay:
+    """`steps` more rows of random actions; with `ends`, an episode ends where the first coordinate exceeds EDGE.
+
+    The third observation's dimension is as the system has it; a time limit of 25 rows cuts every episode short.
+    """
+    num = replay.num_envs
+    newest = replay.latest(1).at(0) if len(replay) else None
+    for _ in range(steps):
+        over = torch.ones(num, dtype=torch.bool) if newest is None else newest.terminal | (torch.rand(num) < 0.04)
+        action = SPEC.random(num)
+        obs = torch.randn(num, 3) if newest is None else newest.obs
+        after = true_next(obs, action) + noise * torch.randn(num, 3)
+        after = torch.where(over[:, None], torch.randn(num, 3).clamp(max=EDGE), after)
+        reward = torch.where(over, torch.zeros(num), reward_of(after))
+        terminal = (after[:, 0] > EDGE) & ~over if ends else torch.zeros_like(over)
+        newest = Step(torch.where(over[:, None], torch.zeros_like(action), action), after, reward, terminal, over)
+        replay.add(newest)
+    return replay
+
+
+def data(steps: int, num: int = 4, noise: float = 0.0, ends: bool = False) -> Replay:
+    """A replay of about `steps` * `num` transitions of the system."""
+    return grown(Replay(SPEC, 100_000, num, seed=0), steps, noise, ends)
+
+
+def queries(count: int = 500) -> tuple[Tensor, Tensor]:
+    """States like those in the data, and actions."""
+    return torch.randn(count, 3), SPEC.random(count)

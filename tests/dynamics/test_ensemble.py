@@ -1,0 +1,280 @@
+"""What an ensemble imagines: a linear system learned, noise recovered, ends found, rows kept with their members."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from linear import EDGE, SPEC, data, ensemble, fit, queries, reward_of, true_next
+from torch import Tensor
+
+from mbrl_lab.dynamics import Ensemble
+from mbrl_lab.types import EnvSpec, Step
+
+
+def fitted(
+    steps: int = 300, noise: float = 0.0, with_ends: bool = False, updates: int = 600, **settings: object
+) -> Ensemble:
+    model = ensemble(**{"lr": 3e-3, "width": 32, "members": 4, "elites": 4} | settings)
+    fit(max_updates=updates, patience=100)(model, data(steps, noise=noise, ends=with_ends))
+    return model
+
+
+@pytest.fixture(scope="module")
+def deterministic() -> Ensemble:
+    torch.manual_seed(0)
+    return fitted()
+
+
+@pytest.fixture(scope="module")
+def noisy() -> Ensemble:
+    torch.manual_seed(0)
+    return fitted(noise=0.2, gaussian=True)
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["joint", "separate"])
+def ending(request: pytest.FixtureRequest) -> Ensemble:
+    torch.manual_seed(0)
+    return fitted(with_ends=True, updates=400, ends={"separate": request.param})
+
+
+def test_it_learns_a_linear_system(deterministic: Ensemble) -> None:
+    obs, action = queries()
+    after, outcome = deterministic.imagine(obs, action)
+    expected = true_next(obs, action)
+    assert (after - expected).square().mean().sqrt() < 0.05
+    assert (outcome.reward - reward_of(expected)).square().mean().sqrt() < 0.15
+    assert (outcome.discount == 1).all(), "no end was ever seen"
+    assert after.shape == (500, 3) and outcome.reward.shape == outcome.discount.shape == (500,)
+
+
+def test_untrained_it_does_not(deterministic: Ensemble) -> None:
+    obs, action = queries()
+    after, _ = ensemble().imagine(obs, action)
+    assert (after - true_next(obs, action)).square().mean().sqrt() > 0.3
+
+
+def test_gaussian_members_recover_the_noise(noisy: Ensemble) -> None:
+    obs, action = torch.zeros(4000, 3), torch.zeros(4000, 2)
+    after, outcome = noisy.imagine(obs, action)
+    assert after.mean(0).abs().max() < 0.08
+    assert after.std(0).tolist() == pytest.approx([0.2] * 3, rel=0.35)
+    expected = 0.2 * float(torch.tensor([1.0, -2.0, 0.5]).norm())
+    assert outcome.reward.std().item() == pytest.approx(expected, rel=0.35)
+
+
+def test_without_noise_drawing_repeats_and_with_it_does_not(deterministic: Ensemble, noisy: Ensemble) -> None:
+    obs, action = queries(40)
+    assert torch.equal(deterministic.imagine(obs, action)[0], deterministic.imagine(obs, action)[0])
+    assert not torch.equal(noisy.imagine(obs, action)[0], noisy.imagine(obs, action)[0])
+
+
+def test_it_learns_where_episodes_end(ending: Ensemble) -> None:
+    """Whether a step ends an episode is a threshold on one coordinate of where it leads."""
+    obs, action = queries(2000)
+    after, outcome = ending.imagine(obs, action)
+    beyond = after[:, 0] - EDGE
+    assert outcome.discount[beyond > 0.3].mean() < 0.1
+    assert outcome.discount[beyond < -0.3].mean() > 0.9
+    assert (outcome.discount >= 0).all() and (outcome.discount <= 1).all()
+
+
+def test_known_rewards_and_ends_are_computed() -> None:
+    calls: list[str] = []
+
+    def reward(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+        calls.append("reward")
+        return (obs + 10 * next_obs).sum(-1) + 100 * action[:, 0]
+
+    def end(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+        calls.append("end")
+        return next_obs[:, 1] > 0
+
+    model = ensemble(reward_fn=reward, termination_fn=end)
+    metrics = fit(max_updates=3)(model, data(60, ends=True))
+    assert not calls, "they are for imagination: what happened is known"
+    assert "model/end_loss" not in metrics
+    obs, action = queries(50)
+    after, outcome = model.imagine(obs, action)
+    assert torch.equal(outcome.reward, reward(obs, action, after))
+    assert torch.equal(outcome.discount, 1 - (after[:, 1] > 0).float())
+
+
+def test_discrete_actions_are_told_apart() -> None:
+    spec = EnvSpec((1,), torch.float32, 3, discrete=True)
+    model = ensemble(spec, lr=1e-2, width=32)
+    obs = torch.randn(2, 64, 1)
+    none = torch.zeros(2, 64)
+    for _ in range(150):
+        obs[0] = torch.randn(64, 1)
+        action = torch.randint(3, (2, 64))
+        obs[1] = obs[0] + action[1, :, None] - 1.0
+        model.update(Step(action, obs, none, none.bool(), none.bool()))
+    after, _ = model.imagine(torch.zeros(15, 1), torch.arange(15) % 3)
+    torch.testing.assert_close(after[:, 0], torch.arange(15) % 3 - 1.0, atol=0.15, rtol=0)
+
+
+def plain(model: Ensemble, obs: Tensor, action: Tensor, members: list[int]) -> Tensor:
+    """[len(members), N, D]: what those members predict, from their weights as trained, one network at a time."""
+    x = model.inputs(torch.cat([obs, SPEC.encode(action)], -1))
+    out = model.net(x.expand(model.members, *x.shape))[members][..., : model.outputs]
+    change = out * model.targets.scale + model.targets.mean
+    return obs + change[..., :-1]
+
+
+def test_imagining_uses_the_weights_as_trained(deterministic: Ensemble) -> None:
+    """Normalisers are folded into the first and last layers for speed, which must not change the function."""
+    obs, action = queries(40)
+    after, _ = deterministic.imagine(obs, action)
+    by_member = plain(deterministic, obs, action, deterministic.elite.tolist())
+    expected = torch.cat([by_member[k, 10 * k : 10 * k + 10] for k in range(4)])
+    torch.testing.assert_close(after, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4, 10, 41])
+def test_each_block_of_rows_is_one_elites(deterministic: Ensemble, rows: int) -> None:
+    obs, action = queries(rows)
+    after, outcome = deterministic.imagine(obs, action)
+    assert after.shape == (rows, 3) and outcome.reward.shape == (rows,)
+    by_member = plain(deterministic, obs, action, deterministic.elite.tolist())
+    block = -(-rows // 4)
+    for row in range(rows):
+        torch.testing.assert_close(after[row], by_member[row // block, row], rtol=1e-4, atol=1e-5)
+
+
+def as_propagated(model: Ensemble, propagation: str) -> Ensemble:
+    other = copy.deepcopy(model)
+    other.propagation = propagation
+    return other
+
+
+def test_expectation_averages_all_elites(deterministic: Ensemble) -> None:
+    obs, action = queries(7)
+    after, _ = as_propagated(deterministic, "expectation").imagine(obs, action)
+    expected = plain(deterministic, obs, action, deterministic.elite.tolist()).mean(0)
+    torch.testing.assert_close(after, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_ts1_gives_each_row_another_member_each_time(deterministic: Ensemble) -> None:
+    obs, action = queries(400)
+    model = as_propagated(deterministic, "ts1")
+    by_member = plain(model, obs, action, model.elite.tolist())
+    taken = []
+    for _ in range(30):
+        after, _ = model.imagine(obs, action)
+        error = (after - by_member).abs().sum(-1)  # [K, N]
+        assert error.amin(0).max() < 1e-3, "every row is some member's, and stands where it stood"
+        taken.append(error.argmin(0))
+    counts = torch.stack([torch.bincount(t, minlength=4) for t in taken])
+    assert (counts - 100).abs().max() <= 2, "members share the rows equally"
+    share = torch.stack([(torch.stack(taken) == k).float().mean(0) for k in range(4)])
+    assert share.max() < 0.8, "no row keeps its member"
+
+
+def test_ts_inf_keeps_rows_with_their_member_over_steps(deterministic: Ensemble) -> None:
+    obs, action = queries(40)
+    state = obs
+    for _ in range(3):
+        state, _ = deterministic.imagine(state, action)
+    k, rows = 2, slice(20, 30)
+    alone = obs[rows]
+    for _ in range(3):
+        alone = plain(deterministic, alone, action[rows], deterministic.elite.tolist())[k]
+    torch.testing.assert_close(state[rows], alone, rtol=1e-3, atol=1e-4)
+
+
+def test_only_elites_imagine() -> None:
+    model = ensemble(members=5, elites=2)
+    model.choose(torch.tensor([0.3, 0.1, 0.9, 0.2, 0.5]))
+    assert model.elite.tolist() == [1, 3]
+    obs, action = queries(10)
+    after, _ = model.imagine(obs, action)
+    first, second = plain(model, obs, action, [1, 3])
+    torch.testing.assert_close(after, torch.cat([first[:5], second[5:]]), rtol=1e-4, atol=1e-5)
+
+
+CHANGES: dict[str, Callable[[Ensemble], object]] = {
+    "update": lambda m: m.update(data(20).latest(20)),
+    "choose": lambda m: m.choose(torch.arange(5.0).flip(0)),
+    "normalise": lambda m: m.normalise(data(20).latest(20).at((slice(0, 2)))),
+    "load": lambda m: m.load_state_dict(ensemble().state_dict()),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_was_kept_for_imagining_follows_every_change(name: str) -> None:
+    model = ensemble()
+    obs, action = queries(10)
+    before = model.imagine(obs, action)[0]
+    CHANGES[name](model)
+    after = model.imagine(obs, action)[0]
+    assert not torch.equal(before, after)
+    torch.testing.assert_close(
+        after,
+        torch.cat([x[2 * k : 2 * k + 2] for k, x in enumerate(plain(model, obs, action, model.elite.tolist()))]),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("kind", ["deterministic", "noisy", "ending"])
+def test_loaded_elsewhere_it_predicts_the_same(kind: str, request: pytest.FixtureRequest) -> None:
+    model: Ensemble = request.getfixturevalue(kind) if kind != "ending" else fitted(50, with_ends=True, updates=20)
+    other = ensemble(lr=3e-3, width=32, members=4, elites=4, gaussian=model.gaussian)
+    other.load_state_dict(model.state_dict())
+    obs, action = queries(40)
+    torch.manual_seed(1)
+    after, outcome = model.imagine(obs, action)
+    torch.manual_seed(1)
+    again, same = other.imagine(obs, action)
+    assert torch.equal(after, again)
+    assert torch.equal(outcome.reward, same.reward) and torch.equal(outcome.discount, same.discount)
+
+
+def test_its_state_is_the_observation() -> None:
+    model = ensemble()
+    step = data(1).latest(1).at(0)
+    assert model.observe(None, step) is step.obs and model.features(step.obs) is step.obs
+
+
+def test_update_reads_rows_and_returns_where_imagination_may_start() -> None:
+    model = ensemble()
+    rows = data(30).latest(6)
+    states, metrics = model.update(rows)
+    assert states.shape == (5 * 4, 3)
+    assert set(metrics) == {"model/loss", "model/end_loss"}
+    assert all(x.ndim == 0 and not x.requires_grad for x in metrics.values())  # type: ignore[union-attr]
+
+
+def test_rows_across_an_episodes_end_teach_nothing() -> None:
+    rows = data(30).latest(2)
+    rows = rows._replace(first=torch.stack([rows.first[0], torch.tensor([False, True, False, True])]))
+    spoiled = rows._replace(obs=rows.obs.clone(), reward=rows.reward.clone())
+    spoiled.obs[1, [1, 3]] = 1e6
+    spoiled.reward[1, [1, 3]] = 1e6
+    losses = []
+    for given in (rows, spoiled):
+        torch.manual_seed(0)
+        model = ensemble()
+        losses.append(model.update(given)[1]["model/loss"])
+    assert losses[0] == losses[1]
+
+
+def test_members_learn_from_rows_of_their_own() -> None:
+    model = ensemble(members=3, elites=3)
+    replay = data(50)
+    cells = replay.transitions()[:30].view(3, 10)
+    before = [p.detach().clone() for p in model.net.parameters()]
+    rows = replay.read(cells, 2)
+    frozen = rows._replace(first=rows.first.clone())
+    frozen.first[1, 2] = True  # the third member's rows are all invalid
+    model.update(frozen)
+    moved = [(a - b).detach().flatten(1).abs().sum(1) > 0 for a, b in zip(before, model.net.parameters(), strict=True)]
+    assert torch.stack(moved).tolist() == [[True, True, False]] * len(moved)
+
+
+def test_spaces_it_cannot_predict() -> None:
+    with pytest.raises((AssertionError, ValueError), match="observations of shape"):
+        ensemble(EnvSpec((4, 84, 84), torch.uint8, 6, True))

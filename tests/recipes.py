@@ -1,0 +1,39 @@
+"""What conf/ holds, and overrides that make any of its recipes a matter of seconds."""
+
+from __future__ import annotations
+
+from omegaconf import OmegaConf
+
+from mbrl_lab.config import CONF, compose_config
+
+RECIPES = sorted(path.stem for path in (CONF / "recipe").glob("*.yaml"))
+ENVS = sorted(path.stem for path in (CONF / "env").glob("*.yaml"))
+EXPERIMENTS = sorted(
+    path.relative_to(CONF / "experiment").with_suffix("").as_posix() for path in CONF.glob("experiment/**/*.yaml")
+)
+FAVOURITES = ("cartpole", "pendulum")
+"""Of their families, the quickest."""
+
+SMALL = {"planner.population": 16, "planner.elites": 4, "planner.horizon": 5, "planner.iterations": 1}
+SHORT = "+env.make.max_episode_steps=40"
+
+
+def family_of(env: str) -> str:
+    """discrete, continuous, ...: what an environment's file picks."""
+    defaults = OmegaConf.load(CONF / "env" / f"{env}.yaml")["defaults"]
+    return next(str(entry["/family"]) for entry in defaults if "/family" in entry)
+
+
+def env_of(family: str) -> str:
+    """An environment of a family."""
+    return next(env for env in sorted(ENVS, key=lambda e: (e not in FAVOURITES, e)) if family_of(env) == family)
+
+
+def small(recipe: str) -> list[str]:
+    """A recipe's algo and an environment of its family, with debug=smoke, a quick planner and short episodes."""
+    algo, _, family = recipe.rpartition("_")
+    words = [f"algo={algo}", f"env={env_of(family)}", "debug=smoke"]
+    cfg = compose_config(words)
+    fewer = [f"{key}={n}" for key, n in SMALL.items() if OmegaConf.select(cfg, key) is not None]
+    short = [SHORT] if cfg.env.make._target_ == "mbrl_lab.env.make_gym" else []
+    return [*words, *fewer, *short, "video.final=0", "steps=220"]

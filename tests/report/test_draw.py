@@ -1,0 +1,104 @@
+"""A whole run's pictures: what is written, numbers of the true dynamics, and that training goes on unmoved."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mbrl_lab import make_run
+from mbrl_lab.algo import MPC
+from mbrl_lab.dynamics import Analytic, Ensemble
+from mbrl_lab.env import physics
+from mbrl_lab.planner import CEM
+from mbrl_lab.report import draw
+from mbrl_lab.report.diagnosis import diagnose, numbers
+from mbrl_lab.runner import Runner
+
+TINY = {"planner.horizon": 4, "planner.population": 24, "planner.iterations": 1, "planner.elites": 4}
+
+MakeRunner = Callable[..., Runner]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> MakeRunner:
+    """A run that has not begun, its planner small and its model taken as fitted."""
+
+    def make(algo: str = "mpc", env: str = "cartpole", *overrides: str, **settings: Any) -> Runner:
+        runner = make_run(algo, env, *overrides, folder=tmp_path / "run", **settings)
+        if isinstance(runner.algo, MPC):
+            runner.algo.ready.fill_(True)
+        return runner
+
+    return make
+
+
+@pytest.mark.parametrize("env", ["cartpole", "pendulum"])
+def test_a_run_that_plans_has_every_picture(make: MakeRunner, env: str) -> None:
+    runner = make("mpc", env, "planner=cem", **TINY)
+    runner.folder.metrics.write_text('{"step": 5, "model/loss": 0.1}\n')
+    paths = draw(runner)
+    assert [p.name for p in paths] == ["curves.png", "predicted.png", "errors.png", "planned.png", "model.json"]
+    assert all(p.parent == runner.folder.diagnostics and p.stat().st_size > 0 for p in paths)
+    values = json.loads(paths[-1].read_text())
+    assert all(v is None or isinstance(v, float) for v in values.values())
+    assert values["model/one_step_error"] > 0.1
+
+
+def test_nothing_is_said_of_a_model_that_never_was_fitted(make: MakeRunner) -> None:
+    runner = make()
+    assert isinstance(runner.algo, MPC)
+    runner.algo.ready.fill_(False)
+    assert draw(runner) == []
+
+
+def test_nothing_is_said_of_a_model_that_is_not_there(make: MakeRunner) -> None:
+    assert draw(make("random")) == []
+
+
+def test_the_true_dynamics_make_no_error_and_keep_their_promise(make: MakeRunner) -> None:
+    runner = make()
+    truth = partial(
+        Analytic,
+        next_obs=physics.cartpole_next_obs,
+        reward_fn=physics.cartpole_reward,
+        termination_fn=physics.cartpole_termination,
+    )
+    planner = CEM(4, 24, 4, 1, 1, discount=1.0, alpha=0.1, init_std=0.7, min_std=0.05, uniform_mix=0.1)
+    algo = MPC(runner.envs.spec, truth, planner, lambda model, replay: {}, warmup=1, every=1)
+    algo.ready.fill_(True)
+    seen = diagnose(runner, algo, num=2, steps=60)
+    values = numbers(seen)
+    assert values["model/one_step_error"] < 1e-3 and values["model/error_at_10"] < 1e-2
+    assert values["model/reward_error"] == 0
+    assert (values["model/end_at_ends"], values["model/end_elsewhere"]) == (1, 0)
+    assert values["planner/planned"] == pytest.approx(values["planner/achieved"], abs=0.1)
+
+
+def test_the_runner_does_not_notice(make: MakeRunner) -> None:
+    runner = make("mpc", "cartpole", "planner=cem", **TINY)
+    assert isinstance(runner.algo, MPC)
+    runner.begin()
+    before = torch.get_rng_state(), runner.envs.state_dict(), [p.clone() for p in runner.algo.parameters()]
+    first = numbers(diagnose(runner, runner.algo, steps=20))
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert str(before[1]) == str(runner.envs.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(before[2], runner.algo.parameters(), strict=True))
+    assert runner.carry is None and runner.replay.added == 1 and runner.metrics == {}
+    torch.rand(1)
+    again = numbers(diagnose(runner, runner.algo, steps=20))
+    assert str(first) == str(again)
+
+
+@pytest.mark.parametrize("scale", [1e30, float("nan")])
+def test_a_model_that_explodes_can_be_drawn(make: MakeRunner, scale: float) -> None:
+    runner = make("mpc", "cartpole", "planner=cem", **TINY)
+    assert isinstance(runner.algo, MPC) and isinstance(runner.algo.model, Ensemble)
+    runner.algo.model.targets.scale.fill_(scale)
+    values = json.loads(draw(runner)[-1].read_text())
+    assert values["model/error_at_10"] is None

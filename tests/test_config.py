@@ -1,0 +1,209 @@
+"""Every config composes, every recipe runs, and YAML says exactly what constructors take."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra.utils import get_object
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from recipes import ENVS, EXPERIMENTS, RECIPES, SHORT, family_of, small
+
+from mbrl_lab import load_run, make_run
+from mbrl_lab.config import CONF, RULES, ConfigError, check, choose_device, compose_config
+from mbrl_lab.tracking.folder import RunRefused
+from mbrl_lab.tracking.state import module_state
+
+AT_RUN_TIME = {
+    "mbrl_lab.algo.": {"spec"},
+    "mbrl_lab.dynamics.": {"spec"},
+    "mbrl_lab.policy.": {"spec"},
+    "mbrl_lab.tracking.loggers.": {"folder"},
+    "mbrl_lab.env.physics.": {"obs", "action", "next_obs"},
+}
+"""What the call that completes a partial brings; everything else stands in YAML."""
+
+
+def targets(node: Any) -> Iterator[dict[str, Any]]:
+    """Every mapping with a `_target_`, however deep."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield node
+        for inner in node.values():
+            yield from targets(inner)
+    elif isinstance(node, list):
+        for inner in node:
+            yield from targets(inner)
+
+
+def all_targets() -> list[Any]:
+    found = []
+    for path in sorted(CONF.rglob("*.yaml")):
+        for node in targets(OmegaConf.to_container(OmegaConf.load(path))):
+            found.append(pytest.param(node, id=f"{path.relative_to(CONF)}:{node['_target_'].rpartition('.')[2]}"))
+    return found
+
+
+@pytest.mark.parametrize("node", all_targets())
+def test_yaml_keys_are_the_constructors_arguments(node: dict[str, Any]) -> None:
+    name = node["_target_"]
+    if not name.startswith("mbrl_lab."):
+        pytest.skip("hydra's own")
+    parameters = inspect.signature(get_object(name)).parameters
+    brought = set().union(*(words for prefix, words in AT_RUN_TIME.items() if name.startswith(prefix)))
+    named = {k for k, p in parameters.items() if p.kind is not p.VAR_KEYWORD} - brought
+    keys = {k for k in node if not (k.startswith("_") and k.endswith("_"))}
+    open_ended = len(parameters) > len(named | brought & set(parameters))
+    assert named <= keys if open_ended else named == keys
+    waits = bool(brought & set(parameters)) or open_ended
+    assert bool(node.get("_partial_")) >= waits, f"{name} is built before its {brought} are there"
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_runs(recipe: str, tmp_path: Path) -> None:
+    algo, env, *rest = small(recipe)
+    runner = make_run(algo[5:], env[4:], *rest, folder=tmp_path)
+    runner.run()
+    runner.envs.close()
+    rows = [json.loads(line) for line in runner.folder.metrics.read_text().splitlines()]
+    assert [row["step"] for row in rows] == [100, 200, 220]
+    assert "eval/return" in rows[1] and "final/return" in rows[2]
+    assert runner.folder.status()["state"] == "done"
+
+
+@pytest.mark.parametrize("env", ENVS)
+def test_every_environment_runs(env: str, tmp_path: Path) -> None:
+    words = ["debug=smoke", "video.final=0", "steps=20", "log_every=10", "eval.every=0", "replay.capacity=100"]
+    short = [SHORT] if "make_gym" in (CONF / "env" / f"{env}.yaml").read_text() else []
+    runner = make_run("random", env, *words, *short, folder=tmp_path)
+    runner.run()
+    runner.envs.close()
+    last = json.loads(runner.folder.metrics.read_text().splitlines()[-1])
+    assert last["step"] == 20 and last["frames"] == 20 * runner.envs.frame_skip
+    vectors = {True: "discrete", False: "continuous"}[runner.envs.spec.discrete]
+    assert family_of(env) in (vectors, "pixels", "grid")
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_composes_and_holds_what_can_be(experiment: str) -> None:
+    check(compose_config([f"experiment={experiment}"]))
+
+
+def test_all_groups_and_options_compose() -> None:
+    for group in ("dynamics", "planner", "logger", "runtime"):
+        for option in sorted(path.stem for path in (CONF / group).glob("*.yaml")):
+            check(compose_config([f"{group}={option}"]))
+
+
+def test_several_loggers_compose() -> None:
+    assert set(compose_config(["logger=[jsonl,tensorboard,wandb]"]).logger) == {"jsonl", "tensorboard", "wandb"}
+
+
+@pytest.fixture(scope="module")
+def every_config() -> list[DictConfig]:
+    return [compose_config(small(recipe)) for recipe in RECIPES] + [compose_config(["planner=icem"])]
+
+
+def holder(configs: list[DictConfig], key: str) -> DictConfig:
+    """A fresh copy of a config that has the setting."""
+    parent, _, leaf = key.rpartition(".")
+    for cfg in configs:
+        node = OmegaConf.select(cfg, parent) if parent else cfg
+        if isinstance(node, DictConfig) and leaf in node:
+            return OmegaConf.create(OmegaConf.to_container(cfg))
+    raise AssertionError(f"no config has {key}: its rule guards nothing")
+
+
+@pytest.mark.parametrize("key", sorted(RULES))
+def test_every_rule_guards_a_setting_that_exists(key: str, every_config: list[DictConfig]) -> None:
+    good = holder(every_config, key)
+    check(good)
+    for wrong in ("banana", None, -1, [1], float("nan")):
+        cfg = good.copy()
+        OmegaConf.update(cfg, key, wrong, force_add=True)
+        with pytest.raises(ConfigError) as caught:
+            check(cfg)
+        said = str(caught.value)
+        assert said.startswith(f"{key} is {wrong!r}; it must be "), said
+
+
+def numbers(node: Any, prefix: str = "") -> Iterator[str]:
+    """Dotted keys of numbers and booleans."""
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from numbers(value, f"{prefix}{key}.")
+        elif isinstance(value, int | float):
+            yield f"{prefix}{key}"
+
+
+def test_every_number_is_guarded(every_config: list[DictConfig]) -> None:
+    """By a rule, or by the planner that takes it."""
+    found = {k for cfg in every_config for k in numbers(OmegaConf.to_container(cfg, resolve=True))}
+    within = ("algo.planner.", "algo.dynamics.", "planner.", "logger.")
+    unguarded = {k for k in found if k not in RULES and not k.startswith(within) and not k.endswith("_partial_")}
+    assert not unguarded
+
+
+def test_the_plain_python_way(tmp_path: Path) -> None:
+    words = ["debug=smoke", "planner.population=16", "video.final=0", "eval.final_episodes=2", "eval.every=0"]
+    runner = make_run("mpc", "cartpole", *words, folder=tmp_path / "mine", steps=150, seed=3)
+    assert (runner.schedule.steps, runner.seed) == (150, 3)
+    runner.run()
+    runner.envs.close()
+    assert (tmp_path / "mine" / "overrides.txt").read_text().split()[:3] == ["algo=mpc", "env=cartpole", "debug=smoke"]
+    with pytest.raises(RunRefused, match="is done: load_run reads it"):
+        make_run("mpc", "cartpole", *words, folder=tmp_path / "mine", steps=150, seed=3)
+
+    loaded = load_run(tmp_path / "mine")
+    assert loaded.steps == 150 and len(loaded.replay) == 0
+    saved, read = module_state(runner.algo)["weights"], module_state(loaded.algo)["weights"]
+    assert saved and all(torch.equal(x, read[name]) for name, x in saved.items())
+    once, twice = loaded.evaluate(episodes=2), runner.evaluate(episodes=2)
+    assert [(e.seed, e.ret, e.actions.tolist()) for e in once] == [(e.seed, e.ret, e.actions.tolist()) for e in twice]
+    last = json.loads((tmp_path / "mine" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["final/return"] == (once[0].ret + once[1].ret) / 2
+    for r in (loaded, runner):
+        r.envs.close()
+
+
+def test_load_run_reads_the_best_or_a_folder(tmp_path: Path) -> None:
+    runner = make_run("random", "cartpole", "debug=smoke", "video.final=0", folder=tmp_path)
+    runner.run()
+    assert load_run(tmp_path, "best").steps == 200
+    assert load_run(tmp_path, str(tmp_path / "checkpoints" / "last")).steps == 300
+    with pytest.raises(ConfigError, match="holds no checkpoint"):
+        load_run(tmp_path, "bets")
+    with pytest.raises(ConfigError, match="holds no run"):
+        load_run(tmp_path / "elsewhere")
+
+
+def test_seeds_decide_everything(tmp_path: Path) -> None:
+    def weights(name: str, seed: int) -> dict[str, Any]:
+        runner = make_run("mpc", "cartpole", folder=tmp_path / name, seed=seed)
+        return {k: x.clone() for k, x in module_state(runner.algo)["weights"].items()}
+
+    a, b, c = weights("a", 0), weights("b", 0), weights("c", 1)
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert not all(torch.equal(a[k], c[k]) for k in a)
+
+
+def test_building_leaves_the_config_as_it_was() -> None:
+    from mbrl_lab.app import build_runner
+    from mbrl_lab.tracking.folder import RunFolder
+
+    cfg = compose_config(["env=pendulum"])
+    before = OmegaConf.to_yaml(cfg)
+    algo: Any = build_runner(cfg, RunFolder("/nowhere")).algo
+    assert OmegaConf.to_yaml(cfg) == before
+    held = [v for module in algo.modules() for v in vars(module).values()]
+    assert not any(isinstance(v, DictConfig | ListConfig) for v in held), "a part holds a piece of the config"
+
+
+def test_devices() -> None:
+    assert choose_device("cpu") == torch.device("cpu")
+    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")

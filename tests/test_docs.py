@@ -1,0 +1,176 @@
+"""What the pages say is so: links lead somewhere, commands compose, settings exist, and the examples run."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import shlex
+import shutil
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+import mbrl_lab.config as config
+from mbrl_lab.app import make_run
+from mbrl_lab.config import CONF, check, compose_config
+from mbrl_lab.evaluation import parser
+from mbrl_lab.explain import flat_keys
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "outputs").glob("*.md")])
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
+FILES = ("py", "md", "yaml", "yml", "json", "jsonl", "bin", "txt", "mp4", "png", "pt", "toml")
+NOT_SETTINGS = ("hydra", "torch", "mbrl_lab")
+
+
+def title(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The fenced blocks of one language."""
+    return [text for found, text in FENCE.findall(page.read_text()) if found == language]
+
+
+def prose(page: Path) -> str:
+    """The page without its fenced blocks."""
+    return FENCE.sub("", page.read_text())
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link's part after # may be: headings in lower case, with dashes for blanks and no other signs."""
+    headings = re.findall(r"^#+ (.*)$", prose(page), re.M)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=title)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if re.match(r"\w+:", link):
+            continue
+        file, _, anchor = link.partition("#")
+        target = (page.parent / file).resolve() if file else page
+        assert target.exists(), f"{title(page)}: {link}"
+        assert not anchor or anchor in anchors(target), f"{title(page)}: {link}"
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) < 200
+
+
+def settings_of(file: Path) -> list[str]:
+    """The dotted names that a config file sets, by its package."""
+    text = file.read_text()
+    header = re.search(r"^# @package (\S+)", text, re.M)
+    package = header[1] if header else ".".join(file.parent.relative_to(CONF).parts)
+    tree = OmegaConf.to_container(OmegaConf.create(text))
+    assert isinstance(tree, dict), file
+    prefix = "" if package in ("_global_", "") else f"{package}."
+    return flat_keys({str(k): v for k, v in tree.items()}, prefix)
+
+
+SETTINGS = {key for file in CONF.rglob("*.yaml") for key in settings_of(file)}
+
+
+def named_settings(page: Path) -> Iterator[str]:
+    """`a.b.c` in code font that can be no file and no part of a package; of `a.b=c` what stands before the sign."""
+    for code in re.findall(r"`'?([a-z_]+(?:\.[a-z_]+)+)(?:=[^`]*)?`", prose(page)):
+        if code.split(".")[0] not in NOT_SETTINGS and code.split(".")[-1] not in FILES:
+            yield code
+
+
+@pytest.mark.parametrize("page", PAGES, ids=title)
+def test_settings_exist(page: Path) -> None:
+    assert not (unknown := sorted(set(named_settings(page)) - SETTINGS)), f"{title(page)}: {unknown}"
+
+
+def test_the_reader_of_settings_finds_them() -> None:
+    found = [key for page in PAGES for key in named_settings(page)]
+    assert {"algo.fit.batch", "planner.horizon", "dynamics.termination_fn", "logger.wandb.mode"} <= set(found)
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The command lines with scripts/... in a page's shell blocks, as words without `python`."""
+    lines = [line for text in blocks(page, "bash") for line in text.splitlines()]
+    words = [shlex.split(line.replace("$RUN", "outputs/demo"), comments=True) for line in lines]
+    return [line[1:] for line in words if len(line) > 1 and line[1].startswith("scripts/")]
+
+
+def sweep(overrides: list[str]) -> Iterator[list[str]]:
+    """Every combination of the comma lists."""
+    parted = [(key, values.split(",")) for key, _, values in (o.partition("=") for o in overrides)]
+    yield from itertools.product(*[[f"{key}={value}" for value in values] for key, values in parted])  # type: ignore[misc]
+
+
+def examples(language: str, folder: str) -> dict[str, str]:
+    """Files that the pages show whole: a block that begins with its path under `folder`, after a package if it has one."""
+    first = re.compile(rf"(?:# @package \S+\n)?# ({folder}/\S+)\n")
+    texts = [text for page in PAGES for text in blocks(page, language)]
+    return {found[1]: text for text in texts if (found := first.match(text))}
+
+
+@pytest.fixture
+def with_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The config tree and the package as if the examples had been added."""
+    conf = tmp_path / "conf"
+    shutil.copytree(CONF, conf)
+    for path, text in examples("yaml", "conf").items():
+        (tmp_path / path).write_text(text)
+    monkeypatch.setattr(config, "CONF", conf)
+    for path, text in examples("python", "mbrl_lab").items():
+        module = types.ModuleType(path.removesuffix(".py").replace("/", "."))
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        exec(compile(text, path, "exec"), module.__dict__)
+
+
+LINES = [(title(page), line) for page in PAGES for line in commands(page)]
+assert len(LINES) > 20, LINES
+
+
+@pytest.mark.parametrize(("page", "line"), LINES, ids=[" ".join(line) for _, line in LINES])
+def test_commands_compose(page: str, line: list[str], with_examples: None) -> None:
+    script, *words = line
+    assert (ROOT / script).exists()
+    if script == "scripts/evaluate.py":
+        parser().parse_args(words)
+        return
+    overrides = [word for word in words if "=" in word]
+    assert set(words) - set(overrides) <= {"-m", "--cfg", "job"}
+    for one in sweep(overrides) if "-m" in words else [overrides]:
+        check(compose_config(list(one)))
+
+
+EXAMPLES = ["env=inverted_pendulum", "planner=exhaustive", "dynamics=huber", "algo=sticky", "experiment=mine"]
+
+
+@pytest.mark.parametrize("part", EXAMPLES)
+def test_examples_run(part: str, with_examples: None, tmp_path: Path) -> None:
+    words = dict(word.split("=") for word in ("algo=mpc", "env=cartpole", part))
+    small = ["debug=smoke", "steps=102", "eval.every=0", "eval.final_episodes=1", "video.final=0"]
+    if words["algo"] == "mpc":
+        small += ["algo.fit.max_updates=2", "planner.horizon=2"]
+    others = [] if part.startswith(("algo", "env")) else [part]
+    runner = make_run(words["algo"], words["env"], *others, *small, folder=tmp_path / "run")
+    runner.run()
+    runner.envs.close()
+    assert runner.folder.status()["state"] == "done"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=title)
+def test_python_can_be_read(page: Path) -> None:
+    for text in blocks(page, "python"):
+        code = compile(text, title(page), "exec")
+        imports = [line for line in text.splitlines() if line.startswith("from mbrl_lab") and "__future__" not in line]
+        exec("\n".join(imports), {})
+        assert code.co_names
+
+
+@pytest.mark.parametrize("page", PAGES, ids=title)
+def test_make_targets_exist(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    shown = re.findall(r"(?:^ {4}|^|`)make ([a-z-]+)", page.read_text(), re.M)
+    assert set(shown) <= targets, title(page)

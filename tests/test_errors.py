@@ -1,0 +1,244 @@
+"""What a user can get wrong: a line or two that say which setting and what is allowed, and never a traceback."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+from mbrl_lab import app, config, make_run
+from mbrl_lab.algo import Random
+from mbrl_lab.config import ConfigError, check, compose_config
+from mbrl_lab.tracking.folder import ConfigMismatch, RunFolder
+
+TRAIN = Path(__file__).parents[1] / "scripts" / "train.py"
+QUICK = ["algo=random", "debug=smoke", "steps=20", "video.final=0", "eval.every=0"]
+
+
+class Said(NamedTuple):
+    """How the script ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+Train = Callable[..., Said]
+
+
+@pytest.fixture
+def train(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Train:
+    """scripts/train.py in this process, its run in tmp_path/run unless told otherwise."""
+
+    def call(*words: str) -> Said:
+        where = [] if any(w.startswith("hydra.run.dir=") for w in words) else [f"hydra.run.dir={tmp_path / 'run'}"]
+        monkeypatch.setattr(sys, "argv", ["train.py", *words, *where])
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+        code = 0
+        try:
+            runpy.run_path(str(TRAIN), run_name="__main__")
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 1
+        out, err = capfd.readouterr()
+        return Said(code, out, err)
+
+    return call
+
+
+def refused(said: Said) -> str:
+    """The message, once it is clear that there is nothing but one."""
+    assert said.code not in (0, None)
+    lines = [line for line in said.err.splitlines() if "steps/s" not in line]
+    assert "Traceback" not in said.err and 1 <= len(lines) <= 2, said.err
+    assert lines[0].startswith("error: "), said.err
+    return "\n".join(lines)
+
+
+WRONG: dict[str, tuple[list[str], list[str]]] = {
+    "group value": (["env=cartpol"], ["env=cartpol does not exist", "did you mean cartpole?", "pendulum"]),
+    "algo": (["algo=mcp"], ["algo=mcp does not exist", "did you mean mpc?"]),
+    "planner": (["planner=cme"], ["planner=cme does not exist", "did you mean cem?", "icem"]),
+    "group": (["plannr=cem"], ["plannr=cem", "did you mean planner?"]),
+    "key": (["planner.horizn=3"], ["planner.horizn=3", "did you mean planner.horizon?"]),
+    "key without a like": (["zzz.qqq=3"], ["zzz.qqq=3", "--cfg job"]),
+    "root key": (["step=100"], ["step=100", "did you mean steps?"]),
+    "grammar": (["steps=[1"], ["steps=[1", "key=value"]),
+    "a word": (["cartpole"], ["cartpole", "key=value"]),
+    "horizon": (["planner.horizon=-3"], ["planner.horizon is -3", "at least 1"]),
+    "elites": (["planner=cem", "planner.elites=500"], ["planner.elites is 500", "planner.population, 200"]),
+    "a group nobody uses": (["algo=random", "planner=cem"], ["planner=cem", "algo=random uses no planner"]),
+    "a setting nobody uses": (
+        ["algo=random", "planner.horizon=3"],
+        ["planner.horizon=3", "algo=random uses no planner"],
+    ),
+    "a float": (["steps=1e30"], ["steps is 1e+30", "a whole number from 1"]),
+    "too much": (["steps=99999999999999999999"], ["steps is 99999999999999999999", str(2**63 - 1)]),
+    "a word for a number": (["steps=many"], ["steps is 'many'", "a whole number"]),
+    "negative": (["seed=-1"], ["seed is -1", "from 0"]),
+    "members": (["dynamics.elites=9"], ["dynamics.elites is 9", "dynamics.members, 5"]),
+    "propagation": (["dynamics.propagation=ts2"], ["dynamics.propagation is 'ts2'", "ts_inf | ts1 | expectation"]),
+    "off": (["env.asynchronous=off"], ["env.asynchronous is 'off'", "true | false"]),
+    "warmup": (["replay.capacity=100"], ["algo.warmup is 200", "replay.capacity, 100"]),
+    "device": (["runtime.device=foo"], ["runtime.device is 'foo'", "auto, cpu, cuda or cuda:N"]),
+    "replay's device": (["replay.device=foo"], ["replay.device is 'foo'", "auto, cpu, cuda or cuda:N"]),
+    "missing": (["steps=???"], ["steps must be given"]),
+    "memory": (["replay.capacity=1000000000000000"], ["replay.capacity=1000000000000000 needs", "at most"]),
+    "family": (["env=pendulum", "family=discrete"], ["family is discrete", "continuous", "family=continuous"]),
+    "environment": (["env.make.id=CartPoleX-v1"], ["CartPoleX"]),
+    "frames": (["env.make.id=Blackjack-v1"], ["observations must be arrays"]),
+    "physics": (["dynamics=analytic", "env=acrobot"], ["next_obs"]),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_is_said_in_a_line_or_two(name: str, train: Train, tmp_path: Path) -> None:
+    words, expected = WRONG[name]
+    message = refused(train(*words))
+    for part in expected:
+        assert part in message, message
+    assert not RunFolder(tmp_path / "run").status(), "a run that cannot be leaves nothing behind"
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in WRONG if n not in ("device", "replay's device", "memory", "family", "environment", "frames")]
+)
+def test_in_python_it_is_a_config_error(name: str) -> None:
+    words, expected = WRONG[name]
+    with pytest.raises(ConfigError) as caught:
+        check(compose_config(words))
+    assert all(part in str(caught.value) for part in expected), str(caught.value)
+
+
+def test_an_algo_without_a_recipe_says_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(config.CONF, tmp_path / "conf")
+    (tmp_path / "conf" / "recipe" / "mpc_continuous.yaml").unlink()
+    monkeypatch.setattr(config, "CONF", tmp_path / "conf")
+    compose_config(["env=cartpole"])
+    with pytest.raises(ConfigError) as caught:
+        compose_config(["env=pendulum"])
+    said = str(caught.value)
+    assert "algo=mpc has no recipe for environments of family continuous" in said and "discrete" in said
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA here")
+def test_cuda_where_there_is_none(train: Train) -> None:
+    message = refused(train("runtime.device=cuda"))
+    assert "runtime.device is cuda" in message and "0 CUDA devices: use auto or cpu" in message
+
+
+def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert config.choose_device("auto") == torch.device("cuda")
+    assert config.choose_device("cuda:1") == torch.device("cuda", 1)
+    with pytest.raises(ConfigError, match="runtime.device is cuda:2, but this machine has 2"):
+        config.choose_device("cuda:2")
+
+
+@pytest.mark.parametrize("place", ["file/run", "/proc/run"])
+def test_a_folder_that_cannot_be_written(place: str, train: Train, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    message = refused(train(*QUICK, f"hydra.run.dir={tmp_path / place}"))
+    assert str(tmp_path / place) in message
+
+
+def test_another_config_in_the_same_folder_is_refused_with_the_difference(train: Train, tmp_path: Path) -> None:
+    assert train(*QUICK).code == 0
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    said = train(*QUICK, "seed=7", "steps=40", "runtime.threads=1")
+    assert said.code == 2 and "Traceback" not in said.err
+    assert "another config" in said.err and "seed: 0 -> 7" in said.err and "steps" not in said.err
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+    with pytest.raises(ConfigMismatch, match="seed: 0 -> 7"):
+        make_run("random", "cartpole", *QUICK[1:], "seed=7", folder=tmp_path / "run")
+
+
+def test_a_done_run_says_so_and_goes_on_when_asked_for_more(train: Train, tmp_path: Path) -> None:
+    first = train(*QUICK)
+    assert first.code == 0 and str(tmp_path / "run") in first.out and "is done" not in first.out
+    again = train(*QUICK)
+    assert again.code == 0 and "this run is done" in again.out and "steps=40" in again.out and not again.err
+    more = train(*QUICK, "steps=40")
+    assert more.code == 0 and RunFolder(tmp_path / "run").status()["step"] == 40
+
+
+def test_a_run_that_goes_on_elsewhere_is_left_alone(train: Train, tmp_path: Path) -> None:
+    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        train(*QUICK)
+        folder = RunFolder(tmp_path / "run")
+        status = folder.status() | {"state": "running", "pid": sleeper.pid, "born": app_born(sleeper.pid)}
+        (tmp_path / "run" / "status.json").write_text(__import__("json").dumps(status))
+        assert f"already running as pid {sleeper.pid}" in refused(train(*QUICK))
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+
+
+def app_born(pid: int) -> str | None:
+    from mbrl_lab.tracking.provenance import born
+
+    return born(pid)
+
+
+def raising(error: BaseException) -> Callable[..., Any]:
+    def call(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return call
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.cuda.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail] can't allocate memory: 9"),
+    ],
+    ids=["python", "cuda", "cpu"],
+)
+def test_out_of_memory_says_what_to_make_smaller(
+    error: BaseException, train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(Random, "act", raising(error))
+    message = refused(train(*QUICK))
+    assert "out of memory" in message and "planner.population" in message and "replay.capacity" in message
+    status = RunFolder(tmp_path / "run").status()
+    assert status["state"] == "failed" and "out of memory" in status["error"]
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_name(
+    train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(Random, "learn", lambda *_: {"model/loss": torch.tensor(float("nan"))})
+    message = refused(train(*QUICK, "log_every=10"))
+    assert "model/loss is nan at step 10" in message
+    assert RunFolder(tmp_path / "run").status()["state"] == "failed"
+
+
+def test_a_fault_of_the_program_keeps_its_traceback(
+    train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(Random, "act", raising(KeyError("a bug")))
+    with pytest.raises(KeyError, match="a bug"):
+        train(*QUICK)
+    status = RunFolder(tmp_path / "run").status()
+    assert status["state"] == "failed" and "Traceback" in status["error"] and "a bug" in status["error"]
+    assert app.say(KeyError("a bug")) is None
+
+
+def test_a_mistake_in_a_process_of_its_own(tmp_path: Path) -> None:
+    words = ["env=cartpol", f"hydra.run.dir={tmp_path / 'run'}"]
+    environment = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"}
+    done = subprocess.run(
+        [sys.executable, str(TRAIN), *words], capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=120
+    )
+    assert "did you mean cartpole?" in refused(Said(done.returncode, done.stdout, done.stderr))

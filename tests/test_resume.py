@@ -1,0 +1,210 @@
+"""A run that was stopped in the middle of an episode ends as if it had not been, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from recipes import RECIPES, small
+from torch.utils._pytree import tree_leaves
+
+from mbrl_lab import make_run
+from mbrl_lab.runner import Runner
+from mbrl_lab.tracking.checkpoint import Checkpoint
+from mbrl_lab.tracking.folder import RunFolder
+from mbrl_lab.tracking.state import module_state
+
+TRAIN = Path(__file__).parents[1] / "scripts" / "train.py"
+
+
+class Stopped(Exception):
+    """The machine is gone."""
+
+
+def arguments(recipe: str, *more: str) -> list[str]:
+    algo, env, *rest = small(recipe)
+    return [algo[5:], env[4:], *rest, "log_every=10", "eval.every=90", *more]
+
+
+def whole(words: list[str], folder: Path) -> Runner:
+    runner = make_run(*words, folder=folder)
+    runner.run()
+    runner.envs.close()
+    return runner
+
+
+def stopped(words: list[str], folder: Path, after: int) -> None:
+    """Run until `after` steps of the loop were taken, and no further."""
+    runner = make_run(*words, folder=folder)
+    advance, taken = runner.advance, iter(range(after))
+
+    def advance_or_stop() -> None:
+        if next(taken, None) is None:
+            raise Stopped
+        advance()
+
+    runner.advance = advance_or_stop  # type: ignore[method-assign]
+    with pytest.raises(Stopped):
+        runner.run()
+    runner.envs.close()
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    """Rows of metrics.jsonl without what is measured with a clock."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
+
+
+def same(a: Any, b: Any) -> bool:
+    pairs = zip(tree_leaves(a), tree_leaves(b), strict=True)
+    return all(torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y for x, y in pairs)
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    assert metrics(a) == metrics(b)
+    for name in ("episodes.jsonl", "actions.bin"):
+        assert (a / name).read_bytes() == (b / name).read_bytes(), name
+    one, other = (Checkpoint(RunFolder(path).last).load() for path in (a, b))
+    assert one is not None and other is not None
+    for loaded in (one, other):
+        del loaded.state["seconds"], loaded.state["tracker"]["metrics"]  # bytes, of which times take more or fewer
+    for key in one.state:
+        assert same(one.state[key], other.state[key]), f"{key} differs at the end"
+    assert same(last_rows(one.rows), last_rows(other.rows)), "replay differs at the end"
+
+
+def last_rows(chunks: Any) -> list[torch.Tensor]:
+    """[T, B] per field, whatever chunks they came in."""
+    return [torch.cat(field) for field in zip(*(step for _, step in chunks), strict=True)]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_resumes_exactly(recipe: str, tmp_path: Path) -> None:
+    words = arguments(recipe, "checkpoint.every=37")
+    a = whole(words, tmp_path / "a")
+    stopped(words, tmp_path / "b", 133)  # before the second checkpoint after the first fit
+    assert len(metrics(tmp_path / "b")) == 13, "rows since the checkpoint at 111 are there, to be cut"
+    stopped(words, tmp_path / "b", 57)  # from 111 to 168
+    saved = Checkpoint(RunFolder(tmp_path / "b").last).load()
+    assert saved is not None and saved.state["step"] == 148
+    assert len(saved.state["envs"]["actions"][0]) > 0, "stands in the middle of an episode"
+    b = whole(words, tmp_path / "b")
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+    assert same(module_state(a.algo), module_state(b.algo))
+    assert RunFolder(tmp_path / "b").status()["attempt"] == 3
+
+
+def test_several_environments_and_a_full_ring_resume_exactly(tmp_path: Path) -> None:
+    words = arguments(
+        "mpc_discrete", "env.num=3", "checkpoint.every=50", "replay.capacity=110", "algo.fit.bootstrap=true"
+    )
+    whole(words, tmp_path / "a")
+    stopped(words, tmp_path / "b", 61)  # 183 steps
+    whole(words, tmp_path / "b")
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options"),
+    [
+        ("mpc_discrete", ["planner=icem", "planner.elites=4", "planner.iterations=2"]),
+        ("mpc_continuous", ["planner=random_shooting", "dynamics.propagation=ts1"]),
+        ("mpc_continuous", ["dynamics.gaussian=true", "planner=icem", "planner.elites=4", "planner.iterations=2"]),
+    ],
+    ids=["icem", "random_shooting", "gaussian"],
+)
+def test_other_planners_and_models_resume_exactly(recipe: str, options: list[str], tmp_path: Path) -> None:
+    kept = [word for word in arguments(recipe) if not word.startswith("planner.")]
+    words = [*kept, *options, "planner.population=16", "planner.horizon=5"]
+    words += ["steps=170", "algo.fit.max_updates=3", "eval.every=0", "checkpoint.every=41"]
+    whole(words, tmp_path / "a")
+    stopped(words, tmp_path / "b", 140)
+    whole(words, tmp_path / "b")
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+
+
+def test_an_attempt_that_left_no_checkpoint_begins_afresh(tmp_path: Path) -> None:
+    words = arguments("random_discrete", "checkpoint.every=0")
+    whole(words, tmp_path / "a")
+    stopped(words, tmp_path / "b", 100)
+    assert metrics(tmp_path / "b") and not (tmp_path / "b" / "checkpoints" / "last").exists()
+    whole(words, tmp_path / "b")
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+
+
+def test_a_done_run_goes_on_to_more_steps(tmp_path: Path) -> None:
+    words = arguments("random_continuous", "eval.every=0", "eval.final_episodes=1")
+    whole([*words, "steps=83"], tmp_path / "b")
+    whole([*words, "steps=151"], tmp_path / "b")
+    whole([*words, "steps=151"], tmp_path / "a")
+    without_final = [row for row in metrics(tmp_path / "b") if "final/return" not in row]
+    assert without_final == metrics(tmp_path / "a")[:-1]
+    assert metrics(tmp_path / "b")[-1] == metrics(tmp_path / "a")[-1]
+
+
+def test_a_signal_saves_and_hands_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = arguments("random_discrete", "checkpoint.every=0")
+    whole(words, tmp_path / "a")
+    runner = make_run(*words, folder=tmp_path / "b")
+    advance = runner.advance
+
+    def with_a_signal() -> None:
+        advance()
+        if runner.steps == 77:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(runner, "advance", with_a_signal)
+    with pytest.raises(SystemExit) as stop:
+        runner.run()
+    assert stop.value.code == 128 + signal.SIGTERM
+    status = runner.folder.status()
+    assert (status["state"], status["step"]) == ("preempted", 77)
+    whole(words, tmp_path / "b")
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+
+
+def when_at(folder: Path, step: int, act: Callable[[], None], process: subprocess.Popen[str]) -> None:
+    """Do something to a run as soon as its metrics have come to a step."""
+    for _ in range(3000):
+        rows = metrics(folder) if (folder / "metrics.jsonl").exists() else []
+        if rows and rows[-1]["step"] >= step:
+            act()
+            return
+        assert process.poll() is None, f"ended before step {step}: {process.communicate()}"
+        time.sleep(0.02)
+    raise AssertionError(f"never came to step {step}")
+
+
+def test_a_killed_process_and_a_terminated_one_go_on(tmp_path: Path) -> None:
+    words = [*arguments("mpc_discrete"), "steps=320", "checkpoint.every=33", "algo.every=100"]
+    whole(words, tmp_path / "a")
+    folder = tmp_path / "b"
+    line = [f"algo={words[0]}", f"env={words[1]}", *words[2:], f"hydra.run.dir={folder}"]
+
+    def start() -> subprocess.Popen[str]:
+        pipe = subprocess.PIPE
+        return subprocess.Popen([sys.executable, str(TRAIN), *line], cwd=tmp_path, stdout=pipe, stderr=pipe, text=True)
+
+    first = start()
+    when_at(folder, 120, first.kill, first)
+    first.communicate(timeout=60)
+    assert RunFolder(folder).status()["state"] == "running"
+    second = start()
+    when_at(folder, 200, second.terminate, second)
+    _, said = second.communicate(timeout=60)
+    assert second.returncode == 143, said
+    assert RunFolder(folder).status()["state"] == "preempted"
+    third = start()
+    _, said = third.communicate(timeout=120)
+    assert third.returncode == 0, said
+    assert RunFolder(folder).status()["state"] == "done" and RunFolder(folder).status()["attempt"] == 3
+    assert_same_run(tmp_path / "a", folder)

@@ -1,0 +1,289 @@
+"""A tape of the loop's calls with dummy parts, and evaluation that leaves training as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from counting import Counting
+from torch import Tensor, nn
+
+from mbrl_lab import runner as module
+from mbrl_lab.env import Envs, Episode, episode_seed
+from mbrl_lab.replay import Replay
+from mbrl_lab.runner import EVAL, FINAL, TRAIN, Runner, Schedule, summary
+from mbrl_lab.tracking.folder import RunFolder
+from mbrl_lab.tracking.tracker import Tracker
+from mbrl_lab.types import EnvSpec, Metrics, Step, Tree
+
+SPEC = EnvSpec((1,), torch.float32, 2, True)
+EPISODE = Episode(0, 0, 7, 1.0, 1, np.zeros(1, np.int64))
+FOREVER = Schedule(6, 4, 0, 2, 2, 1, 0, 0)
+
+Tape = list[Any]
+
+
+class Writes:
+    """Whatever is called on it stands on the tape, with its plain arguments."""
+
+    def __init__(self, tape: Tape, name: str, **answers: Any) -> None:
+        self.__dict__.update(tape=tape, name=name, answers=answers)
+
+    def __getattr__(self, verb: str) -> Callable[..., Any]:
+        def called(*args: Any, **kwargs: Any) -> Any:
+            plain = [a for a in (*args, *kwargs.values()) if isinstance(a, str | int | float)]
+            self.tape.append(" ".join(map(str, [f"{self.name}.{verb}", *plain])))
+            answer = self.answers.get(verb)
+            return answer() if callable(answer) else answer
+
+        return called
+
+    def __enter__(self) -> Writes:
+        self.tape.append(f"{self.name} opens")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.tape.append(f"{self.name} closes")
+
+
+class Actor(nn.Module):
+    """Adds up what it has seen, in its carry."""
+
+    def __init__(self, tape: Tape, num_actions: int = 2) -> None:
+        super().__init__()
+        self.tape, self.num_actions = tape, num_actions
+
+    def act(self, step: Step, carry: Tree | None, explore: bool) -> tuple[Tensor, Tree]:
+        self.tape.append(f"act on {step.obs.flatten().tolist()} after {carry}{'' if explore else ' greedily'}")
+        return torch.zeros(len(step.first), dtype=torch.int64), (carry or 0) + 1
+
+    def learn(self, replay: Replay, before: int, after: int) -> Metrics:
+        self.tape.append(f"learn {before} {after}")
+        return {"loss": torch.tensor(float(after))}
+
+
+class World:
+    """Environments that observe the step."""
+
+    def __init__(self, tape: Tape, num: int, stream: int) -> None:
+        self.tape, self.num, self.stream, self.spec, self.frame_skip = tape, num, stream, SPEC, 4
+        self.time = 0
+
+    def reset(self) -> Step:
+        self.tape.append(f"envs({self.num}, {self.stream}).reset")
+        return self._row(True)
+
+    def step(self, action: Tensor) -> Step:
+        self.tape.append(f"envs({self.num}, {self.stream}).step")
+        self.time += 1
+        return self._row(False)
+
+    def finished(self) -> list[Episode]:
+        ended = self.time % 2 == 0
+        return [EPISODE._replace(env=i, index=self.time // 2 - 1) for i in range(self.num)] if ended else []
+
+    def close(self) -> None:
+        self.tape.append(f"envs({self.num}, {self.stream}).close")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def _row(self, first: bool) -> Step:
+        zero = torch.zeros(self.num)
+        obs = torch.full((self.num, 1), float(self.time))
+        return Step(zero.long(), obs, zero, zero.bool(), torch.full((self.num,), first))
+
+
+def runner_on(tape: Tape, schedule: Schedule, monkeypatch: pytest.MonkeyPatch) -> Runner:
+    monkeypatch.setattr(module, "Checkpoint", lambda path: Writes(tape, f"checkpoint {path}"))
+
+    def make_envs(num: int, stream: int) -> World:
+        return World(tape, num, stream)
+
+    replay = Writes(tape, "replay", state_dict=dict)
+    replay.__dict__["num_envs"] = 2
+    folder = Writes(tape, "folder")
+    folder.__dict__.update(last="last", best="best")
+    monkeypatch.setattr(Runner, "size", lambda self: 0)
+    parts: dict[str, Any] = {
+        "algo": Actor(tape),
+        "make_envs": make_envs,
+        "envs": make_envs(2, TRAIN),
+        "replay": replay,
+        "folder": folder,
+        "tracker": Writes(tape, "tracker", state_dict=dict),
+    }
+    return Runner(**parts, schedule=schedule, seed=0, device=torch.device("cpu"), precision=torch.float32)
+
+
+def test_the_loop_calls_its_parts_in_this_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    tape: Tape = []
+    schedule = Schedule(
+        steps=6,
+        log_every=4,
+        eval_every=6,
+        eval_episodes=1,
+        eval_num=8,
+        final_episodes=2,
+        checkpoint_every=4,
+        video_final=3,
+    )
+    runner_on(tape, schedule, monkeypatch).run()
+    assert tape == [
+        "checkpoint last.load",
+        "tracker opens",
+        "tracker.restart",
+        "envs(2, 0).reset",
+        "replay.add",
+        "tracker.start 0 6",
+        # 0 -> 2
+        "act on [0.0, 0.0] after None",
+        "envs(2, 0).step",
+        "replay.add",
+        "learn 0 2",
+        "tracker.trained 2",
+        "tracker.progress 2",
+        # 2 -> 4: a row and a checkpoint are due
+        "act on [1.0, 1.0] after 1",
+        "envs(2, 0).step",
+        "replay.add",
+        "learn 2 4",
+        "tracker.trained 4",
+        "tracker.progress 4",
+        "tracker.log",
+        "replay.state_dict",
+        "tracker.state_dict",
+        "checkpoint last.save",
+        "folder.mark running 4",
+        # 4 -> 6: an evaluation is due; it is the best so far
+        "act on [2.0, 2.0] after 2",
+        "envs(2, 0).step",
+        "replay.add",
+        "learn 4 6",
+        "tracker.trained 6",
+        "envs(1, 1).reset",
+        "act on [0.0] after None greedily",
+        "envs(1, 1).step",
+        "act on [1.0] after 1 greedily",
+        "envs(1, 1).step",
+        "envs(1, 1).close",
+        "tracker.evaluated 6",
+        "checkpoint best.save",
+        "tracker.progress 6",
+        "tracker.log",
+        # the end
+        "replay.state_dict",
+        "tracker.state_dict",
+        "checkpoint last.save",
+        "folder.mark running 6",
+        "envs(2, 2).reset",
+        "act on [0.0, 0.0] after None greedily",
+        "envs(2, 2).step",
+        "act on [1.0, 1.0] after 1 greedily",
+        "envs(2, 2).step",
+        "envs(2, 2).close",
+        "tracker.evaluated 6 3",
+        "tracker.log",
+        "tracker closes",
+        "folder.mark done 6",
+    ]
+
+
+def real(tmp_path: Path, schedule: Schedule, algo: nn.Module | None = None, num: int = 2) -> Runner:
+    """A runner whose parts are real, but for the algorithm."""
+
+    def make_envs(count: int, stream: int) -> Envs:
+        return Envs(Counting, count, 0, stream)
+
+    envs, folder = make_envs(num, TRAIN), RunFolder(tmp_path)
+    folder.open({"steps": schedule.steps}, [])
+    tracker = Tracker(folder, [], lambda path, seed, actions: None, 0)
+    parts: dict[str, Any] = {"replay": Replay(envs.spec, 100, num, 0), "folder": folder, "tracker": tracker}
+    algo = Drawing() if algo is None else algo
+    rest: dict[str, Any] = {"seed": 0, "device": torch.device("cpu"), "precision": torch.float32}
+    return Runner(algo=algo, make_envs=make_envs, envs=envs, schedule=schedule, **parts, **rest)
+
+
+class Drawing(nn.Module):
+    """Random actions, and a loss that says which random number came last."""
+
+    def act(self, step: Step, carry: Tree | None, explore: bool) -> tuple[Tensor, Tree]:
+        self.drawn = torch.randint(4, (len(step.first),))
+        return self.drawn, carry
+
+    def learn(self, replay: Replay, before: int, after: int) -> Metrics:
+        return {"loss": self.drawn.float().mean()}
+
+
+@pytest.mark.parametrize(("episodes", "num"), [(1, 4), (7, 3), (6, 3), (5, 8)])
+def test_evaluation_counts_long_and_short_episodes_alike(tmp_path: Path, episodes: int, num: int) -> None:
+    runner = real(tmp_path, Schedule(1, 1, 0, 1, num, 1, 0, 0))
+    played = runner.evaluate(episodes)
+    wide = min(num, episodes)
+    assert [(e.index, e.env) for e in played] == [(k // wide, k % wide) for k in range(episodes)]
+    assert [e.seed for e in played] == [episode_seed(0, FINAL, k % wide, k // wide) for k in range(episodes)]
+
+
+def test_evaluation_repeats_and_streams_differ(tmp_path: Path) -> None:
+    runner = real(tmp_path, FOREVER)
+    first = runner.evaluate(4, EVAL)
+    torch.manual_seed(123)
+    again, final = runner.evaluate(4, EVAL), runner.evaluate(4, FINAL)
+    assert [(e.seed, e.ret) for e in first] == [(e.seed, e.ret) for e in again]
+    assert not {e.seed for e in first} & {e.seed for e in final}
+    runner.steps = 10
+    assert [e.seed for e in runner.evaluate(4, EVAL)] == [e.seed for e in first]
+    assert [e.actions.tolist() for e in runner.evaluate(4, EVAL)] != [e.actions.tolist() for e in first]
+
+
+def test_evaluating_does_not_disturb_training(tmp_path: Path) -> None:
+    runs = []
+    for name, every in (("a", 0), ("b", 5)):
+        torch.manual_seed(0)
+        runner = real(tmp_path / name, Schedule(40, 4, every, 3, 2, 1, 0, 0))
+        runner.run()
+        runs.append(runner)
+    a, b = runs
+    assert all(torch.equal(x, y) for x, y in zip(a.replay.latest(21), b.replay.latest(21), strict=True))
+    assert a.folder.metrics.read_text() != b.folder.metrics.read_text()
+
+
+def test_the_best_checkpoint_is_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = real(tmp_path, FOREVER)
+    saved: Tape = []
+    monkeypatch.setattr(module, "Checkpoint", lambda path: Writes(saved, path.name))
+    with runner.tracker:
+        for value in (3.0, 1.0, 3.0, 4.0, -5.0):
+            monkeypatch.setattr(runner, "evaluate", lambda *_, v=value: [EPISODE._replace(ret=v)])
+            runner.judge()
+    assert saved == ["best.save"] * 2 and runner.best == 4.0
+
+
+class Bad(Drawing):
+    """Its loss is no number from the 8th step on."""
+
+    def learn(self, replay: Replay, before: int, after: int) -> Metrics:
+        return {"model/loss": torch.tensor(float("nan") if after >= 8 else 1.0), "model/fine": 1.0}
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_its_name(tmp_path: Path) -> None:
+    runner = real(tmp_path, Schedule(100, 4, 0, 1, 1, 1, 0, 0), Bad())
+    with pytest.raises(FloatingPointError, match="model/loss is nan at step 8"):
+        runner.run()
+    last = runner.folder.metrics.read_text().splitlines()[-1]
+    assert '"model/loss": null' in last and '"step": 8' in last
+
+
+def test_summary_by_hand() -> None:
+    episodes = [EPISODE._replace(ret=r, length=n) for r, n in ((1.0, 2), (3.0, 4), (8.0, 6))]
+    assert summary("eval", episodes) == {
+        "eval/return": 4.0,
+        "eval/return_std": pytest.approx((26 / 3) ** 0.5),
+        "eval/return_min": 1.0,
+        "eval/return_max": 8.0,
+        "eval/length": 4.0,
+    }
