@@ -162,18 +162,16 @@ def run(cfg: DictConfig, path: Path, overrides: Sequence[str]) -> None:
     if folder.open(plain(OmegaConf.to_container(cfg, resolve=True)), overrides) == "done":
         print(f"this run is done: {path}\nmore steps go on from here, e.g. steps={2 * cfg.steps}")
         return
-    print(
-        f"run       {path}\nreplay    {cfg.replay.capacity:,} steps, {memory(runner.envs.spec, cfg.replay.capacity) / 1e6:,.1f} MB on {runner.replay.device}"
-    )
+    size = memory(runner.envs.spec, cfg.replay.capacity) / 1e6
+    print(f"run       {path}\nreplay    {cfg.replay.capacity:,} steps, {size:,.1f} MB on {runner.replay.device}")
     try:
         final = runner.run()
-        pictures = draw(runner)
-        print(closing(folder, final, cfg.eval.final_episodes, pictures))
     except Exception as error:
         folder.mark("failed", runner.steps, error=say(error) or traceback.format_exc())
         raise
     finally:
         runner.envs.close()
+    print(closing(folder, final, cfg.eval.final_episodes, draw(runner)))
 
 
 def closing(folder: RunFolder, final: dict[str, float], episodes: int, pictures: Sequence[Path]) -> str:
@@ -191,8 +189,8 @@ def say(error: BaseException) -> str | None:
     """One or two lines for what a user can mend; None for what is a fault of the program."""
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
         return (
-            "out of memory: make planner.population, planner.particles, dynamics.width, dynamics.members, algo.fit.batch,"
-            " eval.num or replay.capacity smaller"
+            "out of memory: make planner.population, planner.particles, dynamics.width, dynamics.members,"
+            " algo.fit.batch, eval.num or replay.capacity smaller"
         )
     if isinstance(error, ConfigError | RunRefused | FloatingPointError | OSError | ValueError):
         return str(error)
@@ -204,7 +202,10 @@ def main(hydra_main: Callable[[], None]) -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     try:
         hydra_main()
-    except HydraException as error:
+    except KeyboardInterrupt:
+        print("stopped, and saved: the same command with the same hydra.run.dir goes on from there", file=sys.stderr)
+        raise SystemExit(130) from None
+    except (HydraException, ValueError) as error:
         overrides = [o for o in sys.argv[1:] if not o.startswith("-")]
         print(f"error: {explain_here(error, overrides)}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -34,7 +34,7 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
             return compose("train", list(overrides))
-        except HydraException as error:
+        except (HydraException, ValueError) as error:
             problem = error
     raise ConfigError(explain_here(problem, overrides)) from problem
 
@@ -43,6 +43,7 @@ def explain_here(error: Exception, overrides: Sequence[str]) -> str:
     """`explain` with the settings that the chosen groups have."""
     groups = [o for o in overrides if o.partition("=")[0] in {p.name for p in CONF.iterdir()}]
     keys: list[str] = []
+    groups = [o for o in groups if not o.endswith("=null")]
     for known in (groups, [o for o in groups if o.startswith(("env=", "algo="))], []):
         with contextlib.suppress(HydraException), initialize_config_dir(str(CONF), version_base="1.3"):
             keys = flat_keys(cast(dict[str, Any], OmegaConf.to_container(compose("train", known))))
@@ -119,7 +120,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "dynamics.ends.lr": _number(0, above=True),
     "dynamics.ends.separate": _one_of(True, False),
     "dynamics.ends.certain": _one_of(True, False),
-    "dynamics.ends.unseen": _number(0, 1),
+    "dynamics.ends.hazard": _number(0, 1),
+    "dynamics.ends.rare": _number(0, 0.49),
 }
 
 

@@ -19,7 +19,11 @@ def explain(error: Exception, overrides: Sequence[str], conf: Path, keys: Iterab
     if found := re.search(r"Could not override '([^']+)'", text):
         return _unknown(found[1], overrides, conf, set(keys))
     if isinstance(error, OverrideParseException):
-        return f"cannot read {error.override!r}: {text.splitlines()[0]}; write key=value, and quote what the shell would take"
+        problem = text.splitlines()[0]
+        return f"cannot read {error.override!r}: {problem}; write key=value, and quote what the shell would take"
+    nulls = [o for o in overrides if o.endswith("=null") and (conf / o.partition("=")[0]).is_dir()]
+    if nulls and "Got NoneType" in text:
+        return f"{nulls[0]}: a group cannot be null here; say {nulls[0].partition('=')[0]}=none"
     cause = f" ({error.__cause__})" if error.__cause__ else ""
     return text.splitlines()[0] + cause.splitlines()[0] if cause else text.splitlines()[0]
 
@@ -30,7 +34,8 @@ def _missing(name: str, overrides: Sequence[str], conf: Path) -> str:
     if group == "recipe":
         algo, _, family = value.rpartition("_")
         known = [o.removeprefix(f"{algo}_") for o in options if o.startswith(f"{algo}_")]
-        return f"algo={algo} has no recipe for environments of family {family}; it has them for: {', '.join(known) or 'none'}"
+        has = ", ".join(known) or "none"
+        return f"algo={algo} has no recipe for environments of family {family}; it has them for: {has}"
     return f"{group}={value} does not exist{_did_you_mean(value, options)} {group} can be: {', '.join(options)}"
 
 

@@ -24,8 +24,8 @@ from mbrl_lab.tracking.state import load_module_state, module_state, random_stat
 from mbrl_lab.tracking.tracker import Tracker
 from mbrl_lab.types import Algo, Metrics, Step, Tree
 
-TRAIN, EVAL, FINAL = 0, 1, 2
-"""Streams of episode seeds: training, evaluation while training, and of the final policy."""
+TRAIN, EVAL, FINAL, DIAGNOSIS = 0, 1, 2, 3
+"""Streams of episode seeds: training, evaluation while training, of the final policy, and of what is drawn."""
 
 
 @dataclass(frozen=True)

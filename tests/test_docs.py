@@ -107,7 +107,7 @@ def sweep(overrides: list[str]) -> Iterator[list[str]]:
 
 
 def examples(language: str, folder: str) -> dict[str, str]:
-    """Files that the pages show whole: a block that begins with its path under `folder`, after a package if it has one."""
+    """Files that the pages show whole: blocks that begin with a path under `folder`, or with a package and a path."""
     first = re.compile(rf"(?:# @package \S+\n)?# ({folder}/\S+)\n")
     texts = [text for page in PAGES for text in blocks(page, language)]
     return {found[1]: text for text in texts if (found := first.match(text))}
@@ -153,7 +153,7 @@ def test_examples_run(part: str, with_examples: None, tmp_path: Path) -> None:
     small = ["debug=smoke", "steps=102", "eval.every=0", "eval.final_episodes=1", "video.final=0"]
     if words["algo"] == "mpc":
         small += ["algo.fit.max_updates=2", "planner.horizon=2"]
-    others = [] if part.startswith(("algo", "env")) else [part]
+    others = [] if part.startswith(("algo", "env")) else [part, "preset=none"]
     runner = make_run(words["algo"], words["env"], *others, *small, folder=tmp_path / "run")
     runner.run()
     runner.envs.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from mbrl_lab.ops import crossed
@@ -14,7 +14,7 @@ from mbrl_lab.types import Algo, EnvSpec, Metrics, Planner, Step, Tree, WorldMod
 
 
 class MPC(Algo):
-    """Random actions for `warmup` steps, then plans; the model is fitted at `warmup` and every `every` steps after."""
+    """Random actions for `warmup` steps, then plans; a model that learns is fitted then, and every `every` steps."""
 
     ready: Tensor
 
@@ -50,7 +50,7 @@ class MPC(Algo):
     def learn(self, replay: Replay, before: int, after: int) -> Metrics:
         metrics: Metrics = {"planner/score": self.promise} if self.ready else {}
         if after >= self.warmup and crossed(before - self.warmup, after - self.warmup, self.every):
-            metrics |= self.fit(self.model, replay)
+            metrics |= self.fit(self.model, replay) if isinstance(self.model, nn.Module) else {}
             self.ready.fill_(True)
         return metrics
 

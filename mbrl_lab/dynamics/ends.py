@@ -20,9 +20,9 @@ class Ends(nn.Module):
     logsumexp). One end beyond an edge of the track then places that edge for every speed and angle, where one network
     of the whole observation needs many. `certain`: what is likelier an end than not is one, else its probability
     counts; a small probability at every step bends plans that nothing else tells apart.
-    `unseen`: the probability of an end at every step in which a coordinate lies outside the range of all that was
-    seen to go on (after MOReL, Kidambi et al. 2020, where such states are the end). None of it counts before an end
-    was seen.
+    `hazard`: the probability of an end at every step in which a coordinate is strange: beyond all but the share `rare`
+    of what was seen to go on, at either side. It keeps plans that nothing else tells apart where much is known (after
+    MOReL, Kidambi et al. 2020, where the unknown is the end). None of it counts before an end was seen.
     """
 
     seen: Tensor
@@ -38,10 +38,12 @@ class Ends(nn.Module):
         lr: float,
         separate: bool,
         certain: bool,
-        unseen: float,
+        hazard: float,
+        rare: float,
     ) -> None:
         super().__init__()
-        self.members, self.dim, self.separate, self.certain, self.unseen = members, dim, separate, certain, unseen
+        self.members, self.dim, self.separate, self.certain = members, dim, separate, certain
+        self.hazard, self.rare = hazard, rare
         self.inputs = Normaliser(dim)
         self.net = EnsembleMLP(members * (dim if separate else 1), 1 if separate else dim, 1, width, depth)
         self.opt = torch.optim.Adam(self.parameters(), lr, fused=True)
@@ -53,9 +55,11 @@ class Ends(nn.Module):
         """Take scales and ranges from real rows [N, D], [N]."""
         self.inputs.fit(next_obs)
         self.seen.fill_(terminal.any())
-        going_on = next_obs[~terminal]
-        self.low.copy_(going_on.amin(0))
-        self.high.copy_(going_on.amax(0))
+        going_on = next_obs[~terminal].sort(0).values
+        if len(going_on):
+            skipped = int(self.rare * (len(going_on) - 1))
+            self.low.copy_(going_on[skipped])
+            self.high.copy_(going_on[-1 - skipped])
 
     def update(self, t: Transition) -> Tensor:
         """One gradient step on [K, N] transitions; returns the mean loss."""
@@ -67,19 +71,18 @@ class Ends(nn.Module):
 
     def loss(self, t: Transition) -> Tensor:
         """[K, N] transitions -> [K]: cross-entropy."""
-        error = F.binary_cross_entropy_with_logits(
-            self.logits(self.net.layers(), t.next_obs), t.terminal.float(), reduction="none"
-        )
+        logit = self.logits(self.net.layers(), t.next_obs).logsumexp(1)
+        error = F.binary_cross_entropy_with_logits(logit, t.terminal.float(), reduction="none")
         return masked_mean(error, t.valid, 1)
 
     def logits(self, layers: Layers, next_obs: Tensor) -> Tensor:
-        """[K, N, D] -> [K, N], by the layers of K members."""
+        """[K, N, D] -> [K, J, N], by the layers of K members: of each coordinate if `separate`, else J = 1."""
         x = self.inputs(next_obs)
         if not self.separate:
-            return apply(layers, x).squeeze(-1)
+            return apply(layers, x).transpose(1, 2)
         members, rows, _ = x.shape
         each = apply(layers, x.transpose(1, 2).reshape(members * self.dim, rows, 1))
-        return each.view(members, self.dim, rows).logsumexp(1)
+        return each.view(members, self.dim, rows)
 
     def of(self, elite: Tensor) -> Layers:
         """The layers of some members."""
@@ -87,12 +90,12 @@ class Ends(nn.Module):
 
     def discount(self, layers: Layers, next_obs: Tensor) -> Tensor:
         """[K, N, D] -> [K, N]: the probability that the episode goes on."""
-        logit = self.logits(layers, next_obs)
-        going_on = (logit < 0).float() if self.certain else torch.sigmoid(-logit)
-        if not self.unseen:
+        odds = self.logits(layers, next_obs).exp_().sum(1)
+        going_on = (odds < 1).float() if self.certain else 1 / (1 + odds)
+        if not self.hazard:
             return going_on
-        outside = ((next_obs < self.low) | (next_obs > self.high)).any(-1)
-        return going_on * (1 - self.unseen * outside)
+        strange = ((next_obs < self.low) | (next_obs > self.high)).any(-1)
+        return going_on * (1 - self.hazard * strange)
 
     def _pick(self, x: Tensor, elite: Tensor) -> Tensor:
         nets = self.dim if self.separate else 1

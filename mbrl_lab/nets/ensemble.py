@@ -25,9 +25,7 @@ class EnsembleMLP(nn.Module):
     def __init__(self, members: int, inputs: int, outputs: int, width: int, depth: int) -> None:
         super().__init__()
         sizes = [inputs, *[width] * depth, outputs]
-        self.weights = nn.ParameterList(
-            _truncated_normal(members, i, o) for i, o in itertools.pairwise(sizes)
-        )
+        self.weights = nn.ParameterList(_truncated_normal(members, i, o) for i, o in itertools.pairwise(sizes))
         self.biases = nn.ParameterList(torch.zeros(members, 1, o) for o in sizes[1:])
 
     def layers(self) -> Layers:

@@ -14,9 +14,9 @@ from mbrl_lab.algo import MPC
 from mbrl_lab.planner.search import Search
 from mbrl_lab.report.forecast import Forecast, every_start, forecast, scale_of, spread_out, state_error, until_end
 from mbrl_lab.report.pictures import draw_errors, draw_planned, draw_predicted
-from mbrl_lab.report.play import DIAGNOSIS, observe, play_planned, play_random
+from mbrl_lab.report.play import observe, play_planned, play_random
 from mbrl_lab.report.promise import achieved, correlation, pairs
-from mbrl_lab.runner import Runner
+from mbrl_lab.runner import DIAGNOSIS, Runner
 from mbrl_lab.tracking.atomic import write_text
 
 ENVS, STEPS = 2, 200

@@ -12,11 +12,8 @@ from torch.utils._pytree import tree_map
 
 from mbrl_lab.algo import MPC
 from mbrl_lab.env import Envs
-from mbrl_lab.runner import Runner
+from mbrl_lab.runner import DIAGNOSIS, Runner
 from mbrl_lab.types import Step, Tree, WorldModel
-
-DIAGNOSIS = 3
-"""The stream of episode seeds, beside those of the runner."""
 
 Act = Callable[[Step, Tree | None], tuple[Tensor, Tree | None]]
 
