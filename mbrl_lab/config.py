@@ -121,7 +121,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "dynamics.ends.separate": _one_of(True, False),
     "dynamics.ends.certain": _one_of(True, False),
     "dynamics.ends.hazard": _number(0, 1),
-    "dynamics.ends.rare": _number(0, 0.49),
+    "dynamics.ends.margin": _number(0, 0.49),
 }
 
 

@@ -15,13 +15,15 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from recipes import ENVS, EXPERIMENTS, RECIPES, SHORT, family_of, small
 
 from mbrl_lab import load_run, make_run
+from mbrl_lab.app import build_runner
 from mbrl_lab.config import CONF, RULES, ConfigError, check, choose_device, compose_config
-from mbrl_lab.tracking.folder import RunRefused
+from mbrl_lab.tracking.folder import RunFolder, RunRefused
 from mbrl_lab.tracking.state import module_state
 
 AT_RUN_TIME = {
     "mbrl_lab.algo.": {"spec"},
     "mbrl_lab.dynamics.": {"spec"},
+    "mbrl_lab.dynamics.Ends": {"members", "dim"},
     "mbrl_lab.policy.": {"spec"},
     "mbrl_lab.tracking.loggers.": {"folder"},
     "mbrl_lab.env.physics.": {"obs", "action", "next_obs"},
@@ -94,10 +96,12 @@ def test_every_experiment_composes_and_holds_what_can_be(experiment: str) -> Non
     check(compose_config([f"experiment={experiment}"]))
 
 
-def test_all_groups_and_options_compose() -> None:
+def test_all_groups_and_options_compose_and_build(tmp_path: Path) -> None:
     for group in ("dynamics", "planner", "logger", "runtime"):
         for option in sorted(path.stem for path in (CONF / group).glob("*.yaml")):
-            check(compose_config([f"{group}={option}"]))
+            cfg = compose_config([f"{group}={option}"])
+            check(cfg)
+            build_runner(cfg, RunFolder(tmp_path)).envs.close()
 
 
 def test_several_loggers_compose() -> None:
@@ -193,9 +197,6 @@ def test_seeds_decide_everything(tmp_path: Path) -> None:
 
 
 def test_building_leaves_the_config_as_it_was() -> None:
-    from mbrl_lab.app import build_runner
-    from mbrl_lab.tracking.folder import RunFolder
-
     cfg = compose_config(["env=pendulum"])
     before = OmegaConf.to_yaml(cfg)
     algo: Any = build_runner(cfg, RunFolder("/nowhere")).algo

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import runpy
 import shutil
@@ -18,6 +19,7 @@ from mbrl_lab import app, config, make_run
 from mbrl_lab.algo import Random
 from mbrl_lab.config import ConfigError, check, compose_config
 from mbrl_lab.tracking.folder import ConfigMismatch, RunFolder
+from mbrl_lab.tracking.provenance import born
 
 TRAIN = Path(__file__).parents[1] / "scripts" / "train.py"
 QUICK = ["algo=random", "debug=smoke", "steps=20", "video.final=0", "eval.every=0"]
@@ -139,7 +141,7 @@ def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert config.choose_device("auto") == torch.device("cuda")
     assert config.choose_device("cuda:1") == torch.device("cuda", 1)
-    with pytest.raises(ConfigError, match="runtime.device is cuda:2, but this machine has 2"):
+    with pytest.raises(ConfigError, match=r"runtime\.device is cuda:2, but this machine has 2"):
         config.choose_device("cuda:2")
 
 
@@ -175,18 +177,12 @@ def test_a_run_that_goes_on_elsewhere_is_left_alone(train: Train, tmp_path: Path
     try:
         train(*QUICK)
         folder = RunFolder(tmp_path / "run")
-        status = folder.status() | {"state": "running", "pid": sleeper.pid, "born": app_born(sleeper.pid)}
-        (tmp_path / "run" / "status.json").write_text(__import__("json").dumps(status))
+        status = folder.status() | {"state": "running", "pid": sleeper.pid, "born": born(sleeper.pid)}
+        (tmp_path / "run" / "status.json").write_text(json.dumps(status))
         assert f"already running as pid {sleeper.pid}" in refused(train(*QUICK))
     finally:
         sleeper.kill()
         sleeper.wait()
-
-
-def app_born(pid: int) -> str | None:
-    from mbrl_lab.tracking.provenance import born
-
-    return born(pid)
 
 
 def raising(error: BaseException) -> Callable[..., Any]:

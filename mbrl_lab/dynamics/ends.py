@@ -20,9 +20,10 @@ class Ends(nn.Module):
     logsumexp). One end beyond an edge of the track then places that edge for every speed and angle, where one network
     of the whole observation needs many. `certain`: what is likelier an end than not is one, else its probability
     counts; a small probability at every step bends plans that nothing else tells apart.
-    `hazard`: the probability of an end at every step in which a coordinate is strange: beyond all but the share `rare`
-    of what was seen to go on, at either side. It keeps plans that nothing else tells apart where much is known (after
-    MOReL, Kidambi et al. 2020, where the unknown is the end). None of it counts before an end was seen.
+    `hazard`: the probability of an end at every step in which a coordinate lies beyond what was seen to go on, or in
+    the outermost share `margin` of its range on either side. It keeps plans that nothing else tells apart away from
+    where little is known (after MOReL, Kidambi et al. 2020, where the unknown is the end). None of it counts before an
+    end was seen.
     """
 
     seen: Tensor
@@ -39,11 +40,11 @@ class Ends(nn.Module):
         separate: bool,
         certain: bool,
         hazard: float,
-        rare: float,
+        margin: float,
     ) -> None:
         super().__init__()
         self.members, self.dim, self.separate, self.certain = members, dim, separate, certain
-        self.hazard, self.rare = hazard, rare
+        self.hazard, self.margin = hazard, margin
         self.inputs = Normaliser(dim)
         self.net = EnsembleMLP(members * (dim if separate else 1), 1 if separate else dim, 1, width, depth)
         self.opt = torch.optim.Adam(self.parameters(), lr, fused=True)
@@ -55,11 +56,11 @@ class Ends(nn.Module):
         """Take scales and ranges from real rows [N, D], [N]."""
         self.inputs.fit(next_obs)
         self.seen.fill_(terminal.any())
-        going_on = next_obs[~terminal].sort(0).values
+        going_on = next_obs[~terminal]
         if len(going_on):
-            skipped = int(self.rare * (len(going_on) - 1))
-            self.low.copy_(going_on[skipped])
-            self.high.copy_(going_on[-1 - skipped])
+            low, high = going_on.amin(0), going_on.amax(0)
+            self.low.copy_(low.lerp(high, self.margin))
+            self.high.copy_(high.lerp(low, self.margin))
 
     def update(self, t: Transition) -> Tensor:
         """One gradient step on [K, N] transitions; returns the mean loss."""
@@ -94,8 +95,8 @@ class Ends(nn.Module):
         going_on = (odds < 1).float() if self.certain else 1 / (1 + odds)
         if not self.hazard:
             return going_on
-        strange = ((next_obs < self.low) | (next_obs > self.high)).any(-1)
-        return going_on * (1 - self.hazard * strange)
+        unknown = ((next_obs < self.low) | (next_obs > self.high)).any(-1)
+        return going_on * (1 - self.hazard * unknown)
 
     def _pick(self, x: Tensor, elite: Tensor) -> Tensor:
         nets = self.dim if self.separate else 1
