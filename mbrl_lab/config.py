@@ -52,9 +52,12 @@ def explain_here(error: Exception, overrides: Sequence[str]) -> str:
 
 
 def build(node: DictConfig) -> Any:
-    """The one place where a `_target_` becomes an object, or a partial that waits for what exists at run time."""
+    """The one place where a `_target_` becomes an object, or a partial that waits for what exists at run time.
+
+    It gets a copy without interpolations: what they point to would be resolved in the config itself.
+    """
     try:
-        return instantiate(node)
+        return instantiate(OmegaConf.to_container(node, resolve=True))
     except HydraException as error:
         if isinstance(error.__cause__, ValueError):
             raise ConfigError(str(error.__cause__)) from error
@@ -121,7 +124,6 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "dynamics.ends.separate": _one_of(True, False),
     "dynamics.ends.certain": _one_of(True, False),
     "dynamics.ends.hazard": _number(0, 1),
-    "dynamics.ends.margin": _number(0, 0.49),
 }
 
 

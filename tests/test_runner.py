@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ class World:
 
     def finished(self) -> list[Episode]:
         ended = self.time % 2 == 0
-        return [EPISODE._replace(env=i, index=self.time // 2 - 1) for i in range(self.num)] if ended else []
+        return [replace(EPISODE, env=i, index=self.time // 2 - 1) for i in range(self.num)] if ended else []
 
     def close(self) -> None:
         self.tape.append(f"envs({self.num}, {self.stream}).close")
@@ -258,7 +259,7 @@ def test_the_best_checkpoint_is_the_best(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(module, "Checkpoint", lambda path: Writes(saved, path.name))
     with runner.tracker:
         for value in (3.0, 1.0, 3.0, 4.0, -5.0):
-            monkeypatch.setattr(runner, "evaluate", lambda *_, v=value: [EPISODE._replace(ret=v)])
+            monkeypatch.setattr(runner, "evaluate", lambda *_, v=value: [replace(EPISODE, ret=v)])
             runner.judge()
     assert saved == ["best.save"] * 2 and runner.best == 4.0
 
@@ -279,7 +280,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_name(tmp_path: Path) -
 
 
 def test_summary_by_hand() -> None:
-    episodes = [EPISODE._replace(ret=r, length=n) for r, n in ((1.0, 2), (3.0, 4), (8.0, 6))]
+    episodes = [replace(EPISODE, ret=r, length=n) for r, n in ((1.0, 2), (3.0, 4), (8.0, 6))]
     assert summary("eval", episodes) == {
         "eval/return": 4.0,
         "eval/return_std": pytest.approx((26 / 3) ** 0.5),

@@ -12,6 +12,9 @@ from mbrl_lab.nets.ensemble import Layers, apply
 from mbrl_lab.ops import masked_mean
 from mbrl_lab.types import Transition
 
+Frozen = Layers | Tensor
+CELLS = 4096
+
 
 class Ends(nn.Module):
     """K classifiers, trained on batches of which half are ends.
@@ -20,10 +23,9 @@ class Ends(nn.Module):
     logsumexp). One end beyond an edge of the track then places that edge for every speed and angle, where one network
     of the whole observation needs many. `certain`: what is likelier an end than not is one, else its probability
     counts; a small probability at every step bends plans that nothing else tells apart.
-    `hazard`: the probability of an end at every step in which a coordinate lies beyond what was seen to go on, or in
-    the outermost share `margin` of its range on either side. It keeps plans that nothing else tells apart away from
-    where little is known (after MOReL, Kidambi et al. 2020, where the unknown is the end). None of it counts before an
-    end was seen.
+    `hazard`: the probability of an end at every step in which a coordinate lies beyond all that was seen to go on. It
+    keeps plans that nothing else tells apart where something is known (after MOReL, Kidambi et al. 2020, where the
+    unknown is the end). None of it counts before an end was seen.
     """
 
     seen: Tensor
@@ -40,11 +42,10 @@ class Ends(nn.Module):
         separate: bool,
         certain: bool,
         hazard: float,
-        margin: float,
     ) -> None:
         super().__init__()
         self.members, self.dim, self.separate, self.certain = members, dim, separate, certain
-        self.hazard, self.margin = hazard, margin
+        self.hazard = hazard
         self.inputs = Normaliser(dim)
         self.net = EnsembleMLP(members * (dim if separate else 1), 1 if separate else dim, 1, width, depth)
         self.opt = torch.optim.Adam(self.parameters(), lr, fused=True)
@@ -58,9 +59,8 @@ class Ends(nn.Module):
         self.seen.fill_(terminal.any())
         going_on = next_obs[~terminal]
         if len(going_on):
-            low, high = going_on.amin(0), going_on.amax(0)
-            self.low.copy_(low.lerp(high, self.margin))
-            self.high.copy_(high.lerp(low, self.margin))
+            self.low.copy_(going_on.amin(0))
+            self.high.copy_(going_on.amax(0))
 
     def update(self, t: Transition) -> Tensor:
         """One gradient step on [K, N] transitions; returns the mean loss."""
@@ -85,18 +85,39 @@ class Ends(nn.Module):
         each = apply(layers, x.transpose(1, 2).reshape(members * self.dim, rows, 1))
         return each.view(members, self.dim, rows)
 
-    def of(self, elite: Tensor) -> Layers:
-        """The layers of some members."""
-        return [(self._pick(w, elite), self._pick(b, elite)) for w, b in self.net.layers()]
+    def freeze(self, elite: Tensor) -> Frozen:
+        """What some members know, ready for `discount`: their layers, or tables, since each is of one number."""
+        layers = [(self._pick(w, elite), self._pick(b, elite)) for w, b in self.net.layers()]
+        if not self.separate:
+            return layers
+        start, scale = self._cells()
+        places = start + torch.arange(CELLS, device=start.device).unsqueeze(-1) / scale
+        return self.logits(layers, places.expand(len(elite), CELLS, self.dim)).exp().flatten()
 
-    def discount(self, layers: Layers, next_obs: Tensor) -> Tensor:
+    @torch.no_grad()
+    def discount(self, frozen: Frozen, next_obs: Tensor) -> Tensor:
         """[K, N, D] -> [K, N]: the probability that the episode goes on."""
-        odds = self.logits(layers, next_obs).exp_().sum(1)
+        odds = self._look_up(frozen, next_obs) if isinstance(frozen, Tensor) else self._odds(frozen, next_obs)
         going_on = (odds < 1).float() if self.certain else 1 / (1 + odds)
         if not self.hazard:
             return going_on
         unknown = ((next_obs < self.low) | (next_obs > self.high)).any(-1)
         return going_on * (1 - self.hazard * unknown)
+
+    def _odds(self, layers: Layers, next_obs: Tensor) -> Tensor:
+        return self.logits(layers, next_obs).exp().sum(1)
+
+    def _look_up(self, table: Tensor, next_obs: Tensor) -> Tensor:
+        """The sum of each coordinate's odds, from the nearest cell of its table."""
+        start, scale = self._cells()
+        cell = ((next_obs - start) * scale).round().nan_to_num().clamp(0, CELLS - 1).long()
+        tables = torch.arange(len(next_obs) * self.dim, device=cell.device).view(-1, 1, self.dim)
+        return table[cell + tables * CELLS].sum(-1)
+
+    def _cells(self) -> tuple[Tensor, Tensor]:
+        """Where each coordinate's table begins and its cells per unit: the seen range and as much on either side."""
+        span = (self.high - self.low).clamp(min=1e-6)
+        return self.low - span, (CELLS - 1) / (3 * span)
 
     def _pick(self, x: Tensor, elite: Tensor) -> Tensor:
         nets = self.dim if self.separate else 1

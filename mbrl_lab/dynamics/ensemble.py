@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mbrl_lab.dynamics.ends import Ends
+from mbrl_lab.dynamics.ends import Frozen as FrozenEnds
 from mbrl_lab.dynamics.normaliser import Normaliser
 from mbrl_lab.nets import EnsembleMLP
 from mbrl_lab.nets.ensemble import Layers, apply
@@ -24,7 +25,7 @@ class Frozen(NamedTuple):
     """The elites' weights with the normalisers folded into their first and last layers."""
 
     net: Layers
-    ends: Layers | None  # None while no end was ever seen, or where it is computed
+    ends: FrozenEnds | None  # None while no end was ever seen, or where it is computed
 
 
 class Ensemble(nn.Module):
@@ -114,7 +115,7 @@ class Ensemble(nn.Module):
             out = out + std * torch.randn_like(std)
         return out[:, :-1], out[:, -1]
 
-    def _by_block(self, layers: Layers, x: Tensor, net: Callable[[Layers, Tensor], Tensor] = apply) -> Tensor:
+    def _by_block(self, layers: Any, x: Tensor, net: Callable[[Any, Tensor], Tensor] = apply) -> Tensor:
         """[N, i] -> [N, ...]: an equal block of rows for each elite, or the mean of all elites for every row."""
         elites, rows = len(self.elite), len(x)
         if self.propagation == "expectation":
@@ -182,7 +183,7 @@ class Ensemble(nn.Module):
                 shift,
             )
             learned = self.termination_fn is None and bool(self.ends.seen)
-            self._frozen = Frozen(net, self.ends.of(self.elite) if learned else None)
+            self._frozen = Frozen(net, self.ends.freeze(self.elite) if learned else None)
         return self._frozen
 
     def thaw(self) -> None:
