@@ -1,6 +1,6 @@
 """One line of CSV for each run: what it was, when it first passed a threshold, and what its final policy earned.
 
-    python benchmarks/table.py --threshold 475 outputs/sweeps/*/* > docs/results/cartpole.csv
+python benchmarks/table.py --threshold 475 outputs/sweeps/*/* > docs/results/cartpole.csv
 """
 
 from __future__ import annotations

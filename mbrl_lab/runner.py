@@ -144,6 +144,7 @@ class Runner:
             while len(played) < episodes:
                 action, carry = self.algo.act(row, carry, explore=False)
                 row = envs.step(action).to(self.device)
+                self.tracker.progress(self.steps, note=f"evaluating: {len(played)} of {episodes} episodes over")
                 played += [e for e in envs.finished() if e.index * num + e.env < episodes]
         envs.close()
         return sorted(played, key=lambda e: (e.index, e.env))

@@ -32,7 +32,7 @@ class Stopped(Exception):
 
 def arguments(recipe: str, *more: str) -> list[str]:
     algo, env, *rest = small(recipe)
-    return [algo[5:], env[4:], *rest, "log_every=10", "eval.every=90", *more]
+    return [algo[5:], env[4:], *rest, "log_every=40", "eval.every=30", *more]
 
 
 def whole(words: list[str], folder: Path) -> Runner:
@@ -73,6 +73,7 @@ def assert_same_run(a: Path, b: Path) -> None:
     assert metrics(a) == metrics(b)
     for name in ("episodes.jsonl", "actions.bin"):
         assert (a / name).read_bytes() == (b / name).read_bytes(), name
+    assert best_step(a) == best_step(b)
     one, other = (Checkpoint(RunFolder(path).last).load() for path in (a, b))
     assert one is not None and other is not None
     for loaded in (one, other):
@@ -80,6 +81,11 @@ def assert_same_run(a: Path, b: Path) -> None:
     for key in one.state:
         assert same(one.state[key], other.state[key]), f"{key} differs at the end"
     assert same(last_rows(one.rows), last_rows(other.rows)), "replay differs at the end"
+
+
+def best_step(folder: Path) -> int | None:
+    best = Checkpoint(RunFolder(folder).best).load()
+    return best and best.state["step"]
 
 
 def last_rows(chunks: Any) -> list[torch.Tensor]:
@@ -91,9 +97,9 @@ def last_rows(chunks: Any) -> list[torch.Tensor]:
 def test_every_recipe_resumes_exactly(recipe: str, tmp_path: Path) -> None:
     words = arguments(recipe, "checkpoint.every=37")
     a = whole(words, tmp_path / "a")
-    stopped(words, tmp_path / "b", 133)  # before the second checkpoint after the first fit
-    assert len(metrics(tmp_path / "b")) == 13, "rows since the checkpoint at 111 are there, to be cut"
-    stopped(words, tmp_path / "b", 57)  # from 111 to 168
+    stopped(words, tmp_path / "b", 133)
+    assert metrics(tmp_path / "b")[-1]["step"] == 120, "a row since the checkpoint at 111 is there, to be cut"
+    stopped(words, tmp_path / "b", 57)  # from 111, where what the fit at 100 said waits for the next row, to 168
     saved = Checkpoint(RunFolder(tmp_path / "b").last).load()
     assert saved is not None and saved.state["step"] == 148
     assert len(saved.state["envs"]["actions"][0]) > 0, "stands in the middle of an episode"
@@ -185,7 +191,7 @@ def when_at(folder: Path, step: int, act: Callable[[], None], process: subproces
 
 
 def test_a_killed_process_and_a_terminated_one_go_on(tmp_path: Path) -> None:
-    words = [*arguments("mpc_discrete"), "steps=320", "checkpoint.every=33", "algo.every=100"]
+    words = [*arguments("mpc_discrete"), "steps=320", "checkpoint.every=33", "log_every=10", "eval.every=150"]
     whole(words, tmp_path / "a")
     folder = tmp_path / "b"
     line = [f"algo={words[0]}", f"env={words[1]}", *words[2:], f"hydra.run.dir={folder}"]

@@ -30,14 +30,17 @@ class Progress:
         self.terminal = self.stream.isatty()
         self.clock = clock
         self.returns: dict[str, float] = {}
+        self.note = ""
         self.began = clock()
         self.due = self.began
         self.shown = -1
         self.seen = deque([(self.began, start)], maxlen=SPEED_SAMPLES)
 
-    def update(self, step: int, train_return: float | None = None, eval_return: float | None = None) -> None:
+    def update(
+        self, step: int, train_return: float | None = None, eval_return: float | None = None, note: str = ""
+    ) -> None:
         """Note where the run is; the line is only made when it is due. Returns not given stay as they were."""
-        self.step = step
+        self.step, self.note = step, note
         if train_return is not None:
             self.returns["train"] = train_return
         if eval_return is not None:
@@ -62,7 +65,7 @@ class Progress:
         speed = self._speed(now)
         left = f"{_duration((self.total - self.step) / speed)} left" if speed > 0 else "? left"
         parts = [f"{self.step:,}/{self.total:,}", f"{percent}%", *returns, f"{speed:,.0f} steps/s"]
-        return "  ".join([*parts, f"{_duration(now - self.began)}, {left}"])
+        return "  ".join([*parts, f"{_duration(now - self.began)}, {self.note or left}"])
 
     def _speed(self, now: float) -> float:
         before, step = self.seen[0]

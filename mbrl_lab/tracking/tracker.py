@@ -52,10 +52,12 @@ class Tracker:
         """Begin the line of progress."""
         self.line = Progress(total, step)
 
-    def progress(self, step: int, **returns: float) -> None:
-        """Move the line of progress on; `train_return` and `eval_return` where there are new ones."""
+    def progress(
+        self, step: int, train_return: float | None = None, eval_return: float | None = None, note: str = ""
+    ) -> None:
+        """Move the line of progress on, with the returns there are."""
         if self.line is not None:
-            self.line.update(step, **returns)
+            self.line.update(step, train_return, eval_return, note)
 
     def trained(self, episodes: Sequence[Episode], step: int) -> None:
         """Note training episodes that ended."""

@@ -241,7 +241,8 @@ def test_update_reads_rows_and_returns_where_imagination_may_start() -> None:
     assert all(x.ndim == 0 and not x.requires_grad for x in metrics.values())  # type: ignore[union-attr]
 
 
-def test_rows_across_an_episodes_end_teach_nothing() -> None:
+@pytest.mark.parametrize("gaussian", [False, True])
+def test_rows_across_an_episodes_end_teach_nothing(gaussian: bool) -> None:
     rows = data(30).latest(2)
     rows = rows._replace(first=torch.stack([rows.first[0], torch.tensor([False, True, False, True])]))
     spoiled = rows._replace(obs=rows.obs.clone(), reward=rows.reward.clone())
@@ -250,7 +251,7 @@ def test_rows_across_an_episodes_end_teach_nothing() -> None:
     losses = []
     for given in (rows, spoiled):
         torch.manual_seed(0)
-        model = ensemble()
+        model = ensemble(gaussian=gaussian)
         losses.append(model.update(given)[1]["model/loss"])
     assert losses[0] == losses[1]
 
