@@ -91,7 +91,7 @@ def build_runner(cfg: DictConfig, folder: RunFolder) -> Runner:
     algo = build(cfg.algo)(envs.spec).to(device)
     if cfg.runtime.compile:
         compile_parts(algo)
-    place = device if cfg.replay.device == "auto" else choose_device(cfg.replay.device)
+    place = device if cfg.replay.device == "auto" else choose_device(cfg.replay.device, "replay.device")
     replay = Replay(envs.spec, cfg.replay.capacity, cfg.env.num, cfg.seed, place)
     loggers = [build(node) for name, node in cfg.logger.items() if name != "jsonl"]
     tracker = Tracker(folder, loggers, lambda path, seed, actions: film(make, path, seed, actions), cfg.video.every)
@@ -208,4 +208,7 @@ def main(hydra_main: Callable[[], None]) -> None:
     except (HydraException, ValueError) as error:
         overrides = [o for o in sys.argv[1:] if not o.startswith("-")]
         print(f"error: {explain_here(error, overrides)}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except OSError as error:
+        print(f"error: {error}; hydra.run.dir must be a folder that can be written", file=sys.stderr)
         raise SystemExit(2) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -194,7 +195,7 @@ def test_interquartile_mean(values: list[float], expected: float) -> None:
 
 def test_episodes_at_the_time_limit_are_counted(run: Path) -> None:
     runner = load_run(run)
-    played = [e._replace(length=length) for e in runner.evaluate(1) for length in (499, 500, 500)]
+    played = [dataclasses.replace(e, length=length) for e in runner.evaluate(1) for length in (499, 500, 500)]
     assert statistics(played, time_limit(runner.envs))["at_time_limit"] == 2
     assert statistics(played, None)["at_time_limit"] is None
     runner.envs.close()

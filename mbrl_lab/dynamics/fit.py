@@ -51,6 +51,7 @@ class Fit:
         cells = replay.transitions()
         held = hash_uniform(cells, salt=0) < self.holdout
         train, test = cells[~held], cells[held][-self.max_holdout :]
+        test = test if len(test) else train
         model.normalise(replay.read(train, 2))
         ends = cells[replay.read(cells, 2).terminal[1]]
         best = Best(model, replay.read(test, 2))
