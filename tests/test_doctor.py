@@ -159,7 +159,8 @@ def test_the_parts_of_a_job(
     assert rows["planner"].split()[1] == "CEM:" and "horizon=7" in rows["planner"]
     assert "dynamics" in rows and "width=8" in " ".join(lines) and "gaussian=false" in " ".join(lines)
     parameters = 2 * ((4 * 8 + 8) + (8 * 4 + 4))
-    assert rows["net"].split() == ["net", "EnsembleMLP", str(parameters)]
+    net = next(line.split() for line in lines if line.split()[0] == "net")
+    assert net == ["net", "EnsembleMLP", str(parameters)]
     assert next(line for line in lines if "[2, 4, 8]" in line).split()[:2] == ["weights", "ParameterList"]
     assert list(tmp_path.iterdir()) == [] and not Path(places[0]).exists()
 

@@ -11,6 +11,7 @@ from linear import SPEC, data, ensemble, fit, grown
 from torch import Tensor, nn
 
 from mbrl_lab.dynamics.normaliser import Normaliser
+from mbrl_lab.ops import hash_uniform
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Metrics, Step, Tree
 
@@ -237,7 +238,7 @@ def test_it_learns_without_hold_out_and_from_little(holdout: float) -> None:
     fit(max_updates=60, holdout=holdout)(model, replay)
     cells = replay.transitions()
     if holdout:
-        assert not len(held_out(replay)), "too few rows for any to be held out"
+        assert not (hash_uniform(cells, salt=0) < holdout).any(), "too few rows for any to be held out"
     assert model.validate(replay.read(cells, 2)).mean() < 0.5
 
 
@@ -247,7 +248,7 @@ def test_a_dimension_that_never_varies() -> None:
     normaliser.fit(x)
     out = normaliser(x)
     assert not out[:, 0].any() and normaliser.scale[0] == 1
-    assert out[:, 1].mean().abs() < 1e-5 and out[:, 1].std().item() == pytest.approx(1)
+    assert out[:, 1].mean().abs() < 1e-5 and out[:, 1].std(correction=0).item() == pytest.approx(1)
     assert normaliser(torch.tensor([8.0, 3.0]))[0] == 1
 
 
