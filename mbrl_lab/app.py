@@ -57,10 +57,7 @@ def load_run(folder: Path | str, checkpoint: str = "last", device: str = "auto")
     Raises ConfigError where there is no run or no checkpoint.
     """
     home = RunFolder(folder)
-    stored = home.config()
-    if not stored:
-        raise ConfigError(f"{home.path} holds no run: it has no config.yaml")
-    cfg = OmegaConf.merge(stored, {"runtime": {"device": device}, "replay": {"capacity": 2}})
+    cfg = OmegaConf.merge(stored_config(home), {"runtime": {"device": device}, "replay": {"capacity": 2}})
     assert isinstance(cfg, DictConfig)
     place = {"last": home.last, "best": home.best}.get(checkpoint, Path(checkpoint))
     loaded = Checkpoint(place).load()
@@ -70,6 +67,14 @@ def load_run(folder: Path | str, checkpoint: str = "last", device: str = "auto")
     runner.steps = loaded.state["step"]
     load_module_state(runner.algo, loaded.state["algo"])
     return runner
+
+
+def stored_config(folder: RunFolder) -> DictConfig:
+    """What a run was last started with. Raises ConfigError where there is no run."""
+    stored = folder.config()
+    if not stored:
+        raise ConfigError(f"{folder.path} holds no run: it has no config.yaml")
+    return OmegaConf.create(stored)
 
 
 def build_runner(cfg: DictConfig, folder: RunFolder) -> Runner:
@@ -203,7 +208,7 @@ def main(hydra_main: Callable[[], None]) -> None:
     try:
         hydra_main()
     except KeyboardInterrupt:
-        print("stopped, and saved: the same command with the same hydra.run.dir goes on from there", file=sys.stderr)
+        print("stopped: the same command with the same hydra.run.dir goes on from the last save", file=sys.stderr)
         raise SystemExit(130) from None
     except (HydraException, ValueError) as error:
         overrides = [o for o in sys.argv[1:] if not o.startswith("-")]

@@ -15,7 +15,7 @@ import numpy as np
 from gymnasium.error import DependencyNotInstalled
 from omegaconf import DictConfig, OmegaConf
 
-from mbrl_lab.app import load_run, say
+from mbrl_lab.app import load_run, say, stored_config
 from mbrl_lab.config import CONF, ConfigError, build
 from mbrl_lab.env import Envs, Episode
 from mbrl_lab.runner import Runner
@@ -167,7 +167,7 @@ def tell(kind: str, paths: Sequence[Path]) -> None:
 
 def log_to_wandb(runner: Runner, name: str, results: dict[str, Any]) -> None:
     """One more row in the run's Weights & Biases run, under evaluation/<checkpoint>/."""
-    node = run_config(runner.folder).logger.get("wandb") or OmegaConf.load(CONF / "logger" / "wandb.yaml")
+    node = stored_config(runner.folder).logger.get("wandb") or OmegaConf.load(CONF / "logger" / "wandb.yaml")
     assert isinstance(node, DictConfig), node
     logger = build(node)(runner.folder)
     numbers = {f"evaluation/{name}/{key}": v for key, v in results.items() if isinstance(v, int | float)}
@@ -175,17 +175,9 @@ def log_to_wandb(runner: Runner, name: str, results: dict[str, Any]) -> None:
     logger.close(ok=True)
 
 
-def run_config(folder: RunFolder) -> DictConfig:
-    """What the run was started with. Raises ConfigError where there is no run."""
-    stored = folder.config()
-    if not stored:
-        raise ConfigError(f"{folder.path} holds no run: it has no config.yaml")
-    return OmegaConf.create(stored)
-
-
 def film_logged(folder: RunFolder, episode: str) -> None:
     """See a logged episode, written `train:K` or `eval:K`, again from its seed and actions; no weights are needed."""
-    make = build(run_config(folder).env.make)
+    make = build(stored_config(folder).env.make)
     phase, k = parse_episode(episode)
     log = EpisodeLog(folder)
     there = len(log.finished(phase))
@@ -214,7 +206,7 @@ def show(run: Path, checkpoint: str) -> None:
         raise ConfigError("--render needs a display, and there is none here; --video 1 films the episode instead")
     runner = load_run(run, checkpoint)
     runner.envs.close()
-    make = partial(build(run_config(runner.folder).env.make), render_mode="human")
+    make = partial(build(stored_config(runner.folder).env.make), render_mode="human")
     shown = copy.copy(runner)
     shown.make_envs = lambda num, stream: Envs(make, num, runner.seed, stream, False, runner.envs.frame_skip)
     (episode,) = shown.evaluate(1)
