@@ -17,6 +17,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -27,7 +28,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from mbrl_lab.app import compile_parts
-from mbrl_lab.dynamics import Ensemble
+from mbrl_lab.dynamics import Ends, Ensemble
 from mbrl_lab.env import physics
 from mbrl_lab.planner import CEM
 from mbrl_lab.types import EnvSpec
@@ -50,9 +51,10 @@ def ours(device: str, heads: bool, propagation: str, bfloat16: bool, compiled: b
     net = {"members": MEMBERS, "elites": MEMBERS, "width": WIDTH, "depth": DEPTH, "gaussian": True}
     known = {"reward_fn": _survived, "termination_fn": physics.cartpole_termination}
     learned = {"reward_fn": None, "termination_fn": None}
-    changes: dict[str, Any] = net | {"propagation": propagation} | (learned if heads else known)
+    ends = partial(Ends, width=64, depth=2, lr=3e-3, separate=False, certain=False, hazard=0.0)
+    changes: dict[str, Any] = net | {"ends": ends} | {"propagation": propagation} | (learned if heads else known)
     model = Ensemble(SPEC, **settings("dynamics/ensemble", **changes)).to(device)
-    model.ends_seen.fill_(True)
+    model.ends.seen.fill_(True)
     model.freeze()
     if compiled:
         compile_parts(model)
