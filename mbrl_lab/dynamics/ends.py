@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from mbrl_lab.dynamics.normaliser import Normaliser
 from mbrl_lab.nets import EnsembleMLP
-from mbrl_lab.nets.ensemble import Layers, apply
+from mbrl_lab.nets.ensemble import Layers, apply, as_computed
 from mbrl_lab.ops import masked_mean
 from mbrl_lab.types import Transition
 
@@ -89,7 +89,7 @@ class Ends(nn.Module):
         """What some members know, ready for `discount`: their layers, or tables, since each is of one number."""
         layers = [(self._pick(w, elite), self._pick(b, elite)) for w, b in self.net.layers()]
         if not self.separate:
-            return layers
+            return as_computed(layers)
         start, scale = self._cells()
         places = start + torch.arange(CELLS, device=start.device).unsqueeze(-1) / scale
         return self.logits(layers, places.expand(len(elite), CELLS, self.dim)).exp().flatten()

@@ -13,7 +13,7 @@ from mbrl_lab.dynamics.ends import Ends
 from mbrl_lab.dynamics.ends import Frozen as FrozenEnds
 from mbrl_lab.dynamics.normaliser import Normaliser
 from mbrl_lab.nets import EnsembleMLP
-from mbrl_lab.nets.ensemble import Layers, apply
+from mbrl_lab.nets.ensemble import Layers, apply, as_computed, autocast_dtype
 from mbrl_lab.ops import masked_mean
 from mbrl_lab.types import EnvSpec, Metrics, Outcome, Step, Transition, Tree
 
@@ -22,8 +22,9 @@ Head = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class Frozen(NamedTuple):
-    """The elites' weights with the normalisers folded into their first and last layers."""
+    """The elites' weights with the normalisers folded into their first and last layers, as autocast would cast them."""
 
+    dtype: torch.dtype
     net: Layers
     ends: FrozenEnds | None  # None while no end was ever seen, or where it is computed
 
@@ -90,7 +91,7 @@ class Ensemble(nn.Module):
         next_obs, outcome = self._imagine(frozen, state, action)
         if order is None:
             return next_obs, outcome
-        back = order.argsort()
+        back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
         return next_obs[back], Outcome(*(x[back] for x in outcome))
 
     def _imagine(self, frozen: Frozen, obs: Tensor, action: Tensor) -> tuple[Tensor, Outcome]:
@@ -173,7 +174,8 @@ class Ensemble(nn.Module):
 
     def freeze(self) -> Frozen:
         """The elites as they are now, ready to imagine with; made again after every change of the weights."""
-        if self._frozen is None:
+        dtype = autocast_dtype(self.elite.device.type)
+        if self._frozen is None or self._frozen.dtype != dtype:
             width = self.net.biases[-1].shape[-1] - self.outputs
             scale, shift = F.pad(self.targets.scale, (0, width), value=1), F.pad(self.targets.mean, (0, width))
             net = _fold(
@@ -183,7 +185,8 @@ class Ensemble(nn.Module):
                 shift,
             )
             learned = self.termination_fn is None and bool(self.ends.seen)
-            self._frozen = Frozen(net, self.ends.freeze(self.elite) if learned else None)
+            ends = self.ends.freeze(self.elite) if learned else None
+            self._frozen = Frozen(dtype, as_computed(net), ends)
         return self._frozen
 
     def thaw(self) -> None:

@@ -10,6 +10,7 @@ import torch
 from linear import EDGE, SPEC, C, data, ensemble, fit, queries, reward_of, true_next
 from torch import Tensor
 
+from mbrl_lab.app import compile_parts
 from mbrl_lab.dynamics import Ensemble
 from mbrl_lab.types import EnvSpec, Step
 
@@ -224,6 +225,29 @@ def test_loaded_elsewhere_it_predicts_the_same(kind: str, request: pytest.Fixtur
     again, same = other.imagine(obs, action)
     assert torch.equal(after, again)
     assert torch.equal(outcome.reward, same.reward) and torch.equal(outcome.discount, same.discount)
+
+
+def test_in_bfloat16_it_predicts_nearly_the_same_and_afterwards_the_same(ending: Ensemble) -> None:
+    obs, action = queries()
+    exact, _ = ending.imagine(obs, action)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded, _ = ending.imagine(obs, action)
+    assert not torch.equal(rounded, exact)
+    torch.testing.assert_close(rounded, exact, rtol=0.02, atol=0.05)
+    assert torch.equal(ending.imagine(obs, action)[0], exact)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning:torch")  # torch's compiler imports its predecessor
+def test_compiled_it_predicts_the_same(ending: Ensemble) -> None:
+    obs, action = queries()
+    after, outcome = ending.imagine(obs, action)
+    compiled = copy.deepcopy(ending)
+    compile_parts(compiled)
+    also, its_outcome = compiled.imagine(obs, action)
+    torch.testing.assert_close(also, after)
+    torch.testing.assert_close(its_outcome.reward, outcome.reward)
+    torch.testing.assert_close(its_outcome.discount, outcome.discount)
 
 
 def test_its_state_is_the_observation() -> None:

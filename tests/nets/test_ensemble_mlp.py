@@ -36,6 +36,16 @@ def test_it_is_separate_networks(depth: int) -> None:
         torch.testing.assert_close(out[k], member(net, k)(x[k]))
 
 
+@pytest.mark.parametrize("rows", [100, 700])
+def test_it_is_separate_networks_for_few_rows_and_for_many(rows: int) -> None:
+    net = randomised(4, 5, 3, 16, 2)
+    x = torch.randn(4, rows, 5)
+    with torch.no_grad():
+        out = net(x)
+        for k in range(4):
+            torch.testing.assert_close(out[k], member(net, k)(x[k]))
+
+
 def test_gradients_are_those_of_separate_networks() -> None:
     net = randomised(3, 2, 1, 8, 2)
     x, y = torch.randn(3, 20, 2), torch.randn(3, 20, 1)
