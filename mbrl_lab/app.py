@@ -20,7 +20,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from mbrl_lab.config import ConfigError, build, check, choose_device, compose_config, explain_here
+from mbrl_lab.config import (
+    ConfigError,
+    build,
+    check,
+    choose_device,
+    compose_config,
+    explain_here,
+    refuse_unknown_preset,
+)
 from mbrl_lab.env import Envs
 from mbrl_lab.replay import Replay, memory
 from mbrl_lab.report import draw
@@ -149,8 +157,10 @@ def refuse_other_family(envs: Envs, family: str) -> None:
 def train(cfg: DictConfig) -> None:
     """Run a config in Hydra's output folder: from the start, or from where it was stopped."""
     hydra = HydraConfig.get()
+    overrides = list(hydra.overrides.task)
     try:
-        run(cfg, Path(hydra.runtime.output_dir), list(hydra.overrides.task))
+        refuse_unknown_preset(overrides)
+        run(cfg, Path(hydra.runtime.output_dir), overrides)
     except Exception as error:
         lines = say(error)
         if lines is None or hydra.mode == RunMode.MULTIRUN:

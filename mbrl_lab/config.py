@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError
 
-from mbrl_lab.explain import explain, flat_keys
+from mbrl_lab.explain import explain, flat_keys, missing
 
 PACKAGE = Path(__file__).resolve().parent
 CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path.is_dir())
@@ -31,12 +31,20 @@ class ConfigError(ValueError):
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:
     """What `scripts/train.py` would run with these overrides. Raises ConfigError."""
+    refuse_unknown_preset(overrides)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
             return compose("train", list(overrides))
         except (HydraException, ValueError) as error:
             problem = error
     raise ConfigError(explain_here(problem, overrides)) from problem
+
+
+def refuse_unknown_preset(overrides: Sequence[str]) -> None:
+    """ConfigError where a preset was asked for that is not there: presets are optional, so Hydra would say nothing."""
+    for group, _, name in (o.partition("=") for o in overrides):
+        if group == "preset" and name != "null" and not (CONF / "preset" / f"{name}.yaml").is_file():
+            raise ConfigError(missing(f"preset/{name}", CONF))
 
 
 def explain_here(error: Exception, overrides: Sequence[str]) -> str:

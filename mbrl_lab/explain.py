@@ -15,7 +15,7 @@ def explain(error: Exception, overrides: Sequence[str], conf: Path, keys: Iterab
     """A message for what went wrong; `keys` are the settings that exist without the overrides."""
     text = str(error)
     if isinstance(error, MissingConfigException) and (found := re.search(r"Could not find '([^']+)'", text)):
-        return _missing(found[1], overrides, conf)
+        return missing(found[1], conf)
     if found := re.search(r"Could not override '([^']+)'", text):
         return _unknown(found[1], overrides, conf, set(keys))
     if isinstance(error, OverrideParseException):
@@ -28,7 +28,8 @@ def explain(error: Exception, overrides: Sequence[str], conf: Path, keys: Iterab
     return text.splitlines()[0] + cause.splitlines()[0] if cause else text.splitlines()[0]
 
 
-def _missing(name: str, overrides: Sequence[str], conf: Path) -> str:
+def missing(name: str, conf: Path) -> str:
+    """A message for a file `group/value` that is not there."""
     group, _, value = name.rpartition("/")
     options = _options(conf / group)
     if group == "recipe":

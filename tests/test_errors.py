@@ -69,6 +69,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "group value": (["env=cartpol"], ["env=cartpol does not exist", "did you mean cartpole?", "pendulum"]),
     "algo": (["algo=mcp"], ["algo=mcp does not exist", "did you mean mpc?"]),
     "planner": (["planner=cme"], ["planner=cme does not exist", "did you mean cem?", "icem"]),
+    "preset": (["preset=mpc_cartpol"], ["preset=mpc_cartpol does not exist", "did you mean mpc_cartpole?"]),
     "group": (["plannr=cem"], ["plannr=cem", "did you mean planner?"]),
     "key": (["planner.horizn=3"], ["planner.horizn=3", "did you mean planner.horizon?"]),
     "key without a like": (["zzz.qqq=3"], ["zzz.qqq=3", "--cfg job"]),
