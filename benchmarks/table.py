@@ -27,14 +27,19 @@ def line(folder: RunFolder, threshold: float) -> dict[str, Any]:
         "seed": config["seed"],
         "steps": last.get("step"),
         "steps_to_threshold": passed.get("step"),
-        "seconds_to_threshold": passed.get("time/seconds"),
-        "training_seconds": trained.get("time/seconds"),
+        "seconds_to_threshold": training_seconds(passed),
+        "training_seconds": training_seconds(trained),
         "final_return": last.get("final/return"),
         "final_std": last.get("final/return_std"),
         "final_min": last.get("final/return_min"),
         "episodes": config["eval"]["final_episodes"],
         "cpu": folder.env()["hardware"]["cpu"],
     }
+
+
+def training_seconds(row: dict[str, Any]) -> float | None:
+    """Seconds up to a row, those of evaluations left out."""
+    return row["time/seconds"] - row["time/evaluation"] if row else None
 
 
 def main() -> None:

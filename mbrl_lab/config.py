@@ -43,7 +43,7 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
 def refuse_unknown_preset(overrides: Sequence[str]) -> None:
     """ConfigError where a preset was asked for that is not there: presets are optional, so Hydra would say nothing."""
     for group, _, name in (o.partition("=") for o in overrides):
-        if group == "preset" and name != "null" and not (CONF / "preset" / f"{name}.yaml").is_file():
+        if group == "preset" and name not in ("none", "null") and not (CONF / "preset" / f"{name}.yaml").is_file():
             raise ConfigError(missing(f"preset/{name}", CONF))
 
 
@@ -129,9 +129,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "dynamics.ends.width": _integer(1, 65536),
     "dynamics.ends.depth": _integer(0, 100),
     "dynamics.ends.lr": _number(0, above=True),
-    "dynamics.ends.separate": _one_of(True, False),
-    "dynamics.ends.certain": _one_of(True, False),
-    "dynamics.ends.hazard": _number(0, 1),
+    "dynamics.ends.bounds": _one_of(True, False),
+    "dynamics.ends.hazard": _number(0),
 }
 
 

@@ -64,7 +64,7 @@ class Runner:
         self.algo, self.make_envs, self.envs, self.replay = algo, make_envs, envs, replay
         self.folder, self.tracker, self.schedule = folder, tracker, schedule
         self.seed, self.device, self.precision = seed, device, precision
-        self.steps, self.best, self.seconds = 0, -math.inf, 0.0
+        self.steps, self.best, self.seconds, self.evaluating = 0, -math.inf, 0.0, 0.0
         self.row: Step | None = None
         self.carry: Tree | None = None
         self.metrics: Metrics = {}
@@ -136,6 +136,7 @@ class Runner:
         Episode k is the (k // num)-th of environment k % num, so long and short ones count alike. Training is not
         disturbed: environments and random numbers are apart.
         """
+        began = time.monotonic()
         num = min(episodes, self.schedule.eval_num)
         envs = self.make_envs(num, stream)
         played: list[Episode] = []
@@ -147,6 +148,7 @@ class Runner:
                 self.tracker.progress(self.steps, note=f"evaluating: {len(played)} of {episodes} episodes over")
                 played += [e for e in envs.finished() if e.index * num + e.env < episodes]
         envs.close()
+        self.evaluating += time.monotonic() - began
         return sorted(played, key=lambda e: (e.index, e.env))
 
     def finish(self) -> dict[str, float]:
@@ -168,7 +170,7 @@ class Runner:
         self.tracker.log(
             {"step": self.steps, "frames": self.steps * self.envs.frame_skip, "replay/size": self.size()}
             | row
-            | {"time/seconds": seconds, "time/sps": self.steps / max(seconds, 1e-9)}
+            | {"time/seconds": seconds, "time/evaluation": self.evaluating, "time/sps": self.steps / max(seconds, 1e-9)}
         )
         wrong = [k for k, v in row.items() if not math.isfinite(v)]
         if wrong:
@@ -180,7 +182,7 @@ class Runner:
         return len(self.replay) * self.replay.num_envs
 
     def elapsed(self) -> float:
-        """Seconds of training, those before a resume counted in."""
+        """Seconds of training and evaluation, those before a resume counted in."""
         return self.seconds + time.monotonic() - self.clock
 
     def save(self, checkpoint: Checkpoint) -> None:
@@ -195,6 +197,7 @@ class Runner:
             "step": self.steps,
             "best": self.best,
             "seconds": self.elapsed(),
+            "evaluating": self.evaluating,
             "row": tuple(self.row),
             "carry": self.carry,
             "metrics": {k: float(v) for k, v in self.metrics.items()},
@@ -208,7 +211,7 @@ class Runner:
     def load_state_dict(self, state: dict[str, Any], rows: Iterator[tuple[int, Step]]) -> None:
         """Stand where `state_dict` was taken."""
         self.steps, self.best, self.seconds = state["step"], state["best"], state["seconds"]
-        self.metrics = dict(state["metrics"])
+        self.evaluating, self.metrics = state["evaluating"], dict(state["metrics"])
         self.row = Step(*state["row"]).to(self.device)
         self.carry = tree_map_only(Tensor, lambda x: x.to(self.device), state["carry"])
         load_module_state(self.algo, state["algo"])

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mbrl_lab.dynamics.ends import Ends
-from mbrl_lab.dynamics.ends import Frozen as FrozenEnds
-from mbrl_lab.dynamics.normaliser import Normaliser
+from mbrl_lab.dynamics.normaliser import Normaliser, fold
 from mbrl_lab.nets import EnsembleMLP
 from mbrl_lab.nets.ensemble import Layers, apply, as_computed, autocast_dtype
 from mbrl_lab.ops import masked_mean
@@ -26,7 +25,7 @@ class Frozen(NamedTuple):
 
     dtype: torch.dtype
     net: Layers
-    ends: FrozenEnds | None  # None while no end was ever seen, or where it is computed
+    ends: Layers | None  # None while no end was ever seen, or where it is computed
 
 
 class Ensemble(nn.Module):
@@ -103,7 +102,9 @@ class Ensemble(nn.Module):
         if self.termination_fn is not None:
             discount = 1 - self.termination_fn(obs, action, next_obs).float()
         elif frozen.ends is not None:
-            discount = self._by_block(frozen.ends, next_obs, self.ends.discount)
+            discount = self.ends.known(obs, next_obs)
+            if frozen.ends:
+                discount = discount * self._by_block(frozen.ends, next_obs, self.ends.learned)
         else:
             discount = torch.ones_like(reward)
         return next_obs, Outcome(reward, discount)
@@ -134,7 +135,7 @@ class Ensemble(nn.Module):
             nn.utils.clip_grad_norm_(self.opt.param_groups[0]["params"], self.clip)
         self.opt.step()
         metrics: Metrics = {"model/loss": loss.detach().mean()}
-        if self.termination_fn is None:
+        if self.termination_fn is None and self.ends.unexplained:
             seen = self._by_member(t if ends is None else ends.transitions())
             metrics["model/end_loss"] = self.ends.update(seen)
         self.thaw()
@@ -164,7 +165,12 @@ class Ensemble(nn.Module):
         obs, next_obs = t.obs[0], t.next_obs[0]
         self.inputs.fit(torch.cat([obs, self.spec.encode(t.action[0])], -1))
         self.targets.fit(torch.cat([next_obs - obs, t.reward[0].unsqueeze(-1)], -1))
-        self.ends.normalise(next_obs, t.terminal[0])
+        self.thaw()
+
+    def bound(self, steps: Step) -> None:
+        """Learn where episodes are seen to go on and to end from real rows [2, N], all of them valid."""
+        t = steps.transitions()
+        self.ends.observe(t.next_obs[0], t.terminal[0])
         self.thaw()
 
     def choose(self, error: Tensor) -> None:
@@ -178,15 +184,10 @@ class Ensemble(nn.Module):
         if self._frozen is None or self._frozen.dtype != dtype:
             width = self.net.biases[-1].shape[-1] - self.outputs
             scale, shift = F.pad(self.targets.scale, (0, width), value=1), F.pad(self.targets.mean, (0, width))
-            net = _fold(
-                [(w.detach()[self.elite], b.detach()[self.elite]) for w, b in self.net.layers()],
-                self.inputs,
-                scale,
-                shift,
-            )
+            layers = [(w.detach()[self.elite], b.detach()[self.elite]) for w, b in self.net.layers()]
             learned = self.termination_fn is None and bool(self.ends.seen)
             ends = self.ends.freeze(self.elite) if learned else None
-            self._frozen = Frozen(dtype, as_computed(net), ends)
+            self._frozen = Frozen(dtype, as_computed(fold(layers, self.inputs, scale, shift)), ends)
         return self._frozen
 
     def thaw(self) -> None:
@@ -207,13 +208,3 @@ class Ensemble(nn.Module):
     def _bounded(self, logvar: Tensor) -> Tensor:
         logvar = self.max_logvar - F.softplus(self.max_logvar - logvar)
         return self.min_logvar + F.softplus(logvar - self.min_logvar)
-
-
-def _fold(layers: Layers, inputs: Normaliser, scale: Tensor, shift: Tensor) -> Layers:
-    """The same function of unstandardised inputs, with outputs multiplied by `scale` and moved by `shift`."""
-    weight, bias = layers[0]
-    weight = weight / inputs.scale.unsqueeze(-1)
-    layers[0] = weight, bias - (inputs.mean @ weight).unsqueeze(1)
-    weight, bias = layers[-1]
-    layers[-1] = weight * scale, bias * scale + shift
-    return layers

@@ -20,6 +20,7 @@ class Fittable(Protocol):
     net: EnsembleMLP
 
     def normalise(self, steps: Step) -> None: ...
+    def bound(self, steps: Step) -> None: ...
     def update(self, steps: Step, ends: Step | None = None) -> tuple[Tree, Metrics]: ...
     def validate(self, steps: Step) -> Tensor: ...
     def choose(self, error: Tensor) -> None: ...
@@ -53,7 +54,9 @@ class Fit:
         train, test = cells[~held], cells[held][-self.max_holdout :]
         test = test if len(test) else train
         model.normalise(replay.read(train, 2))
-        ends = cells[replay.read(cells, 2).terminal[1]]
+        rows = replay.read(cells, 2)
+        model.bound(rows)
+        ends = cells[rows.terminal[1]]
         best = Best(model, replay.read(test, 2))
         stale = updates = 0
         sums: Metrics = {}

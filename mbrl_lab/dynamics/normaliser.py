@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mbrl_lab.nets.ensemble import Layers
+
 
 class Normaliser(nn.Module):
     """Standardises vectors [..., D]; a dimension that does not vary keeps scale 1."""
@@ -26,3 +28,14 @@ class Normaliser(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.scale
+
+
+def fold(layers: Layers, inputs: Normaliser, scale: Tensor, shift: Tensor) -> Layers:
+    """The same function of unstandardised inputs, with outputs multiplied by `scale` and moved by `shift`."""
+    folded = list(layers)
+    weight, bias = folded[0]
+    weight = weight / inputs.scale.unsqueeze(-1)
+    folded[0] = weight, bias - (inputs.mean @ weight).unsqueeze(1)
+    weight, bias = folded[-1]
+    folded[-1] = weight * scale, bias * scale + shift
+    return folded

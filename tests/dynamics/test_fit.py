@@ -37,10 +37,14 @@ class Recorder:
         self.ends: list[Tensor] = []
         self.tested: list[Tensor] = []
         self.normalised: Tensor | None = None
+        self.bounded: Tensor | None = None
         self.chosen: Tensor | None = None
 
     def normalise(self, steps: Step) -> None:
         self.normalised = names(steps)
+
+    def bound(self, steps: Step) -> None:
+        self.bounded = names(steps)
 
     def update(self, steps: Step, ends: Step | None = None) -> tuple[Tree, Metrics]:
         assert not steps.first[1].any(), "a row across an episode's end"
@@ -123,6 +127,8 @@ def test_the_scales_are_taken_from_what_trains() -> None:
     fit(**EPOCH)(model, numbered(100))
     assert model.normalised is not None
     assert not set(model.normalised.tolist()) & set(model.tested[0].tolist())
+    assert model.bounded is not None
+    assert set(model.bounded.tolist()) == {*model.normalised.tolist(), *model.tested[0].tolist()}, "ends are few"
 
 
 def bootstraps(replay: Replay, members: int = 4) -> list[Counter[int]]:
