@@ -84,7 +84,7 @@ def evaluate(run: Path, checkpoint: str, episodes: int, films: int, logger: str 
     if logger == "wandb":
         log_to_wandb(runner, name, results)
         tell("wandb", [runner.folder.path / "wandb"])
-    tell("report", pictures(runner))
+    tell("report", pictures(runner, name))
 
 
 def checkpoint_name(folder: RunFolder, checkpoint: str) -> str:
@@ -153,11 +153,11 @@ def film(runner: Runner, played: Sequence[Episode], name: str) -> list[Path]:
     return [path for path in paths if path.exists()]
 
 
-def pictures(runner: Runner) -> list[Path]:
-    """The report's pictures of the run."""
+def pictures(runner: Runner, name: str) -> list[Path]:
+    """The report's pictures of the run at a checkpoint."""
     from mbrl_lab.report import draw
 
-    return draw(runner)
+    return draw(runner, name)
 
 
 def tell(kind: str, paths: Sequence[Path]) -> None:

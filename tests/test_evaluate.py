@@ -79,6 +79,7 @@ def test_other_checkpoints_have_results_of_their_own(run: Path, tmp_path: Path) 
     assert (best["checkpoint"], other["checkpoint"]) == ("best", "kept-at-80")
     assert best["step"] == other["step"] == 80
     assert best["played"] == other["played"]
+    assert (run / "diagnostics" / "best" / "model.json").is_file(), "beside the last one's, not over them"
 
 
 def test_the_first_episodes_are_filmed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,14 +12,17 @@ from mbrl_lab.runner import Runner
 __all__ = ["draw"]
 
 
-def draw(runner: Runner) -> list[Path]:
+def draw(runner: Runner, checkpoint: str = "last") -> list[Path]:
     """Write pictures and numbers into the run's diagnostics/; training is not disturbed. Returns what was written.
 
     curves.png for every run that has logged something; predicted.png, errors.png, planned.png and model.json where a
-    fitted model plans.
+    fitted model plans, those of another `checkpoint` than the last in a folder of its name.
     """
-    runner.folder.diagnostics.mkdir(parents=True, exist_ok=True)
+    home = runner.folder.diagnostics
+    home.mkdir(parents=True, exist_ok=True)
     paths = draw_curves(runner.folder)
     if isinstance(runner.algo, MPC) and runner.algo.ready:
-        paths += draw_diagnosis(runner, runner.algo)
+        home = home if checkpoint == "last" else home / checkpoint
+        home.mkdir(exist_ok=True)
+        paths += draw_diagnosis(runner, runner.algo, home)
     return paths

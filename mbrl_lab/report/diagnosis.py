@@ -39,9 +39,9 @@ class Diagnosis(NamedTuple):
     achieved: Tensor  # [T, B] return that followed; NaN: not known
 
 
-def draw_diagnosis(runner: Runner, algo: MPC) -> list[Path]:
-    """Write predicted.png, errors.png, planned.png and model.json."""
-    seen, home = diagnose(runner, algo), runner.folder.diagnostics
+def draw_diagnosis(runner: Runner, algo: MPC, home: Path) -> list[Path]:
+    """Write predicted.png, errors.png, planned.png and model.json into a folder."""
+    seen = diagnose(runner, algo)
     run = runner.folder.path.name
     pictures = [
         draw_predicted(seen.far, seen.scale, run, home / "predicted.png"),
