@@ -18,6 +18,7 @@ WATCHED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
 @pytest.fixture(autouse=True)
 def handlers_stay() -> Iterator[None]:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins with Ctrl-C ignored
     before = [signal.getsignal(number) for number in WATCHED]
     yield
     after = [signal.getsignal(number) for number in WATCHED]
