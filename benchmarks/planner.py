@@ -58,14 +58,16 @@ def settings(path: str, **changes: Any) -> dict[str, Any]:
 def fitted_model(device: str, heads: bool) -> Ensemble:
     """An ensemble fitted to the true equations; with `heads` it learned rewards and ends, else they are computed."""
     torch.manual_seed(0)
-    ends = partial(Ends, depth=2, lr=3e-3, **OmegaConf.load(CONF / "env/cartpole.yaml").env.ends)
+    ends = partial(Ends, width=64, depth=2, lr=3e-3, **OmegaConf.load(CONF / "env/cartpole.yaml").env.ends)
     functions = {
         "reward_fn": None if heads else speed,
         "termination_fn": None if heads else physics.cartpole_termination,
     }
     net = {"members": MEMBERS, "elites": MEMBERS, "width": WIDTH, "depth": DEPTH, "gaussian": True}
     model = Ensemble(SPEC, **settings("dynamics/ensemble", **net, ends=ends, propagation="ts1") | functions).to(device)
-    model.normalise(true_steps(20_000).to(device))
+    steps = true_steps(20_000).to(device)
+    model.normalise(steps)
+    model.bound(steps)
     for _ in range(FIT_UPDATES):
         model.update(true_steps(256).to(device), ends=true_steps(256, angle=0.4).to(device))
     return model
@@ -252,6 +254,7 @@ def main() -> None:
     for make in makers:
         here, there = spawn.Pipe()
         spawn.Process(target=serve, args=(given.threads, given.device, make, there), daemon=True).start()
+        there.close()  # so that a process that fails is noticed
         lines |= dict.fromkeys(here.recv(), here)
 
     def ask(name: str, question: str) -> Any:
