@@ -110,6 +110,9 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "env.frame_skip": _integer(1),
     "algo.warmup": _integer(2),
     "algo.every": _integer(1),
+    "algo.batch": _integer(1),
+    "algo.updates": _integer(1),
+    "algo.horizon": _integer(1),
     "algo.fit.batch": _integer(1),
     "algo.fit.holdout": _number(0, 0.9),
     "algo.fit.max_holdout": _integer(1),
@@ -131,6 +134,43 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "dynamics.ends.lr": _number(0, above=True),
     "dynamics.ends.bounds": _one_of(True, False),
     "dynamics.ends.hazard": _number(0),
+    "policy.width": _integer(1, 65536),
+    "policy.depth": _integer(0, 100),
+    "policy.gamma": _number(0, 1),
+    "policy.tau": _number(0, 1, above=True),
+    "policy.lr": _number(0, above=True),
+    "policy.clip": _number(0),
+    "policy.double": _one_of(True, False),
+    "policy.dueling": _one_of(True, False),
+    "policy.n_step": _integer(1, 1000),
+    "policy.atoms": _integer(1, 10_000),
+    "policy.v_min": _number(-1e9, 1e9),
+    "policy.v_max": _number(-1e9, 1e9),
+    "policy.target_every": _integer(1),
+    "policy.epsilon_start": _number(0, 1),
+    "policy.epsilon_end": _number(0, 1),
+    "policy.epsilon_updates": _integer(0),
+    "policy.loss": _one_of("huber", "squared"),
+    "policy.critics": _integer(1, 1000),
+    "policy.norm": _one_of(True, False),
+    "policy.dropout": _number(0, 0.99),
+    "policy.actor_lr": _number(0, above=True),
+    "policy.critic_lr": _number(0, above=True),
+    "policy.alpha_lr": _number(0),
+    "policy.alpha": _number(0, above=True),
+    "policy.entropy_share": _number(0, 1),
+    "policy.std": _number(0, above=True),
+    "policy.gae_lambda": _number(0, 1),
+    "policy.epochs": _integer(1),
+    "policy.minibatches": _integer(1),
+    "policy.ratio_clip": _number(0, above=True),
+    "policy.value_clip": _number(0),
+    "policy.value_coef": _number(0),
+    "policy.entropy_coef": _number(0),
+    "policy.anneal_updates": _integer(0),
+    "policy.normalise_advantage": _one_of(True, False),
+    "policy.normalise_obs": _one_of(True, False),
+    "policy.normalise_reward": _one_of(True, False),
 }
 
 
@@ -155,8 +195,21 @@ def check(cfg: DictConfig) -> None:
         raise ConfigError(
             f"algo.warmup is {cfg.algo.warmup}; it must be at most replay.capacity, {cfg.replay.capacity}"
         )
+    if "horizon" in cfg.algo:
+        check_horizon(cfg)
     if "planner" in cfg.algo:
         build(cfg.planner)
+
+
+def check_horizon(cfg: DictConfig) -> None:
+    """ConfigError where the rows of an update would be more than replay holds, or than the run has."""
+    rows = cfg.replay.capacity // cfg.env.num - 1
+    most = min(rows, cfg.steps // cfg.env.num)
+    if cfg.algo.horizon > most:
+        limit = f"replay.capacity={cfg.replay.capacity}" if most == rows else f"steps={cfg.steps}"
+        raise ConfigError(
+            f"algo.horizon is {cfg.algo.horizon}; with env.num={cfg.env.num} and {limit} it must be at most {most}"
+        )
 
 
 def choose_device(name: str, key: str = "runtime.device") -> torch.device:

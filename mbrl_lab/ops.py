@@ -46,6 +46,20 @@ def lambda_returns(reward: Tensor, discount: Tensor, next_value: Tensor, lam: fl
     return torch.stack(out[::-1])
 
 
+def n_step_return(reward: Tensor, terminal: Tensor, valid: Tensor, gamma: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Rewards summed over T transitions [T, B], or up to where they break off: (sum, discount, length), each [B].
+
+    The target is sum + discount * value of row `length` (the observation after so many steps). A terminal step is the
+    last one counted, and its discount is 0. A step that is not valid is not counted, so a time limit bootstraps.
+    """
+    reached = torch.cat([torch.ones_like(valid[:1]), ~terminal[:-1]])
+    counted = (valid & reached).cumprod(0)
+    weight = gamma ** torch.arange(len(reward), device=reward.device).unsqueeze(-1)
+    length = counted.sum(0)
+    ended = (counted * terminal).any(0)
+    return (counted * weight * reward).sum(0), gamma**length * ~ended, length
+
+
 def symlog(x: Tensor) -> Tensor:
     """sign(x) log(1 + |x|) (Hafner et al. 2023, eq. 9)."""
     return x.sign() * x.abs().log1p()
@@ -67,11 +81,15 @@ def two_hot(x: Tensor, bins: Tensor) -> Tensor:
     return out.scatter_(-1, above.unsqueeze(-1), weight.unsqueeze(-1))
 
 
+def project(x: Tensor, weight: Tensor, bins: Tensor) -> Tensor:
+    """[..., K]: weights [..., N] at values `x` [..., N], dealt to the two neighbouring `bins` [K] (C51, alg. 1)."""
+    return (weight.unsqueeze(-1) * two_hot(x, bins)).sum(-2)
+
+
 @torch.no_grad()
 def polyak(target: Iterable[Tensor], source: Iterable[Tensor], tau: float) -> None:
     """Move each target tensor a share `tau` of the way to its source."""
-    for slow, fast in zip(target, source, strict=True):
-        slow.lerp_(fast, tau)
+    torch._foreach_lerp_(list(target), list(source), tau)
 
 
 def hash_uniform(ids: Tensor, salt: int) -> Tensor:

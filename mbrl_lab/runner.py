@@ -231,8 +231,9 @@ class Runner:
             yield
 
     def arithmetic(self) -> torch.autocast:
-        """The precision that networks compute in."""
-        return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
+        """The precision that networks compute in; autocast's cache would give weights as they were before an update."""
+        enabled = self.precision != torch.float32
+        return torch.autocast(self.device.type, self.precision, enabled, cache_enabled=False)
 
 
 def summary(phase: str, episodes: list[Episode]) -> dict[str, float]:

@@ -35,7 +35,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A copy of it that a test may write to; pictures are left to the one test that looks at them."""
-    monkeypatch.setattr(evaluation, "pictures", lambda runner: [])
+    monkeypatch.setattr(evaluation, "pictures", lambda runner, name: [])
     yield Path(shutil.copytree(finished, tmp_path / "run"))
 
 
@@ -79,7 +79,6 @@ def test_other_checkpoints_have_results_of_their_own(run: Path, tmp_path: Path) 
     assert (best["checkpoint"], other["checkpoint"]) == ("best", "kept-at-80")
     assert best["step"] == other["step"] == 80
     assert best["played"] == other["played"]
-    assert (run / "diagnostics" / "best" / "model.json").is_file(), "beside the last one's, not over them"
 
 
 def test_the_first_episodes_are_filmed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -108,6 +110,49 @@ def test_lambda_returns_and_gae_agree() -> None:
     torch.testing.assert_close(ops.lambda_returns(reward, discount, value[1:], 0.7), advantage + value[:-1])
 
 
+T, F = True, False
+N_STEP = [  # terminal, valid -> sum, discount, length; rewards 1, 2, 4 halved by every step are 1, 1, 1
+    ([F, F, F], [T, T, T], 3.0, 0.125, 3),  # nothing happens
+    ([F, T, F], [T, T, F], 2.0, 0.0, 2),  # the value ends, another episode begins
+    ([F, T, F], [T, T, T], 2.0, 0.0, 2),  # the value ends and the rows go on: a lost life
+    ([T, F, F], [T, F, T], 1.0, 0.0, 1),  # at once
+    ([F, F, F], [T, T, F], 2.0, 0.25, 2),  # a time limit: the last observation before it bootstraps
+    ([F, F, T], [T, F, T], 1.0, 0.5, 1),  # what ends later is another episode's
+    ([F, F, F], [F, T, T], 0.0, 1.0, 0),  # nothing to learn here
+]
+
+
+@pytest.mark.parametrize(("terminal", "valid", "total", "discount", "length"), N_STEP)
+def test_n_step_return_by_hand(
+    terminal: list[bool], valid: list[bool], total: float, discount: float, length: int
+) -> None:
+    columns = [torch.tensor(x).unsqueeze(-1) for x in ([1.0, 2.0, 4.0], terminal, valid)]
+    got = ops.n_step_return(*columns, 0.5)
+    assert [x.item() for x in got] == [total, discount, length]
+
+
+def brute_force_n_step(reward: list[float], terminal: list[bool], valid: list[bool], gamma: float) -> list[float]:
+    total = 0.0
+    for k in range(len(reward)):
+        if not valid[k]:
+            return [total, gamma**k, k]
+        total += gamma**k * reward[k]
+        if terminal[k]:
+            return [total, 0.0, k + 1]
+    return [total, gamma ** len(reward), len(reward)]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_n_step_return_is_its_sum(steps: int) -> None:
+    reward, terminal, valid = torch.randn(steps, 200), torch.rand(steps, 200) < 0.2, torch.rand(steps, 200) < 0.8
+    expected = [
+        brute_force_n_step(*columns, 0.9)
+        for columns in zip(*(x.T.tolist() for x in (reward, terminal, valid)), strict=True)
+    ]
+    got = ops.n_step_return(reward, terminal, valid, 0.9)
+    torch.testing.assert_close(torch.stack([x.float() for x in got], 1), torch.tensor(expected))
+
+
 def test_symexp_undoes_symlog() -> None:
     x = torch.tensor([-1e6, -3.0, -1e-4, 0.0, 1e-4, 3.0, 1e6])
     torch.testing.assert_close(ops.symexp(ops.symlog(x)), x, rtol=1e-5, atol=0)
@@ -125,6 +170,41 @@ def test_two_hot_gives_the_value_back() -> None:
 def test_two_hot_on_uneven_bins_and_outside_of_them() -> None:
     got = ops.two_hot(torch.tensor([-9.0, 1.0, 9.0]), torch.tensor([0.0, 4.0, 5.0]))
     torch.testing.assert_close(got, torch.tensor([[1.0, 0.0, 0.0], [0.75, 0.25, 0.0], [0.0, 0.0, 1.0]]))
+
+
+def brute_force_project(x: list[float], weight: list[float], low: float, high: float, atoms: int) -> list[float]:
+    """Algorithm 1 of Bellemare et al. 2017, line by line."""
+    m, step = [0.0] * atoms, (high - low) / (atoms - 1)
+    for value, p in zip(x, weight, strict=True):
+        b = (min(max(value, low), high) - low) / step
+        lower, upper = math.floor(b), math.ceil(b)
+        if lower == upper:
+            m[lower] += p
+        else:
+            m[lower] += p * (upper - b)
+            m[upper] += p * (b - lower)
+    return m
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "atoms"), [(-10.0, 10.0, 51), (0.0, 100.0, 51), (-1.0, 1.0, 2), (-3.0, 5.0, 7)]
+)
+def test_project_is_c51s_algorithm(low: float, high: float, atoms: int) -> None:
+    bins, weight = torch.linspace(low, high, atoms, dtype=torch.double), torch.rand(9, atoms).double()
+    reward, discount = torch.randn(9, 1).double() * (high - low) / 3, torch.rand(9, 1).double()
+    discount[:3] = 0  # an end: all of it falls on the reward
+    reward[0], reward[4], discount[4] = low, 0, 1
+    x = reward + discount * bins
+    expected = [brute_force_project(*row, low, high, atoms) for row in zip(x.tolist(), weight.tolist(), strict=True)]
+    torch.testing.assert_close(ops.project(x, weight, bins), torch.tensor(expected, dtype=torch.double))
+
+
+def test_project_keeps_the_mean_within_the_support() -> None:
+    bins, weight = torch.linspace(-10, 10, 51), torch.rand(64, 51).softmax(-1)
+    x = 0.5 * bins + torch.rand(64, 1) * 8 - 4
+    got = ops.project(x, weight, bins)
+    torch.testing.assert_close(got.sum(-1), torch.ones(64))
+    torch.testing.assert_close(got @ bins, (weight * x).sum(-1))
 
 
 def test_polyak() -> None:

@@ -110,10 +110,14 @@ def test_every_recipe_resumes_exactly(recipe: str, tmp_path: Path) -> None:
     assert RunFolder(tmp_path / "b").status()["attempt"] == 3
 
 
-def test_several_environments_and_a_full_ring_resume_exactly(tmp_path: Path) -> None:
-    words = arguments(
-        "mpc_discrete", "env.num=3", "checkpoint.every=50", "replay.capacity=110", "algo.fit.bootstrap=true"
-    )
+PPO = ["policy.normalise_obs=true", "policy.normalise_reward=true", "policy.anneal_updates=9", "algo.horizon=10"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options"), [("mpc_discrete", ["algo.fit.bootstrap=true"]), ("ppo_continuous", PPO)], ids=["mpc", "ppo"]
+)
+def test_several_environments_and_a_full_ring_resume_exactly(recipe: str, options: list[str], tmp_path: Path) -> None:
+    words = arguments(recipe, "env.num=3", "checkpoint.every=50", "replay.capacity=110", *options)
     whole(words, tmp_path / "a")
     stopped(words, tmp_path / "b", 61)  # 183 steps
     whole(words, tmp_path / "b")

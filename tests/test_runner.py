@@ -292,3 +292,15 @@ def test_summary_by_hand() -> None:
         "eval/return_max": 8.0,
         "eval/length": 4.0,
     }
+
+
+def test_lower_precision_sees_every_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several gradient steps lie within one `learn`, each of them on the weights that the one before left."""
+    runner = runner_on([], FOREVER, monkeypatch)
+    runner.precision = torch.bfloat16
+    weight, x = nn.Parameter(torch.ones(4, 4)), torch.ones(2, 4)
+    with runner.arithmetic():
+        before = x @ weight
+        weight.data.mul_(3)
+        assert before.dtype == torch.bfloat16
+        assert torch.equal(x @ weight, 3 * before)

@@ -1,6 +1,8 @@
 """Algorithms: who acts and when to learn."""
 
 from mbrl_lab.algo.mpc import MPC
+from mbrl_lab.algo.off_policy import OffPolicy
+from mbrl_lab.algo.on_policy import OnPolicy
 from mbrl_lab.algo.random import Random
 
-__all__ = ["MPC", "Random"]
+__all__ = ["MPC", "OffPolicy", "OnPolicy", "Random"]

@@ -78,7 +78,7 @@ class Ends(nn.Module):
         """The classifiers of some members, ready for `learned`; no layers where bounds explain every end."""
         if not self.unexplained:
             return []
-        layers = [(w.detach()[elite], b.detach()[elite]) for w, b in self.net.layers()]
+        layers: Layers = [(w.detach()[elite], b.detach()[elite]) for w, b in self.net.layers()]
         return as_computed(fold(layers, self.inputs, torch.ones_like(self.prior), -self.prior))
 
     @torch.no_grad()

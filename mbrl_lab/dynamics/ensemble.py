@@ -184,7 +184,7 @@ class Ensemble(nn.Module):
         if self._frozen is None or self._frozen.dtype != dtype:
             width = self.net.biases[-1].shape[-1] - self.outputs
             scale, shift = F.pad(self.targets.scale, (0, width), value=1), F.pad(self.targets.mean, (0, width))
-            layers = [(w.detach()[self.elite], b.detach()[self.elite]) for w, b in self.net.layers()]
+            layers: Layers = [(w.detach()[self.elite], b.detach()[self.elite]) for w, b in self.net.layers()]
             learned = self.termination_fn is None and bool(self.ends.seen)
             ends = self.ends.freeze(self.elite) if learned else None
             self._frozen = Frozen(dtype, as_computed(fold(layers, self.inputs, scale, shift)), ends)

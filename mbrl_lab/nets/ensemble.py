@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-Layers = list[tuple[Tensor, Tensor]]
-"""(weight [K, i, o], bias [K, 1, o]) per layer."""
+Layers = list[tuple[Tensor, ...]]
+"""(weight [K, i, o], bias [K, 1, o]) per layer, and with layer norm its gain and shift [K, 1, o] for a hidden one."""
+
+Activation = Callable[..., Tensor]
+"""Of a tensor, as torch.nn.functional has them: with `inplace`."""
 
 
-def apply(layers: Layers, x: Tensor) -> Tensor:
-    """[K, N, i] -> [K, N, o], SiLU between layers."""
+def apply(layers: Layers, x: Tensor, activation: Activation = nn.functional.silu, dropout: float = 0.0) -> Tensor:
+    """[K, N, i] -> [K, N, o]; between layers dropout, layer norm and the activation (DroQ, Hiraoka et al. 2022)."""
     if _one_by_one(x):
-        return torch.stack([_chain(torch.addmm, [(w[k], b[k]) for w, b in layers], x[k]) for k in range(len(x))])
-    return _chain(torch.baddbmm, layers, x)
+        members = ([tuple(p[k] for p in layer) for layer in layers] for k in range(len(x)))
+        return torch.stack([_chain(torch.addmm, one, x[k], activation, dropout) for k, one in enumerate(members)])
+    return _chain(torch.baddbmm, layers, x, activation, dropout)
 
 
 def autocast_dtype(device: str) -> torch.dtype:
@@ -27,7 +32,7 @@ def autocast_dtype(device: str) -> torch.dtype:
 def as_computed(layers: Layers) -> Layers:
     """The layers cast once, where autocast would cast them at every use."""
     dtype = autocast_dtype(layers[0][0].device.type)
-    return [(w.to(dtype), b.to(dtype)) for w, b in layers]
+    return [tuple(p.to(dtype) for p in layer) for layer in layers]
 
 
 def _one_by_one(x: Tensor) -> bool:
@@ -41,31 +46,74 @@ def _one_by_one(x: Tensor) -> bool:
     )
 
 
-def _chain(affine: Callable[[Tensor, Tensor, Tensor], Tensor], layers: Layers, x: Tensor) -> Tensor:
+def _chain(
+    affine: Callable[[Tensor, Tensor, Tensor], Tensor],
+    layers: Layers,
+    x: Tensor,
+    activation: Activation,
+    dropout: float,
+) -> Tensor:
     *hidden, (weight, bias) = layers
-    for w, b in hidden:
-        x = nn.functional.silu(affine(b, x, w), inplace=not torch.is_grad_enabled())
+    inplace = not torch.is_grad_enabled()
+    for w, b, *norm in hidden:
+        x = affine(b, x, w)
+        if dropout:
+            x = nn.functional.dropout(x, dropout, inplace=inplace)
+        if norm:
+            gain, shift = norm
+            x = torch.addcmul(shift, nn.functional.layer_norm(x, x.shape[-1:]), gain)
+        x = activation(x, inplace=inplace)
     return affine(bias, x, weight)
 
 
-class EnsembleMLP(nn.Module):
-    """K perceptrons with SiLU, every parameter with the member as its first dimension."""
+def truncated_normal(members: int, inputs: int, outputs: int) -> tuple[Tensor, Tensor]:
+    """Standard deviation 1 / (2 sqrt(inputs)), cut at two of them, and no bias (PETS, Chua et al. 2018)."""
+    std = 0.5 / inputs**0.5
+    weight = nn.init.trunc_normal_(torch.empty(members, inputs, outputs), std=std, a=-2 * std, b=2 * std)
+    return weight, torch.zeros(members, 1, outputs)
 
-    def __init__(self, members: int, inputs: int, outputs: int, width: int, depth: int) -> None:
+
+def uniform(members: int, inputs: int, outputs: int) -> tuple[Tensor, Tensor]:
+    """Weights and biases within 1 / sqrt(inputs), as torch.nn.Linear begins."""
+    bound = inputs**-0.5
+    shapes = (members, inputs, outputs), (members, 1, outputs)
+    weight, bias = (torch.empty(shape).uniform_(-bound, bound) for shape in shapes)
+    return weight, bias
+
+
+class EnsembleMLP(nn.Module):
+    """K perceptrons, every parameter with the member as its first dimension; a dynamics' by default.
+
+    `norm`: layer norm before each activation. `dropout`: before that, while the module is training.
+    """
+
+    def __init__(
+        self,
+        members: int,
+        inputs: int,
+        outputs: int,
+        width: int,
+        depth: int,
+        activation: Activation = nn.functional.silu,
+        norm: bool = False,
+        dropout: float = 0.0,
+        initial: Callable[[int, int, int], tuple[Tensor, Tensor]] = truncated_normal,
+    ) -> None:
         super().__init__()
+        self.activation, self.dropout = activation, dropout
         sizes = [inputs, *[width] * depth, outputs]
-        self.weights = nn.ParameterList(_truncated_normal(members, i, o) for i, o in itertools.pairwise(sizes))
-        self.biases = nn.ParameterList(torch.zeros(members, 1, o) for o in sizes[1:])
+        weights, biases = zip(*(initial(members, i, o) for i, o in itertools.pairwise(sizes)), strict=True)
+        self.weights, self.biases = nn.ParameterList(weights), nn.ParameterList(biases)
+        normed = sizes[1:-1] if norm else []
+        self.gains = nn.ParameterList(torch.ones(members, 1, o) for o in normed)
+        self.shifts = nn.ParameterList(torch.zeros(members, 1, o) for o in normed)
 
     def layers(self) -> Layers:
-        return list(zip(self.weights, self.biases, strict=True))
+        affine = list(zip(self.weights, self.biases, strict=True))
+        norms: list[Any] = list(zip(self.gains, self.shifts, strict=True))
+        norms += [()] * (len(affine) - len(norms))
+        return [(*layer, *norm) for layer, norm in zip(affine, norms, strict=True)]
 
     def forward(self, x: Tensor) -> Tensor:
         """[K, N, i] -> [K, N, o]."""
-        return apply(self.layers(), x)
-
-
-def _truncated_normal(members: int, inputs: int, outputs: int) -> nn.Parameter:
-    """Standard deviation 1 / (2 sqrt(inputs)), cut at two of them (PETS, Chua et al. 2018)."""
-    std = 0.5 / inputs**0.5
-    return nn.Parameter(nn.init.trunc_normal_(torch.empty(members, inputs, outputs), std=std, a=-2 * std, b=2 * std))
+        return apply(self.layers(), x, self.activation, self.dropout if self.training else 0.0)

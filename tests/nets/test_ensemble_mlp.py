@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 from mbrl_lab.nets import EnsembleMLP
+from mbrl_lab.nets.ensemble import uniform
+from mbrl_lab.nets.mlp import mlp
 
 
 def member(net: EnsembleMLP, k: int) -> nn.Sequential:
@@ -73,3 +77,72 @@ def test_weights_begin_as_truncated_normals(inputs: int, width: int) -> None:
 def test_members_begin_different() -> None:
     weight = EnsembleMLP(3, 4, 2, 8, 1).weights[0]
     assert not torch.equal(weight[0], weight[1]) and not torch.equal(weight[1], weight[2])
+
+
+def critics(**options: Any) -> EnsembleMLP:
+    net = EnsembleMLP(3, 5, 2, 16, 2, nn.functional.relu, initial=uniform, **options)
+    for gain, shift in zip(net.gains, net.shifts, strict=True):
+        nn.init.normal_(gain)
+        nn.init.normal_(shift)
+    return net
+
+
+def critic(net: EnsembleMLP, k: int) -> nn.Sequential:
+    """Member k as a network of torch's own layers."""
+    alone = mlp([5, 16, 16, 2], norm=len(net.gains) > 0, dropout=net.dropout)
+    linears = [layer for layer in alone if isinstance(layer, nn.Linear)]
+    for weight, bias, linear in zip(net.weights, net.biases, linears, strict=True):
+        linear.weight.data, linear.bias.data = weight.detach()[k].T.clone(), bias.detach()[k, 0].clone()
+    norms = [layer for layer in alone if isinstance(layer, nn.LayerNorm)]
+    for gain, shift, norm in zip(net.gains, net.shifts, norms, strict=True):
+        norm.weight.data, norm.bias.data = gain.detach()[k, 0].clone(), shift.detach()[k, 0].clone()
+    return alone
+
+
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("rows", [7, 700])
+def test_critics_are_separate_networks(norm: bool, rows: int) -> None:
+    net, x = critics(norm=norm), torch.randn(3, rows, 5)
+    with torch.no_grad():
+        out = net(x)
+        for k in range(3):
+            torch.testing.assert_close(out[k], critic(net, k)(x[k]))
+
+
+def test_gradients_of_normed_critics_are_those_of_separate_networks() -> None:
+    net, x = critics(norm=True), torch.randn(3, 20, 5)
+    net(x).square().sum().backward()
+    for k in range(3):
+        alone = critic(net, k)
+        alone(x[k]).square().sum().backward()
+        expected = [p.grad for layer in alone if isinstance(layer, nn.LayerNorm) for p in layer.parameters()]
+        got = [p.grad[k, 0] for pair in zip(net.gains, net.shifts, strict=True) for p in pair]
+        torch.testing.assert_close(got, expected)
+        torch.testing.assert_close(net.weights[0].grad[k], alone[0].weight.grad.T)
+
+
+@pytest.mark.parametrize("rows", [200, 700])
+def test_dropout_drops_while_training_and_only_then(rows: int) -> None:
+    """Before a layer norm, as DroQ has it: with everything dropped, nothing but shifts and biases is left."""
+    net, x = critics(norm=True, dropout=0.5), torch.randn(3, rows, 5)
+    with torch.no_grad():
+        assert not torch.equal(net(x), net(x))
+        net.dropout = 1.0
+        assert (net(x) == net(x)[:, :1]).all() and net(x).any()
+        net.eval()
+        assert torch.equal(net(x), net(x)) and not (net(x) == net(x)[:, :1]).all()
+
+
+def test_uniform_weights_begin_as_torchs_linear_layers_do() -> None:
+    net, linear = EnsembleMLP(20, 9, 50, 100, 1, initial=uniform), nn.Linear(100, 1000)
+    for weight, bias, fan_in in zip(net.weights, net.biases, (9, 100), strict=True):
+        for parameter in (weight, bias):
+            assert 0.97 * fan_in**-0.5 < parameter.abs().max() <= fan_in**-0.5
+            assert parameter.std().item() == pytest.approx(fan_in**-0.5 / 3**0.5, rel=0.05)
+    assert net.weights[1].std().item() == pytest.approx(linear.weight.std().item(), rel=0.05)
+    assert net.biases[1].std().item() == pytest.approx(linear.bias.std().item(), rel=0.05)
+
+
+def test_a_network_without_norm_has_the_names_it_always_had() -> None:
+    names = {name for name, _ in EnsembleMLP(2, 3, 1, 4, 1).named_parameters()}
+    assert names == {"weights.0", "weights.1", "biases.0", "biases.1"}

@@ -50,6 +50,12 @@ def test_a_run_that_plans_has_every_picture(make: MakeRunner, env: str) -> None:
     assert values["model/one_step_error"] > 0.1
 
 
+def test_another_checkpoints_pictures_lie_beside_the_last_ones(make: MakeRunner) -> None:
+    runner = make("mpc", "cartpole", "planner=cem", **TINY)
+    assert {p.parent for p in draw(runner, "best")} == {runner.folder.diagnostics / "best"}
+    assert not list(runner.folder.diagnostics.glob("*.png"))
+
+
 def test_nothing_is_said_of_a_model_that_never_was_fitted(make: MakeRunner) -> None:
     runner = make()
     assert isinstance(runner.algo, MPC)

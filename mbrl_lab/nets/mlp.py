@@ -1,0 +1,24 @@
+"""A multilayer perceptron."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+
+from torch import nn
+
+
+def mlp(
+    sizes: Sequence[int], norm: bool = False, dropout: float = 0.0, activation: Callable[[], nn.Module] = nn.ReLU
+) -> nn.Sequential:
+    """Linear layers of `sizes` (inputs, hidden ones, outputs), with an activation after all but the last.
+
+    `dropout` and `norm` (layer norm) stand before each activation, in this order, as in DroQ (Hiraoka et al. 2022).
+    """
+    layers: list[nn.Module] = []
+    for inputs, outputs in itertools.pairwise(sizes[:-1]):
+        layers.append(nn.Linear(inputs, outputs))
+        layers += [nn.Dropout(dropout)] if dropout else []
+        layers += [nn.LayerNorm(outputs)] if norm else []
+        layers.append(activation())
+    return nn.Sequential(*layers, nn.Linear(sizes[-2], sizes[-1]))

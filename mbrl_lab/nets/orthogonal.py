@@ -1,0 +1,16 @@
+"""Orthogonal initial weights."""
+
+from __future__ import annotations
+
+import math
+
+from torch import nn
+
+
+def orthogonal(net: nn.Module, last: float = math.sqrt(2)) -> None:
+    """Orthogonal weights of gain sqrt(2), of gain `last` in the last layer, and no biases (Engstrom et al. 2020)."""
+    layers = [x for x in net.modules() if isinstance(x, nn.Linear | nn.Conv2d)]
+    for layer in layers:
+        nn.init.orthogonal_(layer.weight, last if layer is layers[-1] else math.sqrt(2))
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)

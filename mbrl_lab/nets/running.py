@@ -1,0 +1,78 @@
+"""Running statistics of a stream of batches, and what is normalised by them; all of it is saved with the weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Moments(nn.Module):
+    """Mean and variance of everything counted so far; 0 and 1 before that."""
+
+    count: Tensor
+    mean: Tensor
+    var: Tensor
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("mean", torch.zeros(shape, dtype=torch.float64))
+        self.register_buffer("var", torch.ones(shape, dtype=torch.float64))
+
+    @torch.no_grad()
+    def add(self, x: Tensor, counts: Tensor) -> None:
+        """Count those of [N, *shape] for which `counts` [N] holds (Chan et al. 1979, for merging two sets)."""
+        x, weight = x.double(), counts.double().view(-1, *[1] * (x.ndim - 1))
+        number = weight.sum()
+        mean = (x * weight).sum(0) / number.clamp(min=1)
+        squares = ((x - mean).square() * weight).sum(0)
+        share = number / (self.count + number).clamp(min=1)
+        apart = mean - self.mean
+        squares = squares + self.var * self.count + apart.square() * self.count * share
+        self.mean += apart * share
+        self.count += number
+        self.var.copy_(torch.where(self.count > 0, squares / self.count.clamp(min=1), self.var))
+
+
+class Standardise(nn.Module):
+    """Vectors [..., *shape] standardised by the moments of those counted, and cut at `bound` standard deviations."""
+
+    def __init__(self, shape: tuple[int, ...], bound: float = 10.0) -> None:
+        super().__init__()
+        self.moments, self.bound = Moments(shape), bound
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = (self.moments.var + 1e-8).rsqrt()
+        return ((x - self.moments.mean) * scale).float().clamp(-self.bound, self.bound)
+
+
+class RewardScale(nn.Module):
+    """Rewards divided by the standard deviation of their discounted sums since each episode's beginning.
+
+    A sum goes on from one call to the next, so calls must follow each other without a gap; a call with another number
+    of environments begins its sums anew.
+    """
+
+    def __init__(self, gamma: float, bound: float = 10.0) -> None:
+        super().__init__()
+        self.gamma, self.bound = gamma, bound
+        self.moments, self.sums = Moments(()), torch.zeros(0)
+
+    @torch.no_grad()
+    def forward(self, reward: Tensor, valid: Tensor) -> Tensor:
+        """[T, B] -> [T, B]: count the valid rewards, then scale all; one that is not valid begins an episode."""
+        now = self.sums.to(reward) if len(self.sums) == reward.shape[1] else torch.zeros_like(reward[0])
+        sums = []
+        for r, goes_on in zip(reward, valid, strict=True):
+            now = goes_on * (self.gamma * now + r)
+            sums.append(now)
+        self.sums = now
+        self.moments.add(torch.stack(sums).flatten(), valid.flatten())
+        return (reward * (self.moments.var + 1e-8).rsqrt()).float().clamp(-self.bound, self.bound)
+
+    def get_extra_state(self) -> Tensor:
+        """The sums, whose number is not known before the first call."""
+        return self.sums
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.sums = state

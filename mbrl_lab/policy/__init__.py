@@ -1,0 +1,7 @@
+"""Policies: learners of behaviour."""
+
+from mbrl_lab.policy.ddqn import DDQN
+from mbrl_lab.policy.ppo import PPO
+from mbrl_lab.policy.sac import SAC
+
+__all__ = ["DDQN", "PPO", "SAC"]

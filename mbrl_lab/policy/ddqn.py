@@ -1,0 +1,179 @@
+"""DDQN: Q-learning with deep networks, and those options of Rainbow that change its target and its head."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mbrl_lab.nets.encoder import encoder
+from mbrl_lab.nets.mlp import mlp
+from mbrl_lab.ops import masked_mean, n_step_return, polyak, project
+from mbrl_lab.types import EnvSpec, Metrics, Step
+
+
+class Scalar(nn.Module):
+    """The return as one number per action."""
+
+    outputs = 1
+
+    def __init__(self, loss: str) -> None:
+        super().__init__()
+        self.distance = {"huber": F.smooth_l1_loss, "squared": F.mse_loss}[loss]
+
+    def value(self, out: Tensor) -> Tensor:
+        """[..., 1] -> [...]: the expected return."""
+        return out.squeeze(-1)
+
+    def target(self, reward: Tensor, discount: Tensor, out: Tensor) -> Tensor:
+        """[B]: what to learn where rewards [B] come before the return of `out` [B, 1], discounted by [B]."""
+        return reward + discount * self.value(out)
+
+    def error(self, out: Tensor, target: Tensor) -> Tensor:
+        """[B] losses."""
+        return self.distance(self.value(out), target, reduction="none")
+
+
+class Categorical(nn.Module):
+    """The return as a distribution over a fixed support (C51, Bellemare et al. 2017)."""
+
+    support: Tensor
+
+    def __init__(self, atoms: int, v_min: float, v_max: float) -> None:
+        super().__init__()
+        if v_min >= v_max:
+            raise ValueError(f"policy.v_min is {v_min}; it must be below policy.v_max, {v_max}")
+        self.outputs = atoms
+        self.register_buffer("support", torch.linspace(v_min, v_max, atoms), persistent=False)
+
+    def value(self, out: Tensor) -> Tensor:
+        """[..., K] -> [...]: the expected return."""
+        return (out.softmax(-1) * self.support).sum(-1)
+
+    def target(self, reward: Tensor, discount: Tensor, out: Tensor) -> Tensor:
+        """[B, K]: the moved and shrunk distribution of `out` [B, K], projected on the support."""
+        moved = reward.unsqueeze(-1) + discount.unsqueeze(-1) * self.support
+        return project(moved, out.softmax(-1), self.support)
+
+    def error(self, out: Tensor, target: Tensor) -> Tensor:
+        """[B] cross-entropies."""
+        return -(target * out.log_softmax(-1)).sum(-1)
+
+
+class QNetwork(nn.Module):
+    """Observations [B, ...] -> [B, A, K]; `dueling` has layers apart for value and advantage (Wang et al. 2016)."""
+
+    def __init__(self, spec: EnvSpec, width: int, depth: int, dueling: bool, outputs: int) -> None:
+        super().__init__()
+        self.encoder, self.outputs = encoder(spec), outputs
+        sizes = [self.encoder.dim, *[width] * depth]
+        self.advantage = mlp([*sizes, spec.action_dim * outputs])
+        self.base = mlp([*sizes, outputs]) if dueling else None
+
+    def forward(self, obs: Tensor) -> Tensor:
+        features = self.encoder(obs)
+        advantage = self.advantage(features).unflatten(-1, (-1, self.outputs)).float()
+        if self.base is None:
+            return advantage
+        return self.base(features).unsqueeze(-2).float() + advantage - advantage.mean(-2, keepdim=True)
+
+
+class DDQN(nn.Module):
+    """Q-learning with a target network, `double` (van Hasselt et al. 2016), on returns of `n_step` steps.
+
+    `atoms` above 1 learns the return's distribution. Every `target_every` updates the target goes the share `tau` of
+    the way to the network. Epsilon falls with the count of updates, so that neither evaluation nor imagination moves
+    it. Raises ValueError for continuous actions.
+    """
+
+    updates: Tensor
+
+    def __init__(
+        self,
+        spec: EnvSpec,
+        width: int,
+        depth: int,
+        double: bool,
+        dueling: bool,
+        n_step: int,
+        gamma: float,
+        atoms: int,
+        v_min: float,
+        v_max: float,
+        tau: float,
+        target_every: int,
+        epsilon_start: float,
+        epsilon_end: float,
+        epsilon_updates: int,
+        loss: str,
+        lr: float,
+        clip: float,
+    ) -> None:
+        super().__init__()
+        if not spec.discrete:
+            raise ValueError(f"ddqn needs discrete actions, not vectors of {spec.action_dim} numbers")
+        self.spec, self.double_q, self.gamma, self.window = spec, double, gamma, n_step + 1
+        self.tau, self.target_every, self.clip = tau, target_every, clip or math.inf
+        self.epsilon_start, self.epsilon_end, self.epsilon_updates = epsilon_start, epsilon_end, epsilon_updates
+        self.head = Scalar(loss) if atoms == 1 else Categorical(atoms, v_min, v_max)
+        self.online = QNetwork(spec, width, depth, dueling, self.head.outputs)
+        self.slow = copy.deepcopy(self.online).requires_grad_(False)
+        self.opt = torch.optim.Adam(self.online.parameters(), lr, fused=True)
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+
+    def epsilon(self) -> Tensor:
+        """[]: the probability of a random action, which falls linearly."""
+        share = (self.updates / max(self.epsilon_updates, 1)).clamp(max=1)
+        return self.epsilon_start + share * (self.epsilon_end - self.epsilon_start)
+
+    @torch.no_grad()
+    def act(self, features: Tensor, explore: bool) -> Tensor:
+        greedy = self.head.value(self.online(features)).argmax(-1)
+        if not explore:
+            return greedy
+        chance = torch.rand(len(greedy), device=greedy.device)
+        return torch.where(chance < self.epsilon(), self.spec.random(len(greedy), greedy.device), greedy)
+
+    def update(self, steps: Step) -> Metrics:
+        """One gradient step on the actions that the first rows of windows [n_step + 1, B] led to."""
+        assert len(steps.first) == self.window, (len(steps.first), self.window)
+        t = steps.transitions()
+        target, valid = self.target(steps), t.valid[0]
+        out = _of(t.action[0], self.online(t.obs[0]))
+        loss = masked_mean(self.head.error(out, target), valid)
+        norm = self._descend(loss)
+        return {
+            "policy/loss": loss.detach(),
+            "policy/q": masked_mean(self.head.value(out.detach()), valid),
+            "policy/gradient_norm": norm,
+            "policy/epsilon": self.epsilon(),
+        }
+
+    @torch.no_grad()
+    def target(self, steps: Step) -> Tensor:
+        """What the return after the first row of each window [n_step + 1, B] should be."""
+        t = steps.transitions()
+        reward, discount, length = n_step_return(t.reward, t.terminal, t.valid, self.gamma)
+        obs = steps.obs[length, torch.arange(len(length), device=length.device)]
+        out = self.slow(obs)
+        action = self.head.value(self.online(obs) if self.double_q else out).argmax(-1)
+        return self.head.target(reward, discount, _of(action, out))
+
+    def _descend(self, loss: Tensor) -> Tensor:
+        """One step of both networks; the gradient's norm."""
+        self.opt.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.online.parameters(), self.clip)
+        self.opt.step()
+        self.updates += 1
+        if self.target_every == 1 or int(self.updates) % self.target_every == 0:
+            polyak(self.slow.parameters(), self.online.parameters(), self.tau)
+        return norm
+
+
+def _of(action: Tensor, out: Tensor) -> Tensor:
+    """[B, K]: what `out` [B, A, K] says of actions [B]."""
+    return out[torch.arange(len(action), device=action.device), action]

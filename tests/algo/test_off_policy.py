@@ -1,0 +1,114 @@
+"""When it acts at random, when it learns, and from what."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mbrl_lab.algo import OffPolicy
+from mbrl_lab.replay import Replay
+from mbrl_lab.types import EnvSpec, Metrics, Step
+
+SPEC = EnvSpec((2,), torch.float32, 5, True)
+
+
+class Policy(nn.Module):
+    """Always takes action 4; remembers what it learned from."""
+
+    window = 3
+
+    def __init__(self, spec: EnvSpec) -> None:
+        super().__init__()
+        self.seen: list[Step] = []
+
+    def act(self, features: Tensor, explore: bool) -> Tensor:
+        return torch.full((len(features),), 4)
+
+    def update(self, steps: Step) -> Metrics:
+        self.seen.append(steps)
+        return {"policy/loss": float(len(self.seen))}
+
+
+def off_policy(**settings: int) -> tuple[OffPolicy, list[Step]]:
+    algo: Any = OffPolicy(SPEC, Policy, **({"warmup": 10, "batch": 6, "every": 1, "updates": 1} | settings))
+    return algo, algo.policy.seen
+
+
+def row(batch: int, now: int = 0) -> Step:
+    """Both numbers of an observation are its time and its environment."""
+    zero = torch.zeros(batch)
+    obs = torch.stack([torch.full((batch,), float(now)), torch.arange(batch).float()], -1)
+    return Step(zero.long(), obs, zero, zero.bool(), zero.bool())
+
+
+def filled(rows: int, batch: int = 1) -> Replay:
+    replay = Replay(SPEC, 1000, batch, seed=0)
+    for now in range(rows):
+        replay.add(row(batch, now))
+    return replay
+
+
+def learned(algo: OffPolicy, seen: list[Step], num_envs: int, steps: int) -> list[int]:
+    """After which counts of steps gradient steps were taken, each as often as they were."""
+    replay, counts = filled(8, num_envs), []
+    for before in range(0, steps, num_envs):
+        already = len(seen)
+        algo.learn(replay, before, before + num_envs)
+        counts += [before + num_envs] * (len(seen) - already)
+    return counts
+
+
+def test_it_learns_at_every_multiple_after_warmup() -> None:
+    assert learned(*off_policy(), 1, 14) == [11, 12, 13, 14]
+    assert learned(*off_policy(every=4), 1, 25) == [12, 16, 20, 24]
+    assert learned(*off_policy(every=4, updates=3), 1, 17) == [12, 12, 12, 16, 16, 16]
+
+
+@pytest.mark.parametrize("num_envs", [2, 3, 8, 64])
+def test_more_environments_do_not_change_how_much_it_learns(num_envs: int) -> None:
+    steps = 192
+    assert len(learned(*off_policy(), num_envs, steps)) == steps - 10
+    assert len(learned(*off_policy(every=16, updates=2), num_envs, steps)) == 2 * steps // 16
+
+
+def test_steps_of_the_warmup_are_not_made_up_for() -> None:
+    assert learned(*off_policy(), 8, 24) == [16] * 6 + [24] * 8
+
+
+def test_it_acts_at_random_until_warmup_and_by_the_policy_from_then_on() -> None:
+    algo, _ = off_policy()
+    replay = filled(8)
+    for before in range(9):
+        algo.learn(replay, before, before + 1)
+        action, _ = algo.act(row(400), None, explore=True)
+        assert set(action.tolist()) == {0, 1, 2, 3, 4}
+    algo.learn(replay, 9, 10)
+    action, _ = algo.act(row(400), None, explore=True)
+    assert set(action.tolist()) == {4}
+
+
+def test_an_evaluation_shows_the_policy_during_warmup_too() -> None:
+    algo, _ = off_policy()
+    assert set(algo.act(row(400), None, explore=False)[0].tolist()) == {4}
+
+
+def test_that_warmup_is_over_is_saved() -> None:
+    algo, _ = off_policy()
+    algo.learn(filled(8, 3), 8, 11)
+    other, _ = off_policy()
+    other.load_state_dict(algo.state_dict())
+    assert set(other.act(row(400), None, explore=True)[0].tolist()) == {4}
+
+
+def test_it_learns_from_windows_of_the_policys_length() -> None:
+    algo, seen = off_policy(updates=2)
+    metrics = algo.learn(filled(20, 3), 30, 31)
+    assert metrics == {"policy/loss": 2.0} and len(seen) == 2
+    assert not torch.equal(seen[0].obs, seen[1].obs)
+    for steps in seen:
+        time, env = steps.obs.unbind(-1)
+        assert time.shape == (3, 6)
+        assert torch.equal(time, time[0] + torch.arange(3.0)[:, None]) and torch.equal(env, env[0].expand(3, 6))

@@ -1,0 +1,316 @@
+"""Targets by hand, epsilon, the slow network, and chains whose values are known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Discrete
+from torch import Tensor, nn
+
+from mbrl_lab import make_run
+from mbrl_lab.env import Envs
+from mbrl_lab.policy import DDQN
+from mbrl_lab.policy.ddqn import Categorical, Scalar
+from mbrl_lab.replay import Replay
+from mbrl_lab.types import EnvSpec, Step
+
+SPEC = EnvSpec((1,), torch.float32, 3, True)
+SETTINGS: dict[str, Any] = {
+    **{"width": 32, "depth": 2, "double": True, "dueling": False, "n_step": 1, "gamma": 0.5},
+    **{"atoms": 1, "v_min": 0.0, "v_max": 4.0, "tau": 0.05, "target_every": 1},
+    **{"epsilon_start": 1.0, "epsilon_end": 0.1, "epsilon_updates": 10},
+    **{"loss": "huber", "lr": 3e-3, "clip": 10.0},
+}
+T, F = True, False
+
+
+def ddqn(spec: EnvSpec = SPEC, **settings: Any) -> DDQN:
+    return DDQN(spec, **(SETTINGS | settings))
+
+
+class Table(nn.Module):
+    """What it says of the observation 0, 1, 2, ...: [N, A, K]."""
+
+    def __init__(self, rows: Any) -> None:
+        super().__init__()
+        self.rows = torch.tensor(rows)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        return self.rows[obs[:, 0].long()]
+
+
+def window(rewards: list[float], terminal: list[bool], first: list[bool], action: int = 0) -> Step:
+    """Rows [L, 1] whose observations are 0, 1, 2, ..."""
+    obs = torch.arange(float(len(rewards))).view(-1, 1, 1)
+    columns = (torch.tensor(x).unsqueeze(-1) for x in (rewards, terminal, first))
+    return Step(torch.full((len(rewards), 1), action), obs, *columns)
+
+
+def columns(*windows: Step) -> Step:
+    return Step(*(torch.cat(x, 1) for x in zip(*windows, strict=True)))
+
+
+ONLINE = [[[1.0], [2.0], [3.0]], [[4.0], [7.0], [5.0]], [[9.0], [1.0], [1.0]], [[0.0], [1.0], [2.0]]]
+SLOW = [[[5.0], [5.0], [5.0]], [[30.0], [20.0], [10.0]], [[16.0], [17.0], [18.0]], [[8.0], [40.0], [80.0]]]
+
+
+@pytest.mark.parametrize(("double", "expected"), [(True, 3 + 0.5 * 20), (False, 3 + 0.5 * 30)])
+def test_double_q_takes_the_networks_action_and_the_targets_value(double: bool, expected: float) -> None:
+    policy = ddqn(double=double)
+    policy.online, policy.slow = Table(ONLINE), Table(SLOW)
+    assert policy.target(window([0.0, 3.0], [F, F], [F, F])).tolist() == [expected]
+
+
+def test_n_step_targets_bootstrap_from_the_right_observation() -> None:
+    policy = ddqn(n_step=3)
+    policy.online, policy.slow = Table(ONLINE), Table(SLOW)
+    rewards = [100.0, 1.0, 2.0, 4.0]
+    batch = columns(
+        window(rewards, [F, F, F, F], [T, F, F, F]),  # 1 + 1 + 1, then what row 3 says: 80
+        window(rewards, [F, F, T, F], [F, F, F, T]),  # 1 + 1 and no more
+        window(rewards, [F, F, F, F], [F, F, F, T]),  # 1 + 1, then row 2: 16
+        window(rewards, [F, F, F, T], [F, F, T, F]),  # 1, then row 1: 20
+    )
+    assert policy.window == 4
+    assert policy.target(batch).tolist() == [3 + 80 / 8, 2, 2 + 16 / 4, 1 + 20 / 2]
+
+
+def test_the_distribution_is_moved_shrunk_and_projected() -> None:
+    """Atoms 0, 1, 2, 3, 4. Action 1 has its mean at 4 in the network, action 0 in the target."""
+    policy = ddqn(atoms=5)
+    certain = 50 * torch.eye(5)
+    policy.online = Table(torch.stack([certain[:3], certain[[0, 4, 1]]]).tolist())
+    policy.slow = Table(
+        torch.stack([certain[:3], torch.stack([certain[4], (certain[1] + certain[3]), certain[0]])]).tolist()
+    )
+    target = policy.target(columns(window([0.0, 0.5], [F, F], [F, F]), window([0.0, 1.75], [F, T], [F, F])))
+    # the return 1 or 3 becomes 0.5 + 0.5 or 0.5 + 1.5; the end leaves the reward alone, between two atoms
+    expected = torch.tensor([[0, 0.5, 0.5, 0, 0], [0, 0.25, 0.75, 0, 0]])
+    torch.testing.assert_close(target, expected)
+
+
+def test_losses_by_hand() -> None:
+    out, target = torch.tensor([[3.0], [0.5]]), torch.tensor([0.0, 1.0])
+    assert Scalar("huber").error(out, target).tolist() == [2.5, 0.125]
+    assert Scalar("squared").error(out, target).tolist() == [9.0, 0.25]
+    logits, target = torch.tensor([[0.0, 0.0], [torch.log(torch.tensor(3.0)), 0.0]]), torch.tensor([[0.5, 0.5], [1, 0]])
+    expected = torch.tensor([2.0, 4 / 3]).log()
+    torch.testing.assert_close(Categorical(2, 0.0, 1.0).error(logits, target), expected)
+    torch.testing.assert_close(Categorical(2, -8.0, 8.0).value(logits), torch.tensor([0.0, -4.0]))
+
+
+@pytest.mark.parametrize("atoms", [1, 7])
+def test_dueling_is_value_and_advantage_less_its_mean(atoms: int) -> None:
+    net, obs = ddqn(dueling=True, atoms=atoms).online, torch.randn(6, 1)
+    out = net(obs)
+    assert out.shape == (6, 3, atoms)
+    assert net.base is not None
+    torch.testing.assert_close(out.mean(1), net.base(obs))
+    advantage = net.advantage(obs).view(6, 3, atoms)
+    torch.testing.assert_close(out[:, 0] - out[:, 2], advantage[:, 0] - advantage[:, 2])
+
+
+def weights(net: nn.Module) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in net.parameters()]).clone()
+
+
+@pytest.mark.parametrize("atoms", [1, 5])
+def test_only_valid_windows_teach(atoms: int) -> None:
+    good = window([0.0, 3.0], [F, F], [F, F], action=2)
+    junk = window([0.0, 1e6], [F, T], [F, T], action=1)
+    alone, beside, nothing = (ddqn(atoms=atoms) for _ in range(3))
+    for other in (beside, nothing):
+        other.load_state_dict(alone.state_dict())
+    before = weights(alone.online)
+    metrics = [p.update(x) for p, x in ((alone, good), (beside, columns(good, junk)), (nothing, junk))]
+    torch.testing.assert_close(weights(alone.online), weights(beside.online))
+    assert not torch.equal(weights(alone.online), before) and torch.equal(weights(nothing.online), before)
+    torch.testing.assert_close(metrics[0], metrics[1])
+    assert metrics[2]["policy/loss"] == 0
+
+
+def test_the_taken_action_alone_is_taught() -> None:
+    policy = ddqn(lr=1e-6, depth=0)
+    policy.update(window([0.0, 3.0], [F, T], [F, F], action=1))
+    weight = policy.online.advantage[-1]
+    assert isinstance(weight, nn.Linear) and weight.bias.grad is not None
+    assert weight.bias.grad.nonzero().tolist() == [[1]]
+
+
+def test_a_soft_target_moves_a_share_of_the_way_at_every_update() -> None:
+    policy = ddqn(tau=0.25)
+    before = weights(policy.slow)
+    for _ in range(2):
+        policy.update(window([0.0, 3.0], [F, F], [F, F]))
+        expected = before + 0.25 * (weights(policy.online) - before)
+        torch.testing.assert_close(weights(policy.slow), expected)
+        before = weights(policy.slow)
+
+
+def test_a_hard_target_is_copied_every_so_many_updates() -> None:
+    policy = ddqn(tau=1.0, target_every=3)
+    kept = weights(policy.slow)
+    for update in range(1, 8):
+        policy.update(window([0.0, 3.0], [F, F], [F, F]))
+        kept = weights(policy.online) if update in (3, 6) else kept
+        assert torch.equal(weights(policy.slow), kept)
+    assert not torch.equal(weights(policy.online), kept)
+
+
+def test_the_gradient_is_clipped() -> None:
+    for clip, expected in ((0.01, 0.01), (0.0, None)):
+        policy = ddqn(clip=clip, loss="squared")
+        norm = policy.update(window([0.0, 1e3], [F, T], [F, F]))["policy/gradient_norm"]
+        left = torch.cat([p.grad.flatten() for p in policy.online.parameters() if p.grad is not None]).norm()
+        assert norm > 100
+        torch.testing.assert_close(left, norm if expected is None else torch.tensor(expected), rtol=1e-3, atol=0)
+
+
+def test_epsilon_falls_linearly_with_updates_and_is_saved() -> None:
+    policy, step, seen = ddqn(), window([0.0, 0.0], [F, F], [F, F]), []
+    for _ in range(15):
+        seen.append(policy.epsilon().item())
+        policy.act(torch.zeros(3, 1), explore=True)
+        policy.update(step)
+    assert seen == pytest.approx([1 - 0.09 * min(k, 10) for k in range(15)])
+    half = ddqn()
+    half.updates.fill_(5)
+    other = ddqn()
+    other.load_state_dict(half.state_dict())
+    assert other.epsilon().item() == pytest.approx(0.55)
+
+
+@pytest.mark.parametrize("updates", [0, 5, 10])
+def test_epsilon_is_how_often_actions_are_random(updates: int) -> None:
+    policy, obs = ddqn(), torch.zeros(20_000, 1)
+    policy.updates.fill_(updates)
+    best = policy.act(obs[:1], explore=False)
+    assert (policy.act(obs, explore=False) == best).all()
+    other = (policy.act(obs, explore=True) != best).float().mean()
+    assert other.item() == pytest.approx(policy.epsilon().item() * 2 / 3, abs=0.015)
+
+
+def test_it_refuses_continuous_actions_and_a_support_of_nothing() -> None:
+    with pytest.raises(ValueError, match="ddqn needs discrete actions"):
+        ddqn(EnvSpec((3,), torch.float32, 2, False))
+    with pytest.raises(ValueError, match=r"policy\.v_min is 4\.0; it must be below policy\.v_max, 4\.0"):
+        ddqn(atoms=51, v_min=4.0)
+
+
+@pytest.mark.parametrize("settings", [{}, {"atoms": 51, "dueling": True}])
+def test_bfloat16_learns_in_float32(settings: dict[str, Any]) -> None:
+    policy = ddqn(**settings)
+    with torch.autocast("cpu", torch.bfloat16):
+        metrics = policy.update(window([0.0, 3.0], [F, F], [F, F]))
+        assert policy.target(window([0.0, 3.0], [F, F], [F, F])).dtype == torch.float32
+    assert metrics["policy/loss"].dtype == torch.float32  # type: ignore[union-attr]
+
+
+class Chain(gymnasium.Env):
+    """Places 0, 1, 2 as one-hot: action 1 goes on, and beyond the last pays 1 and ends; action 0 stays.
+
+    After `limit` steps time is up, which the observation does not show.
+    """
+
+    observation_space = Box(0, 1, (3,), np.float32)
+    action_space = Discrete(2)
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.place, self.time = limit, 0, 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.place, self.time = int(self.np_random.integers(3)), 0
+        return np.eye(3, dtype=np.float32)[self.place], {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.time += 1
+        self.place += int(action)
+        over = self.place == 3
+        return np.eye(3, dtype=np.float32)[min(self.place, 2)], float(over), over, self.time >= self.limit, {}
+
+
+def seen(make: Any, steps: int) -> tuple[Replay, EnvSpec]:
+    """Replay of random actions in four environments."""
+    envs = Envs(make, 4, seed=0)
+    replay = Replay(envs.spec, 10_000, 4, seed=0)
+    replay.add(envs.reset())
+    for _ in range(steps):
+        replay.add(envs.step(envs.spec.random(4)))
+    return replay, envs.spec
+
+
+VARIANTS: list[dict[str, Any]] = [
+    {},
+    {"double": False, "loss": "squared"},
+    {"dueling": True},
+    {"atoms": 41, "v_max": 1.0},
+    {"tau": 1.0, "target_every": 10},
+]
+
+
+@pytest.mark.parametrize("settings", VARIANTS, ids=["default", "plain", "dueling", "c51", "hard"])
+def test_it_learns_the_values_of_a_chain_with_a_time_limit(settings: dict[str, Any]) -> None:
+    """At gamma 0.8 going on is worth 0.64, 0.8 and 1, staying 0.8 of the better one; a limit of 2 changes nothing."""
+    replay, spec = seen(lambda: Chain(limit=2), 200)
+    policy = ddqn(spec, **({"gamma": 0.8, "depth": 1, "lr": 1e-2, "tau": 0.1} | settings))
+    for _ in range(200):
+        policy.update(replay.sample(64, policy.window))
+    with torch.no_grad():
+        q = policy.head.value(policy.online(torch.eye(3)))
+    torch.testing.assert_close(q, torch.tensor([[0.512, 0.64], [0.64, 0.8], [0.8, 1.0]]), atol=0.04, rtol=0)
+
+
+class Forever(gymnasium.Env):
+    """Pays 1 at each of 4 steps and says nothing; then comes a terminal state, or time is up."""
+
+    observation_space = Box(0, 1, (1,), np.float32)
+    action_space = Discrete(2)
+
+    def __init__(self, terminal: bool) -> None:
+        self.terminal, self.time = terminal, 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        self.time = 0
+        return np.ones(1, np.float32), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.time += 1
+        over = self.time == 4
+        return np.ones(1, np.float32), 1.0, over and self.terminal, over and not self.terminal, {}
+
+
+@pytest.mark.parametrize("n_step", [1, 3])
+@pytest.mark.parametrize("settings", [{"loss": "squared"}, {"atoms": 51, "v_max": 4.0}], ids=["scalar", "c51"])
+def test_a_time_limit_bootstraps_and_an_end_does_not(n_step: int, settings: dict[str, Any]) -> None:
+    """Without an end the value at gamma 0.5 is 2. An end at every fourth step, from a state that looks the same,
+    leaves the mean over the four of what n steps bring: v = mean of the sums + v * mean of the discounts."""
+    sums, discounts = [], []
+    for left in (4, 3, 2, 1):
+        sums.append(sum(0.5**k for k in range(min(left, n_step))))
+        discounts.append(0.5**n_step if left > n_step else 0.0)
+    with_end = sum(sums) / 4 / (1 - sum(discounts) / 4)
+    assert with_end < 1.75
+    for terminal, expected in ((False, 2.0), (True, with_end)):
+        replay, spec = seen(lambda terminal=terminal: Forever(terminal), 101)
+        policy = ddqn(spec, n_step=n_step, depth=0, lr=2e-2, tau=0.1, **settings)
+        for _ in range(200):
+            policy.update(replay.sample(128, policy.window))
+        with torch.no_grad():
+            value = policy.head.value(policy.online(torch.ones(1, 1)))
+        torch.testing.assert_close(value, torch.full((1, 2), expected), atol=0.1, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_it_learns_cartpole(seed: int, tmp_path: Path) -> None:
+    """Random actions keep the pole up for about 22 steps."""
+    runner = make_run("ddqn", "cartpole", "video.final=0", "eval.every=0", folder=tmp_path, seed=seed)
+    final = runner.run()
+    runner.envs.close()
+    assert runner.steps <= 50_000 and final["final/return"] >= 475

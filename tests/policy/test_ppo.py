@@ -1,0 +1,397 @@
+"""PPO's targets, losses and gradients by hand and by brute force, and toys whose values and optima are known."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from counting import Counting, Point
+from torch import Tensor
+
+from mbrl_lab import make_run
+from mbrl_lab.algo import OnPolicy
+from mbrl_lab.env import Envs
+from mbrl_lab.policy import PPO
+from mbrl_lab.policy.ppo import Batch, explained_variance, squared_error, standardised, surrogate_loss
+from mbrl_lab.replay import Replay
+from mbrl_lab.types import EnvSpec, Step
+
+DISCRETE = EnvSpec((2,), torch.float32, 3, True)
+CONTINUOUS = EnvSpec((2,), torch.float32, 2, False)
+LINE = EnvSpec((1,), torch.float32, 1, True)
+BOTH = pytest.mark.parametrize("spec", [DISCRETE, CONTINUOUS], ids=["discrete", "continuous"])
+
+
+def ppo(spec: EnvSpec, **changed: Any) -> PPO:
+    settings: dict[str, Any] = {
+        "width": 16,
+        "depth": 1,
+        "std": 0.8,
+        "gamma": 0.9,
+        "gae_lambda": 0.8,
+        "epochs": 1,
+        "minibatches": 1,
+        "ratio_clip": 0.2,
+        "value_clip": 0.0,
+        "value_coef": 0.5,
+        "entropy_coef": 0.0,
+        "lr": 1e-2,
+        "anneal_updates": 0,
+        "clip": 0.0,
+        "normalise_advantage": False,
+        "normalise_obs": False,
+        "normalise_reward": False,
+    }
+    return PPO(spec, **settings | changed)
+
+
+def played(policy: PPO, spec: EnvSpec, time: int = 6, batch: int = 8) -> Step:
+    """[time + 1, batch] of an unbroken episode in which the policy acted on noise."""
+    no = torch.zeros(time + 1, batch, dtype=torch.bool)
+    obs = torch.randn(time + 1, batch, *spec.obs_shape)
+    action = torch.stack([spec.no_action(batch), *(policy.act(x, explore=True) for x in obs[:-1])])
+    return Step(action, obs, torch.randn(time + 1, batch), no, no)
+
+
+def test_advantages_by_hand() -> None:
+    """Three episodes in one window: the first ends in a terminal row, the second at a time limit, the third goes on."""
+    policy = ppo(LINE, depth=0, gamma=0.5, gae_lambda=0.5)
+    policy.critic[0].weight.data.fill_(1.0)  # the value is the observation
+    rewards = torch.tensor([0.0, 10, 20, 0, 30, 40, 0, 50])
+    steps = Step(
+        action=torch.zeros(8, 1, dtype=torch.int64),
+        obs=torch.arange(1.0, 9.0).view(8, 1, 1),
+        reward=rewards.view(8, 1),
+        terminal=torch.tensor([[i == 2] for i in range(8)]),
+        first=torch.tensor([[i in (0, 3, 6)] for i in range(8)]),
+    )
+    batch = policy.judge(steps)
+    assert batch.valid.tolist() == [True, True, False, True, True, False, True]
+    one_step = [10 + 0.5 * 2 - 1, 20 - 2, 0, 30 + 0.5 * 5 - 4, 40 + 0.5 * 6 - 5, 0, 50 + 0.5 * 8 - 7]
+    by_hand = [one_step[0] + 0.25 * 18, 18, 0, one_step[3] + 0.25 * 38, 38, 0, 47]
+    assert by_hand == [14.5, 18, 0, 38, 38, 0, 47]
+    assert batch.advantage.tolist() == by_hand
+    assert batch.returns[batch.valid].tolist() == [15.5, 20, 42, 43, 54]
+
+
+def test_the_clipped_objective_by_hand() -> None:
+    """Moving on in the good direction beyond the clip earns nothing; moving back from the wrong side does."""
+    ratio = torch.tensor([1.5, 0.5, 1.5, 0.5, 1.1]).requires_grad_()
+    advantage = torch.tensor([2.0, 2.0, -2.0, -2.0, 2.0])
+    loss = surrogate_loss(ratio, advantage, 0.2)
+    torch.testing.assert_close(loss, torch.tensor([-2.4, -1.0, 3.0, 1.6, -2.2]))
+    loss.sum().backward()
+    assert ratio.grad is not None and ratio.grad.tolist() == [0, -2, 2, 0, -2]
+
+
+def test_the_clipped_value_loss_by_hand() -> None:
+    value, old = torch.tensor([3.0, 3.0, 1.2]).requires_grad_(), torch.ones(3)
+    returns = torch.tensor([5.0, 0.0, 2.0])
+    loss = squared_error(value, old, returns, 0.5)  # held at 1.5, at 1.5, not held
+    torch.testing.assert_close(loss, torch.tensor([12.25, 9.0, 0.64]))
+    loss.sum().backward()
+    assert value.grad is not None
+    torch.testing.assert_close(value.grad, torch.tensor([0.0, 6.0, -1.6]))
+    torch.testing.assert_close(squared_error(value, old, returns, math.inf), (value - returns).square())
+
+
+def test_standardised_by_hand() -> None:
+    got = standardised(torch.tensor([1.0, 50.0, 3.0, 5.0]), torch.tensor([True, False, True, True]))
+    torch.testing.assert_close(got[[0, 2, 3]], torch.tensor([-1.5, 0.0, 1.5]) / 1.5 * math.sqrt(1.5))
+    assert standardised(torch.tensor([7.0, 1.0]), torch.tensor([True, False]))[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "returns", "expected"),
+    [
+        ([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], 1.0),
+        ([2.0, 2.0, 2.0], [1.0, 2.0, 3.0], 0.0),
+        ([3.0, 2.0, 1.0], [1.0, 2.0, 3.0], -3.0),
+        ([3.0, 2.0, 1.0], [2.0, 2.0, 2.0], 0.0),
+    ],
+    ids=["all", "nothing", "worse than nothing", "nothing to explain"],
+)
+def test_explained_variance(value: list[float], returns: list[float], expected: float) -> None:
+    v, r = torch.tensor([*value, 9.0]), torch.tensor([*returns, -40.0])
+    valid = torch.tensor([True, True, True, False])
+    batch = Batch(obs=v, action=v, valid=valid, logp=v, value=v, advantage=r - v, returns=r)
+    assert explained_variance(batch).item() == pytest.approx(expected)
+
+
+@BOTH
+def test_the_first_gradient_is_the_policy_gradient(spec: EnvSpec) -> None:
+    """Where the policy has not moved the ratio is 1 and nothing is clipped; row by row, and summed."""
+    policy = ppo(spec, entropy_coef=0.3, value_coef=0.7, lr=1e-12)
+    steps = played(policy, spec)
+    batch, alone = policy.judge(steps), copy.deepcopy(policy)
+    expected = [torch.zeros_like(p) for p in alone.parameters()]
+    for obs, action, advantage, returns in zip(batch.obs, batch.action, batch.advantage, batch.returns, strict=True):
+        distribution = alone.actor(obs[None])
+        gain = advantage * distribution.log_prob(action[None]) + 0.3 * distribution.entropy()
+        loss = (0.7 * (alone.value(obs[None]) - returns).square() - gain).sum() / len(batch.obs)
+        for total, part in zip(expected, torch.autograd.grad(loss, list(alone.parameters())), strict=True):
+            total += part
+    policy.update(steps)
+    torch.testing.assert_close([p.grad for p in policy.parameters()], expected, atol=1e-5, rtol=1e-4)
+
+
+@BOTH
+def test_before_it_moves_the_ratio_is_one(spec: EnvSpec) -> None:
+    policy = ppo(spec, std=3.0)
+    steps = played(policy, spec)
+    if not spec.discrete:
+        assert (steps.action.abs() == 1).float().mean() > 0.4, "most were clipped"
+    metrics = policy.update(steps)
+    assert metrics["policy/kl"] == 0 and metrics["policy/clip_fraction"] == 0
+    moved = policy.update(steps._replace(reward=steps.reward * 10))
+    assert moved["policy/kl"] == 0, "nor does an earlier update show: probabilities are found anew"
+
+
+@BOTH
+def test_later_epochs_are_held_back(spec: EnvSpec) -> None:
+    policy, still = ppo(spec, epochs=20, lr=0.05), ppo(spec, epochs=20, lr=0.05, ratio_clip=1e9)
+    still.load_state_dict(policy.state_dict())
+    steps = played(policy, spec)
+    held, free = policy.update(steps), still.update(steps)
+    assert held["policy/clip_fraction"] > 0.1 and free["policy/clip_fraction"] == 0
+    assert float(held["policy/kl"]) < float(free["policy/kl"])
+
+
+def loop(policy: PPO, envs: Envs, horizon: int, rounds: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Log-probabilities [num] as the policy acted, and as each of its updates found them."""
+    algo, replay = OnPolicy(envs.spec, lambda spec: policy, horizon), Replay(envs.spec, 4000, envs.num, 0)
+    found: list[Tensor] = []
+    judge = policy.judge
+
+    def listen(steps: Step) -> Batch:
+        batch = judge(steps)
+        found.extend(torch.where(batch.valid, batch.logp, 0).view(horizon, envs.num))
+        return batch
+
+    policy.judge = listen  # type: ignore[method-assign]
+    row, acted = envs.reset(), []
+    replay.add(row)
+    for count in range(rounds):
+        action, _ = algo.act(row, None, explore=True)
+        with torch.no_grad():
+            logp = policy.actor(policy.features(row.obs)).log_prob(action)
+        row = envs.step(action)
+        replay.add(row)
+        acted.append(torch.where(row.first, 0, logp))
+        algo.learn(replay, count * envs.num, (count + 1) * envs.num)
+    return acted, found
+
+
+@pytest.mark.parametrize("env", [Counting, Point])
+@pytest.mark.parametrize("normalise", [False, True])
+def test_an_update_finds_the_probabilities_that_were_acted_with(env: Callable[[], Any], normalise: bool) -> None:
+    """Through environments and replay, over updates in which weights and running statistics move."""
+    envs = Envs(env, 3, seed=1)
+    policy = ppo(
+        envs.spec, std=2.0, epochs=4, minibatches=2, normalise_obs=normalise, normalise_reward=normalise, clip=0.5
+    )
+    acted, found = loop(policy, envs, horizon=20, rounds=100)
+    torch.testing.assert_close(torch.stack(acted), torch.stack(found), atol=1e-5, rtol=1e-5)
+    if policy.standardise is not None:
+        count = policy.standardise.moments.count
+        assert count == (torch.stack(acted) != 0).sum(), "every observation that was acted on, once"
+
+
+@BOTH
+def test_rows_across_a_boundary_teach_nothing(spec: EnvSpec) -> None:
+    options = {"epochs": 3, "minibatches": 2, "normalise_advantage": True, "entropy_coef": 0.1}
+    policy = ppo(spec, normalise_obs=True, normalise_reward=True, **options)
+    steps, twin = played(policy, spec), copy.deepcopy(policy)
+    first = torch.rand(steps.first.shape) < 0.3
+    other = steps._replace(
+        reward=torch.where(first, 1e3, steps.reward),
+        terminal=first,
+        action=torch.where(first.view(*first.shape, *[1] * (steps.action.ndim - 2)), 0, steps.action),
+    )
+    metrics = []
+    for learner, seen in ((policy, steps), (twin, other)):
+        torch.manual_seed(1)
+        metrics.append(learner.update(seen._replace(first=first)))
+    assert metrics[0] == metrics[1]
+    assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), twin.parameters(), strict=True))
+
+
+def test_an_update_without_one_transition_changes_nothing() -> None:
+    policy = ppo(DISCRETE, normalise_advantage=True, normalise_obs=True, normalise_reward=True, epochs=2)
+    steps, before = played(policy, DISCRETE), copy.deepcopy(policy)
+    metrics = policy.update(steps._replace(first=torch.ones_like(steps.first)))
+    assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), before.parameters(), strict=True))
+    assert all(torch.as_tensor(x).isfinite() for x in metrics.values())
+
+
+def test_more_minibatches_than_rows_do_no_harm() -> None:
+    policy = ppo(DISCRETE, minibatches=30)
+    metrics = policy.update(played(policy, DISCRETE, time=2, batch=4))
+    assert all(torch.as_tensor(x).isfinite() for x in metrics.values())
+
+
+def test_every_row_is_in_one_minibatch_of_each_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, seen = ppo(DISCRETE, epochs=3, minibatches=5), []
+    descend = policy._descend
+    monkeypatch.setattr(policy, "_descend", lambda b: (seen.append(b.obs), descend(b))[1])
+    steps = played(policy, DISCRETE)
+    policy.update(steps)
+    assert [len(x) for x in seen] == [10, 10, 10, 9, 9] * 3
+    for epoch in range(3):
+        rows = torch.cat(seen[5 * epoch : 5 * epoch + 5]).tolist()
+        assert sorted(rows) == sorted(steps.obs[:-1].flatten(0, 1).tolist())
+
+
+def test_the_learning_rate_falls_to_nothing() -> None:
+    policy = ppo(DISCRETE, lr=0.1, anneal_updates=4)
+    rates = []
+    for _ in range(6):
+        policy.update(played(policy, DISCRETE))
+        rates.append(policy.opt.param_groups[0]["lr"])
+    assert rates == pytest.approx([0.1, 0.075, 0.05, 0.025, 0, 0])
+    assert policy.updates == 6
+
+
+def test_gradients_are_clipped_to_their_norm() -> None:
+    policy, steps = ppo(DISCRETE, clip=0.01), played(ppo(DISCRETE), DISCRETE)
+    told = policy.update(steps)["policy/gradient_norm"]
+    norm = torch.stack([p.grad.norm() for p in policy.parameters() if p.grad is not None]).norm()
+    assert float(told) > 0.05 and norm.item() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_acting() -> None:
+    obs = torch.randn(1, 2).expand(4000, 2)
+    for spec in (DISCRETE, CONTINUOUS):
+        policy = ppo(spec)
+        greedy, drawn = policy.act(obs, explore=False), policy.act(obs, explore=True)
+        assert (greedy == greedy[0]).all() and not (drawn == drawn[0]).all()
+        assert greedy.shape == drawn.shape == spec.random(4000).shape and drawn.dtype == spec.random(1).dtype
+    assert drawn.abs().max() == 1
+
+
+def test_first_policies_are_near_uniform_and_near_zero() -> None:
+    obs = torch.randn(100, 2)
+    torch.testing.assert_close(ppo(DISCRETE).actor(obs).logp.exp(), torch.full((100, 3), 1 / 3), atol=0.02, rtol=0)
+    assert ppo(CONTINUOUS).act(obs, explore=False).abs().max() < 0.05
+
+
+@BOTH
+def test_bfloat16_learns_in_float32(spec: EnvSpec) -> None:
+    policy = ppo(spec, normalise_obs=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        metrics = policy.update(played(policy, spec))
+    assert {torch.as_tensor(x).dtype for x in metrics.values()} == {torch.float32}
+
+
+def test_statistics_are_of_vectors() -> None:
+    with pytest.raises(ValueError, match=r"^policy\.normalise_obs is True; it must be"):
+        ppo(EnvSpec((4, 84, 84), torch.uint8, 3, True), normalise_obs=True)
+
+
+def walks(lengths: list[int], terminal: bool) -> Step:
+    """[T, 1]: episodes in a line of states that pay 1 a step; each ends terminally, or by a time limit."""
+    times = [time for length in lengths for time in range(length + 1)]
+    last = [time == length for length in lengths for time in range(length + 1)]
+    here = [float(time if terminal else 1) for time in times]
+    return Step(
+        action=torch.zeros(len(times), 1, dtype=torch.int64),
+        obs=torch.tensor(here).view(-1, 1, 1),
+        reward=torch.tensor([float(time > 0) for time in times]).unsqueeze(-1),
+        terminal=torch.tensor(last).unsqueeze(-1) & terminal,
+        first=torch.tensor([time == 0 for time in times]).unsqueeze(-1),
+    )
+
+
+def values(policy: PPO, states: list[float]) -> list[float]:
+    with torch.no_grad():
+        return policy.value(torch.tensor(states).unsqueeze(-1)).tolist()
+
+
+@pytest.mark.parametrize("gae_lambda", [0.0, 0.95])
+def test_a_time_limit_costs_nothing(gae_lambda: float) -> None:
+    """A state that pays 1 for ever is worth 1 / (1 - 0.8) = 5, though every episode is stopped after three steps."""
+    policy = ppo(LINE, gamma=0.8, gae_lambda=gae_lambda, epochs=10)
+    for _ in range(40):
+        policy.update(walks([3] * 8, terminal=False))
+    assert values(policy, [1.0]) == pytest.approx([5.0], abs=0.1)
+
+
+@pytest.mark.parametrize("gae_lambda", [0.0, 0.95])
+def test_a_terminal_state_ends_the_value(gae_lambda: float) -> None:
+    """Three steps that pay 1 are worth 1 + 0.8 + 0.64 from the first, 1.8 from the second and 1 from the third."""
+    policy = ppo(LINE, gamma=0.8, gae_lambda=gae_lambda, epochs=10)
+    for _ in range(40):
+        policy.update(walks([3] * 8, terminal=True))
+    assert values(policy, [0.0, 1.0, 2.0]) == pytest.approx([2.44, 1.8, 1.0], abs=0.1)
+
+
+def pull(policy: PPO, payoff: Callable[[Tensor], Tensor], rounds: int, batch: int = 64) -> None:
+    """A bandit: the policy acts in one state, is paid, and the episode is over."""
+    zero, no = torch.zeros(batch), torch.zeros(batch, dtype=torch.bool)
+    state = torch.ones(batch, 1)
+    for _ in range(rounds):
+        action = policy.act(state, explore=True)
+        steps = Step(
+            torch.stack([torch.zeros_like(action), action]),
+            torch.stack([state, state]),
+            torch.stack([zero, payoff(action)]),
+            torch.stack([no, ~no]),
+            torch.stack([~no, no]),
+        )
+        policy.update(steps)
+
+
+def test_a_bandits_best_arm() -> None:
+    spec = EnvSpec((1,), torch.float32, 3, True)
+    policy = ppo(spec, epochs=4, normalise_advantage=True)
+    pull(policy, lambda a: torch.tensor([0.0, 1.0, 0.5])[a], 60)
+    assert policy.act(torch.ones(1, 1), explore=False).item() == 1
+    assert policy.actor(torch.ones(1, 1)).logp.exp()[0, 1] > 0.9
+    assert values(policy, [1.0]) == pytest.approx([1.0], abs=0.15)
+
+
+@pytest.mark.parametrize(("best", "goes_to"), [(0.4, 0.4), (-0.9, -0.9), (3.0, 1.0)], ids=["inside", "near", "beyond"])
+def test_a_bandits_best_number(best: float, goes_to: float) -> None:
+    """Wide noise, most of it clipped; an optimum beyond the bound is the bound."""
+    policy = ppo(EnvSpec((1,), torch.float32, 1, False), std=1.0, epochs=4, normalise_advantage=True)
+    pull(policy, lambda a: -(a[:, 0] - best).square(), 100)
+    assert policy.act(torch.ones(1, 1), explore=False).item() == pytest.approx(goes_to, abs=0.1)
+
+
+def test_entropy_that_is_paid_for_stays() -> None:
+    """The best mixture of payoffs 1, 0, 0 at a price of 0.5 a nat is proportional to exp(payoff / 0.5)."""
+    policy = ppo(EnvSpec((1,), torch.float32, 3, True), epochs=2, entropy_coef=0.5, lr=3e-3)
+    pull(policy, lambda a: (a == 0).float(), 150, batch=256)
+    best = math.exp(2) / (math.exp(2) + 2)
+    assert policy.actor(torch.ones(1, 1)).logp.exp()[0, 0].item() == pytest.approx(best, abs=0.06)
+
+
+POINT = ["env.make._target_=counting.Point", "~env.make.id", "preset=none", "video.final=0", "policy.width=32"]
+QUICK = ["env.num=8", "algo.horizon=30", "policy.minibatches=2", "policy.lr=1e-2", "policy.gamma=0.9", "policy.std=0.5"]
+
+
+@pytest.mark.parametrize("options", [[], ["policy.normalise_obs=true", "policy.normalise_reward=true"]])
+def test_it_brings_a_point_to_its_goal(options: list[str], tmp_path: Path) -> None:
+    """Going straight there costs about 1, acting at random about 8."""
+    settings = {"steps": 4000, "eval.every": 0, "eval.final_episodes": 20}
+    runner = make_run("ppo", "pendulum", *POINT, *QUICK, *options, folder=tmp_path, **settings)
+    runner.run()
+    runner.envs.close()
+    assert json.loads(runner.folder.metrics.read_text().splitlines()[-1])["final/return"] > -2.2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_it_learns_cartpole(seed: int, tmp_path: Path) -> None:
+    settings = {"steps": 60_000, "seed": seed, "eval.every": 0, "eval.final_episodes": 20}
+    runner = make_run("ppo", "cartpole", "video.final=0", folder=tmp_path, **settings)
+    runner.run()
+    runner.envs.close()
+    returns = [e.ret for e in runner.evaluate(20)]
+    assert sum(returns) / 20 > 475
