@@ -42,7 +42,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## Train and evaluate the CartPole planner in minutes, ARGS="..." as for train.
 	$(PY) scripts/train.py name=demo $(ARGS)
 
-train: $(STAMP) ## Train, e.g. make train ARGS="algo=mbpo env=cheetah seed=1".
+train: $(STAMP) ## Train, e.g. make train ARGS="env=pendulum seed=1".
 	$(PY) scripts/train.py $(ARGS)
 
 test: $(STAMP) ## Run the quick tests.

@@ -175,7 +175,7 @@ def run(cfg: DictConfig, path: Path, overrides: Sequence[str]) -> None:
     folder = RunFolder(path)
     runner = build_runner(cfg, folder)
     if folder.open(plain(OmegaConf.to_container(cfg, resolve=True)), overrides) == "done":
-        print(f"this run is done: {path}\nmore steps go on from here, e.g. steps={2 * cfg.steps}")
+        print(f"this run is done: {path}\nmore steps go on from here, e.g. steps={2 * folder.status()['step']}")
         return
     size = memory(runner.envs.spec, cfg.replay.capacity) / 1e6
     print(f"run       {path}\nreplay    {cfg.replay.capacity:,} steps, {size:,.1f} MB on {runner.replay.device}")
@@ -196,7 +196,7 @@ def closing(folder: RunFolder, final: dict[str, float], episodes: int, pictures:
     videos = sorted(folder.videos.glob("final-*.mp4"))
     lines = [f"return    {mean:.1f} ± {std:.1f} over {episodes} episodes of the final policy, {low:.1f} to {high:.1f}"]
     lines += [f"video     {path}" for path in videos]
-    lines += [f"picture   {path}" for path in pictures]
+    lines += [f"{'picture' if path.suffix == '.png' else 'numbers'}   {path}" for path in pictures]
     return "\n".join([*lines, f"evaluate  python scripts/evaluate.py {folder.path}"])
 
 

@@ -179,7 +179,8 @@ def check(cfg: DictConfig) -> None:
     try:
         OmegaConf.resolve(cfg.copy())
     except InterpolationKeyError as error:
-        raise ConfigError(f"{str(error).splitlines()[0]}: this environment or algorithm does not give it") from error
+        lacking = "this environment or algorithm does not give it, so choose parts that do without"
+        raise ConfigError(f"{str(error).splitlines()[0]}: {lacking}") from error
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
         raise ConfigError(f"{missing[0]} must be given, e.g. {missing[0]}=...")

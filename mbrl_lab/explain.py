@@ -14,16 +14,19 @@ from hydra.errors import MissingConfigException, OverrideParseException
 def explain(error: Exception, overrides: Sequence[str], conf: Path, keys: Iterable[str]) -> str:
     """A message for what went wrong; `keys` are the settings that exist without the overrides."""
     text = str(error)
-    if isinstance(error, MissingConfigException) and (found := re.search(r"Could not find '([^']+)'", text)):
+    if isinstance(error, MissingConfigException) and (found := re.search(r"Could not (?:find|load) '([^']+)'", text)):
         return missing(found[1], conf)
     if found := re.search(r"Could not override '([^']+)'", text):
         return _unknown(found[1], overrides, conf, set(keys))
     if isinstance(error, OverrideParseException):
         problem = text.splitlines()[0]
         return f"cannot read {error.override!r}: {problem}; write key=value, and quote what the shell would take"
+    if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
+        return f"{found[1]}: a list of values is a sweep; add -m to run each of them"
     nulls = [o for o in overrides if o.endswith("=null") and (conf / o.partition("=")[0]).is_dir()]
     if nulls and "Got NoneType" in text:
-        return f"{nulls[0]}: a group cannot be null here; say {nulls[0].partition('=')[0]}=none"
+        group = nulls[0].partition("=")[0]
+        return f"{nulls[0]}: a group cannot be null here; {group} can be: {', '.join(_options(conf / group))}"
     cause = f" ({error.__cause__})" if error.__cause__ else ""
     return text.splitlines()[0] + cause.splitlines()[0] if cause else text.splitlines()[0]
 

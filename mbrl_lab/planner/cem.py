@@ -27,7 +27,8 @@ class CEM(Search):
     ) -> None:
         proposal = Adaptive(init_std, min_std, uniform_mix, alpha)
         super().__init__(proposal, horizon, population, iterations, particles, discount)
-        require(1 <= elites <= population, "elites", elites, f"between 1 and planner.population, {population}")
+        allowed = f"between 1 and planner.population, {population}"
+        require(lambda x: 1 <= x <= population, "elites", elites, allowed, whole=True)
         self.elites = elites
 
     def weigh(self, scores: Tensor, spec: EnvSpec) -> Tensor:

@@ -35,9 +35,10 @@ class ICEM(Search):
     ) -> None:
         proposal = Adaptive(init_std, min_std, uniform_mix, alpha, noise_beta)
         super().__init__(proposal, horizon, population, iterations, particles, discount)
-        require(1 <= elites <= population, "elites", elites, f"between 1 and planner.population, {population}")
-        require(decay >= 1, "decay", decay, "at least 1")
-        require(0 < keep_elites <= 1, "keep_elites", keep_elites, "in (0, 1]")
+        allowed = f"between 1 and planner.population, {population}"
+        require(lambda x: 1 <= x <= population, "elites", elites, allowed, whole=True)
+        require(lambda x: x >= 1, "decay", decay, "at least 1")
+        require(lambda x: 0 < x <= 1, "keep_elites", keep_elites, "in (0, 1]")
         self.elites, self.decay = elites, decay
         self.kept = max(1, round(keep_elites * elites))
 

@@ -32,9 +32,10 @@ class MPPI(Search):
     ) -> None:
         proposal = Adaptive(init_std, min_std, uniform_mix)
         super().__init__(proposal, horizon, population, iterations, particles, discount)
-        require(temperature > 0, "temperature", temperature, "above 0")
-        allowed = f"null, or between 1 and planner.population, {population}"
-        require(elites is None or 1 <= elites <= population, "elites", elites, allowed)
+        require(lambda x: x > 0, "temperature", temperature, "above 0")
+        allowed = f"between 1 and planner.population, {population}, or null"
+        if elites is not None:
+            require(lambda x: 1 <= x <= population, "elites", elites, allowed, whole=True)
         self.temperature, self.elites = temperature, elites
 
     def weigh(self, scores: Tensor, spec: EnvSpec) -> Tensor:

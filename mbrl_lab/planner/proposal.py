@@ -6,7 +6,9 @@ A plan is a dict whose "mean" [B, H, A] holds action probabilities if discrete, 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -131,11 +133,11 @@ class Adaptive:
     noise_beta: float = 0.0
 
     def __post_init__(self) -> None:
-        require(self.init_std > 0, "init_std", self.init_std, "above 0")
-        require(self.min_std >= 0, "min_std", self.min_std, "at least 0")
-        require(0 <= self.uniform_mix <= 1, "uniform_mix", self.uniform_mix, "in [0, 1]")
-        require(0 <= self.alpha < 1, "alpha", self.alpha, "in [0, 1)")
-        require(self.noise_beta >= 0, "noise_beta", self.noise_beta, "at least 0")
+        require(lambda x: x > 0, "init_std", self.init_std, "above 0")
+        require(lambda x: x >= 0, "min_std", self.min_std, "at least 0")
+        require(lambda x: 0 <= x <= 1, "uniform_mix", self.uniform_mix, "in [0, 1]")
+        require(lambda x: 0 <= x < 1, "alpha", self.alpha, "in [0, 1)")
+        require(lambda x: x >= 0, "noise_beta", self.noise_beta, "at least 0")
 
     def __call__(self, spec: EnvSpec) -> Proposal:
         if spec.discrete:
@@ -143,10 +145,13 @@ class Adaptive:
         return Gaussian(spec, self.alpha, self.noise_beta, self.init_std, self.min_std)
 
 
-def require(holds: bool, key: str, value: object, allowed: str) -> None:
-    """Refuse a setting by its name."""
-    if not holds:
-        raise ValueError(f"planner.{key} is {value}; it must be {allowed}")
+def require(holds: Callable[[Any], bool], key: str, value: object, allowed: str, whole: bool = False) -> None:
+    """Refuse a setting by its name unless it is a number, a `whole` one if need be, of which `holds` is true."""
+    number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+    if not (number and holds(value)):
+        raise ValueError(
+            f"planner.{key} is {value!r}; it must be {'a whole number' if whole else 'a number'} {allowed}"
+        )
 
 
 def average(encoded: Tensor, weights: Tensor) -> Tensor:

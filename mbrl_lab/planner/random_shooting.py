@@ -19,7 +19,8 @@ class RandomShooting(Search):
 
     def __init__(self, horizon: int, population: int, particles: int, discount: float, vote: float | None) -> None:
         super().__init__(Uniform, horizon, population, 1, particles, discount)
-        require(vote is None or vote >= 0, "vote", vote, "null or at least 0")
+        if vote is not None:
+            require(lambda x: x >= 0, "vote", vote, "of at least 0, or null")
         self.vote = vote
 
     def weigh(self, scores: Tensor, spec: EnvSpec) -> Tensor:

@@ -79,11 +79,11 @@ class Search(ABC):
         particles: int,
         discount: float,
     ) -> None:
-        require(horizon >= 1, "horizon", horizon, "at least 1")
-        require(population >= 1, "population", population, "at least 1")
-        require(iterations >= 1, "iterations", iterations, "at least 1")
-        require(particles >= 1, "particles", particles, "at least 1")
-        require(0 < discount <= 1, "discount", discount, "in (0, 1]")
+        require(lambda x: x >= 1, "horizon", horizon, "of at least 1", whole=True)
+        require(lambda x: x >= 1, "population", population, "of at least 1", whole=True)
+        require(lambda x: x >= 1, "iterations", iterations, "of at least 1", whole=True)
+        require(lambda x: x >= 1, "particles", particles, "of at least 1", whole=True)
+        require(lambda x: 0 < x <= 1, "discount", discount, "in (0, 1]")
         self.proposal, self.horizon, self.population = proposal, horizon, population
         self.iterations, self.particles, self.discount = iterations, particles, discount
         self.watch: Callable[[Candidates], None] | None = None

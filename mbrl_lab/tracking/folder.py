@@ -104,7 +104,8 @@ class RunFolder:
         lines = differences(stored, config)
         if lines:
             shown = "\n".join(f"  {line}" for line in lines)
-            raise ConfigMismatch(f"the run in {self.path} has another config (old -> new):\n{shown}")
+            what = "go on with the old one, or choose another hydra.run.dir"
+            raise ConfigMismatch(f"the run in {self.path} has another config: {what} (old -> new)\n{shown}")
 
     def _describe(self, config: dict[str, Any], overrides: Sequence[str]) -> None:
         write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
@@ -157,7 +158,9 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     before, after = flatten(old), flatten(new)
     keys = [key for key in before | after if key.partition(".")[0] not in MAY_CHANGE]
     pairs = {key: (before.get(key, ABSENT), after.get(key, ABSENT)) for key in keys}
-    return [f"{key}: {_show(a)} -> {_show(b)}" for key, (a, b) in pairs.items() if not _same(a, b)]
+    changed = {key: pair for key, pair in pairs.items() if not _same(*pair)}
+    copies = {f"algo.{key}" for key in changed}  # an algo's parts are named a second time in it
+    return [f"{key}: {_show(a)} -> {_show(b)}" for key, (a, b) in changed.items() if key not in copies]
 
 
 def _same(a: Any, b: Any) -> bool:
