@@ -19,7 +19,7 @@ from mbrl_lab.tracking.folder import RunFolder
 SCRIPT = Path(__file__).parents[1] / "scripts" / "train.py"
 SETTINGS = [
     "debug=smoke",
-    "steps=400",
+    "steps=800",
     "log_every=10",
     "checkpoint.every=3",
     "planner.horizon=8",
@@ -44,7 +44,7 @@ def kill_after(folder: Path, step: int) -> None:
     process = start(folder)
     while saved_step(folder) <= step and process.poll() is None:
         time.sleep(0.02)
-    time.sleep(random.random() * 0.3)
+    time.sleep(random.random() * 0.1)
     assert process.poll() is None, "the run ended before it could be killed"
     process.kill()
     process.wait()
