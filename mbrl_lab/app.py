@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -94,11 +95,7 @@ def build_runner(cfg: DictConfig, folder: RunFolder) -> Runner:
     random.seed(cfg.seed)
     np.random.seed(cfg.seed % 2**32)
     torch.manual_seed(cfg.seed)
-    make = build(cfg.env.make)
-
-    def make_envs(num: int, stream: int) -> Envs:
-        return Envs(make, num, cfg.seed, stream, cfg.env.asynchronous, cfg.env.frame_skip)
-
+    make, make_envs = env_makers(cfg)
     envs = make_envs(cfg.env.num, TRAIN)
     refuse_other_family(envs, cfg.family.name)
     algo = build(cfg.algo)(envs.spec).to(device)
@@ -121,6 +118,18 @@ def build_runner(cfg: DictConfig, folder: RunFolder) -> Runner:
     return Runner(
         algo, make_envs, envs, replay, folder, tracker, schedule, cfg.seed, device, PRECISION[cfg.runtime.precision]
     )
+
+
+def env_makers(cfg: DictConfig) -> tuple[Callable[..., gymnasium.Env], Callable[[int, int], Envs]]:
+    """How to make one environment, to look at, and how to make `num` of a stream of episodes, to play in."""
+    env = cfg.env
+    make = build(env.make)
+    how = {
+        "asynchronous": env.get("asynchronous", False),
+        "frame_skip": env.frame_skip,
+        "make_vector": build(env.make_vector) if "make_vector" in env else None,
+    }
+    return make, lambda num, stream: Envs(make, num, cfg.seed, stream, **how)
 
 
 def keep_freed_memory() -> None:

@@ -7,10 +7,17 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from mbrl_lab.types import Step
+
 
 def crossed(before: int, after: int, every: int) -> int:
     """How many multiples of `every` lie in (before, after]: a schedule without state; `every` 0 means never."""
     return after // every - before // every if every else 0
+
+
+def clipped(steps: Step, bound: float) -> Step:
+    """The same rows with rewards within +-`bound`; 0: as they are."""
+    return steps._replace(reward=steps.reward.clamp(-bound, bound)) if bound else steps
 
 
 def masked_mean(x: Tensor, mask: Tensor, dim: int | tuple[int, ...] | None = None) -> Tensor:

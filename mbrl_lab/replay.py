@@ -16,14 +16,18 @@ class Replay:
     A row's number is absolute: it never changes and never comes back. A cell is (row, environment), numbered
     row * B + environment. Old rows are overwritten when `capacity` environment steps are exceeded.
 
+    Of stacked observations only the newest frame is kept. They are stacked again when read, as the environment did, so
+    the ring has room for the frames before the oldest row.
+
     Raises ValueError naming `replay.capacity` when the memory it would take is not there.
     """
 
     def __init__(
         self, spec: EnvSpec, capacity: int, num_envs: int, seed: int, device: torch.device | str = "cpu"
     ) -> None:
-        self.capacity_rows = max(capacity // num_envs, 2)
-        self.num_envs, self.device, self.added = num_envs, torch.device(device), 0
+        self.spec, self.num_envs, self.device, self.added = spec, num_envs, torch.device(device), 0
+        self.behind = spec.stack - 1
+        self.capacity_rows = max(capacity // num_envs, 2) + self.behind
         need = memory(spec, capacity)
         free = free_memory(self.device)
         if need > free:
@@ -35,17 +39,17 @@ class Replay:
         self.generator = torch.Generator().manual_seed(seed)
 
     def __len__(self) -> int:
-        """How many rows are here now."""
-        return min(self.added, self.capacity_rows)
+        """How many rows can be read now."""
+        return min(self.added, self.capacity_rows - self.behind)
 
     @property
     def oldest(self) -> int:
-        """The number of the oldest row still here."""
+        """The number of the oldest row that can be read."""
         return self.added - len(self)
 
     def add(self, step: Step) -> None:
         """Append one row [B]."""
-        for field, x in zip(self.store, step, strict=True):
+        for field, x in zip(self.store, self._frames(step), strict=True):
             field[self.added % self.capacity_rows] = x
         self.added += 1
 
@@ -61,21 +65,36 @@ class Replay:
     def latest(self, length: int) -> Step:
         """[length, B]: the newest rows, in order."""
         assert length <= len(self), (length, len(self))
-        return self._range(self.added - length, self.added)
+        first = (self.added - length) * self.num_envs
+        return self.read(torch.arange(first, first + self.num_envs, device=self.device), length)
 
     def rows(self, start: int, stop: int) -> Step:
-        """[stop - start, B] on the CPU: rows by number, in order."""
-        assert self.oldest <= start <= stop <= self.added, (self.oldest, start, stop, self.added)
-        return self._range(start, stop).to("cpu")
-
-    def _range(self, start: int, stop: int) -> Step:
-        return self.store.at(torch.arange(start, stop, device=self.device) % self.capacity_rows)
+        """[stop - start, B] on the CPU: rows as they are kept, by number, in order."""
+        kept = max(self.added - self.capacity_rows, 0)
+        assert kept <= start <= stop <= self.added, (kept, start, stop, self.added)
+        return self.store.at(torch.arange(start, stop, device=self.device) % self.capacity_rows).to("cpu")
 
     def read(self, cells: Tensor, length: int) -> Step:
         """[length, *cells.shape]: the windows that begin at each cell."""
         row, env = cells // self.num_envs, cells % self.num_envs
-        time = torch.arange(length, device=self.device).view(-1, *[1] * cells.ndim)
-        return self.store.at(((row + time) % self.capacity_rows, env.expand(length, *cells.shape)))
+        row = row + torch.arange(length, device=self.device).view(-1, *[1] * cells.ndim)
+        env = env.expand_as(row)
+        here = (row % self.capacity_rows, env)
+        obs = self._stacked(row, env) if self.behind else self.store.obs[here]
+        action, _, *rest = self.store
+        return Step(action[here], obs, *(x[here] for x in rest))
+
+    def _frames(self, step: Step) -> Step:
+        """The row as it is kept."""
+        return step._replace(obs=step.obs[:, -1]) if self.behind else step
+
+    def _stacked(self, row: Tensor, env: Tensor) -> Tensor:
+        """[..., stack, H, W]: the newest frames at each row [...]; 0 where they precede its episode."""
+        times = row.unsqueeze(-1) + torch.arange(-self.behind, 1, device=self.device)
+        cells = (times % self.capacity_rows, env.unsqueeze(-1).expand_as(times))
+        first = self.store.first[cells].int()
+        begun_since = first.flip(-1).cumsum(-1).flip(-1) > first
+        return self.store.obs[cells].masked_fill_(begun_since[..., None, None], 0)
 
     def transitions(self) -> Tensor:
         """[M] int64: the cells at which a valid transition begins, oldest first."""
@@ -118,7 +137,7 @@ def _allocate(spec: EnvSpec, rows: int, num_envs: int, device: torch.device) -> 
 
     return Step(
         action=zeros(dtype=torch.int64) if spec.discrete else zeros(spec.action_dim, dtype=torch.float32),
-        obs=zeros(*spec.obs_shape, dtype=spec.obs_dtype),
+        obs=zeros(*spec.obs_shape[spec.stack > 1 :], dtype=spec.obs_dtype),
         reward=zeros(dtype=torch.float32),
         terminal=zeros(dtype=torch.bool),
         first=zeros(dtype=torch.bool),

@@ -71,12 +71,16 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True)
 class EnvSpec:
-    """What a learner must know of an environment. Actions are 0..action_dim-1 if discrete, else in [-1, 1]."""
+    """What a learner must know of an environment. Actions are 0..action_dim-1 if discrete, else in [-1, 1].
+
+    With `stack` above 1 an observation is the newest so many frames, the oldest first; frames before the episode are 0.
+    """
 
     obs_shape: tuple[int, ...]
     obs_dtype: torch.dtype
     action_dim: int
     discrete: bool
+    stack: int = 1
 
     def encode(self, action: Tensor) -> Tensor:
         """Actions as float vectors [..., A]: one-hot if discrete, as they are if continuous."""
@@ -98,7 +102,7 @@ class EnvSpec:
 
     def of_features(self, dim: int) -> EnvSpec:
         """The same actions on observations that are feature vectors of `dim` floats."""
-        return replace(self, obs_shape=(dim,), obs_dtype=torch.float32)
+        return replace(self, obs_shape=(dim,), obs_dtype=torch.float32, stack=1)
 
 
 class WorldModel(Protocol):

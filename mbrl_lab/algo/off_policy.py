@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from mbrl_lab.ops import crossed
+from mbrl_lab.ops import clipped, crossed
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import Algo, EnvSpec, Metrics, Policy, Step, Tree
 
@@ -35,10 +35,12 @@ class OffPolicy(Algo):
         batch: int,
         every: int,
         updates: int,
+        reward_clip: float,
     ) -> None:
         super().__init__()
         self.spec, self.policy = spec, policy(spec)
         self.warmup, self.batch, self.every, self.updates = warmup, batch, every, updates
+        self.reward_clip = reward_clip
         self.register_buffer("ready", torch.zeros((), dtype=torch.bool))
 
     def act(self, step: Step, carry: Tree | None, explore: bool) -> tuple[Tensor, Tree]:
@@ -51,5 +53,5 @@ class OffPolicy(Algo):
         if after >= self.warmup > before:
             self.ready.fill_(True)
         for _ in range(self.updates * crossed(max(before, self.warmup), max(after, self.warmup), self.every)):
-            metrics = self.policy.update(replay.sample(self.batch, self.policy.window))
+            metrics = self.policy.update(clipped(replay.sample(self.batch, self.policy.window), self.reward_clip))
         return metrics

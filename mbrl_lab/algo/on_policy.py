@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from mbrl_lab.ops import crossed
+from mbrl_lab.ops import clipped, crossed
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import Algo, EnvSpec, Metrics, Policy, Step, Tree
 
@@ -17,14 +17,14 @@ class OnPolicy(Algo):
     The newest row of one update is the oldest of the next: each transition is learned from once, in one update.
     """
 
-    def __init__(self, spec: EnvSpec, policy: Callable[[EnvSpec], Policy], horizon: int) -> None:
+    def __init__(self, spec: EnvSpec, policy: Callable[[EnvSpec], Policy], horizon: int, reward_clip: float) -> None:
         super().__init__()
-        self.policy, self.horizon = policy(spec), horizon
+        self.policy, self.horizon, self.reward_clip = policy(spec), horizon, reward_clip
 
     def act(self, step: Step, carry: Tree | None, explore: bool) -> tuple[Tensor, Tree]:
         return self.policy.act(step.obs, explore), carry
 
     def learn(self, replay: Replay, before: int, after: int) -> Metrics:
         if crossed(before // replay.num_envs, after // replay.num_envs, self.horizon):
-            return self.policy.update(replay.latest(self.horizon + 1))
+            return self.policy.update(clipped(replay.latest(self.horizon + 1), self.reward_clip))
         return {}

@@ -17,7 +17,7 @@ from mbrl_lab.replay import memory
 from mbrl_lab.runner import Runner
 from mbrl_lab.tracking.folder import RunFolder, flatten
 
-GROUPS = ("algo", "dynamics", "planner", "policy")
+GROUPS = ("algo", "dynamics", "planner", "policy", "encoder")
 WIDTH = 110
 
 

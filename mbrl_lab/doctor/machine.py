@@ -21,7 +21,8 @@ from omegaconf import OmegaConf
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from mbrl_lab.config import CONF, build, compose_config
+from mbrl_lab.app import env_makers
+from mbrl_lab.config import CONF, compose_config
 from mbrl_lab.env import Envs, make_gym
 from mbrl_lab.replay import free_memory
 from mbrl_lab.tracking.loggers import default_mode
@@ -161,8 +162,8 @@ def measure(name: str) -> str:
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
         return f"needs {missing[0]}=..."
-    make = build(cfg.env.make)
-    with closing(Envs(make, cfg.env.num, 0, 0, cfg.env.asynchronous, cfg.env.frame_skip)) as envs:
+    _, make_envs = env_makers(cfg)
+    with closing(make_envs(cfg.env.num, 0)) as envs:
         return f"{describe(envs.spec)}, {pace(envs):,.0f} steps/s"
 
 

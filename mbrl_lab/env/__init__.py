@@ -1,6 +1,7 @@
 """Environments: gymnasium's vector environments, spoken to in Steps, with episodes that are functions of their seed."""
 
+from mbrl_lab.env.atari import AtariVector, make_atari
 from mbrl_lab.env.envs import Envs, Episode, episode_seed
 from mbrl_lab.env.gym import make_gym
 
-__all__ = ["Envs", "Episode", "episode_seed", "make_gym"]
+__all__ = ["AtariVector", "Envs", "Episode", "episode_seed", "make_atari", "make_gym"]

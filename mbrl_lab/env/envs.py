@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from torch import Tensor
 
 from mbrl_lab.types import EnvSpec, Step
@@ -25,13 +25,16 @@ class Episode:
     ret: float
     length: int
     actions: np.ndarray  # [length] int64 or [length, A] float32
+    truncated: bool = False  # ended by a time limit
 
 
 class Envs:
-    """`num` copies of what `make()` builds, stepped together.
+    """`num` copies of what `make()` builds, or what `make_vector(num)` builds, stepped together.
 
     Finished environments begin their next episode at the step after (next-step autoreset), in a row marked `first`,
-    from `reset(seed=episode_seed(seed, stream, env, episode))`.
+    from `reset(seed=episode_seed(seed, stream, env, episode))`. A vector environment of its own may say in `info`
+    where a life was lost ("life_lost" [num]: the value ends, the episode goes on), and which actions it took instead of
+    those sent ("action" [num]); with an attribute `stack` its observations are so many frames.
     """
 
     def __init__(
@@ -42,11 +45,11 @@ class Envs:
         stream: int = 0,
         asynchronous: bool = False,
         frame_skip: int = 1,
+        make_vector: Callable[..., VectorEnv] | None = None,
     ) -> None:
         self.num, self.seed, self.stream, self.frame_skip = num, seed, stream, frame_skip
-        vector = AsyncVectorEnv if asynchronous else SyncVectorEnv
-        self.vector = vector([make] * num, autoreset_mode=AutoresetMode.NEXT_STEP)
-        self.spec = spec_of(self.vector.single_observation_space, self.vector.single_action_space)
+        self.vector: Any = make_vector(num) if make_vector else vectorised(make, num, asynchronous)
+        self.spec = spec_of(self.vector)
         self.steps = 0
 
     def reset(self) -> Step:
@@ -67,22 +70,23 @@ class Envs:
         """
         sent = action.cpu().numpy()
         first = self._over
-        obs, reward, terminated, truncated, _ = self.vector.step(sent)
+        obs, reward, terminated, truncated, info = self.vector.step(sent)
         if first.any():
             self._index[first] += 1
             obs = self._reset_where(first)
         self.steps += self.num
         self._check(obs, reward)
-        self._record(sent, reward, first)
+        taken = info.get("action", sent)
+        self._record(taken, reward, first)
         self._over = terminated | truncated
-        self._finish()
+        self._finish(truncated)
         begins = torch.as_tensor(first)
         shape = (-1,) + (1,) * (action.ndim - 1)
         return Step(
-            torch.where(begins.view(shape), torch.zeros_like(action.cpu()), action.cpu()),
+            torch.as_tensor(taken).masked_fill(begins.view(shape), 0),
             self._observe(obs),
             torch.as_tensor(reward, dtype=torch.float32),
-            torch.as_tensor(terminated),
+            torch.as_tensor(terminated | info.get("life_lost", False)),
             begins,
         )
 
@@ -154,11 +158,11 @@ class Envs:
                 self._actions[i].append(sent[i].copy())
                 self._return[i] += reward[i]
 
-    def _finish(self) -> None:
+    def _finish(self, truncated: np.ndarray) -> None:
         for i in np.flatnonzero(self._over).tolist():
             actions = np.stack(self._actions[i])
-            episode = Episode(i, int(self._index[i]), self._seed(i), float(self._return[i]), len(actions), actions)
-            self._finished.append(episode)
+            index, cut = int(self._index[i]), bool(truncated[i])
+            self._finished.append(Episode(i, index, self._seed(i), float(self._return[i]), len(actions), actions, cut))
 
 
 def episode_seed(seed: int, stream: int, env: int, episode: int) -> int:
@@ -166,14 +170,22 @@ def episode_seed(seed: int, stream: int, env: int, episode: int) -> int:
     return int(np.random.SeedSequence([seed, stream, env, episode]).generate_state(1)[0])
 
 
-def spec_of(observation: gymnasium.Space, action: gymnasium.Space) -> EnvSpec:
+def vectorised(make: Callable[[], gymnasium.Env], num: int, asynchronous: bool) -> VectorEnv:
+    """gymnasium's own ways to step several at once: in turn, or in a process for each."""
+    vector = AsyncVectorEnv if asynchronous else SyncVectorEnv
+    return vector([make] * num, autoreset_mode=AutoresetMode.NEXT_STEP)
+
+
+def spec_of(vector: VectorEnv) -> EnvSpec:
     """Raises ValueError for spaces that no part of the laboratory can use."""
     spaces = gymnasium.spaces
+    observation, action = vector.single_observation_space, vector.single_action_space
+    stack = getattr(vector, "stack", 1)
     if not isinstance(observation, spaces.Box):
         raise ValueError(f"observations must be arrays (Box), these are {observation}")
     dtype = torch.uint8 if observation.dtype == np.uint8 else torch.float32
     if isinstance(action, spaces.Discrete) and action.start == 0:
-        return EnvSpec(observation.shape, dtype, int(action.n), True)
+        return EnvSpec(observation.shape, dtype, int(action.n), True, stack)
     if isinstance(action, spaces.Box) and len(action.shape) == 1:
-        return EnvSpec(observation.shape, dtype, action.shape[0], False)
+        return EnvSpec(observation.shape, dtype, action.shape[0], False, stack)
     raise ValueError(f"actions must be Discrete from 0 or a flat Box, these are {action}")

@@ -1,27 +1,111 @@
-"""What turns observations into vectors: one choice for every policy, by the observation's shape."""
+"""What turns observations into vectors. Each is a module of the observation's spec with the attribute `dim`."""
 
 from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from mbrl_lab.nets.ensemble import autocast_dtype
 from mbrl_lab.types import EnvSpec
 
 
-class Vector(nn.Module):
-    """Observations that are vectors already, as they are."""
+class Encoder(nn.Module):
+    """Observations [..., *obs_shape] -> vectors [..., dim]."""
 
-    def __init__(self, dim: int) -> None:
+    dim: int
+
+
+MakeEncoder = Callable[[EnvSpec], Encoder]
+
+
+class Vector(Encoder):
+    """Observations that are vectors already, as they are. ValueError for others."""
+
+    def __init__(self, spec: EnvSpec) -> None:
         super().__init__()
-        self.dim = dim
+        if spec.obs_dtype != torch.float32 or len(spec.obs_shape) != 1:
+            raise ValueError(f"encoder=vector reads vectors, not {spec.obs_shape} {spec.obs_dtype}: try nature or grid")
+        self.dim = spec.obs_shape[0]
 
     def forward(self, obs: Tensor) -> Tensor:
-        """[..., dim] -> [..., dim]."""
         return obs
 
 
-def encoder(spec: EnvSpec) -> Vector:
-    """A module from observations [..., *obs_shape] to vectors [..., dim]; ValueError where none is known."""
-    if spec.obs_dtype == torch.float32 and len(spec.obs_shape) == 1:
-        return Vector(spec.obs_shape[0])
-    raise ValueError(f"there is no encoder for observations of shape {spec.obs_shape} and type {spec.obs_dtype} yet")
+class Convolutional(Encoder):
+    """Images [..., C, H, W] through `net`; `hidden`: units of a layer with ReLU after it, 0: none.
+
+    Bytes up to `largest` become numbers up to 1. ValueError for what is no image, or too small a one.
+    """
+
+    def __init__(self, spec: EnvSpec, net: nn.Sequential, hidden: int, largest: float) -> None:
+        super().__init__()
+        if spec.obs_dtype != torch.uint8 or len(spec.obs_shape) != 3:
+            raise ValueError(f"this encoder reads uint8 images, not {spec.obs_shape} {spec.obs_dtype}: try vector")
+        self.net, self.largest = net.to(memory_format=torch.channels_last), largest  # type: ignore[call-overload]
+        with torch.no_grad():
+            self.dim = self._flat(torch.zeros(1, *spec.obs_shape)).shape[-1]
+        self.hidden = nn.Sequential(nn.Linear(self.dim, hidden), nn.ReLU()) if hidden else nn.Identity()
+        self.dim = hidden or self.dim
+
+    def forward(self, obs: Tensor) -> Tensor:
+        return self.hidden(self._flat(obs.flatten(0, -4))).unflatten(0, obs.shape[:-3])
+
+    def _flat(self, obs: Tensor) -> Tensor:
+        dtype = autocast_dtype(obs.device.type)
+        image = obs.to(dtype, memory_format=torch.channels_last).mul_(1 / self.largest)
+        return self.net(image).flatten(1)
+
+
+class Nature(Convolutional):
+    """Three convolutions (Mnih et al. 2015)."""
+
+    def __init__(self, spec: EnvSpec, hidden: int) -> None:
+        channels = spec.obs_shape[0]
+        net = nn.Sequential(
+            nn.Conv2d(channels, 32, 8, 4),
+            nn.ReLU(),
+            nn.Conv2d(32, 64, 4, 2),
+            nn.ReLU(),
+            nn.Conv2d(64, 64, 3, 1),
+            nn.ReLU(),
+        )
+        super().__init__(spec, net, hidden, largest=255.0)
+
+
+class Impala(Convolutional):
+    """Three stages of a convolution, a pooling and two residual blocks (Espeholt et al. 2018), `width` times wider."""
+
+    def __init__(self, spec: EnvSpec, width: int, hidden: int) -> None:
+        sizes = [spec.obs_shape[0], 16 * width, 32 * width, 32 * width]
+        stages: list[nn.Module] = []
+        for inputs, outputs in itertools.pairwise(sizes):
+            stages += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.MaxPool2d(3, 2, 1)]
+            stages += [Residual(outputs), Residual(outputs)]
+        super().__init__(spec, nn.Sequential(*stages, nn.ReLU()), hidden, largest=255.0)
+
+
+class Residual(nn.Module):
+    """x plus two convolutions of it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.net(x)
+
+
+class Grid(Convolutional):
+    """One convolution of `channels` for small grids of 0 and 1 (MinAtar, Young and Tian 2019)."""
+
+    def __init__(self, spec: EnvSpec, channels: int, hidden: int) -> None:
+        net = nn.Sequential(nn.Conv2d(spec.obs_shape[0], channels, 3), nn.ReLU())
+        super().__init__(spec, net, hidden, largest=1.0)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mbrl_lab.nets.encoder import encoder
+from mbrl_lab.nets.encoder import MakeEncoder
 from mbrl_lab.nets.mlp import mlp
 from mbrl_lab.ops import masked_mean, n_step_return, polyak, project
 from mbrl_lab.types import EnvSpec, Metrics, Step
@@ -66,7 +66,9 @@ class Categorical(nn.Module):
 class QNetwork(nn.Module):
     """Observations [B, ...] -> [B, A, K]; `dueling` has layers apart for value and advantage (Wang et al. 2016)."""
 
-    def __init__(self, spec: EnvSpec, width: int, depth: int, dueling: bool, outputs: int) -> None:
+    def __init__(
+        self, spec: EnvSpec, encoder: MakeEncoder, width: int, depth: int, dueling: bool, outputs: int
+    ) -> None:
         super().__init__()
         self.encoder, self.outputs = encoder(spec), outputs
         sizes = [self.encoder.dim, *[width] * depth]
@@ -94,6 +96,7 @@ class DDQN(nn.Module):
     def __init__(
         self,
         spec: EnvSpec,
+        encoder: MakeEncoder,
         width: int,
         depth: int,
         double: bool,
@@ -119,7 +122,7 @@ class DDQN(nn.Module):
         self.tau, self.target_every, self.clip = tau, target_every, clip or math.inf
         self.epsilon_start, self.epsilon_end, self.epsilon_updates = epsilon_start, epsilon_end, epsilon_updates
         self.head = Scalar(loss) if atoms == 1 else Categorical(atoms, v_min, v_max)
-        self.online = QNetwork(spec, width, depth, dueling, self.head.outputs)
+        self.online = QNetwork(spec, encoder, width, depth, dueling, self.head.outputs)
         self.slow = copy.deepcopy(self.online).requires_grad_(False)
         self.opt = torch.optim.Adam(self.online.parameters(), lr, fused=True)
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))

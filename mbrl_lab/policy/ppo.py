@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mbrl_lab.nets.actor import Actor
-from mbrl_lab.nets.encoder import encoder
+from mbrl_lab.nets.encoder import MakeEncoder
 from mbrl_lab.nets.mlp import mlp
 from mbrl_lab.nets.orthogonal import orthogonal
 from mbrl_lab.nets.running import RewardScale, Standardise
@@ -45,6 +45,7 @@ class PPO(nn.Module):
     def __init__(
         self,
         spec: EnvSpec,
+        encoder: MakeEncoder,
         width: int,
         depth: int,
         std: float,

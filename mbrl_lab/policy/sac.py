@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mbrl_lab.nets import EnsembleMLP
-from mbrl_lab.nets.encoder import encoder
+from mbrl_lab.nets.encoder import MakeEncoder
 from mbrl_lab.nets.ensemble import uniform
 from mbrl_lab.nets.mlp import mlp
 from mbrl_lab.ops import polyak
@@ -33,6 +33,7 @@ class SAC(nn.Module):
     def __init__(
         self,
         spec: EnvSpec,
+        encoder: MakeEncoder,
         width: int,
         depth: int,
         critics: int,

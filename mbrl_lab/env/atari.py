@@ -1,0 +1,172 @@
+"""Atari games in ale_py's own vector environment, by the rules of one of two protocols (docs/environments.md)."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ale_py
+import gymnasium
+import numpy as np
+from ale_py.vector_env import AtariVectorEnv
+from gymnasium.vector import VectorEnv
+from gymnasium.wrappers import HumanRendering
+from numpy.typing import NDArray
+
+FIRE = 1
+"""Its number among the actions of every game that knows it."""
+
+NATIVE: dict[str, Any] = {"img_height": 210, "img_width": 160, "grayscale": False, "stack_num": 1}
+"""What a person sees."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a game is played while it is learned."""
+
+    sticky: float  # probability that the action before is taken again
+    noops: int  # at most so many idle frames at an episode's beginning
+    all_actions: bool  # all 18, or those that do something in this game
+    lives: bool  # a lost life ends the value, and FIRE is pressed where a game waits for it
+
+
+PROTOCOLS = {
+    "100k": Protocol(sticky=0.0, noops=30, all_actions=False, lives=True),
+    "machado": Protocol(sticky=0.25, noops=0, all_actions=True, lives=False),
+}
+
+
+class AtariVector(VectorEnv):
+    """`num` games of [frame_stack, 84, 84] uint8, stepped in parallel threads; scores are raw, episodes full games.
+
+    `info["life_lost"]` [num] says where a life was lost and the game goes on. With `serve`, FIRE is pressed in the
+    agent's place at the step after, and `info["action"]` [num] tells the actions that were taken.
+    Raises ValueError for a game that is not there, or one with another number of `actions` than was said.
+    """
+
+    def __init__(
+        self,
+        num: int,
+        game: str,
+        protocol: str,
+        frame_stack: int,
+        frame_skip: int,
+        serve: bool,
+        actions: int | None,
+        **picture: Any,
+    ) -> None:
+        if protocol not in PROTOCOLS:
+            raise ValueError(f"env.protocol is {protocol!r}; it must be {' or '.join(PROTOCOLS)}")
+        refuse_unknown(game)
+        rules = PROTOCOLS[protocol]
+        self.games = AtariVectorEnv(
+            game,
+            num,
+            **{"stack_num": frame_stack} | picture,
+            frameskip=frame_skip,
+            repeat_action_probability=rules.sticky,
+            noop_max=rules.noops,
+            full_action_space=rules.all_actions,
+            life_loss_info=rules.lives,
+            use_fire_reset=rules.lives,
+            reward_clipping=False,
+        )
+        self.num_envs, self.stack = num, frame_stack
+        self.single_observation_space = self.games.single_observation_space
+        self.single_action_space = self.games.single_action_space
+        self.observation_space, self.action_space = self.games.observation_space, self.games.action_space
+        self.meanings = [action.name for action in self.games.ale.get_action_set()]
+        refuse_other(self, None if rules.all_actions else actions, (frame_stack, 84, 84) if not picture else None)
+        self.serve = serve and rules.lives and self.meanings[FIRE] == "FIRE"
+        self.lives = np.zeros(num, np.int32)
+        self.waiting = np.zeros(num, bool)
+
+    def reset(  # type: ignore[override]
+        self, *, seed: Sequence[int | None], options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+        """Begin anew where `options["reset_mask"]` holds, or everywhere, with one seed for each game."""
+        mask = options["reset_mask"] if options else np.ones(self.num_envs, bool)
+        seeds = np.array([s for s, chosen in zip(seed, mask, strict=True) if chosen], np.int64) % 2**31
+        obs, info = self.games.reset(seed=seeds, options=options)
+        self.lives, self.waiting = info["lives"].copy(), self.waiting & ~mask
+        return obs, {}
+
+    def step(self, actions: NDArray[np.int64]) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        taken = np.where(self.waiting, FIRE, actions)
+        obs, reward, ended, truncated, info = self.games.step(taken)
+        lost = ended & (info["lives"] < self.lives) & (info["lives"] > 0)
+        self.lives, self.waiting = info["lives"].copy(), lost & self.serve
+        return obs, reward, ended & ~lost, truncated, {"life_lost": lost, "action": taken}
+
+    def close_extras(self, **kwargs: Any) -> None:
+        self.games.close()
+
+
+class Atari(gymnasium.Env[NDArray[np.uint8], np.int64]):
+    """One game of `AtariVector`; to render, a second one in the console's colours is played alike beside it."""
+
+    def __init__(self, render_mode: str | None = None, **game: Any) -> None:
+        self.metadata = {"render_modes": ["rgb_array"], "render_fps": 60 // game["frame_skip"]}
+        self.render_mode = render_mode
+        self.players = [AtariVector(1, **game)]
+        self.players += [AtariVector(1, **game, **NATIVE)] if render_mode else []
+        self.observation_space = self.players[0].single_observation_space
+        self.action_space = self.players[0].single_action_space
+        self.colour: NDArray[np.uint8] | None = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+        super().reset(seed=seed)
+        start = int(self.np_random.integers(2**31)) if seed is None else seed
+        obs, *shown = [player.reset(seed=[start])[0][0] for player in self.players]
+        self.colour = shown[0][0] if shown else None
+        return obs, {}
+
+    def step(self, action: Any) -> tuple[NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
+        played = [player.step(np.array([action])) for player in self.players]
+        obs, reward, terminated, truncated, info = played[0]
+        self.colour = played[1][0][0, 0] if len(played) > 1 else None
+        return obs[0], float(reward[0]), bool(terminated[0]), bool(truncated[0]), {k: v[0] for k, v in info.items()}
+
+    def render(self) -> NDArray[np.uint8]:
+        """[210, 160, 3]."""
+        assert self.colour is not None, "made without render_mode"
+        return self.colour
+
+    def close(self) -> None:
+        for player in self.players:
+            player.close()
+
+
+def make_atari(render_mode: str | None = None, **game: Any) -> gymnasium.Env:
+    """One game; `game` as `AtariVector` takes it. render_mode: None, rgb_array or human (a window)."""
+    if render_mode == "human":
+        return HumanRendering(Atari("rgb_array", **game))
+    return Atari(render_mode, **game)
+
+
+def refuse_unknown(game: str) -> None:
+    """ValueError, with the nearest name, for a game that ale_py has not."""
+    games = ale_py.roms.get_all_rom_ids()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = ale_py.roms.get_rom_path(game) if game in games else None
+    if game not in games:
+        close = difflib.get_close_matches(game, games, n=1, cutoff=0.4)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ValueError(f"env.game is {game!r}; ale_py has no such game{hint} It has {', '.join(games)}")
+    if found is None or not found.is_file():
+        raise ValueError(f"env.game={game}: its ROM is missing; pip install --force-reinstall ale-py brings it back")
+
+
+def refuse_other(games: AtariVector, actions: int | None, shape: tuple[int, ...] | None) -> None:
+    """ValueError where observations or actions are not what they are meant to be."""
+    space, count = games.single_observation_space, games.single_action_space.n  # type: ignore[attr-defined]
+    if shape is not None and (space.shape != shape or space.dtype != np.uint8):
+        raise ValueError(f"observations are {space.shape} {space.dtype}; they must be {shape} uint8")
+    if actions is not None and count != actions:
+        raise ValueError(f"env.actions is {actions}, but the game has {count}: {', '.join(games.meanings)}")
