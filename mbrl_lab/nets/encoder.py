@@ -35,9 +35,9 @@ class Vector(Encoder):
 
 
 class Convolutional(Encoder):
-    """Images [..., C, H, W] through `net`; `hidden`: units of a layer with ReLU after it, 0: none.
+    """Images [..., C, H, W] through `net`, a convolution first; `hidden`: units of a layer with ReLU after it, 0: none.
 
-    Bytes up to `largest` become numbers up to 1. ValueError for what is no image, or too small a one.
+    Bytes up to `largest` count as numbers up to 1. ValueError for what is no image, or too small a one.
     """
 
     def __init__(self, spec: EnvSpec, net: nn.Sequential, hidden: int, largest: float) -> None:
@@ -54,9 +54,10 @@ class Convolutional(Encoder):
         return self.hidden(self._flat(obs.flatten(0, -4))).unflatten(0, obs.shape[:-3])
 
     def _flat(self, obs: Tensor) -> Tensor:
-        dtype = autocast_dtype(obs.device.type)
-        image = obs.to(dtype, memory_format=torch.channels_last).mul_(1 / self.largest)
-        return self.net(image).flatten(1)
+        image = obs.to(autocast_dtype(obs.device.type)).contiguous(memory_format=torch.channels_last)
+        first, rest = self.net[0], self.net[1:]
+        scaled = nn.functional.conv2d(image, first.weight / self.largest, first.bias, first.stride, first.padding)
+        return rest(scaled).flatten(1)
 
 
 class Nature(Convolutional):

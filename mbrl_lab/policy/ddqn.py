@@ -64,7 +64,10 @@ class Categorical(nn.Module):
 
 
 class QNetwork(nn.Module):
-    """Observations [B, ...] -> [B, A, K]; `dueling` has layers apart for value and advantage (Wang et al. 2016)."""
+    """Observations [B, ...] -> [B, A, K]; `dueling` has layers apart for value and advantage (Wang et al. 2016).
+
+    Under autocast only the encoder computes in fewer digits: for batches of this size casting the layers takes longer.
+    """
 
     def __init__(
         self, spec: EnvSpec, encoder: MakeEncoder, width: int, depth: int, dueling: bool, outputs: int
@@ -76,11 +79,12 @@ class QNetwork(nn.Module):
         self.base = mlp([*sizes, outputs]) if dueling else None
 
     def forward(self, obs: Tensor) -> Tensor:
-        features = self.encoder(obs)
-        advantage = self.advantage(features).unflatten(-1, (-1, self.outputs)).float()
-        if self.base is None:
-            return advantage
-        return self.base(features).unsqueeze(-2).float() + advantage - advantage.mean(-2, keepdim=True)
+        features = self.encoder(obs).float()
+        with torch.autocast(features.device.type, enabled=False):
+            advantage = self.advantage(features).unflatten(-1, (-1, self.outputs))
+            if self.base is None:
+                return advantage
+            return self.base(features).unsqueeze(-2) + advantage - advantage.mean(-2, keepdim=True)
 
 
 class DDQN(nn.Module):
