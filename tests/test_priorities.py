@@ -93,7 +93,7 @@ def test_fresh_windows_get_the_largest_so_far_and_unfinished_ones_nothing() -> N
     replay.prioritise(torch.arange(8), torch.tensor([6.0, *[1.0] * 7]))
     replay.prioritise(torch.tensor([0]), torch.tensor([1.0]))
     more(replay, 1)
-    assert shares(replay, 3) == pytest.approx({k: 1 / 20 for k in range(8)} | {8: 6 / 20, 9: 6 / 20}, abs=1e-3)
+    assert shares(replay, 3) == pytest.approx(dict.fromkeys(range(8), 1 / 20) | {8: 6 / 20, 9: 6 / 20}, abs=1e-3)
     assert replay.priorities is not None and replay.priorities.largest == 6
 
 
