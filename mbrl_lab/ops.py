@@ -53,7 +53,9 @@ def lambda_returns(reward: Tensor, discount: Tensor, next_value: Tensor, lam: fl
     return torch.stack(out[::-1])
 
 
-def n_step_return(reward: Tensor, terminal: Tensor, valid: Tensor, gamma: float) -> tuple[Tensor, Tensor, Tensor]:
+def n_step_return(
+    reward: Tensor, terminal: Tensor, valid: Tensor, gamma: Tensor | float
+) -> tuple[Tensor, Tensor, Tensor]:
     """Rewards summed over T transitions [T, B], or up to where they break off: (sum, discount, length), each [B].
 
     The target is sum + discount * value of row `length` (the observation after so many steps). A terminal step is the

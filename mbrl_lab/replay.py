@@ -1,4 +1,4 @@
-"""Replay: a ring of arrival rows, read by `sample`, `latest` and `read`."""
+"""Replay: a ring of arrival rows, read by `sample`, `draw`, `latest` and `read`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mbrl_lab.priorities import Priorities
 from mbrl_lab.types import EnvSpec, Step
 
 
@@ -37,6 +38,7 @@ class Replay:
             )
         self.store = _allocate(spec, self.capacity_rows, num_envs, self.device)
         self.generator = torch.Generator().manual_seed(seed)
+        self.priorities: Priorities | None = None
 
     def __len__(self) -> int:
         """How many rows can be read now."""
@@ -55,12 +57,32 @@ class Replay:
 
     def sample(self, batch: int, length: int) -> Step:
         """[length, batch] windows, uniform over time and environments; they may span an episode's end."""
-        count = len(self) - length + 1
-        if count < 1:
-            raise ValueError(f"windows of {length} rows were asked of a replay of {len(self)}: raise algo.warmup")
-        row = self.oldest + torch.randint(count, (batch,), generator=self.generator)
+        row = self.oldest + torch.randint(self._starts(length), (batch,), generator=self.generator)
         env = torch.randint(self.num_envs, (batch,), generator=self.generator)
         return self.read((row * self.num_envs + env).to(self.device), length)
+
+    def draw(self, batch: int, length: int) -> tuple[Tensor, Tensor]:
+        """Cells [batch] where windows of `length` rows begin, by their priorities, and how many times as probable as
+        if all were alike each was [batch]. A replay has windows of one length to draw, for ever."""
+        starts = self._starts(length)
+        if self.priorities is None:
+            self.priorities = Priorities(self.capacity_rows - self.behind, self.num_envs, length, self.device)
+        assert self.priorities.length == length, (self.priorities.length, length)
+        self.priorities.follow(self.added)
+        uniform = torch.rand(batch, generator=self.generator, dtype=torch.float64).to(self.device)
+        cells, probability = self.priorities.draw(uniform)
+        return cells, probability * starts * self.num_envs
+
+    def prioritise(self, cells: Tensor, priority: Tensor) -> None:
+        """From now on cells [N] that were drawn have these priorities [N], which must be above 0."""
+        assert self.priorities is not None, "nothing was drawn yet"
+        self.priorities.set(cells, priority)
+
+    def _starts(self, length: int) -> int:
+        """How many rows a window may begin at."""
+        if len(self) < length:
+            raise ValueError(f"windows of {length} rows were asked of a replay of {len(self)}: raise algo.warmup")
+        return len(self) - length + 1
 
     def latest(self, length: int) -> Step:
         """[length, B]: the newest rows, in order."""
@@ -104,12 +126,17 @@ class Replay:
         return cells[valid]
 
     def state_dict(self) -> dict:
-        """Counters and randomness; the rows themselves are saved by number, through `rows` and `restore`."""
-        return {"added": self.added, "generator": self.generator.get_state()}
+        """Counters, randomness and priorities; the rows are saved by number, through `rows` and `restore`."""
+        priorities = self.priorities and self.priorities.state_dict()
+        return {"added": self.added, "generator": self.generator.get_state(), "priorities": priorities}
 
     def load_state_dict(self, state: dict) -> None:
         self.added = state["added"]
         self.generator.set_state(state["generator"])
+        saved = state.get("priorities")  # a checkpoint older than priorities has none
+        if saved is not None:
+            self.priorities = Priorities(self.capacity_rows - self.behind, self.num_envs, saved["length"], self.device)
+            self.priorities.load_state_dict(saved)
 
     def restore(self, start: int, rows: Step) -> None:
         """Put rows [n, B] back where they stood, the first of them with number `start`."""

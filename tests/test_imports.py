@@ -13,6 +13,7 @@ LAYERS = [
     "types",
     "ops",
     "nets",
+    "priorities",
     "replay",
     "env",
     "dynamics",

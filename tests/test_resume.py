@@ -143,6 +143,20 @@ def test_other_planners_and_models_resume_exactly(recipe: str, options: list[str
     assert_same_run(tmp_path / "a", tmp_path / "b")
 
 
+BBF = [
+    *["algo.priority_exponent=0.5", "policy.reset_every=30", "policy.n_step_start=5", "policy.gamma_start=0.9"],
+    *["policy.anneal_updates=20", "policy.atoms=11", "policy.dueling=true"],
+]
+
+
+def test_priorities_resets_and_what_they_anneal_resume_exactly(tmp_path: Path) -> None:
+    words = arguments("ddqn_discrete", "env.num=2", "checkpoint.every=37", "replay.capacity=90", *BBF)
+    whole(words, tmp_path / "a")
+    stopped(words, tmp_path / "b", 73)
+    whole(words, tmp_path / "b")
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+
+
 def test_an_attempt_that_left_no_checkpoint_begins_afresh(tmp_path: Path) -> None:
     words = arguments("random_discrete", "checkpoint.every=0")
     whole(words, tmp_path / "a")

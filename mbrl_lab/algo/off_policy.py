@@ -1,9 +1,9 @@
-"""OffPolicy: act by a policy that learns from windows drawn uniformly from all of replay."""
+"""OffPolicy: act by a policy that learns from windows drawn from all of replay, uniformly or by priority."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from mbrl_lab.ops import clipped, crossed
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import Algo, EnvSpec, Metrics, Policy, Step, Tree
 
+SMALLEST = 1e-6
+"""Added to errors, so that a window that taught nothing may be drawn again."""
+
 
 class WindowPolicy(Policy, Protocol):
     """A policy that says how many rows each window it learns from must have."""
@@ -19,10 +22,20 @@ class WindowPolicy(Policy, Protocol):
     window: int
 
 
+class WeightedPolicy(WindowPolicy, Protocol):
+    """A policy that can learn from windows which were not drawn uniformly."""
+
+    def update_weighted(self, steps: Step, weight: Tensor) -> tuple[Metrics, Tensor]:
+        """`update` with each window's loss times its weight [B]; also the sizes [B] of the windows' errors."""
+
+
 class OffPolicy(Algo):
     """Random actions for `warmup` steps, then the policy's; from then on `updates` gradient steps every `every` steps.
 
     Each of them sees `batch` windows of its own. Evaluations show the policy even before the warm-up is over.
+    With `priority_exponent` above 0 windows are drawn by their latest error to this power (Schaul et al. 2016).
+    `importance_exponent`, which undoes so much of the bias, rises linearly to 1 over `importance_steps` environment
+    steps; 0: it stays. Raises ValueError where the policy cannot learn so.
     """
 
     ready: Tensor
@@ -36,9 +49,17 @@ class OffPolicy(Algo):
         every: int,
         updates: int,
         reward_clip: float,
+        priority_exponent: float,
+        importance_exponent: float,
+        importance_steps: int,
     ) -> None:
         super().__init__()
         self.spec, self.policy = spec, policy(spec)
+        if priority_exponent and not hasattr(self.policy, "update_weighted"):
+            name = type(self.policy).__name__
+            raise ValueError(f"algo.priority_exponent is {priority_exponent}; it must be 0 with {name}")
+        self.priority_exponent, self.importance_exponent = priority_exponent, importance_exponent
+        self.importance_steps = importance_steps
         self.warmup, self.batch, self.every, self.updates = warmup, batch, every, updates
         self.reward_clip = reward_clip
         self.register_buffer("ready", torch.zeros((), dtype=torch.bool))
@@ -53,5 +74,23 @@ class OffPolicy(Algo):
         if after >= self.warmup > before:
             self.ready.fill_(True)
         for _ in range(self.updates * crossed(max(before, self.warmup), max(after, self.warmup), self.every)):
-            metrics = self.policy.update(clipped(replay.sample(self.batch, self.policy.window), self.reward_clip))
+            if self.priority_exponent:
+                metrics = self.learn_by_priority(replay, self.importance(after))
+            else:
+                metrics = self.policy.update(clipped(replay.sample(self.batch, self.policy.window), self.reward_clip))
         return metrics
+
+    def learn_by_priority(self, replay: Replay, importance: float) -> Metrics:
+        """A gradient step on windows drawn by priority, whose priorities are then those of their new errors."""
+        policy = cast(WeightedPolicy, self.policy)
+        cells, ratio = replay.draw(self.batch, policy.window)
+        weight = ratio**-importance
+        weight = (weight / weight.max()).float()
+        metrics, error = policy.update_weighted(clipped(replay.read(cells, policy.window), self.reward_clip), weight)
+        replay.prioritise(cells, (error.double() + SMALLEST) ** self.priority_exponent)
+        return metrics | {"replay/weight": weight.mean()}
+
+    def importance(self, step: int) -> float:
+        """The exponent of importance weights after so many environment steps."""
+        share = min(step / self.importance_steps, 1.0) if self.importance_steps else 0.0
+        return self.importance_exponent + share * (1 - self.importance_exponent)

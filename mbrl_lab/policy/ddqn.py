@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mbrl_lab.nets.augment import random_shift
 from mbrl_lab.nets.encoder import MakeEncoder
 from mbrl_lab.nets.mlp import mlp
 from mbrl_lab.ops import masked_mean, n_step_return, polyak, project
+from mbrl_lab.policy.cycle import Cycle, forget, shrink_and_perturb
 from mbrl_lab.types import EnvSpec, Metrics, Step
 
 
@@ -35,6 +38,10 @@ class Scalar(nn.Module):
     def error(self, out: Tensor, target: Tensor) -> Tensor:
         """[B] losses."""
         return self.distance(self.value(out), target, reduction="none")
+
+    def surprise(self, out: Tensor, target: Tensor) -> Tensor:
+        """[B]: how wrong it was, from 0; what priorities are made of."""
+        return (self.value(out) - target).abs()
 
 
 class Categorical(nn.Module):
@@ -61,6 +68,10 @@ class Categorical(nn.Module):
     def error(self, out: Tensor, target: Tensor) -> Tensor:
         """[B] cross-entropies."""
         return -(target * out.log_softmax(-1)).sum(-1)
+
+    def surprise(self, out: Tensor, target: Tensor) -> Tensor:
+        """[B]: the relative entropy of the target (as in Rainbow), which is 0 where all is learned."""
+        return (self.error(out, target) + torch.xlogy(target, target).sum(-1)).clamp(min=0)
 
 
 class QNetwork(nn.Module):
@@ -92,7 +103,9 @@ class DDQN(nn.Module):
 
     `atoms` above 1 learns the return's distribution. Every `target_every` updates the target goes the share `tau` of
     the way to the network. Epsilon falls with the count of updates, so that neither evaluation nor imagination moves
-    it. Raises ValueError for continuous actions.
+    it. At a reset, of which see `Cycle`, the encoder goes the share `shrink` of the way to fresh weights, and all else
+    begins anew. Images are learned from as `random_shift` moves them. Raises ValueError for continuous actions, and
+    where what is not an image should be shifted.
     """
 
     updates: Tensor
@@ -106,7 +119,14 @@ class DDQN(nn.Module):
         double: bool,
         dueling: bool,
         n_step: int,
+        n_step_start: int,
         gamma: float,
+        gamma_start: float,
+        anneal_updates: int,
+        reset_every: int,
+        reset_until: int,
+        shrink: float,
+        random_shift: int,
         atoms: int,
         v_min: float,
         v_max: float,
@@ -122,11 +142,16 @@ class DDQN(nn.Module):
         super().__init__()
         if not spec.discrete:
             raise ValueError(f"ddqn needs discrete actions, not vectors of {spec.action_dim} numbers")
-        self.spec, self.double_q, self.gamma, self.window = spec, double, gamma, n_step + 1
+        if random_shift and len(spec.obs_shape) != 3:
+            raise ValueError(f"policy.random_shift is {random_shift}; it must be 0 where observations are no images")
+        self.spec, self.double_q, self.shrink, self.shift = spec, double, shrink, random_shift
+        self.cycle = Cycle(reset_every, reset_until, n_step_start, n_step, gamma_start, gamma, anneal_updates)
+        self.window = self.cycle.longest + 1
         self.tau, self.target_every, self.clip = tau, target_every, clip or math.inf
         self.epsilon_start, self.epsilon_end, self.epsilon_updates = epsilon_start, epsilon_end, epsilon_updates
         self.head = Scalar(loss) if atoms == 1 else Categorical(atoms, v_min, v_max)
-        self.online = QNetwork(spec, encoder, width, depth, dueling, self.head.outputs)
+        self.fresh = partial(QNetwork, spec, encoder, width, depth, dueling, self.head.outputs)
+        self.online = self.fresh()
         self.slow = copy.deepcopy(self.online).requires_grad_(False)
         self.opt = torch.optim.Adam(self.online.parameters(), lr, fused=True)
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
@@ -145,32 +170,43 @@ class DDQN(nn.Module):
         return torch.where(chance < self.epsilon(), self.spec.random(len(greedy), greedy.device), greedy)
 
     def update(self, steps: Step) -> Metrics:
-        """One gradient step on the actions that the first rows of windows [n_step + 1, B] led to."""
+        return self.update_weighted(steps, torch.ones_like(steps.reward[0]))[0]
+
+    def update_weighted(self, steps: Step, weight: Tensor) -> tuple[Metrics, Tensor]:
+        """One gradient step on the actions that the first rows of windows [window, B] led to."""
         assert len(steps.first) == self.window, (len(steps.first), self.window)
         t = steps.transitions()
         target, valid = self.target(steps), t.valid[0]
-        out = _of(t.action[0], self.online(t.obs[0]))
-        loss = masked_mean(self.head.error(out, target), valid)
+        out = _of(t.action[0], self.online(self.see(t.obs[0])))
+        loss = masked_mean(weight * self.head.error(out, target), valid)
         norm = self._descend(loss)
-        return {
+        out = out.detach()
+        metrics: Metrics = {
             "policy/loss": loss.detach(),
-            "policy/q": masked_mean(self.head.value(out.detach()), valid),
+            "policy/q": masked_mean(self.head.value(out), valid),
             "policy/gradient_norm": norm,
             "policy/epsilon": self.epsilon(),
         }
+        return metrics, valid * self.head.surprise(out, target)
 
     @torch.no_grad()
     def target(self, steps: Step) -> Tensor:
-        """What the return after the first row of each window [n_step + 1, B] should be."""
+        """What the return after the first row of each window [window, B] should be."""
         t = steps.transitions()
-        reward, discount, length = n_step_return(t.reward, t.terminal, t.valid, self.gamma)
-        obs = steps.obs[length, torch.arange(len(length), device=length.device)]
+        n, gamma = self.cycle.horizon(self.updates)
+        within = torch.arange(self.window - 1, device=t.valid.device).unsqueeze(-1) < n
+        reward, discount, length = n_step_return(t.reward, t.terminal, t.valid & within, gamma)
+        obs = self.see(steps.obs[length, torch.arange(len(length), device=length.device)])
         out = self.slow(obs)
         action = self.head.value(self.online(obs) if self.double_q else out).argmax(-1)
         return self.head.target(reward, discount, _of(action, out))
 
+    def see(self, obs: Tensor) -> Tensor:
+        """[B, ...] as they are learned from."""
+        return random_shift(obs, self.shift) if self.shift else obs
+
     def _descend(self, loss: Tensor) -> Tensor:
-        """One step of both networks; the gradient's norm."""
+        """One step of both networks, and a reset where one is due; the gradient's norm."""
         self.opt.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.online.parameters(), self.clip)
@@ -178,7 +214,15 @@ class DDQN(nn.Module):
         self.updates += 1
         if self.target_every == 1 or int(self.updates) % self.target_every == 0:
             polyak(self.slow.parameters(), self.online.parameters(), self.tau)
+        if self.cycle.due(self.updates):
+            self.reset()
         return norm
+
+    def reset(self) -> None:
+        """Shrink and perturb, as in BBF: keep of what was learned what the encoder keeps, and nothing else."""
+        shrink_and_perturb(self.online, self.fresh(), self.shrink)
+        self.slow.load_state_dict(self.online.state_dict())
+        forget(self.opt)
 
 
 def _of(action: Tensor, out: Tensor) -> Tensor:

@@ -32,8 +32,22 @@ class Policy(nn.Module):
         return {"policy/loss": float(len(self.seen))}
 
 
-def off_policy(**settings: int) -> tuple[OffPolicy, list[Step]]:
-    algo: Any = OffPolicy(SPEC, Policy, **({"warmup": 10, "batch": 6, "every": 1, "updates": 1} | settings))
+class Weighted(Policy):
+    """The error of a window is 10 at the rows 0, 10, 20, ... and 0 elsewhere."""
+
+    def __init__(self, spec: EnvSpec) -> None:
+        super().__init__(spec)
+        self.weights: list[Tensor] = []
+
+    def update_weighted(self, steps: Step, weight: Tensor) -> tuple[Metrics, Tensor]:
+        self.weights.append(weight)
+        return self.update(steps), 10.0 * (steps.obs[0, :, 0] % 10 == 0)
+
+
+def off_policy(**settings: float) -> tuple[OffPolicy, list[Step]]:
+    loop = {"warmup": 10, "batch": 6, "every": 1, "updates": 1}
+    draws = {"priority_exponent": 0, "importance_exponent": 1, "importance_steps": 0}
+    algo: Any = OffPolicy(SPEC, Weighted, **(loop | draws | settings))
     return algo, algo.policy.seen
 
 
@@ -112,3 +126,34 @@ def test_it_learns_from_windows_of_the_policys_length() -> None:
         time, env = steps.obs.unbind(-1)
         assert time.shape == (3, 6)
         assert torch.equal(time, time[0] + torch.arange(3.0)[:, None]) and torch.equal(env, env[0].expand(3, 6))
+
+
+def test_windows_are_drawn_by_their_latest_error_and_weighed_against_that() -> None:
+    """Ten windows begin at rows 0..9. Once all were seen, that at 0 has sqrt(10) of sqrt(10) + 9 / 1000 to come."""
+    algo, seen = off_policy(priority_exponent=0.5, batch=4000, updates=2)
+    policy: Any = algo.policy
+    metrics = algo.learn(filled(12), 30, 31)
+    assert policy.weights[0].tolist() == [1.0] * 4000 and policy.weights[0].dtype == torch.float32
+    times = [steps.obs[0, :, 0].long().bincount(minlength=10) for steps in seen]
+    assert times[0].tolist() == pytest.approx([400] * 10, abs=1)
+    small, large = 1e-3, (10 + 1e-6) ** 0.5
+    share = small / (large + 9 * small)
+    assert times[1].tolist() == pytest.approx([4000 * (1 - 9 * share), *[4000 * share] * 9], abs=1)
+    weight = policy.weights[1][seen[1].obs[0, :, 0] == 0]
+    assert weight.tolist() == pytest.approx([small / large] * len(weight), rel=1e-4)
+    assert policy.weights[1].max() == 1 and metrics["replay/weight"] == pytest.approx(policy.weights[1].mean().item())
+
+
+def test_half_an_exponent_takes_the_root_of_a_weight_and_it_rises_with_steps() -> None:
+    algo, _ = off_policy(priority_exponent=1.0, importance_exponent=0.5, importance_steps=100)
+    assert [algo.importance(n) for n in (0, 50, 100, 400)] == [0.5, 0.75, 1.0, 1.0]
+    algo, _ = off_policy(priority_exponent=0.25, importance_exponent=0.5, batch=4000, updates=2)
+    algo.learn(filled(12), 30, 31)
+    policy: Any = algo.policy
+    assert policy.weights[1].max() == 1
+    assert policy.weights[1].min() == pytest.approx((1e-6 / 10) ** 0.125, rel=1e-4)
+
+
+def test_a_policy_without_weights_is_refused_priorities() -> None:
+    with pytest.raises(ValueError, match=r"algo\.priority_exponent is 0\.5; it must be 0 with Policy"):
+        OffPolicy(SPEC, Policy, 10, 6, 1, 1, 0.5, 0.4, 0)

@@ -25,6 +25,8 @@ SETTINGS: dict[str, Any] = {
     **{"atoms": 1, "v_min": 0.0, "v_max": 4.0, "tau": 0.05, "target_every": 1},
     **{"epsilon_start": 1.0, "epsilon_end": 0.1, "epsilon_updates": 10},
     **{"loss": "huber", "lr": 3e-3, "clip": 10.0},
+    **{"n_step_start": 1, "gamma_start": 0.5, "anneal_updates": 0},
+    **{"reset_every": 0, "reset_until": 0, "shrink": 0.5, "random_shift": 0},
 }
 T, F = True, False
 
@@ -193,6 +195,53 @@ def test_epsilon_is_how_often_actions_are_random(updates: int) -> None:
     assert (policy.act(obs, explore=False) == best).all()
     other = (policy.act(obs, explore=True) != best).float().mean()
     assert other.item() == pytest.approx(policy.epsilon().item() * 2 / 3, abs=0.015)
+
+
+def test_windows_weigh_as_they_are_told_and_their_errors_come_back() -> None:
+    """Errors 10, 0.5 and none at a boundary; Huber losses 9.5 and 0.125, weights 0.5 and 1."""
+    policy = ddqn(gamma=0.0)
+    policy.online.load_state_dict({k: torch.zeros_like(x) for k, x in policy.online.state_dict().items()})
+    batch = columns(*(window([0.0, r], [F, F], [F, f]) for r, f in ((-10.0, F), (0.5, F), (7.0, T))))
+    metrics, error = policy.update_weighted(batch, torch.tensor([0.5, 1.0, 1.0]))
+    assert error.tolist() == [10.0, 0.5, 0.0]
+    assert metrics["policy/loss"] == pytest.approx((0.5 * 9.5 + 0.125) / 2)
+
+
+def test_a_distribution_that_is_learned_surprises_no_more() -> None:
+    logits, head = torch.randn(4, 5), Categorical(5, 0.0, 1.0)
+    torch.testing.assert_close(head.surprise(logits, logits.softmax(-1)), torch.zeros(4))
+    certain = torch.eye(5)[:1]
+    torch.testing.assert_close(head.surprise(torch.zeros(1, 5), certain), torch.tensor([5.0]).log())
+
+
+def test_targets_look_as_far_ahead_as_the_cycle_says() -> None:
+    """Within 4 updates from 3 steps at 0.5 to 1 step at 0.875: after 2 of them 2 steps (from 1.73) at 0.75."""
+    policy = ddqn(n_step=1, n_step_start=3, gamma=0.875, gamma_start=0.5, anneal_updates=4)
+    policy.online, policy.slow = Table(ONLINE), Table(SLOW)
+    steps = window([100.0, 1.0, 2.0, 4.0], [F, F, F, F], [T, F, F, F])
+    assert policy.window == 4
+    for updates, wanted in ((0, 1 + 1 + 1 + 80 / 8), (2, 1 + 1.5 + 16 * 0.5625), (4, 1 + 0.875 * 20), (9, 18.5)):
+        policy.updates.fill_(updates)
+        assert policy.target(steps).tolist() == pytest.approx([wanted], rel=1e-6)
+
+
+def test_a_reset_leaves_nothing_of_the_heads_the_target_and_the_optimizer() -> None:
+    policy, step = ddqn(reset_every=3, reset_until=5), window([0.0, 3.0], [F, F], [F, F])
+    sizes = []
+    for _ in range(7):
+        before = weights(policy.online)
+        policy.update(step)
+        moved = (weights(policy.online) - before).abs().max().item()
+        sizes.append(moved > 0.02)
+        assert torch.equal(weights(policy.slow), weights(policy.online)) == (moved > 0.02)
+        assert all((x == 0).all() for s in policy.opt.state.values() for x in s.values()) == (moved > 0.02)
+    assert sizes == [F, F, T, F, F, F, F]
+    assert policy.updates == 7
+
+
+def test_only_images_are_shifted() -> None:
+    with pytest.raises(ValueError, match=r"policy\.random_shift is 4; it must be 0 where observations are no images"):
+        ddqn(random_shift=4)
 
 
 def test_it_refuses_continuous_actions_and_a_support_of_nothing() -> None:

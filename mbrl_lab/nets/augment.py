@@ -1,0 +1,22 @@
+"""Augmentation of images."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def random_shift(images: Tensor, pixels: int) -> Tensor:
+    """[B, C, H, W]: each moved by up to so many pixels down and right, or up and left; edges are repeated.
+
+    The same as padding by replication and cropping at random (DrQ, Kostrikov et al. 2021).
+    """
+    batch, channels, height, width = images.shape
+
+    def places(size: int) -> Tensor:
+        shift = torch.randint(-pixels, pixels + 1, (batch, 1), device=images.device)
+        return (torch.arange(size, device=images.device) + shift).clamp(0, size - 1)
+
+    index = places(height).unsqueeze(-1) * width + places(width).unsqueeze(1)
+    index = index.view(batch, 1, -1).expand(-1, channels, -1)
+    return images.flatten(2).gather(2, index).view_as(images)
