@@ -95,9 +95,10 @@ def build_runner(cfg: DictConfig, folder: RunFolder) -> Runner:
     np.random.seed(cfg.seed % 2**32)
     torch.manual_seed(cfg.seed)
     make = build(cfg.env.make)
+    make_vector = build(cfg.env.make_vector) if "make_vector" in cfg.env else None
 
     def make_envs(num: int, stream: int) -> Envs:
-        return Envs(make, num, cfg.seed, stream, cfg.env.asynchronous, cfg.env.frame_skip)
+        return Envs(make, num, cfg.seed, stream, cfg.env.asynchronous, cfg.env.frame_skip, make_vector)
 
     envs = make_envs(cfg.env.num, TRAIN)
     refuse_other_family(envs, cfg.family.name)

@@ -2,5 +2,6 @@
 
 from mbrl_lab.env.envs import Envs, Episode, episode_seed
 from mbrl_lab.env.gym import make_gym
+from mbrl_lab.env.minatar import MinAtar, MinAtarVector
 
-__all__ = ["Envs", "Episode", "episode_seed", "make_gym"]
+__all__ = ["Envs", "Episode", "MinAtar", "MinAtarVector", "episode_seed", "make_gym"]

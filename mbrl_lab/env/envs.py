@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from torch import Tensor
 
 from mbrl_lab.types import EnvSpec, Step
@@ -28,7 +28,7 @@ class Episode:
 
 
 class Envs:
-    """`num` copies of what `make()` builds, stepped together.
+    """`num` copies of what `make()` builds, stepped together, or what `make_vector(num=num)` builds at once.
 
     Finished environments begin their next episode at the step after (next-step autoreset), in a row marked `first`,
     from `reset(seed=episode_seed(seed, stream, env, episode))`.
@@ -42,10 +42,15 @@ class Envs:
         stream: int = 0,
         asynchronous: bool = False,
         frame_skip: int = 1,
+        make_vector: Callable[..., VectorEnv] | None = None,
     ) -> None:
         self.num, self.seed, self.stream, self.frame_skip = num, seed, stream, frame_skip
-        vector = AsyncVectorEnv if asynchronous else SyncVectorEnv
-        self.vector = vector([make] * num, autoreset_mode=AutoresetMode.NEXT_STEP)
+        self.vector: Any
+        if make_vector is not None:
+            self.vector = make_vector(num=num)
+        else:
+            vector = AsyncVectorEnv if asynchronous else SyncVectorEnv
+            self.vector = vector([make] * num, autoreset_mode=AutoresetMode.NEXT_STEP)
         self.spec = spec_of(self.vector.single_observation_space, self.vector.single_action_space)
         self.steps = 0
 
