@@ -12,7 +12,7 @@ import pytest
 import torch
 from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from recipes import ENVS, EXPERIMENTS, RECIPES, SHORT, family_of, small
+from recipes import ENVS, EXPERIMENTS, NEEDS, RECIPES, SHORT, family_of, small
 
 from mbrl_lab import load_run, make_run
 from mbrl_lab.app import build_runner
@@ -83,7 +83,7 @@ def test_every_recipe_runs(recipe: str, tmp_path: Path) -> None:
 def test_every_environment_runs(env: str, tmp_path: Path) -> None:
     words = ["debug=smoke", "video.final=0", "steps=20", "log_every=10", "eval.every=0", "replay.capacity=100"]
     short = [SHORT] if "make_gym" in (CONF / "env" / f"{env}.yaml").read_text() else []
-    runner = make_run("random", env, *words, *short, folder=tmp_path)
+    runner = make_run("random", env, *words, *short, *NEEDS.get(env, []), folder=tmp_path)
     runner.run()
     runner.envs.close()
     last = json.loads(runner.folder.metrics.read_text().splitlines()[-1])
