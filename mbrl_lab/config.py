@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationKeyError
+from omegaconf.errors import InterpolationKeyError, InterpolationToMissingValueError
 
 from mbrl_lab.explain import explain, flat_keys, missing
 
@@ -176,14 +176,17 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 def check(cfg: DictConfig) -> None:
     """Raise ConfigError for the first setting that cannot be, before any part is built."""
-    missing = sorted(OmegaConf.missing_keys(cfg))
-    if missing:
-        raise ConfigError(f"{missing[0]} must be given, e.g. {missing[0]}=...")
     try:
         OmegaConf.resolve(cfg.copy())
     except InterpolationKeyError as error:
         lacking = "this environment or algorithm does not give it, so choose parts that do without"
         raise ConfigError(f"{str(error).splitlines()[0]}: {lacking}") from error
+    except InterpolationToMissingValueError as error:
+        key = str(error).splitlines()[0].rpartition(" ")[2]
+        raise ConfigError(f"{key} must be given, e.g. {key}=...") from error
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    if missing:
+        raise ConfigError(f"{missing[0]} must be given, e.g. {missing[0]}=...")
     for key, (holds, allowed) in RULES.items():
         value = OmegaConf.select(cfg, key)
         if _has(cfg, key) and not holds(value):
