@@ -17,11 +17,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from omegaconf import OmegaConf
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from mbrl_lab.config import CONF, build, compose_config
+from mbrl_lab.config import CONF, build, compose_config, left_open
 from mbrl_lab.env import Envs, make_gym
 from mbrl_lab.replay import free_memory
 from mbrl_lab.tracking.loggers import default_mode
@@ -158,9 +157,8 @@ def environments() -> list[Finding]:
 def measure(name: str) -> str:
     """Random actions for a moment, in as many environments as a run would have."""
     cfg = compose_config([f"env={name}", "algo=random"])
-    missing = sorted(OmegaConf.missing_keys(cfg))
-    if missing:
-        return f"needs {missing[0]}=..."
+    for key in left_open(cfg):
+        return f"needs {key}=..."
     make = build(cfg.env.make)
     with closing(Envs(make, cfg.env.num, 0, 0, cfg.env.asynchronous, cfg.env.frame_skip)) as envs:
         return f"{describe(envs.spec)}, {pace(envs):,.0f} steps/s"
