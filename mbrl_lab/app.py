@@ -157,10 +157,19 @@ def film(make: Callable[..., Any], path: Path, seed: int, actions: np.ndarray) -
 
 
 def refuse_other_family(envs: Envs, family: str) -> None:
-    """ConfigError where the environment's actions are not what the config's family says."""
+    """ConfigError where the environment's spaces are not what the config's family says."""
     actions = "discrete" if envs.spec.discrete else "continuous"
-    if family in ("discrete", "continuous") and family != actions:
-        raise ConfigError(f"family is {family}, but this environment's actions are {actions}: say family={actions}")
+    vectors = len(envs.spec.obs_shape) == 1
+    fits = (actions,) if vectors else ("pixels", "grid") if len(envs.spec.obs_shape) == 3 else ()
+    if not fits:
+        raise ConfigError(f"observations of shape {list(envs.spec.obs_shape)} are neither vectors nor images [C, H, W]")
+    if family in ("discrete", "continuous", "pixels", "grid") and family not in fits:
+        what = (
+            f"actions are {actions}"
+            if vectors and family in ("discrete", "continuous")
+            else ("observations are vectors" if vectors else "observations are images")
+        )
+        raise ConfigError(f"family is {family}, but this environment's {what}: say family={fits[0]}")
 
 
 def train(cfg: DictConfig) -> None:

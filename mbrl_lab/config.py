@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError
 
 from mbrl_lab.explain import explain, flat_keys, missing
+from mbrl_lab.tracking.folder import flatten
 
 PACKAGE = Path(__file__).resolve().parent
 CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path.is_dir())
@@ -191,14 +192,13 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 def check(cfg: DictConfig) -> None:
     """Raise ConfigError for the first setting that cannot be, before any part is built."""
+    for key in left_open(cfg):
+        raise ConfigError(f"{key} must be given, e.g. {key}=...")
     try:
         OmegaConf.resolve(cfg.copy())
     except InterpolationKeyError as error:
         lacking = "this environment or algorithm does not give it, so choose parts that do without"
         raise ConfigError(f"{str(error).splitlines()[0]}: {lacking}") from error
-    missing = sorted(OmegaConf.missing_keys(cfg))
-    if missing:
-        raise ConfigError(f"{missing[0]} must be given, e.g. {missing[0]}=...")
     for key, (holds, allowed) in RULES.items():
         value = OmegaConf.select(cfg, key)
         if _has(cfg, key) and not holds(value):
@@ -215,6 +215,13 @@ def check(cfg: DictConfig) -> None:
         check_horizon(cfg)
     if "planner" in cfg.algo:
         build(cfg.planner)
+
+
+def left_open(cfg: DictConfig) -> list[str]:
+    """The dotted names of settings that still are `???`."""
+    tree = OmegaConf.to_container(cfg)
+    assert isinstance(tree, dict), type(tree)
+    return sorted(key for key, value in flatten({str(k): v for k, v in tree.items()}).items() if value == "???")
 
 
 def check_horizon(cfg: DictConfig) -> None:

@@ -14,6 +14,9 @@ EXPERIMENTS = sorted(
 FAVOURITES = ("cartpole", "pendulum")
 """Of their families, the quickest."""
 
+NEEDS = {"gym": ["env.id=Acrobot-v1"]}
+"""What an environment's file leaves open."""
+
 SMALL = {"planner.population": 16, "planner.elites": 4, "planner.horizon": 5, "planner.iterations": 1}
 SHORT = "+env.make.max_episode_steps=40"
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from recipes import ENVS, EXPERIMENTS, RECIPES, SHORT, family_of, small
+from recipes import ENVS, EXPERIMENTS, NEEDS, RECIPES, SHORT, family_of, small
 
 from mbrl_lab import load_run, make_run
 from mbrl_lab.app import build_runner
@@ -27,6 +27,7 @@ AT_RUN_TIME = {
     "mbrl_lab.policy.": {"spec"},
     "mbrl_lab.tracking.loggers.": {"folder"},
     "mbrl_lab.env.physics.": {"obs", "action", "next_obs"},
+    "mbrl_lab.env.MinAtar": {"render_mode", "num"},
 }
 """What the call that completes a partial brings; everything else stands in YAML."""
 
@@ -82,7 +83,7 @@ def test_every_recipe_runs(recipe: str, tmp_path: Path) -> None:
 def test_every_environment_runs(env: str, tmp_path: Path) -> None:
     words = ["debug=smoke", "video.final=0", "steps=20", "log_every=10", "eval.every=0", "replay.capacity=100"]
     short = [SHORT] if "make_gym" in (CONF / "env" / f"{env}.yaml").read_text() else []
-    runner = make_run("random", env, *words, *short, folder=tmp_path)
+    runner = make_run("random", env, *words, *short, *NEEDS.get(env, []), folder=tmp_path)
     runner.run()
     runner.envs.close()
     last = json.loads(runner.folder.metrics.read_text().splitlines()[-1])
@@ -151,7 +152,16 @@ def numbers(node: Any, prefix: str = "") -> Iterator[str]:
 def test_every_number_is_guarded(every_config: list[DictConfig]) -> None:
     """By a rule of its own, by that of what takes it from env.ends, by the planner, or by whatever env.make calls."""
     found = {k for cfg in every_config for k in numbers(OmegaConf.to_container(cfg, resolve=True))}
-    within = ("algo.planner.", "algo.dynamics.", "algo.policy.", "planner.", "logger.", "env.ends.", "env.make.")
+    within = (
+        "algo.planner.",
+        "algo.dynamics.",
+        "algo.policy.",
+        "planner.",
+        "logger.",
+        "env.ends.",
+        "env.make.",
+        "env.make_vector.",
+    )
     unguarded = {k for k in found if k not in RULES and not k.startswith(within) and not k.endswith("_partial_")}
     assert not unguarded
 

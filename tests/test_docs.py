@@ -144,7 +144,7 @@ def test_commands_compose(page: str, line: list[str], with_examples: None) -> No
         check(compose_config(list(one)))
 
 
-EXAMPLES = ["env=inverted_pendulum", "planner=exhaustive", "dynamics=huber", "algo=sticky", "experiment=mine"]
+EXAMPLES = ["env=double_pendulum", "planner=exhaustive", "dynamics=huber", "algo=sticky", "experiment=mine"]
 
 
 @pytest.mark.parametrize("part", EXAMPLES)

@@ -17,12 +17,11 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from omegaconf import OmegaConf
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from mbrl_lab.app import env_makers
-from mbrl_lab.config import CONF, compose_config
+from mbrl_lab.config import CONF, compose_config, left_open
 from mbrl_lab.env import Envs, make_gym
 from mbrl_lab.replay import free_memory
 from mbrl_lab.tracking.loggers import default_mode
@@ -159,9 +158,8 @@ def environments() -> list[Finding]:
 def measure(name: str) -> str:
     """Random actions for a moment, in as many environments as a run would have."""
     cfg = compose_config([f"env={name}", "algo=random"])
-    missing = sorted(OmegaConf.missing_keys(cfg))
-    if missing:
-        return f"needs {missing[0]}=..."
+    for key in left_open(cfg):
+        return f"needs {key}=..."
     _, make_envs = env_makers(cfg)
     with closing(make_envs(cfg.env.num, 0)) as envs:
         return f"{describe(envs.spec)}, {pace(envs):,.0f} steps/s"

@@ -3,5 +3,15 @@
 from mbrl_lab.env.atari import AtariVector, make_atari
 from mbrl_lab.env.envs import Envs, Episode, episode_seed
 from mbrl_lab.env.gym import make_gym
+from mbrl_lab.env.minatar import MinAtar, MinAtarVector
 
-__all__ = ["AtariVector", "Envs", "Episode", "episode_seed", "make_atari", "make_gym"]
+__all__ = [
+    "AtariVector",
+    "Envs",
+    "Episode",
+    "MinAtar",
+    "MinAtarVector",
+    "episode_seed",
+    "make_atari",
+    "make_gym",
+]

@@ -48,7 +48,7 @@ class Envs:
         make_vector: Callable[..., VectorEnv] | None = None,
     ) -> None:
         self.num, self.seed, self.stream, self.frame_skip = num, seed, stream, frame_skip
-        self.vector: Any = make_vector(num) if make_vector else vectorised(make, num, asynchronous)
+        self.vector: Any = make_vector(num=num) if make_vector else vectorised(make, num, asynchronous)
         self.spec = spec_of(self.vector)
         self.steps = 0
 

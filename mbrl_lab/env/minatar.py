@@ -1,0 +1,154 @@
+"""MinAtar Breakout and Space Invaders: one to look at, and many to train in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Discrete
+from gymnasium.utils.seeding import np_random
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from mbrl_lab.env.minatar_games import ACTIONS, SIDE, Breakout, Game, SpaceInvaders
+
+GAMES: dict[str, type[Game]] = {"breakout": Breakout, "spaceinvaders": SpaceInvaders}
+PIXELS = 32  # of a cell's side in a picture
+COLOURS = np.array(
+    [[255, 255, 255], [255, 107, 107], [120, 84, 180], [78, 205, 196], [255, 209, 102], [255, 105, 220]], np.uint8
+)
+FPS = 15
+
+
+class Session:
+    """A game with what is around it: sticky actions, the choice of actions, and a time limit of `max_steps` (0: none).
+
+    With probability `sticky` the action before is taken again, noop at first.
+    Raises ValueError naming what cannot be.
+    """
+
+    def __init__(self, game: str, sticky: float, minimal_actions: bool, max_steps: int) -> None:
+        refuse(game not in GAMES, "game", game, " | ".join(GAMES))
+        refuse(not 0 <= sticky <= 1, "sticky", sticky, "a probability")
+        refuse(not isinstance(minimal_actions, bool), "minimal_actions", minimal_actions, "true | false")
+        refuse(not isinstance(max_steps, int) or max_steps < 0, "max_steps", max_steps, "a whole number from 0")
+        self.game, self.sticky, self.max_steps = GAMES[game](), sticky, max_steps
+        self.actions = self.game.minimal if minimal_actions else tuple(range(len(ACTIONS)))
+        self.action_meanings = [ACTIONS[a] for a in self.actions]
+        self.shape = len(self.game.channels), SIDE, SIDE
+        self.observation_space = Box(0, 1, self.shape, np.uint8)
+        self.action_space = Discrete(len(self.actions))
+
+    def reset(self, random: np.random.Generator) -> None:
+        """Begin an episode whose every random number comes from `random`."""
+        self.random, self.last, self.time = random, 0, 0
+        self.game.reset(random)
+
+    def step(self, action: int) -> tuple[int, bool, bool]:
+        """(reward, terminated, truncated)."""
+        if not self.sticky or self.random.random() >= self.sticky:
+            self.last = self.actions[action]
+        self.time += 1
+        reward, over = self.game.step(self.last)
+        return reward, over, self.time == self.max_steps and not over
+
+    def packed(self) -> bytes:
+        """Every channel's cells, a bit each."""
+        whole = 0
+        for channel, board in enumerate(self.game.boards()):
+            whole |= board << SIDE * SIDE * channel
+        return whole.to_bytes(len(self.game.channels) * SIDE * SIDE // 8, "little")
+
+
+def refuse(wrong: bool, name: str, value: Any, allowed: str) -> None:
+    if wrong:
+        raise ValueError(f"env.make.{name} is {value!r}; it must be {allowed}")
+
+
+def unpack(sessions: list[bytes], shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """[N, C, 10, 10] of 0 and 1."""
+    rows = np.frombuffer(b"".join(sessions), np.uint8).reshape(len(sessions), -1)
+    return np.unpackbits(rows, axis=1, bitorder="little").reshape(-1, *shape)
+
+
+class MinAtar(gymnasium.Env[NDArray[np.uint8], Any]):
+    """One game. Observations [C, 10, 10] of 0 and 1: a channel for each kind of thing."""
+
+    def __init__(
+        self, game: str, sticky: float, minimal_actions: bool, max_steps: int, render_mode: str | None = None
+    ) -> None:
+        self.metadata = {"render_modes": ["rgb_array"], "render_fps": FPS}
+        refuse(render_mode not in (None, "rgb_array"), "render_mode", render_mode, "rgb_array")
+        self.session, self.render_mode = Session(game, sticky, minimal_actions, max_steps), render_mode
+        self.action_meanings = self.session.action_meanings
+        self.observation_space, self.action_space = self.session.observation_space, self.session.action_space
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+        super().reset(seed=seed)
+        self.session.reset(self.np_random)
+        return self._observe(), {}
+
+    def step(self, action: Any) -> tuple[NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
+        reward, terminated, truncated = self.session.step(int(action))
+        return self._observe(), float(reward), terminated, truncated, {}
+
+    def render(self) -> NDArray[np.uint8]:
+        """[320, 320, 3]: a colour for each channel."""
+        picture = np.zeros((SIDE, SIDE, 3), np.uint8)
+        obs = self._observe().astype(bool)
+        for channel in self.session.game.layers:
+            picture[obs[channel]] = COLOURS[channel]
+        return picture.repeat(PIXELS, 0).repeat(PIXELS, 1)
+
+    def _observe(self) -> NDArray[np.uint8]:
+        return unpack([self.session.packed()], self.session.shape)[0]
+
+
+class MinAtarVector(VectorEnv[NDArray[np.uint8], NDArray[Any], NDArray[Any]]):
+    """`num` games in one object: what SyncVectorEnv makes of MinAtar, with less around it.
+
+    Next-step autoreset; `reset` takes a seed for each game, and options={"reset_mask": [num] bool}.
+    """
+
+    def __init__(self, num: int, game: str, sticky: float, minimal_actions: bool, max_steps: int) -> None:
+        self.metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP, "render_fps": FPS}
+        self.sessions = [Session(game, sticky, minimal_actions, max_steps) for _ in range(num)]
+        self.randoms = [np.random.default_rng() for _ in range(num)]
+        self.over = np.zeros(num, bool)
+        self.num_envs, self.action_meanings = num, self.sessions[0].action_meanings
+        self.single_observation_space = self.sessions[0].observation_space
+        self.single_action_space = self.sessions[0].action_space
+        self.observation_space = batch_space(self.single_observation_space, num)
+        self.action_space = batch_space(self.single_action_space, num)
+
+    def reset(
+        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+        seeds = seed if isinstance(seed, list) else [None if seed is None else seed + i for i in range(self.num_envs)]
+        mask = (options or {}).get("reset_mask", np.ones(self.num_envs, bool))
+        for i in np.flatnonzero(mask).tolist():
+            if seeds[i] is not None:
+                self.randoms[i] = np_random(seeds[i])[0]
+            self.sessions[i].reset(self.randoms[i])
+        self.over[mask] = False
+        return self._observe(), {}
+
+    def step(
+        self, actions: NDArray[Any]
+    ) -> tuple[NDArray[np.uint8], NDArray[Any], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+        reward = np.zeros(self.num_envs)
+        terminated, truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
+        for i, (session, over) in enumerate(zip(self.sessions, self.over.tolist(), strict=True)):
+            if over:
+                session.reset(self.randoms[i])
+            else:
+                reward[i], terminated[i], truncated[i] = session.step(int(actions[i]))
+        self.over = terminated | truncated
+        return self._observe(), reward, terminated, truncated, {}
+
+    def _observe(self) -> NDArray[np.uint8]:
+        return unpack([session.packed() for session in self.sessions], self.sessions[0].shape)

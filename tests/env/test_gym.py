@@ -1,0 +1,68 @@
+"""Environments by their gymnasium id: images as the laboratory wants them, and what is said where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.spaces import Box, Discrete
+
+from mbrl_lab.env import make_gym
+
+
+class Picture(gymnasium.Env[Any, Any]):
+    """Shows numbers counted row by row, channels last."""
+
+    observation_space = Box(0, 255, (4, 5, 3), np.uint8)
+    action_space = Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        return np.arange(60, dtype=np.uint8).reshape(4, 5, 3), {}
+
+
+@pytest.fixture
+def picture() -> Iterator[str]:
+    gymnasium.register("Picture-v0", Picture)
+    yield "Picture-v0"
+    del gymnasium.registry["Picture-v0"]
+
+
+def test_images_have_their_channels_first(picture: str) -> None:
+    env = make_gym(picture, disable_env_checker=True)
+    obs = env.reset(seed=0)[0]
+    assert env.observation_space == Box(0, 255, (3, 4, 5), np.uint8)
+    assert obs.shape == (3, 4, 5) and obs.dtype == np.uint8 and env.observation_space.contains(obs)
+    assert obs[2, 3, 4] == 59 and obs[0, 1, 0] == 15
+
+
+@pytest.mark.parametrize(
+    ("id", "said"),
+    [
+        ("LunarLandr-v3", "there is none; did you mean LunarLander-v3?"),
+        ("lunarlander-v3", "there is none; did you mean LunarLander-v3?"),
+        ("CartPole-v7", "there is none; did you mean CartPole-v1?"),
+        ("no such id", "Malformed environment ID: no such id."),
+        ("nowhere/Thing-v0", "Namespace nowhere not found."),
+        ("no_such_module:Thing-v0", "No module named 'no_such_module'."),
+    ],
+)
+def test_an_id_that_is_not_there(id: str, said: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        make_gym(id)
+    line = str(caught.value)
+    assert line.startswith(f"env.make.id is {id!r} (env.id with env=gym): {said}") and "\n" not in line
+
+
+@pytest.mark.parametrize(("package", "extra"), [("Box2D", "box2d"), ("MuJoCo", "mujoco")])
+def test_a_package_that_is_not_there(package: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(id: str) -> Any:
+        raise gymnasium.error.DependencyNotInstalled(f"{package} is not installed, you can install it by run\nmagic")
+
+    monkeypatch.setattr(gymnasium, "make", make)
+    with pytest.raises(ValueError) as caught:
+        make_gym("LunarLander-v3")
+    assert str(caught.value).endswith(f"{package} is not installed: pip install 'gymnasium[{extra}]'")
