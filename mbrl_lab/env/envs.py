@@ -49,7 +49,8 @@ class Envs:
     ) -> None:
         self.num, self.seed, self.stream, self.frame_skip = num, seed, stream, frame_skip
         self.vector: Any = make_vector(num=num) if make_vector else vectorised(make, num, asynchronous)
-        self.spec = spec_of(self.vector)
+        spaces = self.vector.single_observation_space, self.vector.single_action_space
+        self.spec = spec_of(*spaces, getattr(self.vector, "stack", 1))
         self.steps = 0
 
     def reset(self) -> Step:
@@ -176,11 +177,9 @@ def vectorised(make: Callable[[], gymnasium.Env], num: int, asynchronous: bool) 
     return vector([make] * num, autoreset_mode=AutoresetMode.NEXT_STEP)
 
 
-def spec_of(vector: VectorEnv) -> EnvSpec:
+def spec_of(observation: gymnasium.Space, action: gymnasium.Space, stack: int = 1) -> EnvSpec:
     """Raises ValueError for spaces that no part of the laboratory can use."""
     spaces = gymnasium.spaces
-    observation, action = vector.single_observation_space, vector.single_action_space
-    stack = getattr(vector, "stack", 1)
     if not isinstance(observation, spaces.Box):
         raise ValueError(f"observations must be arrays (Box), these are {observation}")
     dtype = torch.uint8 if observation.dtype == np.uint8 else torch.float32

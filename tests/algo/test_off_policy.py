@@ -45,7 +45,7 @@ class Weighted(Policy):
 
 
 def off_policy(**settings: float) -> tuple[OffPolicy, list[Step]]:
-    loop = {"warmup": 10, "batch": 6, "every": 1, "updates": 1}
+    loop = {"warmup": 10, "batch": 6, "every": 1, "updates": 1, "reward_clip": 0.0}
     draws = {"priority_exponent": 0, "importance_exponent": 1, "importance_steps": 0}
     algo: Any = OffPolicy(SPEC, Weighted, **(loop | draws | settings))
     return algo, algo.policy.seen
@@ -156,4 +156,4 @@ def test_half_an_exponent_takes_the_root_of_a_weight_and_it_rises_with_steps() -
 
 def test_a_policy_without_weights_is_refused_priorities() -> None:
     with pytest.raises(ValueError, match=r"algo\.priority_exponent is 0\.5; it must be 0 with Policy"):
-        OffPolicy(SPEC, Policy, 10, 6, 1, 1, 0.5, 0.4, 0)
+        OffPolicy(SPEC, Policy, 10, 6, 1, 1, 0.0, 0.5, 0.4, 0)

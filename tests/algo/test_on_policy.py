@@ -41,7 +41,7 @@ def row(batch: int, now: int) -> Step:
 
 def played(horizon: int, num_envs: int, rounds: int, capacity: int = 10_000) -> tuple[list[int], list[Step]]:
     """After which rounds of the loop it learned, and from what."""
-    algo: Any = OnPolicy(SPEC, Policy, horizon)
+    algo: Any = OnPolicy(SPEC, Policy, horizon, 0.0)
     replay, learned = Replay(SPEC, capacity, num_envs, seed=0), []
     replay.add(row(num_envs, 0))
     for now in range(1, rounds + 1):
@@ -69,7 +69,7 @@ def test_every_transition_is_learned_from_once(num_envs: int, spare: int) -> Non
 
 
 def test_it_acts_by_the_policy_from_the_first_step() -> None:
-    algo = OnPolicy(SPEC, Policy, 5)
+    algo = OnPolicy(SPEC, Policy, 5, 0.0)
     carry = object()
     assert algo.act(row(3, 0), carry, explore=True)[0].tolist() == [4, 4, 4]
     action, same = algo.act(row(3, 0), carry, explore=False)

@@ -1,23 +1,84 @@
-"""Vectors pass as they are, and what no encoder reads is refused."""
+"""Encoders: vectors pass as they are, images become vectors, and what an encoder cannot read is refused."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from mbrl_lab.nets.encoder import encoder
+from mbrl_lab.nets.encoder import Encoder, Grid, Impala, MakeEncoder, Nature, Vector
 from mbrl_lab.types import EnvSpec
+
+SCREEN = EnvSpec((4, 84, 84), torch.uint8, 4, True, stack=4)
+BOARD = EnvSpec((6, 10, 10), torch.uint8, 6, True)
+
+
+def nature(spec: EnvSpec) -> Encoder:
+    return Nature(spec, hidden=0)
+
+
+def impala(spec: EnvSpec) -> Encoder:
+    return Impala(spec, width=1, hidden=0)
+
+
+def grid(spec: EnvSpec) -> Encoder:
+    return Grid(spec, channels=16, hidden=0)
 
 
 def test_vectors_pass_as_they_are() -> None:
-    net = encoder(EnvSpec((5,), torch.float32, 2, True))
+    net = Vector(EnvSpec((5,), torch.float32, 2, True))
     obs = torch.randn(3, 4, 5)
     assert net.dim == 5 and torch.equal(net(obs), obs)
 
 
 @pytest.mark.parametrize(
-    ("shape", "dtype"), [((84, 84), torch.float32), ((4, 84, 84), torch.uint8), ((4,), torch.uint8)]
+    ("make", "spec", "dim", "parameters"),
+    [
+        (nature, SCREEN, 3136, 4 * 32 * 64 + 32 + 32 * 64 * 16 + 64 + 64 * 64 * 9 + 64),
+        (
+            impala,
+            SCREEN,
+            32 * 11 * 11,
+            97_744,
+        ),  # 36 (16 16 + 2 32 32) in the blocks
+        (grid, BOARD, 16 * 8 * 8, 6 * 16 * 9 + 16),
+    ],
 )
-def test_pixels_are_refused(shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    with pytest.raises(ValueError, match=r"no encoder for observations of shape \(.*4.*\) and type torch"):
-        encoder(EnvSpec(shape, dtype, 2, True))
+def test_sizes_are_those_of_the_papers(make: MakeEncoder, spec: EnvSpec, dim: int, parameters: int) -> None:
+    net = make(spec)
+    assert net.dim == dim
+    assert sum(p.numel() for p in net.parameters()) == parameters
+
+
+@pytest.mark.parametrize(("make", "spec"), [(nature, SCREEN), (impala, SCREEN), (grid, BOARD)])
+def test_any_dimensions_in_front_are_kept(make: MakeEncoder, spec: EnvSpec) -> None:
+    net = make(spec)
+    obs = torch.randint(0, 2, (2, 3, *spec.obs_shape), dtype=torch.uint8)
+    out = net(obs)
+    assert out.shape == (2, 3, net.dim)
+    assert torch.allclose(out[1, 2], net(obs[1, 2:3])[0], atol=1e-5)
+
+
+def test_bytes_count_as_shares_of_the_largest() -> None:
+    """The first layer by hand: what the scaled image gives."""
+    torch.manual_seed(0)
+    net = Nature(SCREEN, hidden=0)
+    obs = torch.randint(0, 256, (2, 4, 84, 84), dtype=torch.uint8)
+    assert torch.allclose(net(obs), net.net(obs.float() / 255).flatten(1), atol=1e-5)
+
+
+def test_a_hidden_layer_is_the_output() -> None:
+    net = Nature(SCREEN, hidden=7)
+    out = net(torch.zeros(2, 4, 84, 84, dtype=torch.uint8))
+    assert net.dim == 7 and out.shape == (2, 7) and (out >= 0).all()
+
+
+@pytest.mark.parametrize(("make", "spec"), [(Vector, SCREEN), (Vector, EnvSpec((4,), torch.uint8, 2, True))])
+def test_images_are_no_vectors(make: MakeEncoder, spec: EnvSpec) -> None:
+    with pytest.raises(ValueError, match=r"encoder=vector reads vectors, not \(4,.*uint8"):
+        make(spec)
+
+
+@pytest.mark.parametrize("make", [nature, impala, grid])
+def test_vectors_are_no_images(make: MakeEncoder) -> None:
+    with pytest.raises(ValueError, match=r"reads uint8 images, not \(4,\) torch.float32"):
+        make(EnvSpec((4,), torch.float32, 2, True))

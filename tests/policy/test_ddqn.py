@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mbrl_lab import make_run
 from mbrl_lab.env import Envs
+from mbrl_lab.nets.encoder import Vector
 from mbrl_lab.policy import DDQN
 from mbrl_lab.policy.ddqn import Categorical, Scalar
 from mbrl_lab.replay import Replay
@@ -32,7 +33,7 @@ T, F = True, False
 
 
 def ddqn(spec: EnvSpec = SPEC, **settings: Any) -> DDQN:
-    return DDQN(spec, **(SETTINGS | settings))
+    return DDQN(spec, **({"encoder": Vector} | SETTINGS | settings))
 
 
 class Table(nn.Module):

@@ -17,6 +17,7 @@ from torch import Tensor
 from mbrl_lab import make_run
 from mbrl_lab.algo import OnPolicy
 from mbrl_lab.env import Envs
+from mbrl_lab.nets.encoder import Vector
 from mbrl_lab.policy import PPO
 from mbrl_lab.policy.ppo import Batch, explained_variance, squared_error, standardised, surrogate_loss
 from mbrl_lab.replay import Replay
@@ -30,6 +31,7 @@ BOTH = pytest.mark.parametrize("spec", [DISCRETE, CONTINUOUS], ids=["discrete", 
 
 def ppo(spec: EnvSpec, **changed: Any) -> PPO:
     settings: dict[str, Any] = {
+        "encoder": Vector,
         "width": 16,
         "depth": 1,
         "std": 0.8,
@@ -165,7 +167,7 @@ def test_later_epochs_are_held_back(spec: EnvSpec) -> None:
 
 def loop(policy: PPO, envs: Envs, horizon: int, rounds: int) -> tuple[list[Tensor], list[Tensor]]:
     """Log-probabilities [num] as the policy acted, and as each of its updates found them."""
-    algo, replay = OnPolicy(envs.spec, lambda spec: policy, horizon), Replay(envs.spec, 4000, envs.num, 0)
+    algo, replay = OnPolicy(envs.spec, lambda spec: policy, horizon, 0.0), Replay(envs.spec, 4000, envs.num, 0)
     found: list[Tensor] = []
     judge = policy.judge
 

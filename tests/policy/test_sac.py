@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.distributions import Independent, Normal, TanhTransform, TransformedDistribution
 
 from mbrl_lab import make_run
+from mbrl_lab.nets.encoder import Vector
 from mbrl_lab.policy import SAC
 from mbrl_lab.policy.soft import Categorical, SquashedGaussian
 from mbrl_lab.replay import Replay
@@ -26,6 +27,7 @@ BOTH = pytest.mark.parametrize("spec", [DISCRETE, CONTINUOUS], ids=["discrete", 
 
 def sac(spec: EnvSpec, **changed: Any) -> SAC:
     settings: dict[str, Any] = {
+        "encoder": Vector,
         "width": 16,
         "depth": 2,
         "critics": 2,
