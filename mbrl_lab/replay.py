@@ -98,25 +98,29 @@ class Replay:
 
     def read(self, cells: Tensor, length: int) -> Step:
         """[length, *cells.shape]: the windows that begin at each cell."""
-        row, env = cells // self.num_envs, cells % self.num_envs
-        row = row + torch.arange(length, device=self.device).view(-1, *[1] * cells.ndim)
-        env = env.expand_as(row)
-        here = (row % self.capacity_rows, env)
-        obs = self._stacked(row, env) if self.behind else self.store.obs[here]
-        action, _, *rest = self.store
-        return Step(action[here], obs, *(x[here] for x in rest))
+        time = torch.arange(length, device=self.device).view(-1, *[1] * cells.ndim)
+        cells = cells + time * self.num_envs
+        action, obs, *rest = self.store
+        seen = self._stacked(cells) if self.behind else self._take(obs, cells)
+        return Step(self._take(action, cells), seen, *(self._take(x, cells) for x in rest))
+
+    def _take(self, field: Tensor, cells: Tensor) -> Tensor:
+        """[*cells.shape, ...]: whole rows are copied, which plain indexing does number by number."""
+        place = cells.flatten() % (self.capacity_rows * self.num_envs)
+        return field.flatten(0, 1).index_select(0, place).view(*cells.shape, *field.shape[2:])
 
     def _frames(self, step: Step) -> Step:
         """The row as it is kept."""
         return step._replace(obs=step.obs[:, -1]) if self.behind else step
 
-    def _stacked(self, row: Tensor, env: Tensor) -> Tensor:
-        """[..., stack, H, W]: the newest frames at each row [...]; 0 where they precede its episode."""
-        times = row.unsqueeze(-1) + torch.arange(-self.behind, 1, device=self.device)
-        cells = (times % self.capacity_rows, env.unsqueeze(-1).expand_as(times))
-        first = self.store.first[cells].int()
+    def _stacked(self, cells: Tensor) -> Tensor:
+        """[*cells.shape, stack, H, W]: the newest frames at each cell; 0 where they precede its episode."""
+        cells = cells.unsqueeze(-1) + torch.arange(-self.behind, 1, device=self.device) * self.num_envs
+        first = self._take(self.store.first, cells).int()
         begun_since = first.flip(-1).cumsum(-1).flip(-1) > first
-        return self.store.obs[cells].masked_fill_(begun_since[..., None, None], 0)
+        frames = self._take(self.store.obs, cells)
+        frames[begun_since] = 0
+        return frames
 
     def transitions(self) -> Tensor:
         """[M] int64: the cells at which a valid transition begins, oldest first."""
