@@ -11,10 +11,10 @@ ENVS = sorted(path.stem for path in (CONF / "env").glob("*.yaml"))
 EXPERIMENTS = sorted(
     path.relative_to(CONF / "experiment").with_suffix("").as_posix() for path in CONF.glob("experiment/**/*.yaml")
 )
-FAVOURITES = ("cartpole", "pendulum")
+FAVOURITES = ("cartpole", "pendulum", "breakout")
 """Of their families, the quickest."""
 
-NEEDS = {"gym": ["env.id=Acrobot-v1"]}
+NEEDS = {"gym": ["env.id=Acrobot-v1"], "atari": ["env.game=pong"]}
 """What an environment's file leaves open."""
 
 SMALL = {"planner.population": 16, "planner.elites": 4, "planner.horizon": 5, "planner.iterations": 1}
@@ -23,8 +23,8 @@ SHORT = "+env.make.max_episode_steps=40"
 
 def family_of(env: str) -> str:
     """discrete, continuous, ...: what an environment's file picks."""
-    defaults = OmegaConf.load(CONF / "env" / f"{env}.yaml")["defaults"]
-    return next(str(entry["/family"]) for entry in defaults if "/family" in entry)
+    first = OmegaConf.load(CONF / "env" / f"{env}.yaml")["defaults"][0]
+    return family_of(first) if isinstance(first, str) else str(first["/family"])
 
 
 def env_of(family: str) -> str:
@@ -39,4 +39,4 @@ def small(recipe: str) -> list[str]:
     cfg = compose_config(words)
     fewer = [f"{key}={n}" for key, n in SMALL.items() if OmegaConf.select(cfg, key) is not None]
     short = [SHORT] if cfg.env.make._target_ == "mbrl_lab.env.make_gym" else []
-    return [*words, *fewer, *short, "video.final=0", "steps=220"]
+    return [*words, *fewer, *short, "env.num=1", "video.final=0", "steps=220"]

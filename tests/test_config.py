@@ -28,6 +28,9 @@ AT_RUN_TIME = {
     "mbrl_lab.tracking.loggers.": {"folder"},
     "mbrl_lab.env.physics.": {"obs", "action", "next_obs"},
     "mbrl_lab.env.MinAtar": {"render_mode", "num"},
+    "mbrl_lab.env.AtariVector": {"num"},
+    "mbrl_lab.env.make_atari": {"render_mode"},
+    "mbrl_lab.nets.encoder.": {"spec"},
 }
 """What the call that completes a partial brings; everything else stands in YAML."""
 
@@ -81,7 +84,15 @@ def test_every_recipe_runs(recipe: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("env", ENVS)
 def test_every_environment_runs(env: str, tmp_path: Path) -> None:
-    words = ["debug=smoke", "video.final=0", "steps=20", "log_every=10", "eval.every=0", "replay.capacity=100"]
+    words = [
+        "debug=smoke",
+        "video.final=0",
+        "steps=20",
+        "log_every=10",
+        "eval.every=0",
+        "replay.capacity=100",
+        "env.num=2",
+    ]
     short = [SHORT] if "make_gym" in (CONF / "env" / f"{env}.yaml").read_text() else []
     runner = make_run("random", env, *words, *short, *NEEDS.get(env, []), folder=tmp_path)
     runner.run()
@@ -111,7 +122,10 @@ def test_several_loggers_compose() -> None:
 
 @pytest.fixture(scope="module")
 def every_config() -> list[DictConfig]:
-    return [compose_config(small(recipe)) for recipe in RECIPES] + [compose_config(["planner=icem"])]
+    return [compose_config(small(recipe)) for recipe in RECIPES] + [
+        compose_config(["planner=icem"]),
+        compose_config(["algo=ddqn", "env=breakout", "encoder=impala"]),
+    ]
 
 
 MAY_BE_NEGATIVE = {"policy.v_min", "policy.v_max"}
@@ -156,6 +170,8 @@ def test_every_number_is_guarded(every_config: list[DictConfig]) -> None:
         "algo.planner.",
         "algo.dynamics.",
         "algo.policy.",
+        "policy.encoder.",
+        "env.actions",
         "planner.",
         "logger.",
         "env.ends.",

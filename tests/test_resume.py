@@ -89,6 +89,12 @@ def best_step(folder: Path) -> int | None:
     return best and best.state["step"]
 
 
+def saved_state(folder: Path) -> dict[str, Any]:
+    saved = Checkpoint(RunFolder(folder).last).load()
+    assert saved is not None
+    return saved.state
+
+
 def last_rows(chunks: Any) -> list[torch.Tensor]:
     """[T, B] per field, whatever chunks they came in."""
     return [torch.cat(field) for field in zip(*(step for _, step in chunks), strict=True)]
@@ -100,10 +106,11 @@ def test_every_recipe_resumes_exactly(recipe: str, tmp_path: Path) -> None:
     a = whole(words, tmp_path / "a")
     stopped(words, tmp_path / "b", 133)
     assert metrics(tmp_path / "b")[-1]["step"] == 120, "a row since the checkpoint at 111 is there, to be cut"
+    first = saved_state(tmp_path / "b")
     stopped(words, tmp_path / "b", 57)  # from 111, where what the fit at 100 said waits for the next row, to 168
-    saved = Checkpoint(RunFolder(tmp_path / "b").last).load()
-    assert saved is not None and saved.state["step"] == 148
-    assert len(saved.state["envs"]["actions"][0]) > 0, "stands in the middle of an episode"
+    second = saved_state(tmp_path / "b")
+    assert (first["step"], second["step"]) == (111, 148)
+    assert any(len(x["envs"]["actions"][0]) for x in (first, second)), "one stands in the middle of an episode"
     b = whole(words, tmp_path / "b")
     assert_same_run(tmp_path / "a", tmp_path / "b")
     assert same(module_state(a.algo), module_state(b.algo))
