@@ -78,13 +78,18 @@ class SAC(nn.Module):
         return self.kind.act(self.actor(self.encoder(obs)), explore)
 
     def update(self, steps: Step) -> Metrics:
+        return self.update_weighted(steps, torch.ones_like(steps.reward[0]))[0]
+
+    def update_weighted(self, steps: Step, importance: Tensor) -> tuple[Metrics, Tensor]:
+        """The critics' loss is weighed by importance [B]; the sizes [B] of their mean errors come back."""
         t = Transition(*(x.flatten(0, 1) for x in steps.transitions()))
         weight = t.valid / t.valid.sum().clamp(min=1)
         alpha = self.log_alpha.detach().exp()
 
         features = self.encoder(t.obs)
         q = self.kind.taken(self.judge(self.critic, features, t.action), t.action)
-        critic_loss = ((q - self.returns(t, alpha)).square() * weight).sum(-1)
+        error = q - self.returns(t, alpha)
+        critic_loss = (error.square() * importance * weight).sum(-1)
         descend(self.critic_opt, critic_loss.sum())
 
         features = features.detach()
@@ -95,13 +100,14 @@ class SAC(nn.Module):
 
         targets = [*self.target_encoder.parameters(), *self.target_critic.parameters()]
         polyak(targets, self.critic_opt.param_groups[0]["params"], self.tau)
-        return {
+        metrics: Metrics = {
             "policy/critic_loss": critic_loss.detach().mean(),
             "policy/actor_loss": actor_loss.detach(),
             "policy/alpha": alpha,
             "policy/entropy": entropy,
             "policy/q": (q.detach().mean(0) * weight).sum(),
         }
+        return metrics, t.valid * error.detach().mean(0).abs()
 
     def judge(self, critic: EnsembleMLP, features: Tensor, action: Tensor | None) -> Tensor:
         """[N, D] features and actions -> [K, N, C]: what each critic says."""

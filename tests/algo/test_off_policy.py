@@ -45,7 +45,7 @@ class Weighted(Policy):
 
 
 def off_policy(**settings: float) -> tuple[OffPolicy, list[Step]]:
-    loop = {"warmup": 10, "batch": 6, "every": 1, "updates": 1, "reward_clip": 0.0}
+    loop: dict[str, Any] = {"warmup": 10, "batch": 6, "every": 1, "updates": 1, "reward_clip": 0.0}
     draws = {"priority_exponent": 0, "importance_exponent": 1, "importance_steps": 0}
     algo: Any = OffPolicy(SPEC, Weighted, **(loop | draws | settings))
     return algo, algo.policy.seen

@@ -77,6 +77,18 @@ def test_the_discrete_target_by_hand() -> None:
     torch.testing.assert_close(got, torch.tensor([1 + 0.9 * value, 2.0, -3 + 0.9 * value]))
 
 
+def test_windows_weigh_as_they_are_told_and_their_errors_come_back() -> None:
+    """Critics that say 1 and 3 of rewards 0, 4 and one beyond an episode's end; squares 1 and 9, 9 and 1."""
+    policy = sac(DISCRETE, depth=0, gamma=0.0)
+    say_always(policy, [0.0, 0.0, 0.0], [1.0] * 3, [3.0] * 3)
+    steps = rows(DISCRETE, 3)
+    first = torch.tensor([[False] * 3, [False, False, True]])
+    steps = steps._replace(reward=torch.tensor([[9.0] * 3, [0.0, 4.0, 7.0]]), first=first)
+    metrics, error = policy.update_weighted(steps, torch.tensor([1.0, 0.5, 1.0]))
+    assert error.tolist() == [2.0, 2.0, 0.0]
+    assert metrics["policy/critic_loss"] == pytest.approx(((1 + 0.5 * 9) / 2 + (9 + 0.5 * 1) / 2) / 2)
+
+
 def test_the_continuous_target_by_hand() -> None:
     policy = sac(CONTINUOUS, depth=0)
     say_always(policy, [0.3, -0.2, math.log(0.5), math.log(2.0)], [7.0], [4.0])
