@@ -16,7 +16,8 @@ import pytest
 from imageio_ffmpeg import count_frames_and_secs
 
 from mbrl_lab import evaluation, load_run, make_run
-from mbrl_lab.evaluation import interquartile_mean, main, statistics, time_limit
+from mbrl_lab.evaluation import main, statistics, time_limit
+from mbrl_lab.scores import interquartile_mean
 from mbrl_lab.tracking.episodes import EpisodeLog
 from mbrl_lab.tracking.folder import RunFolder
 

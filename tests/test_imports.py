@@ -20,6 +20,8 @@ LAYERS = [
     "policy",
     "algo",
     "tracking",
+    "scores",
+    "monitor",
     "runner",
     "report",
 ]
