@@ -122,6 +122,7 @@ class MinAtarVector(VectorEnv[NDArray[np.uint8], NDArray[Any], NDArray[Any]]):
         self.over = np.zeros(num, bool)
         self.spec = EnvSpec(f"MinAtar/{game}-v1", max_episode_steps=max_steps or None)
         self.num_envs, self.action_meanings = num, self.sessions[0].action_meanings
+        self.channels = self.sessions[0].game.channels
         self.single_observation_space = self.sessions[0].observation_space
         self.single_action_space = self.sessions[0].action_space
         self.observation_space = batch_space(self.single_observation_space, num)
