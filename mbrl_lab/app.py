@@ -31,9 +31,11 @@ from mbrl_lab.config import (
     refuse_unknown_preset,
 )
 from mbrl_lab.env import Envs
+from mbrl_lab.monitor import Monitor, Stop
 from mbrl_lab.replay import Replay, memory
 from mbrl_lab.report import draw
 from mbrl_lab.runner import TRAIN, Runner, Schedule
+from mbrl_lab.scores import Reference
 from mbrl_lab.tracking.checkpoint import Checkpoint
 from mbrl_lab.tracking.folder import RunFolder, RunRefused, plain
 from mbrl_lab.tracking.state import load_module_state
@@ -115,8 +117,11 @@ def build_runner(cfg: DictConfig, folder: RunFolder) -> Runner:
         checkpoint_every=cfg.checkpoint.every,
         video_final=cfg.video.final,
     )
+    monitor = Monitor(envs.spec, Stop(**cfg.stop))
+    reference = Reference(**cfg.env.score) if "score" in cfg.env else None
+    precision = PRECISION[cfg.runtime.precision]
     return Runner(
-        algo, make_envs, envs, replay, folder, tracker, schedule, cfg.seed, device, PRECISION[cfg.runtime.precision]
+        algo, make_envs, envs, replay, folder, tracker, monitor, schedule, cfg.seed, device, precision, reference
     )
 
 
@@ -193,7 +198,8 @@ def run(cfg: DictConfig, path: Path, overrides: Sequence[str]) -> None:
     folder = RunFolder(path)
     runner = build_runner(cfg, folder)
     if folder.open(plain(OmegaConf.to_container(cfg, resolve=True)), overrides) == "done":
-        print(f"this run is done: {path}\nmore steps go on from here, e.g. steps={2 * folder.status()['step']}")
+        more = 2 * max(folder.status()["step"], cfg.steps)
+        print(f"this run is done: {path}\nmore steps go on from here, e.g. steps={more}")
         return
     size = memory(runner.envs.spec, cfg.replay.capacity) / 1e6
     print(f"run       {path}\nreplay    {cfg.replay.capacity:,} steps, {size:,.1f} MB on {runner.replay.device}")
@@ -204,6 +210,8 @@ def run(cfg: DictConfig, path: Path, overrides: Sequence[str]) -> None:
         raise
     finally:
         runner.envs.close()
+    if runner.steps < cfg.steps:
+        print(f"stopped   at step {runner.steps:,}: {cfg.stop.metric} is at {cfg.stop.target} or above")
     print(closing(folder, final, cfg.eval.final_episodes, draw(runner)))
 
 
@@ -213,6 +221,8 @@ def closing(folder: RunFolder, final: dict[str, float], episodes: int, pictures:
     low, high = final["final/return_min"], final["final/return_max"]
     videos = sorted(folder.videos.glob("final-*.mp4"))
     lines = [f"return    {mean:.1f} ± {std:.1f} over {episodes} episodes of the final policy, {low:.1f} to {high:.1f}"]
+    if "final/hns" in final:
+        lines[0] += f"; {final['final/hns']:.3f} of human"
     lines += [f"video     {path}" for path in videos]
     lines += [f"{'picture' if path.suffix == '.png' else 'numbers'}   {path}" for path in pictures]
     return "\n".join([*lines, f"evaluate  python scripts/evaluate.py {folder.path}"])

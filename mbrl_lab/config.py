@@ -100,6 +100,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "eval.episodes": _integer(1),
     "eval.final_episodes": _integer(1),
     "eval.num": _integer(1, 4096),
+    "stop.window": _integer(1),
     "checkpoint.every": _integer(0),
     "video.every": _integer(0),
     "video.final": _integer(0),
@@ -109,6 +110,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "env.num": _integer(1, 65536),
     "env.asynchronous": _one_of(True, False),
     "env.frame_skip": _integer(1),
+    "env.score.random": _number(-1e9, 1e9),
+    "env.score.human": _number(-1e9, 1e9),
     "algo.warmup": _integer(2),
     "algo.every": _integer(1),
     "algo.batch": _integer(1),
@@ -207,12 +210,11 @@ def check(cfg: DictConfig) -> None:
         raise ConfigError(
             f"dynamics.elites is {cfg.dynamics.elites}; it must be at most dynamics.members, {cfg.dynamics.members}"
         )
-    if "warmup" in cfg.algo and cfg.algo.warmup > cfg.replay.capacity:
-        raise ConfigError(
-            f"algo.warmup is {cfg.algo.warmup}; it must be at most replay.capacity, {cfg.replay.capacity}"
-        )
+    check_room(cfg)
     if "horizon" in cfg.algo:
         check_horizon(cfg)
+    check_score(cfg)
+    check_stop(cfg)
     if "planner" in cfg.algo:
         build(cfg.planner)
 
@@ -222,6 +224,50 @@ def left_open(cfg: DictConfig) -> list[str]:
     tree = OmegaConf.to_container(cfg)
     assert isinstance(tree, dict), type(tree)
     return sorted(key for key, value in flatten({str(k): v for k, v in tree.items()}).items() if value == "???")
+
+
+def check_room(cfg: DictConfig) -> None:
+    """ConfigError where replay cannot hold what is asked of it, or the run ends before anything is learned."""
+    num, capacity = cfg.env.num, cfg.replay.capacity
+    rows = OmegaConf.select(cfg, "policy.n_step", default=1) + 1
+    if num * rows > capacity:
+        most = f"it must be at most {capacity // rows}" if rows <= capacity else "replay.capacity must be larger"
+        raise ConfigError(f"env.num is {num}; with replay.capacity={capacity} and {rows} rows for each {most}")
+    for key in ("batch", "warmup"):
+        if key in cfg.algo and cfg.algo[key] > capacity:
+            raise ConfigError(f"algo.{key} is {cfg.algo[key]}; it must be at most replay.capacity, {capacity}")
+    if "warmup" in cfg.algo and cfg.algo.warmup > cfg.steps:
+        raise ConfigError(f"algo.warmup is {cfg.algo.warmup}; it must be at most steps, {cfg.steps}")
+
+
+def check_score(cfg: DictConfig) -> None:
+    """ConfigError where scores cannot be normalised by what env.score says."""
+    score = cfg.env.get("score")
+    if score is not None and (set(score) != {"random", "human"} or score.random == score.human):
+        raise ConfigError(f"env.score is {dict(score)}; it must be two different returns, of random and of human")
+
+
+EVALUATED = ("return", "return_std", "return_iqm", "return_min", "return_max", "length")
+
+
+def check_stop(cfg: DictConfig) -> None:
+    """ConfigError where a run would wait for what cannot come, as far as that is known before it runs."""
+    metric, target = cfg.stop.metric, cfg.stop.target
+    if metric is None and target is not None:
+        raise ConfigError(f"stop.target is {target!r}, but stop.metric is null: name one, e.g. stop.metric=eval/return")
+    if metric is None:
+        return
+    if not _number(-1e9, 1e9)[0](target):
+        raise ConfigError(f"stop.target is {target!r}; with stop.metric={metric} it must be a number")
+    phase, _, name = str(metric).partition("/")
+    logged = {"eval": (*EVALUATED, *(["hns"] if "score" in cfg.env else [])), "train": ("return", "length")}
+    if not name or phase in ("final", "time") or name not in logged.get(phase, (name,)):
+        known = ", ".join(f"{phase}/{x}" for x in logged.get(phase, ())) or "such as eval/return or train/return"
+        raise ConfigError(f"stop.metric is {metric!r}; it must be a metric that training logs: {known}")
+    times = cfg.steps // cfg.eval.every if cfg.eval.every else 0
+    if phase == "eval" and times < cfg.stop.window:
+        said = f"with eval.every={cfg.eval.every} and steps={cfg.steps} it is logged {times} times"
+        raise ConfigError(f"stop.metric is {metric}, but {said}: fewer than stop.window, {cfg.stop.window}")
 
 
 def check_horizon(cfg: DictConfig) -> None:

@@ -11,14 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from gymnasium.error import DependencyNotInstalled
 from omegaconf import DictConfig, OmegaConf
 
+from mbrl_lab import scores
 from mbrl_lab.app import load_run, say, stored_config
 from mbrl_lab.config import CONF, ConfigError, build
 from mbrl_lab.env import Envs, Episode
 from mbrl_lab.runner import Runner
+from mbrl_lab.scores import Reference
 from mbrl_lab.tracking.atomic import write_text
 from mbrl_lab.tracking.episodes import EpisodeLog
 from mbrl_lab.tracking.folder import RunFolder
@@ -76,7 +77,7 @@ def evaluate(run: Path, checkpoint: str, episodes: int, films: int, logger: str 
         limit = time_limit(runner.envs)
     finally:
         runner.envs.close()
-    results = {"checkpoint": name, "step": runner.steps, **statistics(played, limit)}
+    results = {"checkpoint": name, "step": runner.steps, **statistics(played, limit, runner.reference)}
     print(table(results))
     written = write_results(runner.folder.path / "evaluations" / f"{name}-{episodes}.json", results, played)
     print(f"results   {written}")
@@ -96,44 +97,30 @@ def checkpoint_name(folder: RunFolder, checkpoint: str) -> str:
 
 def time_limit(envs: Envs) -> int | None:
     """Steps after which the environment ends an episode, or None where it does not say."""
-    spec = envs.vector.get_attr("spec")[0] if hasattr(envs.vector, "get_attr") else None
+    spec = envs.vector.get_attr("spec")[0] if hasattr(envs.vector, "get_attr") else envs.vector.spec
     return spec.max_episode_steps if spec is not None else None
 
 
-def statistics(played: Sequence[Episode], limit: int | None) -> dict[str, Any]:
+def statistics(played: Sequence[Episode], limit: int | None, reference: Reference | None = None) -> dict[str, Any]:
     """What the table shows; `at_time_limit` counts the episodes that lasted as long as they may."""
-    returns = np.array([e.ret for e in played])
-    lengths = np.array([e.length for e in played])
-    return {
-        "episodes": len(played),
-        "return": float(returns.mean()),
-        "return_std": float(returns.std()),
-        "return_iqm": interquartile_mean(returns),
-        "return_min": float(returns.min()),
-        "return_max": float(returns.max()),
-        "length": float(lengths.mean()),
-        "at_time_limit": None if limit is None else int((lengths >= limit).sum()),
-    }
-
-
-def interquartile_mean(values: np.ndarray) -> float:
-    """The mean of what is left of [N] values without the lowest and the highest floor(N / 4) (Agarwal et al. 2021)."""
-    cut = len(values) // 4
-    return float(np.sort(values)[cut : len(values) - cut].mean())
+    at_limit = None if limit is None else sum(e.length >= limit for e in played)
+    return {"episodes": len(played), **scores.statistics(played, reference), "at_time_limit": at_limit}
 
 
 def table(results: dict[str, Any]) -> str:
     """Two aligned lines: names and values."""
-    shown = {key.replace("_", " "): display(value) for key, value in results.items()}
+    shown = {key.replace("_", " "): display(value, 3 if key == "hns" else 1) for key, value in results.items()}
     widths = [max(len(key), len(value)) for key, value in shown.items()]
     lines = [[x.rjust(w) for x, w in zip(row, widths, strict=True)] for row in (shown.keys(), shown.values())]
     return "\n".join("  ".join(line) for line in lines)
 
 
-def display(value: Any) -> str:
+def display(value: Any, digits: int = 1) -> str:
     if value is None:
         return "?"
-    return f"{value:,.1f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+    return (
+        f"{value:,.{digits}f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+    )
 
 
 def write_results(path: Path, results: dict[str, Any], played: Sequence[Episode]) -> Path:

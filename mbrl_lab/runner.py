@@ -9,14 +9,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from mbrl_lab.env import Envs, Episode, episode_seed
+from mbrl_lab.monitor import Monitor
 from mbrl_lab.ops import crossed
 from mbrl_lab.replay import Replay
+from mbrl_lab.scores import Reference, summary
 from mbrl_lab.tracking.checkpoint import Checkpoint
 from mbrl_lab.tracking.folder import RunFolder
 from mbrl_lab.tracking.signals import Signals
@@ -56,14 +57,16 @@ class Runner:
         replay: Replay,
         folder: RunFolder,
         tracker: Tracker,
+        monitor: Monitor,
         schedule: Schedule,
         seed: int,
         device: torch.device,
         precision: torch.dtype,
+        reference: Reference | None = None,
     ) -> None:
         self.algo, self.make_envs, self.envs, self.replay = algo, make_envs, envs, replay
-        self.folder, self.tracker, self.schedule = folder, tracker, schedule
-        self.seed, self.device, self.precision = seed, device, precision
+        self.folder, self.tracker, self.monitor, self.schedule = folder, tracker, monitor, schedule
+        self.seed, self.device, self.precision, self.reference = seed, device, precision, reference
         self.steps, self.best, self.seconds, self.evaluating = 0, -math.inf, 0.0, 0.0
         self.row: Step | None = None
         self.carry: Tree | None = None
@@ -71,7 +74,7 @@ class Runner:
         self.clock = time.monotonic()
 
     def run(self) -> dict[str, float]:
-        """Train to the last step and return the final policy's `final/*`; or save and give way to a signal."""
+        """Train as far as is asked and return the final policy's `final/*`; or save and give way to a signal."""
         checkpoint = Checkpoint(self.folder.last)
         loaded = checkpoint.load()
         with Signals() as signals, self.tracker:
@@ -81,7 +84,7 @@ class Runner:
                 self.load_state_dict(loaded.state, loaded.rows)
             self.tracker.start(self.steps, self.schedule.steps)
             self.clock = time.monotonic()
-            while self.steps < self.schedule.steps:
+            while self.steps < self.schedule.steps and not self.monitor.done:
                 before = self.steps
                 self.advance()
                 if signals.received or crossed(before, self.steps, self.schedule.checkpoint_every):
@@ -90,6 +93,7 @@ class Runner:
                     self.folder.mark("preempted", self.steps)
                     signals.hand_over()
                     self.folder.mark("running", self.steps)
+            self.monitor.close()
             self.save(checkpoint)
             final = self.finish()
         self.folder.mark("done", self.steps)
@@ -106,7 +110,9 @@ class Runner:
         assert self.row is not None
         with self.arithmetic():
             action, self.carry = self.algo.act(self.row, self.carry, explore=True)
-        self.row = self.envs.step(action).to(self.device)
+        row = self.envs.step(action)
+        self.monitor.actions.add(row)
+        self.row = row.to(self.device)
         self.replay.add(self.row)
         before, self.steps = self.steps, self.steps + self.envs.num
         with self.arithmetic():
@@ -124,7 +130,7 @@ class Runner:
         """Evaluate the policy as it is now; the best so far is kept."""
         episodes = self.evaluate(self.schedule.eval_episodes, EVAL)
         self.tracker.evaluated(episodes, self.steps)
-        metrics = summary("eval", episodes)
+        metrics = summary("eval", episodes, self.reference)
         if metrics["eval/return"] > self.best:
             self.best = metrics["eval/return"]
             Checkpoint(self.folder.best).save({"step": self.steps, "algo": module_state(self.algo)})
@@ -155,7 +161,7 @@ class Runner:
         """What a run ends with: the final evaluation, logged."""
         episodes = self.evaluate(self.schedule.final_episodes, FINAL)
         self.tracker.evaluated(episodes, self.steps, films=self.schedule.video_final)
-        final = summary("final", episodes)
+        final = summary("final", episodes, self.reference)
         self.metrics |= final
         self.log()
         return final
@@ -166,8 +172,8 @@ class Runner:
         Raises FloatingPointError naming the metric when it is not finite.
         """
         seconds = self.elapsed()
-        row = {k: float(v) for k, v in self.metrics.items()}
-        self.tracker.log(
+        row = {k: float(v) for k, v in (self.metrics | self.monitor.metrics()).items()}
+        written = self.tracker.log(
             {"step": self.steps, "frames": self.steps * self.envs.frame_skip, "replay/size": self.size()}
             | row
             | {"time/seconds": seconds, "time/evaluation": self.evaluating, "time/sps": self.steps / max(seconds, 1e-9)}
@@ -175,6 +181,7 @@ class Runner:
         wrong = [k for k, v in row.items() if not math.isfinite(v)]
         if wrong:
             raise FloatingPointError(f"{wrong[0]} is {row[wrong[0]]} at step {self.steps}")
+        self.monitor.logged(written)
         self.metrics = {}
 
     def size(self) -> int:
@@ -205,6 +212,7 @@ class Runner:
             "envs": self.envs.state_dict(),
             "replay": self.replay.state_dict(),
             "tracker": self.tracker.state_dict(),
+            "monitor": self.monitor.state_dict(),
             "random": random_state(),
         }
 
@@ -219,6 +227,7 @@ class Runner:
         for start, chunk in rows:
             self.replay.restore(start, chunk)
         self.tracker.load_state_dict(state["tracker"])
+        self.monitor.load_state_dict(state["monitor"])
         self.envs.load_state_dict(state["envs"])
         set_random_state(state["random"])
 
@@ -234,15 +243,3 @@ class Runner:
         """The precision that networks compute in; autocast's cache would give weights as they were before an update."""
         enabled = self.precision != torch.float32
         return torch.autocast(self.device.type, self.precision, enabled, cache_enabled=False)
-
-
-def summary(phase: str, episodes: list[Episode]) -> dict[str, float]:
-    """Mean, spread and extremes of what was played."""
-    returns = np.array([e.ret for e in episodes])
-    return {
-        f"{phase}/return": float(returns.mean()),
-        f"{phase}/return_std": float(returns.std()),
-        f"{phase}/return_min": float(returns.min()),
-        f"{phase}/return_max": float(returns.max()),
-        f"{phase}/length": float(np.mean([e.length for e in episodes])),
-    }

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hydra.utils import get_object
@@ -16,7 +17,9 @@ from recipes import ENVS, EXPERIMENTS, NEEDS, RECIPES, SHORT, family_of, small
 
 from mbrl_lab import load_run, make_run
 from mbrl_lab.app import build_runner
-from mbrl_lab.config import CONF, RULES, ConfigError, check, choose_device, compose_config
+from mbrl_lab.config import CONF, EVALUATED, RULES, ConfigError, check, choose_device, compose_config
+from mbrl_lab.env import Episode
+from mbrl_lab.scores import Reference, statistics
 from mbrl_lab.tracking.folder import RunFolder, RunRefused
 from mbrl_lab.tracking.state import module_state
 
@@ -128,7 +131,7 @@ def every_config() -> list[DictConfig]:
     ]
 
 
-MAY_BE_NEGATIVE = {"policy.v_min", "policy.v_max"}
+MAY_BE_NEGATIVE = {"policy.v_min", "policy.v_max", "env.score.random", "env.score.human"}
 
 
 def holder(configs: list[DictConfig], key: str) -> DictConfig:
@@ -232,6 +235,13 @@ def test_building_leaves_the_config_as_it_was() -> None:
     assert OmegaConf.to_yaml(cfg) == before
     held = [v for module in algo.modules() for v in vars(module).values()]
     assert not any(isinstance(v, DictConfig | ListConfig) for v in held), "a part holds a piece of the config"
+
+
+def test_a_run_can_wait_for_every_number_of_an_evaluation() -> None:
+    numbers = statistics([Episode(0, 0, 0, 1.0, 1, np.zeros(1))], Reference(0.0, 2.0))
+    assert set(numbers) == {*EVALUATED, "hns"}
+    for name in numbers:
+        check(compose_config([f"stop.metric=eval/{name}", "stop.target=1", "+env.score={random: 1.7, human: 30.5}"]))
 
 
 def test_devices() -> None:

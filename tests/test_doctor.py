@@ -7,15 +7,19 @@ import os
 import subprocess
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 
+import gymnasium
 import pytest
+from imageio.v3 import imread
 from packaging.requirements import Requirement
 
 from mbrl_lab.config import CONF, compose_config
-from mbrl_lab.doctor import command, job, machine, main
+from mbrl_lab.doctor import command, job, machine, main, sight
 from mbrl_lab.doctor.command import quiet, table
 from mbrl_lab.doctor.machine import Finding, examine, package
+from mbrl_lab.env import Envs, MinAtar, MinAtarVector, make_gym
 from mbrl_lab.tracking.folder import RunFolder
 
 
@@ -162,10 +166,64 @@ def test_the_parts_of_a_job(
     net = next(line.split() for line in lines if line.split()[0] == "net")
     assert net == ["net", "EnsembleMLP", str(parameters)]
     assert next(line for line in lines if "[2, 4, 8]" in line).split()[:2] == ["weights", "ParameterList"]
-    assert list(tmp_path.iterdir()) == [] and not Path(places[0]).exists()
+    assert not Path(places[0]).exists()
+    left = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert left == [tmp_path / "outputs" / "doctor" / "pendulum.png"], "nothing but the picture is left"
+    assert rows["picture"] == "picture   outputs/doctor/pendulum.png"
+    assert rows["actions"] == "actions   in [-1, 1]" and "steps/s of 1" in rows["speed"]
 
 
-def test_a_job_without_parts(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_an_agent_meets_in_a_grid(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["env=minatar_spaceinvaders", "env.make.minimal_actions=true", "runtime.device=cpu"]
+    assert main(["algo=random", *words]) == 0
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert rows["env"] == "env       1 x obs [6, 10, 10] uint8, 4 actions, frame skip 1"
+    assert rows["actions"] == "actions   0=noop 1=left 2=right 3=fire"
+    assert rows["picture"].endswith("outputs/doctor/minatar_spaceinvaders.png")
+    assert imread(tmp_path / "outputs/doctor/minatar_spaceinvaders.png").shape[1] > 900, "four channels side by side"
+
+
+def test_an_environment_by_its_id_has_a_picture_of_its_own(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["algo=random", "env=gym", "env.id=MountainCar-v0", "runtime.device=cpu"]) == 0
+    assert "picture   outputs/doctor/gym-MountainCar-v0.png" in capsys.readouterr().out.splitlines()
+
+
+def test_a_machine_that_cannot_draw_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def blind(*_: object) -> None:
+        raise RuntimeError("cannot render without a display\nand more")
+
+    monkeypatch.setattr(sight, "filmed", blind)
+    make = partial(make_gym, "CartPole-v1")
+    assert sight.sight(Envs(make, 1, 0), make, tmp_path / "x.png") == "none: cannot render without a display"
+
+
+def test_actions_are_named_where_the_environment_tells() -> None:
+    class Told(gymnasium.Env):  # type: ignore[type-arg]
+        observation_space, action_space = gymnasium.spaces.Box(0, 1, (1,)), gymnasium.spaces.Discrete(2)
+
+        def get_action_meanings(self) -> list[str]:
+            return ["NOOP", "FIRE"]
+
+    assert sight.meanings(Envs(Told, 1, 0)) == ["NOOP", "FIRE"]
+    assert sight.meanings(Envs(partial(make_gym, "CartPole-v1"), 1, 0)) == []
+
+
+def test_a_picture_is_taken_in_the_middle_of_an_episode() -> None:
+    known = {"game": "spaceinvaders", "sticky": 0.0, "minimal_actions": False, "max_steps": 0}
+    obs = sight.watched(Envs(partial(MinAtar, **known), 1, 0, make_vector=partial(MinAtarVector, **known)))[0]
+    assert obs[1].any() and not obs[1, 0, 7], "the aliens have moved one to the left"
+
+
+def test_a_job_without_parts(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     assert main(["algo=random", "runtime.device=cpu"]) == 0
     assert "planner" not in capsys.readouterr().out
 

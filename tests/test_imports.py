@@ -21,6 +21,8 @@ LAYERS = [
     "policy",
     "algo",
     "tracking",
+    "scores",
+    "monitor",
     "runner",
     "report",
 ]

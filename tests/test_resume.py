@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 from mbrl_lab import make_run
 from mbrl_lab.runner import Runner
 from mbrl_lab.tracking.checkpoint import Checkpoint
-from mbrl_lab.tracking.folder import RunFolder
+from mbrl_lab.tracking.folder import RunFolder, RunRefused
 from mbrl_lab.tracking.state import module_state
 
 TRAIN = Path(__file__).parents[1] / "scripts" / "train.py"
@@ -181,6 +181,27 @@ def test_a_done_run_goes_on_to_more_steps(tmp_path: Path) -> None:
     without_final = [row for row in metrics(tmp_path / "b") if "final/return" not in row]
     assert without_final == metrics(tmp_path / "a")[:-1]
     assert metrics(tmp_path / "b")[-1] == metrics(tmp_path / "a")[-1]
+
+
+STOP = ["stop.metric=train/length", "stop.target=22", "stop.window=3", "steps=2000", "log_every=40", "eval.every=0"]
+
+
+def test_a_run_that_is_good_enough_stops_where_it_would_have(tmp_path: Path) -> None:
+    words = arguments("random_discrete", *STOP, "checkpoint.every=37", "eval.final_episodes=1", "seed=1")
+    a = whole(words, tmp_path / "a")
+    assert 160 < a.steps < 2000, "its window was not full in one of the two attempts"
+    stopped(words, tmp_path / "b", a.steps - 30)
+    assert len(Checkpoint(RunFolder(tmp_path / "b").last).load().state["monitor"]["values"]) == 3  # type: ignore[union-attr]
+    whole(words, tmp_path / "b")
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+
+
+def test_a_run_that_stopped_early_goes_on_when_it_is_to_wait_for_more(tmp_path: Path) -> None:
+    words = arguments("random_discrete", *STOP, "eval.final_episodes=1")
+    first = whole(words, tmp_path).steps
+    with pytest.raises(RunRefused, match="is done"):
+        make_run(*words, folder=tmp_path)
+    assert whole([*words, "stop.metric=null", "stop.target=null", "steps=600"], tmp_path).steps == 600 > first
 
 
 def test_a_signal_saves_and_hands_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +16,10 @@ from torch import Tensor, nn
 
 from mbrl_lab import runner as module
 from mbrl_lab.env import Envs, Episode, episode_seed
+from mbrl_lab.monitor import Monitor, Stop
 from mbrl_lab.replay import Replay
 from mbrl_lab.runner import EVAL, FINAL, TRAIN, Runner, Schedule, summary
+from mbrl_lab.scores import Reference
 from mbrl_lab.tracking.folder import RunFolder
 from mbrl_lab.tracking.tracker import Tracker
 from mbrl_lab.types import EnvSpec, Metrics, Step, Tree
@@ -116,7 +119,8 @@ def runner_on(tape: Tape, schedule: Schedule, monkeypatch: pytest.MonkeyPatch) -
         "envs": make_envs(2, TRAIN),
         "replay": replay,
         "folder": folder,
-        "tracker": Writes(tape, "tracker", state_dict=dict),
+        "tracker": Writes(tape, "tracker", state_dict=dict, log=dict),
+        "monitor": Monitor(SPEC, Stop()),
     }
     return Runner(**parts, schedule=schedule, seed=0, device=torch.device("cpu"), precision=torch.float32)
 
@@ -198,7 +202,9 @@ def test_the_loop_calls_its_parts_in_this_order(monkeypatch: pytest.MonkeyPatch)
     ]
 
 
-def real(tmp_path: Path, schedule: Schedule, algo: nn.Module | None = None, num: int = 2) -> Runner:
+def real(
+    tmp_path: Path, schedule: Schedule, algo: nn.Module | None = None, num: int = 2, stop: Stop | None = None
+) -> Runner:
     """A runner whose parts are real, but for the algorithm."""
 
     def make_envs(count: int, stream: int) -> Envs:
@@ -208,6 +214,7 @@ def real(tmp_path: Path, schedule: Schedule, algo: nn.Module | None = None, num:
     folder.open({"steps": schedule.steps}, [])
     tracker = Tracker(folder, [], lambda path, seed, actions: None, 0)
     parts: dict[str, Any] = {"replay": Replay(envs.spec, 100, num, 0), "folder": folder, "tracker": tracker}
+    parts["monitor"] = Monitor(envs.spec, Stop() if stop is None else stop)
     algo = Drawing() if algo is None else algo
     rest: dict[str, Any] = {"seed": 0, "device": torch.device("cpu"), "precision": torch.float32}
     return Runner(algo=algo, make_envs=make_envs, envs=envs, schedule=schedule, **parts, **rest)
@@ -283,11 +290,33 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_name(tmp_path: Path) -
     assert '"model/loss": null' in last and '"step": 8' in last
 
 
+def test_a_run_ends_early_when_it_is_good_enough(tmp_path: Path) -> None:
+    schedule = Schedule(1000, 4, 0, 1, 1, 3, 0, 0)
+    runner = real(tmp_path, schedule, Bad(), stop=Stop("model/fine", 1.0, 1))
+    final = runner.run()
+    rows = [json.loads(line) for line in runner.folder.metrics.read_text().splitlines()]
+    assert runner.steps == 4 and [row["step"] for row in rows] == [4, 4]
+    assert final["final/return"] == rows[1]["final/return"] and "final/return_iqm" in rows[1]
+    assert runner.folder.status()["state"] == "done" and runner.folder.status()["step"] == 4
+
+
+def test_a_run_may_wait_for_what_its_training_episodes_return(tmp_path: Path) -> None:
+    runner = real(tmp_path, Schedule(1000, 4, 0, 1, 1, 1, 0, 0), stop=Stop("train/return", 10.0, 2))
+    runner.run()
+    assert 4 < runner.steps < 1000
+
+
+def test_a_score_is_normalised_by_that_of_people() -> None:
+    episodes = [replace(EPISODE, ret=r) for r in (1.7, 31.5, 30.5)]
+    assert summary("eval", episodes, Reference(1.7, 30.5))["eval/hns"] == pytest.approx((63.7 / 3 - 1.7) / 28.8)
+
+
 def test_summary_by_hand() -> None:
     episodes = [replace(EPISODE, ret=r, length=n) for r, n in ((1.0, 2), (3.0, 4), (8.0, 6))]
     assert summary("eval", episodes) == {
         "eval/return": 4.0,
         "eval/return_std": pytest.approx((26 / 3) ** 0.5),
+        "eval/return_iqm": 4.0,
         "eval/return_min": 1.0,
         "eval/return_max": 8.0,
         "eval/length": 4.0,

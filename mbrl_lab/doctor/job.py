@@ -5,30 +5,34 @@ from __future__ import annotations
 import tempfile
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from mbrl_lab.app import build_runner
-from mbrl_lab.config import check, compose_config
-from mbrl_lab.doctor.machine import describe
+from mbrl_lab.config import build, check, compose_config
+from mbrl_lab.doctor.machine import describe, pace
+from mbrl_lab.doctor.sight import meanings, sight
+from mbrl_lab.env import Envs
 from mbrl_lab.replay import memory
 from mbrl_lab.runner import Runner
 from mbrl_lab.tracking.folder import RunFolder, flatten
 
 GROUPS = ("algo", "dynamics", "planner", "policy", "encoder")
 WIDTH = 110
+PICTURES = Path("outputs/doctor")
 
 
 def parts(overrides: Sequence[str]) -> list[str]:
-    """Lines to print. Nothing is left on disk. Raises ConfigError for what cannot be built."""
+    """Lines to print. All that is left on disk is a picture. Raises ConfigError for what cannot be built."""
     cfg = compose_config(overrides)
     check(cfg)
     with tempfile.TemporaryDirectory() as place:
         runner = build_runner(cfg, RunFolder(place))
     try:
-        return [*outline(runner, cfg), *settings(cfg), *modules(runner.algo)]
+        return [*outline(runner, cfg), *meeting(runner.envs, cfg, overrides), *settings(cfg), *modules(runner.algo)]
     finally:
         runner.envs.close()
 
@@ -41,6 +45,19 @@ def outline(runner: Runner, cfg: DictConfig) -> list[str]:
         "run": f"{cfg.steps:,} steps, seed {cfg.seed}, on {runner.device} in {cfg.runtime.precision}",
         "env": f"{envs.num} x {describe(envs.spec)}, frame skip {envs.frame_skip}",
         "replay": f"{cfg.replay.capacity:,} steps, {size:,.1f} MB on {replay.device}",
+    }
+    return [f"{name:9} {text}" for name, text in rows.items()]
+
+
+def meeting(envs: Envs, cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
+    """The environment as an agent meets it: actions by name, speed, and a picture."""
+    words = [*(o.partition("=")[2] for o in overrides if o.startswith("env=")), "cartpole"][:1]
+    words += [str(cfg.env[key]) for key in ("id", "game") if key in cfg.env]
+    named = " ".join(f"{k}={name}" for k, name in enumerate(meanings(envs)))
+    rows = {
+        "actions": named or ("unnamed" if envs.spec.discrete else "in [-1, 1]"),
+        "speed": f"{pace(envs):,.0f} steps/s of {envs.num} with random actions, before any learning",
+        "picture": sight(envs, build(cfg.env.make), PICTURES / f"{'-'.join(words).replace('/', '-')}.png"),
     }
     return [f"{name:9} {text}" for name, text in rows.items()]
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Box, Discrete
 from gymnasium.utils.seeding import np_random
 from gymnasium.vector import AutoresetMode, VectorEnv
@@ -119,7 +120,9 @@ class MinAtarVector(VectorEnv[NDArray[np.uint8], NDArray[Any], NDArray[Any]]):
         self.sessions = [Session(game, sticky, minimal_actions, max_steps) for _ in range(num)]
         self.randoms = [np.random.default_rng() for _ in range(num)]
         self.over = np.zeros(num, bool)
+        self.spec = EnvSpec(f"MinAtar/{game}-v1", max_episode_steps=max_steps or None)
         self.num_envs, self.action_meanings = num, self.sessions[0].action_meanings
+        self.channels = self.sessions[0].game.channels
         self.single_observation_space = self.sessions[0].observation_space
         self.single_action_space = self.sessions[0].action_space
         self.observation_space = batch_space(self.single_observation_space, num)

@@ -19,7 +19,7 @@ from mbrl_lab.tracking.provenance import alive, born, now, provenance
 State = Literal["running", "preempted", "failed", "done"]
 Opening = Literal["fresh", "resume", "done"]
 
-MAY_CHANGE = frozenset({"steps", "runtime", "logger", "video", "checkpoint", "launcher", "name"})
+MAY_CHANGE = frozenset({"steps", "stop", "runtime", "logger", "video", "checkpoint", "launcher", "name"})
 """The top-level config keys that may differ when a run is resumed."""
 
 ABSENT = "(absent)"
@@ -54,7 +54,7 @@ class RunFolder:
         """Start a run here, of a resolved config of plain values, and say what is to be done.
 
         fresh: nothing was here. resume: an attempt of the same config was; it may have left no checkpoint yet.
-        done: the run has finished and `steps` asks for no more; nothing was changed.
+        done: the run has finished and neither `steps` nor `stop` asks for more; nothing was changed.
         Raises ConfigMismatch, AlreadyRunning, or an OSError of one line if the folder cannot be written.
         """
         with self._writing():
@@ -63,7 +63,7 @@ class RunFolder:
         self._refuse_if_running(status)
         if stored:
             self._refuse_if_different(stored, config)
-        if status.get("state") == "done" and config.get("steps", 0) <= stored.get("steps", 0):
+        if status.get("state") == "done" and not _asks_for_more(config, stored, status["step"]):
             return "done"
         with self._writing():
             self._describe(config, overrides)
@@ -140,6 +140,12 @@ def plain(config: Any) -> dict[str, Any]:
     nested = OmegaConf.to_container(OmegaConf.create(config))
     assert isinstance(nested, dict), type(nested)
     return {str(key): value for key, value in nested.items()}
+
+
+def _asks_for_more(config: Mapping[str, Any], stored: Mapping[str, Any], step: int) -> bool:
+    """Whether a run that ended at `step` has more to do: more steps than before, or those left when it stopped."""
+    steps, before = config.get("steps", 0), stored.get("steps", 0)
+    return steps > before or (config.get("stop") != stored.get("stop") and steps > step)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

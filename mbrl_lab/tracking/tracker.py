@@ -77,14 +77,15 @@ class Tracker:
                 self.film(self.folder.videos / f"final-{k}.mp4", e.seed, e.actions)
         self.progress(step, eval_return=float(np.mean([e.ret for e in episodes])))
 
-    def log(self, row: dict[str, float]) -> None:
-        """Write a row to every logger."""
+    def log(self, row: dict[str, float]) -> dict[str, float]:
+        """Write a row to every logger; returns it with what was added."""
         if self.ended:
             returns, lengths = np.array(self.ended).T
             row = row | {"train/return": float(returns.mean()), "train/length": float(lengths.mean())}
         self.ended = []
         for logger in [self.jsonl, *self.others]:
             logger.log(row)
+        return row
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -1,0 +1,106 @@
+"""Sight: an environment as an agent meets it: what its actions mean, and a picture of what it observes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.error import DependencyNotInstalled
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mbrl_lab.env import Envs
+from mbrl_lab.report.canvas import INK, save
+from mbrl_lab.tracking.video import frame_of, rendering
+
+STEPS = 20  # that random actions are taken before the picture: stacks of frames are full by then
+ROW = 4  # channels side by side
+SIDE = 2.4  # inches of a channel
+NUMBERS = 24  # of an observation that are shown
+
+
+def meanings(envs: Envs) -> list[str]:
+    """What the actions are called, where the environment tells: in `action_meanings`, or ALE's way."""
+    vector = envs.vector
+    inner = vector.envs[0].unwrapped if hasattr(vector, "envs") else vector
+    told = getattr(inner, "action_meanings", None)
+    return list(told if told is not None else getattr(inner, "get_action_meanings", list)())
+
+
+def picture(envs: Envs, make: Callable[..., Any], path: Path) -> Path:
+    """What environment 0 shows after some random actions, at `path`.
+
+    Images: their channels side by side. Vectors: the rendered frame beside the numbers.
+    Raises RuntimeError or DependencyNotInstalled where a frame cannot be drawn.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    if len(envs.spec.obs_shape) == 3:
+        return save(channels(watched(envs)[0].numpy(), getattr(envs.vector, "channels", ())), path)
+    return save(scene(*filmed(envs, make)), path)
+
+
+def watched(envs: Envs) -> Tensor:
+    """[B, *obs_shape] after some random actions, in the first episode that is as long, or else in the 1000th step."""
+    row, since = envs.reset(), 0
+    for _ in range(50 * STEPS):
+        row = envs.step(envs.spec.random(envs.num))
+        since = 0 if row.first[0] else since + 1
+        if since == STEPS:
+            break
+    return row.obs
+
+
+def filmed(envs: Envs, make: Callable[..., Any]) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+    """A frame [H, W, 3] and the observation at the same time."""
+    with rendering(make) as env:
+        obs, _ = env.reset(seed=0)
+        for _ in range(STEPS):
+            action = envs.spec.random(1)[0].numpy()
+            obs, _, terminated, truncated, _ = env.step(int(action) if envs.spec.discrete else action)
+            if terminated or truncated:
+                break
+        return frame_of(env), obs
+
+
+def channels(obs: NDArray[Any], names: tuple[str, ...]) -> Figure:
+    """[C, H, W] as C grey pictures; white is 255, or 1 where nothing is brighter."""
+    columns = min(len(obs), ROW)
+    rows = -(-len(obs) // columns)
+    figure = Figure(figsize=(SIDE * columns, (SIDE + 0.3) * rows), layout="constrained")
+    white = 255 if obs.max() > 1 else 1
+    for k, image in enumerate(obs):
+        axes = bare(figure.add_subplot(rows, columns, k + 1), names[k] if names else f"channel {k}")
+        axes.imshow(image, cmap="gray", vmin=0, vmax=white, interpolation="nearest")
+    return figure
+
+
+def scene(frame: NDArray[np.uint8], obs: NDArray[Any]) -> Figure:
+    """A frame beside the numbers that were observed with it."""
+    figure = Figure(figsize=(8, 4.8), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(3, 1))
+    bare(left, "what a video shows").imshow(frame)
+    lines = [f"{k:>4}  {x: .4g}" for k, x in enumerate(obs.flatten()[:NUMBERS].tolist())]
+    lines += [f"      and {obs.size - NUMBERS} more"] if obs.size > NUMBERS else []
+    bare(right, "what the agent sees").text(0, 1, "\n".join(lines), va="top", family="monospace", fontsize=9, color=INK)
+    return figure
+
+
+def bare(axes: Axes, title: str) -> Axes:
+    """Without ticks and frame."""
+    axes.set_title(title, loc="left", fontsize=10, color=INK)
+    axes.set_axis_off()
+    return axes
+
+
+def sight(envs: Envs, make: Callable[..., Any], path: Path) -> str:
+    """Where the picture is, or why there is none."""
+    try:
+        return str(picture(envs, make, path))
+    except (RuntimeError, OSError, DependencyNotInstalled) as error:
+        return f"none: {str(error).splitlines()[0]}"
