@@ -55,6 +55,7 @@ def _chain(
 ) -> Tensor:
     *hidden, (weight, bias) = layers
     inplace = not torch.is_grad_enabled()
+    overwrite = inplace or activation is nn.functional.relu  # whose gradient is found from what it returns
     for w, b, *norm in hidden:
         x = affine(b, x, w)
         if dropout:
@@ -62,7 +63,7 @@ def _chain(
         if norm:
             gain, shift = norm
             x = torch.addcmul(shift, nn.functional.layer_norm(x, x.shape[-1:]), gain)
-        x = activation(x, inplace=inplace)
+        x = activation(x, inplace=overwrite)
     return affine(bias, x, weight)
 
 

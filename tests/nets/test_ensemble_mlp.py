@@ -109,8 +109,9 @@ def test_critics_are_separate_networks(norm: bool, rows: int) -> None:
             torch.testing.assert_close(out[k], critic(net, k)(x[k]))
 
 
-def test_gradients_of_normed_critics_are_those_of_separate_networks() -> None:
-    net, x = critics(norm=True), torch.randn(3, 20, 5)
+@pytest.mark.parametrize("norm", [False, True])
+def test_gradients_of_critics_are_those_of_separate_networks(norm: bool) -> None:
+    net, x = critics(norm=norm), torch.randn(3, 20, 5)
     net(x).square().sum().backward()
     for k in range(3):
         alone = critic(net, k)
