@@ -39,12 +39,12 @@ class Actions:
     def __init__(self, spec: EnvSpec) -> None:
         self.spec = spec
         self.sums = self._zeros()
-        self.pending: list[Tensor] = []
+        self.pending: list[tuple[Tensor, Tensor]] = []
         self.waiting = 0  # rows in there
 
     def add(self, step: Step) -> None:
         """Note a row [B]."""
-        self.pending.append(step.action[~step.first] if step.first.any() else step.action)
+        self.pending.append((step.action, step.first))
         self.waiting += 1
         if self.waiting == FOLD:
             self._fold()
@@ -71,19 +71,25 @@ class Actions:
 
     def state_dict(self) -> dict[str, Any]:
         """What waits stays apart: adding it up here would change the order of sums, and so their last bits."""
-        pending = [torch.cat(self.pending)] if self.pending else []
-        return {"sums": self.sums, "pending": pending, "waiting": self.waiting}
+        return {"sums": self.sums, "pending": [self._joined()] if self.pending else [], "waiting": self.waiting}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.sums, self.pending, self.waiting = state["sums"].clone(), list(state["pending"]), state["waiting"]
+        self.sums, self.waiting = state["sums"].clone(), state["waiting"]
+        self.pending = [(action, first) for action, first in state["pending"]]
 
     def _zeros(self) -> Tensor:
         return torch.zeros(self.spec.action_dim if self.spec.discrete else 4, dtype=torch.float64)
 
+    def _joined(self) -> tuple[Tensor, Tensor]:
+        """Actions and `first` of all that waits, one after the other."""
+        actions, firsts = zip(*self.pending, strict=True)
+        return torch.cat(actions), torch.cat(firsts)
+
     def _fold(self) -> None:
         if not self.pending:
             return
-        taken, self.pending, self.waiting = torch.cat(self.pending), [], 0
+        action, first = self._joined()
+        taken, self.pending, self.waiting = action[~first], [], 0
         if self.spec.discrete:
             self.sums += torch.bincount(taken, minlength=self.spec.action_dim)
         else:
