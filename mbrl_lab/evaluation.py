@@ -74,10 +74,9 @@ def evaluate(run: Path, checkpoint: str, episodes: int, films: int, logger: str 
     name = checkpoint_name(runner.folder, checkpoint)
     try:
         played = runner.evaluate(episodes)
-        limit = time_limit(runner.envs)
     finally:
         runner.envs.close()
-    results = {"checkpoint": name, "step": runner.steps, **statistics(played, limit, runner.reference)}
+    results = {"checkpoint": name, "step": runner.steps, **statistics(played, runner.reference)}
     print(table(results))
     written = write_results(runner.folder.path / "evaluations" / f"{name}-{episodes}.json", results, played)
     print(f"results   {written}")
@@ -95,15 +94,9 @@ def checkpoint_name(folder: RunFolder, checkpoint: str) -> str:
     return checkpoint if checkpoint in ("last", "best") else known.get(place, "-".join(place.parts[-3:]))
 
 
-def time_limit(envs: Envs) -> int | None:
-    """Steps after which the environment ends an episode, or None where it does not say."""
-    spec = envs.vector.get_attr("spec")[0] if hasattr(envs.vector, "get_attr") else envs.vector.spec
-    return spec.max_episode_steps if spec is not None else None
-
-
-def statistics(played: Sequence[Episode], limit: int | None, reference: Reference | None = None) -> dict[str, Any]:
-    """What the table shows; `at_time_limit` counts the episodes that lasted as long as they may."""
-    at_limit = None if limit is None else sum(e.length >= limit for e in played)
+def statistics(played: Sequence[Episode], reference: Reference | None = None) -> dict[str, Any]:
+    """What the table shows; `at_time_limit` counts the episodes that a time limit ended."""
+    at_limit = sum(e.truncated for e in played)
     return {"episodes": len(played), **scores.statistics(played, reference), "at_time_limit": at_limit}
 
 
@@ -116,8 +109,6 @@ def table(results: dict[str, Any]) -> str:
 
 
 def display(value: Any, digits: int = 1) -> str:
-    if value is None:
-        return "?"
     return (
         f"{value:,.{digits}f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
     )

@@ -75,12 +75,13 @@ class AtariVector(VectorEnv):
             reward_clipping=False,
         )
         self.num_envs, self.stack = num, frame_stack
+        self.channels = [f"{k} steps ago" for k in range(frame_stack - 1, 0, -1)] + ["now"]
         self.single_observation_space = self.games.single_observation_space
         self.single_action_space = self.games.single_action_space
         self.observation_space, self.action_space = self.games.observation_space, self.games.action_space
-        self.meanings = [action.name for action in self.games.ale.get_action_set()]
+        self.action_meanings = [action.name for action in self.games.ale.get_action_set()]
         refuse_other(self, None if rules.all_actions else actions, (frame_stack, 84, 84) if not picture else None)
-        self.serve = serve and rules.lives and self.meanings[FIRE] == "FIRE"
+        self.serve = serve and rules.lives and self.action_meanings[FIRE] == "FIRE"
         self.lives = np.zeros(num, np.int32)
         self.waiting = np.zeros(num, bool)
 
@@ -169,4 +170,4 @@ def refuse_other(games: AtariVector, actions: int | None, shape: tuple[int, ...]
     if shape is not None and (space.shape != shape or space.dtype != np.uint8):
         raise ValueError(f"observations are {space.shape} {space.dtype}; they must be {shape} uint8")
     if actions is not None and count != actions:
-        raise ValueError(f"env.actions is {actions}, but the game has {count}: {', '.join(games.meanings)}")
+        raise ValueError(f"env.actions is {actions}, but the game has {count}: {', '.join(games.action_meanings)}")

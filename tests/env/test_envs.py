@@ -179,6 +179,14 @@ def test_used_environments_may_be_sent_anywhere() -> None:
     assert equal(envs.step(action), other.step(action))
 
 
+def test_an_episode_says_whether_a_time_limit_ended_it() -> None:
+    envs = Envs(Counting, 3, seed=0)
+    play(envs, 80)
+    episodes = envs.finished()
+    assert {e.truncated for e in episodes} == {True, False}
+    assert all(e.truncated is not is_terminal(e.seed) for e in episodes)
+
+
 @pytest.mark.parametrize("what", ["obs", "reward"])
 def test_what_is_not_finite_is_named_by_step_environment_and_episode(what: str) -> None:
     made = iter([Counting(), Counting((17, what)), Counting()])
