@@ -247,3 +247,13 @@ def test_a_run_can_wait_for_every_number_of_an_evaluation() -> None:
 def test_devices() -> None:
     assert choose_device("cpu") == torch.device("cpu")
     assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_no_other_setting_follows_the_number_of_steps(recipe: str) -> None:
+    """So that a run that is done goes further by `steps` alone."""
+    one, other = (
+        OmegaConf.to_container(compose_config([*small(recipe), f"steps={n}"]), resolve=True) for n in (300, 400)
+    )
+    assert isinstance(one, dict) and isinstance(other, dict)
+    assert one | {"steps": 0} == other | {"steps": 0}
