@@ -34,7 +34,8 @@ class Envs:
     Finished environments begin their next episode at the step after (next-step autoreset), in a row marked `first`,
     from `reset(seed=episode_seed(seed, stream, env, episode))`. A vector environment of its own may say in `info`
     where a life was lost ("life_lost" [num]: the value ends, the episode goes on), and which actions it took instead of
-    those sent ("action" [num]); with an attribute `stack` its observations are so many frames.
+    those sent ("action" [num]). With an attribute `stack` its observations are so many frames; with `games_per_seed` so
+    many consecutive episodes have consecutive seeds.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Envs:
         self.vector: Any = make_vector(num=num) if make_vector else vectorised(make, num, asynchronous)
         spaces = self.vector.single_observation_space, self.vector.single_action_space
         self.spec = spec_of(*spaces, getattr(self.vector, "stack", 1))
+        self.games_per_seed = getattr(self.vector, "games_per_seed", 1)
         self.steps = 0
 
     def reset(self) -> Step:
@@ -133,7 +135,8 @@ class Envs:
         self._over = terminated | truncated
 
     def _seed(self, env: int) -> int:
-        return episode_seed(self.seed, self.stream, env, int(self._index[env]))
+        group, number = divmod(int(self._index[env]), self.games_per_seed)
+        return episode_seed(self.seed, self.stream, env, group) * self.games_per_seed + number
 
     def _reset_where(self, mask: np.ndarray) -> Any:
         seeds = [self._seed(i) if mask[i] else None for i in range(self.num)]

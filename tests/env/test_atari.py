@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mbrl_lab.env import AtariVector, Envs, make_atari
-from mbrl_lab.env.atari import FIRE
+from mbrl_lab.env.atari import FIRE, GAMES_PER_SEED
 from mbrl_lab.replay import Replay, memory
 from mbrl_lab.types import Step
 
@@ -90,20 +90,57 @@ def test_scores_are_raw() -> None:
 
 
 def test_an_episode_is_a_function_of_its_seed_and_actions() -> None:
-    episode = envs_of(2, seed=0)
-    play(episode, 400)
-    done = episode.finished()[0]
-    env = make_atari(**BREAKOUT)
-    env.reset(seed=done.seed)
-    results = [env.step(action) for action in done.actions]
-    env.close()
-    assert sum(float(r[1]) for r in results) == done.ret
-    assert [bool(r[2]) for r in results] == [False] * (done.length - 1) + [True]
+    """Whatever came before it: the first of a console, and those that followed."""
+    envs = envs_of(2, seed=0)
+    play(envs, 500)
+    played = envs.finished()
+    assert {e.index for e in played} >= {0, 1}
+    for one in played:
+        env = make_atari(**BREAKOUT)
+        env.reset(seed=one.seed)
+        results = [env.step(action) for action in one.actions]
+        env.close()
+        assert sum(float(r[1]) for r in results) == one.ret
+        assert [bool(r[2]) for r in results] == [False] * (one.length - 1) + [True]
+
+
+@pytest.mark.parametrize("game", ["breakout", "space_invaders", "ms_pacman"])
+def test_a_game_that_follows_another_is_the_one_its_seed_says(game: str) -> None:
+    """Frame by frame, after a game played at random and after none."""
+    settings = BREAKOUT | {"game": game, "actions": None}
+    going, fresh = AtariVector(2, **settings), AtariVector(1, **settings)
+    going.reset(seed=[5 * GAMES_PER_SEED, 7])
+    random = np.random.default_rng(0)
+    actions = going.single_action_space.n  # type: ignore[attr-defined]
+    while not going.over[0]:
+        going.step(random.integers(actions, size=2))
+    going.step(np.zeros(2, np.int64))
+    shown, _ = going.reset(seed=[5 * GAMES_PER_SEED + 1, None], options={"reset_mask": np.array([True, False])})
+    other, _ = fresh.reset(seed=[5 * GAMES_PER_SEED + 1])
+    assert np.array_equal(shown[0], other[0])
+    for _ in range(100):
+        action = random.integers(actions, size=2)
+        a, b = going.step(action), fresh.step(action[:1])
+        assert all(np.array_equal(x[:1], y) for x, y in zip(a[:4], b[:4], strict=True))
+        if going.over[0]:
+            break
+    going.close(), fresh.close()
+
+
+def test_games_begin_in_different_ways() -> None:
+    games = AtariVector(1, **BREAKOUT)
+    seeds = [*range(GAMES_PER_SEED, GAMES_PER_SEED + 4), *range(7 * GAMES_PER_SEED, 7 * GAMES_PER_SEED + 4)]
+    frames = []
+    for seed in seeds:
+        games.reset(seed=[seed])
+        frames.append(np.stack([games.step(np.array([3]))[0] for _ in range(4)]).tobytes())
+    assert len(set(frames)) > 4
 
 
 def test_where_it_stood_it_goes_on() -> None:
     whole, stopped, other = envs_of(2, seed=3), envs_of(2, seed=3), envs_of(2, seed=3)
-    play(whole, 150), play(stopped, 150)
+    play(whole, 400), play(stopped, 400)
+    assert min(stopped._index) >= 1
     other.load_state_dict(stopped.state_dict())
     torch.manual_seed(1)
     for _ in range(60):
