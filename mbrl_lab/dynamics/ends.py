@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from mbrl_lab.dynamics.normaliser import Normaliser, fold
 from mbrl_lab.nets import EnsembleMLP
 from mbrl_lab.nets.ensemble import Layers, apply, as_computed
+from mbrl_lab.nets.precision import differentiate
 from mbrl_lab.ops import masked_mean
 from mbrl_lab.types import Transition
 
@@ -64,7 +65,7 @@ class Ends(nn.Module):
         """One gradient step on [K, N] transitions, half of them ends; returns the mean loss."""
         loss = self.loss(t)
         self.opt.zero_grad()
-        loss.sum().backward()
+        differentiate(loss.sum())
         self.opt.step()
         return loss.detach().mean()
 

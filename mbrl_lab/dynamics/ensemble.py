@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from mbrl_lab.dynamics.ends import Ends
 from mbrl_lab.dynamics.normaliser import Normaliser, fold
 from mbrl_lab.nets import EnsembleMLP
-from mbrl_lab.nets.ensemble import Layers, apply, as_computed, autocast_dtype
+from mbrl_lab.nets.ensemble import Layers, apply, as_computed
+from mbrl_lab.nets.precision import autocast_dtype, differentiate
 from mbrl_lab.ops import masked_mean
 from mbrl_lab.types import EnvSpec, Metrics, Outcome, Step, Transition, Tree
 
@@ -130,7 +131,7 @@ class Ensemble(nn.Module):
         t = steps.transitions()
         loss = self.loss(self._by_member(t))
         self.opt.zero_grad()
-        loss.sum().backward()
+        differentiate(loss.sum())
         if self.clip:
             nn.utils.clip_grad_norm_(self.opt.param_groups[0]["params"], self.clip)
         self.opt.step()

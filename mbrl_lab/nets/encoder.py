@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from mbrl_lab.nets.ensemble import autocast_dtype
+from mbrl_lab.nets.precision import affordable, autocast_dtype
 from mbrl_lab.types import EnvSpec
 
 
@@ -51,7 +51,7 @@ class Convolutional(Encoder):
         self.dim = hidden or self.dim
 
     def forward(self, obs: Tensor) -> Tensor:
-        return self.hidden(self._flat(obs.flatten(0, -4))).unflatten(0, obs.shape[:-3])
+        return affordable(self.hidden, self._flat(obs.flatten(0, -4))).unflatten(0, obs.shape[:-3])
 
     def _flat(self, obs: Tensor) -> Tensor:
         image = obs.to(autocast_dtype(obs.device.type)).contiguous(memory_format=torch.channels_last)

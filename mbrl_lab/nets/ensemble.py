@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mbrl_lab.nets.precision import autocast_dtype
+
 Layers = list[tuple[Tensor, ...]]
 """(weight [K, i, o], bias [K, 1, o]) per layer, and with layer norm its gain and shift [K, 1, o] for a hidden one."""
 
@@ -22,11 +24,6 @@ def apply(layers: Layers, x: Tensor, activation: Activation = nn.functional.silu
         members = ([tuple(p[k] for p in layer) for layer in layers] for k in range(len(x)))
         return torch.stack([_chain(torch.addmm, one, x[k], activation, dropout) for k, one in enumerate(members)])
     return _chain(torch.baddbmm, layers, x, activation, dropout)
-
-
-def autocast_dtype(device: str) -> torch.dtype:
-    """What matrix products compute in on a kind of device: float32, or what a surrounding autocast says."""
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
 
 
 def as_computed(layers: Layers) -> Layers:

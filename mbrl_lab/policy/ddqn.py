@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from mbrl_lab.nets.augment import random_shift
 from mbrl_lab.nets.encoder import MakeEncoder
 from mbrl_lab.nets.mlp import mlp
+from mbrl_lab.nets.precision import affordable, differentiate
 from mbrl_lab.ops import masked_mean, n_step_return, polyak, project
 from mbrl_lab.policy.cycle import Cycle, forget, shrink_and_perturb
 from mbrl_lab.types import EnvSpec, Metrics, Step
@@ -75,10 +76,7 @@ class Categorical(nn.Module):
 
 
 class QNetwork(nn.Module):
-    """Observations [B, ...] -> [B, A, K]; `dueling` has layers apart for value and advantage (Wang et al. 2016).
-
-    Under autocast only the encoder computes in fewer digits: for batches of this size casting the layers takes longer.
-    """
+    """Observations [B, ...] -> [B, A, K]; `dueling` has layers apart for value and advantage (Wang et al. 2016)."""
 
     def __init__(
         self, spec: EnvSpec, encoder: MakeEncoder, width: int, depth: int, dueling: bool, outputs: int
@@ -90,12 +88,12 @@ class QNetwork(nn.Module):
         self.base = mlp([*sizes, outputs]) if dueling else None
 
     def forward(self, obs: Tensor) -> Tensor:
-        features = self.encoder(obs).float()
-        with torch.autocast(features.device.type, enabled=False):
-            advantage = self.advantage(features).unflatten(-1, (-1, self.outputs))
-            if self.base is None:
-                return advantage
-            return self.base(features).unsqueeze(-2) + advantage - advantage.mean(-2, keepdim=True)
+        features = self.encoder(obs)
+        advantage = affordable(self.advantage, features).unflatten(-1, (-1, self.outputs)).float()
+        if self.base is None:
+            return advantage
+        base = affordable(self.base, features).unsqueeze(-2).float()
+        return base + advantage - advantage.mean(-2, keepdim=True)
 
 
 class DDQN(nn.Module):
@@ -208,7 +206,7 @@ class DDQN(nn.Module):
     def _descend(self, loss: Tensor) -> Tensor:
         """One step of both networks, and a reset where one is due; the gradient's norm."""
         self.opt.zero_grad()
-        loss.backward()
+        differentiate(loss)
         norm = nn.utils.clip_grad_norm_(self.online.parameters(), self.clip)
         self.opt.step()
         self.updates += 1

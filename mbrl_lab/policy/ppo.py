@@ -12,6 +12,7 @@ from mbrl_lab.nets.actor import Actor
 from mbrl_lab.nets.encoder import MakeEncoder
 from mbrl_lab.nets.mlp import mlp
 from mbrl_lab.nets.orthogonal import orthogonal
+from mbrl_lab.nets.precision import differentiate
 from mbrl_lab.nets.running import RewardScale, Standardise
 from mbrl_lab.ops import gae, masked_mean
 from mbrl_lab.types import EnvSpec, Metrics, Step
@@ -132,7 +133,7 @@ class PPO(nn.Module):
         value_loss = masked_mean(squared_error(self.value(features), b.value, b.returns, self.value_clip), b.valid)
         entropy = masked_mean(distribution.entropy(), b.valid)
         self.opt.zero_grad()
-        (loss + self.value_coef * value_loss - self.entropy_coef * entropy).backward()
+        differentiate(loss + self.value_coef * value_loss - self.entropy_coef * entropy)
         norm = nn.utils.clip_grad_norm_(self.parameters(), self.clip)
         self.opt.step()
         with torch.no_grad():

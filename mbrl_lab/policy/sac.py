@@ -14,6 +14,7 @@ from mbrl_lab.nets import EnsembleMLP
 from mbrl_lab.nets.encoder import MakeEncoder
 from mbrl_lab.nets.ensemble import uniform
 from mbrl_lab.nets.mlp import mlp
+from mbrl_lab.nets.precision import differentiate
 from mbrl_lab.ops import polyak
 from mbrl_lab.policy.soft import Categorical, Choices, SoftActor, SquashedGaussian
 from mbrl_lab.types import EnvSpec, Metrics, Step, Transition
@@ -134,7 +135,7 @@ class SAC(nn.Module):
 def descend(opt: torch.optim.Optimizer, loss: Tensor) -> None:
     """A gradient step of an optimizer's own parameters, and of nothing else that the loss depends on."""
     opt.zero_grad()
-    loss.backward(inputs=[p for group in opt.param_groups for p in group["params"]])
+    differentiate(loss, [p for group in opt.param_groups for p in group["params"]])
     opt.step()
 
 

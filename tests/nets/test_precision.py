@@ -1,0 +1,43 @@
+"""Few rows are computed in float32 even under autocast, many are not, and without autocast nothing changes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from mbrl_lab.nets.precision import FEW, affordable, differentiate
+
+
+@pytest.mark.parametrize(("rows", "dtype"), [(FEW - 1, torch.float32), (FEW, torch.bfloat16)])
+def test_few_rows_keep_their_digits(rows: int, dtype: torch.dtype) -> None:
+    net, x = nn.Linear(5, 3), torch.randn(rows, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = affordable(net, x.bfloat16())
+    assert out.dtype == dtype
+    if dtype == torch.float32:
+        assert torch.equal(out, net(x.bfloat16().float()))
+
+
+@pytest.mark.parametrize("rows", [1, FEW])
+def test_without_autocast_it_is_the_network(rows: int) -> None:
+    net, x = nn.Linear(5, 3), torch.randn(rows, 5)
+    assert torch.equal(affordable(net, x), net(x))
+
+
+def test_gradients_are_those_outside_of_autocast() -> None:
+    net, x = nn.Linear(5, 3), torch.randn(7, 5)
+    net(x).square().sum().backward()
+    plain = net.weight.grad
+    net.weight.grad = None
+    with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", enabled=False):
+            loss = net(x).square().sum()
+        differentiate(loss)
+    assert plain is not None and net.weight.grad is not None and torch.equal(plain, net.weight.grad)
+
+
+def test_only_the_inputs_get_gradients() -> None:
+    one, other = nn.Linear(2, 1), nn.Linear(2, 1)
+    differentiate((one(torch.ones(1, 2)) + other(torch.ones(1, 2))).sum(), list(one.parameters()))
+    assert one.weight.grad is not None and other.weight.grad is None
