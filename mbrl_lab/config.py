@@ -169,6 +169,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "policy.epsilon_start": _number(0, 1),
     "policy.epsilon_end": _number(0, 1),
     "policy.epsilon_updates": _integer(0),
+    "policy.epsilon_eval": _number(0, 1),
     "policy.loss": _one_of("huber", "squared"),
     "policy.critics": _integer(1, 1000),
     "policy.norm": _one_of(True, False),

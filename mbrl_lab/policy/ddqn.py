@@ -133,6 +133,7 @@ class DDQN(nn.Module):
         epsilon_start: float,
         epsilon_end: float,
         epsilon_updates: int,
+        epsilon_eval: float,
         loss: str,
         lr: float,
         clip: float,
@@ -147,6 +148,7 @@ class DDQN(nn.Module):
         self.window = self.cycle.longest + 1
         self.tau, self.target_every, self.clip = tau, target_every, clip or math.inf
         self.epsilon_start, self.epsilon_end, self.epsilon_updates = epsilon_start, epsilon_end, epsilon_updates
+        self.epsilon_eval = epsilon_eval
         self.head = Scalar(loss) if atoms == 1 else Categorical(atoms, v_min, v_max)
         self.fresh = partial(QNetwork, spec, encoder, width, depth, dueling, self.head.outputs)
         self.online = self.fresh()
@@ -162,10 +164,11 @@ class DDQN(nn.Module):
     @torch.no_grad()
     def act(self, features: Tensor, explore: bool) -> Tensor:
         greedy = self.head.value(self.online(features)).argmax(-1)
-        if not explore:
+        if not explore and not self.epsilon_eval:
             return greedy
+        epsilon = self.epsilon() if explore else self.epsilon_eval
         chance = torch.rand(len(greedy), device=greedy.device)
-        return torch.where(chance < self.epsilon(), self.spec.random(len(greedy), greedy.device), greedy)
+        return torch.where(chance < epsilon, self.spec.random(len(greedy), greedy.device), greedy)
 
     def update(self, steps: Step) -> Metrics:
         return self.update_weighted(steps, torch.ones_like(steps.reward[0]))[0]

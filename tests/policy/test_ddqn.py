@@ -24,7 +24,7 @@ SPEC = EnvSpec((1,), torch.float32, 3, True)
 SETTINGS: dict[str, Any] = {
     **{"width": 32, "depth": 2, "double": True, "dueling": False, "n_step": 1, "gamma": 0.5},
     **{"atoms": 1, "v_min": 0.0, "v_max": 4.0, "tau": 0.05, "target_every": 1},
-    **{"epsilon_start": 1.0, "epsilon_end": 0.1, "epsilon_updates": 10},
+    **{"epsilon_start": 1.0, "epsilon_end": 0.1, "epsilon_updates": 10, "epsilon_eval": 0.0},
     **{"loss": "huber", "lr": 3e-3, "clip": 10.0},
     **{"n_step_start": 1, "gamma_start": 0.5, "anneal_updates": 0},
     **{"reset_every": 0, "reset_until": 0, "shrink": 0.5, "random_shift": 0},
@@ -196,6 +196,13 @@ def test_epsilon_is_how_often_actions_are_random(updates: int) -> None:
     assert (policy.act(obs, explore=False) == best).all()
     other = (policy.act(obs, explore=True) != best).float().mean()
     assert other.item() == pytest.approx(policy.epsilon().item() * 2 / 3, abs=0.015)
+
+
+def test_evaluations_have_an_epsilon_of_their_own() -> None:
+    policy, obs = ddqn(epsilon_eval=0.3, epsilon_start=0.0, epsilon_end=0.0), torch.zeros(20_000, 1)
+    best = policy.act(obs[:1], explore=True)
+    other = (policy.act(obs, explore=False) != best).float().mean()
+    assert other.item() == pytest.approx(0.2, abs=0.015)
 
 
 def test_windows_weigh_as_they_are_told_and_their_errors_come_back() -> None:
