@@ -89,7 +89,7 @@ CASES = {
     "sac_cheetah": Case(50, f"algo=sac env=cheetah preset=none algo.warmup={WARMUP}", sb3_sac_cheetah),
     # Nature's network, batch 32, an update each 4 steps.
     "ddqn_breakout": Case(
-        2_000,
+        800,
         f"algo=ddqn env=breakout preset=none env.num=1 {ATARI} algo.warmup={WARMUP} algo.batch=32 algo.every=4"
         " policy.double=false policy.lr=1e-4 policy.tau=1 policy.target_every=250 replay.capacity=20_000",
         sb3_dqn_breakout,

@@ -38,6 +38,7 @@ from mbrl_lab.runner import TRAIN, Runner, Schedule
 from mbrl_lab.scores import Reference
 from mbrl_lab.tracking.checkpoint import Checkpoint
 from mbrl_lab.tracking.folder import RunFolder, RunRefused, plain
+from mbrl_lab.tracking.signals import STOPPED
 from mbrl_lab.tracking.state import load_module_state
 from mbrl_lab.tracking.tracker import Tracker
 from mbrl_lab.tracking.video import record_episode
@@ -198,11 +199,12 @@ def run(cfg: DictConfig, path: Path, overrides: Sequence[str]) -> None:
     folder = RunFolder(path)
     runner = build_runner(cfg, folder)
     if folder.open(plain(OmegaConf.to_container(cfg, resolve=True)), overrides) == "done":
-        more = 2 * max(folder.status()["step"], cfg.steps)
-        print(f"this run is done: {path}\nmore steps go on from here, e.g. steps={more}")
+        print(f"this run is done: {path}\n{how_to_go_on(folder.status()['step'], cfg)}")
         return
     size = memory(runner.envs.spec, cfg.replay.capacity) / 1e6
     print(f"run       {path}\nreplay    {cfg.replay.capacity:,} steps, {size:,.1f} MB on {runner.replay.device}")
+    if folder.last.exists():
+        print(f"resumed   at step {folder.status()['step']:,}, attempt {folder.status()['attempt']}")
     try:
         final = runner.run()
     except Exception as error:
@@ -213,6 +215,14 @@ def run(cfg: DictConfig, path: Path, overrides: Sequence[str]) -> None:
     if runner.steps < cfg.steps:
         print(f"stopped   at step {runner.steps:,}: {cfg.stop.metric} is at {cfg.stop.target} or above")
     print(closing(folder, final, cfg.eval.final_episodes, draw(runner)))
+
+
+def how_to_go_on(step: int, cfg: DictConfig) -> str:
+    """What a finished run needs to go further: more steps, or, where it stopped early, no reason to stop."""
+    if step < cfg.steps and cfg.stop.target is not None:
+        reason = f"it stopped at step {step:,} of {cfg.steps:,}, as {cfg.stop.metric} had come to {cfg.stop.target}"
+        return f"{reason}: it goes on with stop.metric=null stop.target=null, or a higher target"
+    return f"more steps go on from here, e.g. steps={2 * max(step, cfg.steps)}"
 
 
 def closing(folder: RunFolder, final: dict[str, float], episodes: int, pictures: Sequence[Path]) -> str:
@@ -246,7 +256,7 @@ def main(hydra_main: Callable[[], None]) -> None:
     try:
         hydra_main()
     except KeyboardInterrupt:
-        print("stopped: the same command with the same hydra.run.dir goes on from the last save", file=sys.stderr)
+        print(STOPPED, file=sys.stderr)
         raise SystemExit(130) from None
     except (HydraException, ValueError) as error:
         overrides = [o for o in sys.argv[1:] if not o.startswith("-")]

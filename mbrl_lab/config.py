@@ -74,7 +74,7 @@ def build(node: DictConfig) -> Any:
 
 
 def _integer(low: int, high: int = INT64) -> tuple[Callable[[Any], bool], str]:
-    allowed = f"a whole number from {low}" + (f" to {high}" if high < INT64 else f" to {INT64}")
+    allowed = f"a whole number from {low}" + (f" to {high}" if high < INT64 else "")
     return lambda x: isinstance(x, int) and not isinstance(x, bool) and low <= x <= high, allowed
 
 
@@ -206,7 +206,8 @@ def check(cfg: DictConfig) -> None:
     for key, (holds, allowed) in RULES.items():
         value = OmegaConf.select(cfg, key)
         if _has(cfg, key) and not holds(value):
-            raise ConfigError(f"{key} is {value!r}; it must be {allowed}")
+            beyond = f" to {INT64}" if isinstance(value, int) and value > INT64 else ""
+            raise ConfigError(f"{key} is {value!r}; it must be {allowed}{beyond}")
     if "elites" in cfg.get("dynamics", {}) and cfg.dynamics.elites > cfg.dynamics.members:
         raise ConfigError(
             f"dynamics.elites is {cfg.dynamics.elites}; it must be at most dynamics.members, {cfg.dynamics.members}"
@@ -234,6 +235,10 @@ def check_room(cfg: DictConfig) -> None:
     if num * rows > capacity:
         most = f"it must be at most {capacity // rows}" if rows <= capacity else "replay.capacity must be larger"
         raise ConfigError(f"env.num is {num}; with replay.capacity={capacity} and {rows} rows for each {most}")
+    rows = cfg.env.num * cfg.algo.get("horizon", 0)
+    if rows and "minibatches" in cfg.get("policy", {}) and cfg.policy.minibatches > rows:
+        given = f"policy.minibatches is {cfg.policy.minibatches}; with algo.horizon={cfg.algo.horizon}"
+        raise ConfigError(f"{given} and env.num={num} it must be at most {rows}")
     for key in ("batch", "warmup"):
         if key in cfg.algo and cfg.algo[key] > capacity:
             raise ConfigError(f"algo.{key} is {cfg.algo[key]}; it must be at most replay.capacity, {capacity}")

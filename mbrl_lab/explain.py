@@ -38,8 +38,10 @@ def missing(name: str, conf: Path) -> str:
     if group == "recipe":
         algo, _, family = value.rpartition("_")
         known = [o.removeprefix(f"{algo}_") for o in options if o.startswith(f"{algo}_")]
-        has = ", ".join(known) or "none"
-        return f"algo={algo} has no recipe for environments of family {family}; it has them for: {has}"
+        others = [o.removesuffix(f"_{family}") for o in options if o.endswith(f"_{family}")]
+        has, instead = ", ".join(known) or "none", ", ".join(others) or "none"
+        start = f"algo={algo} has no recipe for environments of family {family}; it has them for: {has}"
+        return f"{start}. For {family} there are algo={instead}"
     return f"{group}={value} does not exist{_did_you_mean(value, options)} {group} can be: {', '.join(options)}"
 
 

@@ -163,12 +163,14 @@ def free_memory(device: torch.device) -> int:
 
 
 def _allocate(spec: EnvSpec, rows: int, num_envs: int, device: torch.device) -> Step:
+    """Observations are not set to anything, so that memory is taken as it fills."""
+
     def zeros(*shape: int, dtype: torch.dtype) -> Tensor:
         return torch.zeros(rows, num_envs, *shape, dtype=dtype, device=device)
 
     return Step(
         action=zeros(dtype=torch.int64) if spec.discrete else zeros(spec.action_dim, dtype=torch.float32),
-        obs=zeros(*spec.obs_shape[spec.stack > 1 :], dtype=spec.obs_dtype),
+        obs=torch.empty(rows, num_envs, *spec.obs_shape[spec.stack > 1 :], dtype=spec.obs_dtype, device=device),
         reward=zeros(dtype=torch.float32),
         terminal=zeros(dtype=torch.bool),
         first=zeros(dtype=torch.bool),

@@ -130,6 +130,14 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "replay's device": (["replay.device=foo"], ["replay.device is 'foo'", "auto, cpu, cuda or cuda:N"]),
     "missing": (["steps=???"], ["steps must be given"]),
     "memory": (["replay.capacity=1000000000000000"], ["replay.capacity=1000000000000000 needs", "at most"]),
+    "minibatches": (
+        ["algo=ppo", "policy.minibatches=9999"],
+        ["policy.minibatches is 9999", "algo.horizon=25", "at most 25"],
+    ),
+    "game": (["algo=ppo", "env=atari", "env.game=brekout"], ["env.game is 'brekout'", "did you mean breakout?"]),
+    "protocol": (["algo=ppo", "env=breakout", "env.protocol=x"], ["env.protocol is 'x'", "100k or machado"]),
+    "shift": (["algo=ddqn", "env=breakout", "policy.random_shift=50"], ["policy.random_shift is 50", "at most 41"]),
+    "encoder": (["algo=ddqn", "encoder=nature"], ["encoder=nature reads uint8 images", "try encoder=vector"]),
     "family": (["env=pendulum", "family=discrete"], ["family is discrete", "continuous", "family=continuous"]),
     "family of images": (["env=minatar_breakout", "family=discrete", "algo=random"], ["images", "family=pixels"]),
     "family of vectors": (["env=cartpole", "family=grid", "algo=random"], ["vectors", "family=discrete"]),
@@ -142,7 +150,10 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
 }
 
 
-WHEN_BUILT = ("device", "replay's device", "memory", "id's spelling", "environment", "frames")
+WHEN_BUILT = (
+    *("device", "replay's device", "memory", "id's spelling", "environment", "frames"),
+    *("game", "protocol", "shift", "encoder"),
+)
 """Seen only when a part is built."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -80,7 +81,7 @@ class AtariVector(VectorEnv):
             reward_clipping=False,
         )
         self.num_envs, self.stack = num, frame_stack
-        self.channels = [f"{k} steps ago" for k in range(frame_stack - 1, 0, -1)] + ["now"]
+        self.channels = [f"{k} before" for k in range(frame_stack - 1, 0, -1)] + ["now"]
         self.single_observation_space = self.games.single_observation_space
         self.single_action_space = self.games.single_action_space
         self.observation_space, self.action_space = self.games.observation_space, self.games.action_space
@@ -181,9 +182,10 @@ def refuse_unknown(game: str) -> None:
         warnings.simplefilter("ignore")
         found = ale_py.roms.get_rom_path(game) if game in games else None
     if game not in games:
-        close = difflib.get_close_matches(game, games, n=1, cutoff=0.4)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise ValueError(f"env.game is {game!r}; ale_py has no such game{hint} It has {', '.join(games)}")
+        plain = {name.replace("_", ""): name for name in games}
+        close = difflib.get_close_matches(re.sub(r"[^a-z0-9]", "", game.lower()), plain, n=1, cutoff=0.6)
+        hint = f"did you mean {plain[close[0]]}?" if close else f"it has {', '.join(games)}"
+        raise ValueError(f"env.game is {game!r}, which ale_py does not have; {hint}")
     if found is None or not found.is_file():
         raise ValueError(f"env.game={game}: its ROM is missing; pip install --force-reinstall ale-py brings it back")
 

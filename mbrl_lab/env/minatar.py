@@ -32,7 +32,7 @@ class Session:
 
     def __init__(self, game: str, sticky: float, minimal_actions: bool, max_steps: int) -> None:
         refuse(game not in GAMES, "game", game, " | ".join(GAMES))
-        refuse(not 0 <= sticky <= 1, "sticky", sticky, "a probability")
+        refuse(not 0 <= sticky <= 1, "sticky", sticky, "from 0 to 1")
         refuse(not isinstance(minimal_actions, bool), "minimal_actions", minimal_actions, "true | false")
         refuse(not isinstance(max_steps, int) or max_steps < 0, "max_steps", max_steps, "a whole number from 0")
         self.game, self.sticky, self.max_steps = GAMES[game](), sticky, max_steps

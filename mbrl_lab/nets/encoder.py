@@ -27,7 +27,10 @@ class Vector(Encoder):
     def __init__(self, spec: EnvSpec) -> None:
         super().__init__()
         if spec.obs_dtype != torch.float32 or len(spec.obs_shape) != 1:
-            raise ValueError(f"encoder=vector reads vectors, not {spec.obs_shape} {spec.obs_dtype}: try nature or grid")
+            instead = "grid or impala" if min(spec.obs_shape[-2:]) < Nature.smallest else "nature or impala"
+            raise ValueError(
+                f"encoder=vector reads vectors, not {spec.obs_shape} {spec.obs_dtype}: try encoder={instead}"
+            )
         self.dim = spec.obs_shape[0]
 
     def forward(self, obs: Tensor) -> Tensor:
@@ -37,13 +40,19 @@ class Vector(Encoder):
 class Convolutional(Encoder):
     """Images [..., C, H, W] through `net`, a convolution first; `hidden`: units of a layer with ReLU after it, 0: none.
 
-    Bytes up to `largest` count as numbers up to 1. ValueError for what is no image, or too small a one.
+    Bytes up to `largest` count as numbers up to 1. ValueError for what is no image, or one less than `smallest` wide.
     """
+
+    smallest = 1
 
     def __init__(self, spec: EnvSpec, net: nn.Sequential, hidden: int, largest: float) -> None:
         super().__init__()
-        if spec.obs_dtype != torch.uint8 or len(spec.obs_shape) != 3:
-            raise ValueError(f"this encoder reads uint8 images, not {spec.obs_shape} {spec.obs_dtype}: try vector")
+        name, shape = f"encoder={type(self).__name__.lower()}", spec.obs_shape
+        if spec.obs_dtype != torch.uint8 or len(shape) != 3:
+            raise ValueError(f"{name} reads uint8 images, not {shape} {spec.obs_dtype}: try encoder=vector")
+        if min(shape[1:]) < self.smallest:
+            least = f"at least {self.smallest} x {self.smallest}, these are {shape[1]} x {shape[2]}"
+            raise ValueError(f"{name} needs images of {least}: try encoder=grid or impala")
         self.net, self.largest = net.to(memory_format=torch.channels_last), largest  # type: ignore[call-overload]
         with torch.no_grad():
             self.dim = self._flat(torch.zeros(1, *spec.obs_shape)).shape[-1]
@@ -62,6 +71,8 @@ class Convolutional(Encoder):
 
 class Nature(Convolutional):
     """Three convolutions (Mnih et al. 2015)."""
+
+    smallest = 36
 
     def __init__(self, spec: EnvSpec, hidden: int) -> None:
         channels = spec.obs_shape[0]
@@ -106,6 +117,8 @@ class Residual(nn.Module):
 
 class Grid(Convolutional):
     """One convolution of `channels` for small grids of 0 and 1 (MinAtar, Young and Tian 2019)."""
+
+    smallest = 3
 
     def __init__(self, spec: EnvSpec, channels: int, hidden: int) -> None:
         net = nn.Sequential(nn.Conv2d(spec.obs_shape[0], channels, 3), nn.ReLU())

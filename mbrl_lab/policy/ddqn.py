@@ -143,6 +143,9 @@ class DDQN(nn.Module):
             raise ValueError(f"ddqn needs discrete actions, not vectors of {spec.action_dim} numbers")
         if random_shift and len(spec.obs_shape) != 3:
             raise ValueError(f"policy.random_shift is {random_shift}; it must be 0 where observations are no images")
+        if random_shift and 2 * random_shift >= min(spec.obs_shape[1:]):
+            most = (min(spec.obs_shape[1:]) - 1) // 2
+            raise ValueError(f"policy.random_shift is {random_shift}; with these images it must be at most {most}")
         self.spec, self.double_q, self.shrink, self.shift = spec, double, shrink, random_shift
         self.cycle = Cycle(reset_every, reset_until, n_step_start, n_step, gamma_start, gamma, anneal_updates)
         self.window = self.cycle.longest + 1

@@ -60,7 +60,7 @@ class Progress:
 
     def line(self, now: float) -> str:
         """12,000/100,000  12%  train 23.1  eval 45.0  1,234 steps/s  0:00:10, 0:01:11 left"""
-        percent = 100 * self.step // max(self.total, 1)
+        percent = min(100 * self.step // max(self.total, 1), 100)
         returns = [f"{phase} {value:.4g}" for phase, value in self.returns.items()]
         speed = self._speed(now)
         left = f"{_duration((self.total - self.step) / speed)} left" if speed > 0 else "? left"

@@ -12,6 +12,9 @@ from typing import Any
 NAMES = ("SIGTERM", "SIGINT", "SIGUSR2")
 
 
+STOPPED = "stopped: the same command with the same hydra.run.dir goes on from the last save"
+
+
 class Signals:
     """While entered, SIGTERM, SIGINT and SIGUSR2 set `received`; a second SIGINT raises KeyboardInterrupt at once.
 
@@ -51,6 +54,7 @@ class Signals:
                 self.previous[number](number, None)
         for number in pending:
             if not callable(self.previous[number]):
+                print(STOPPED, file=sys.stderr)
                 sys.exit(128 + number)
 
     def _note(self, number: int, frame: FrameType | None) -> None:

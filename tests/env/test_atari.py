@@ -190,7 +190,9 @@ def test_a_video_shows_the_game_in_its_own_colours_and_size() -> None:
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"game": "brekout"}, r"env.game is 'brekout'.*did you mean breakout\?"),
+        ({"game": "brekout"}, r"env.game is 'brekout'.*did you mean breakout\?$"),
+        ({"game": "MsPacman"}, r"did you mean ms_pacman\?$"),
+        ({"game": "qqqq"}, r"it has adventure,.*zaxxon"),
         ({"protocol": "200k"}, "env.protocol is '200k'; it must be 100k or machado"),
         ({"actions": 6}, "env.actions is 6, but the game has 4: NOOP, FIRE, RIGHT, LEFT"),
     ],

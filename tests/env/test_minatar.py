@@ -298,7 +298,7 @@ def test_many_in_one_go_on_exactly(game: str) -> None:
     ("wrong", "said"),
     [
         ({"game": "pong"}, "env.make.game is 'pong'; it must be breakout | spaceinvaders"),
-        ({"sticky": 1.5}, "env.make.sticky is 1.5; it must be a probability"),
+        ({"sticky": 1.5}, "env.make.sticky is 1.5; it must be from 0 to 1"),
         ({"minimal_actions": "no"}, "env.make.minimal_actions is 'no'; it must be true | false"),
         ({"max_steps": -1}, "env.make.max_steps is -1; it must be a whole number from 0"),
     ],

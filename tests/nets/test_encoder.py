@@ -74,11 +74,17 @@ def test_a_hidden_layer_is_the_output() -> None:
 
 @pytest.mark.parametrize(("make", "spec"), [(Vector, SCREEN), (Vector, EnvSpec((4,), torch.uint8, 2, True))])
 def test_images_are_no_vectors(make: MakeEncoder, spec: EnvSpec) -> None:
-    with pytest.raises(ValueError, match=r"encoder=vector reads vectors, not \(4,.*uint8"):
+    with pytest.raises(ValueError, match=r"encoder=vector reads vectors, not \(4,.*uint8: try encoder="):
         make(spec)
 
 
 @pytest.mark.parametrize("make", [nature, impala, grid])
 def test_vectors_are_no_images(make: MakeEncoder) -> None:
-    with pytest.raises(ValueError, match=r"reads uint8 images, not \(4,\) torch.float32"):
+    with pytest.raises(ValueError, match=f"encoder={make.__name__} reads uint8 images, not .4,. torch.float32"):  # type: ignore[attr-defined]
         make(EnvSpec((4,), torch.float32, 2, True))
+
+
+def test_small_images_need_a_small_network() -> None:
+    with pytest.raises(ValueError, match="encoder=nature needs images of at least 36 x 36, these are 10 x 10: try"):
+        nature(BOARD)
+    assert nature(EnvSpec((1, 36, 36), torch.uint8, 2, True)).dim == 64
