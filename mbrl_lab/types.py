@@ -61,6 +61,10 @@ class Transition(NamedTuple):
     terminal: Tensor
     valid: Tensor
 
+    def at(self, index: Any) -> Transition:
+        """Every field indexed alike."""
+        return Transition(*(x[index] for x in self))
+
 
 class Outcome(NamedTuple):
     """What a world model predicts for one imagined step, beside its next state."""
