@@ -23,6 +23,8 @@ MAY_CHANGE = frozenset({"steps", "stop", "runtime", "logger", "video", "checkpoi
 """The top-level config keys that may differ when a run is resumed."""
 
 ABSENT = "(absent)"
+SHOWN = 12
+"""Differences of two configs that are told, what both have first."""
 
 
 class RunRefused(ValueError):
@@ -30,7 +32,7 @@ class RunRefused(ValueError):
 
 
 class ConfigMismatch(RunRefused):
-    """The folder holds a run of another config; the message shows every difference."""
+    """The folder holds a run of another config; the message shows the first differences."""
 
 
 class AlreadyRunning(RunRefused):
@@ -103,7 +105,9 @@ class RunFolder:
     def _refuse_if_different(self, stored: dict[str, Any], config: dict[str, Any]) -> None:
         lines = differences(stored, config)
         if lines:
-            shown = "\n".join(f"  {line}" for line in lines)
+            lines.sort(key=lambda line: ABSENT in line)
+            more = [f"... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+            shown = "\n".join(f"  {line}" for line in [*lines[:SHOWN], *more])
             what = "go on with the old one, or choose another hydra.run.dir"
             raise ConfigMismatch(f"the run in {self.path} has another config: {what} (old -> new)\n{shown}")
 

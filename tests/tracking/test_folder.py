@@ -207,3 +207,12 @@ def test_the_job_is_noted(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(socket, "gethostname", lambda: "node7")
     folder.open(CONFIG, [])
     assert folder.status()["job"] == "4711" and folder.status()["host"] == "node7"
+
+
+def test_of_many_differences_the_first_are_told(tmp_path: Path) -> None:
+    RunFolder(tmp_path).open({"algo": {f"old{k}": k for k in range(20)}, "seed": 0}, [])
+    with pytest.raises(ConfigMismatch) as caught:
+        RunFolder(tmp_path).open({"algo": {f"new{k}": k for k in range(20)}, "seed": 1}, [])
+    _, first, *rest = str(caught.value).splitlines()
+    assert first == "  seed: 0 -> 1"
+    assert len(rest) == 12 and rest[-1] == "  ... and 29 more"
