@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 FEW = 128
+"""Rows from which fewer digits pay, for layers of some hundred units on a CPU."""
 
 
 def autocast_dtype(device: str) -> torch.dtype:
