@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,11 +17,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError
 
 from mbrl_lab.explain import explain, flat_keys, missing
+from mbrl_lab.rules import INT64, RULES, number
 from mbrl_lab.tracking.folder import flatten
 
 PACKAGE = Path(__file__).resolve().parent
 CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path.is_dir())
-INT64 = 2**63 - 1
 
 OmegaConf.register_new_resolver("unique", lambda: secrets.token_hex(3), use_cache=True, replace=True)
 
@@ -73,127 +73,6 @@ def build(node: DictConfig) -> Any:
         raise
 
 
-def _integer(low: int, high: int = INT64) -> tuple[Callable[[Any], bool], str]:
-    allowed = f"a whole number from {low}" + (f" to {high}" if high < INT64 else "")
-    return lambda x: isinstance(x, int) and not isinstance(x, bool) and low <= x <= high, allowed
-
-
-def _number(low: float, high: float = float("inf"), above: bool = False) -> tuple[Callable[[Any], bool], str]:
-    allowed = f"a number {'above' if above else 'from'} {low:g}" + (f" to {high:g}" if high < float("inf") else "")
-
-    def holds(x: Any) -> bool:
-        return isinstance(x, int | float) and not isinstance(x, bool) and (low < x if above else low <= x) and x <= high
-
-    return holds, allowed
-
-
-def _one_of(*values: Any) -> tuple[Callable[[Any], bool], str]:
-    return lambda x: any(x == v and type(x) is type(v) for v in values), " | ".join(map(str, values)).lower()
-
-
-RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "seed": _integer(0),
-    "steps": _integer(1),
-    "log_every": _integer(1),
-    "replay.capacity": _integer(2),
-    "eval.every": _integer(0),
-    "eval.episodes": _integer(1),
-    "eval.final_episodes": _integer(1),
-    "eval.num": _integer(1, 4096),
-    "stop.window": _integer(1),
-    "checkpoint.every": _integer(0),
-    "video.every": _integer(0),
-    "video.final": _integer(0),
-    "runtime.threads": _integer(1, 4096),
-    "runtime.precision": _one_of("fp32", "bf16"),
-    "runtime.compile": _one_of(True, False),
-    "env.num": _integer(1, 65536),
-    "env.asynchronous": _one_of(True, False),
-    "env.frame_skip": _integer(1),
-    "env.score.random": _number(-1e9, 1e9),
-    "env.score.human": _number(-1e9, 1e9),
-    "algo.warmup": _integer(2),
-    "algo.every": _integer(1),
-    "algo.batch": _integer(1),
-    "algo.updates": _integer(1),
-    "algo.priority_exponent": _number(0, 1),
-    "algo.importance_exponent": _number(0, 1),
-    "algo.importance_steps": _integer(0),
-    "algo.horizon": _integer(1),
-    "algo.reward_clip": _number(0),
-    "encoder.hidden": _integer(0, 65536),
-    "encoder.width": _integer(1, 64),
-    "encoder.channels": _integer(1, 4096),
-    "env.frame_stack": _integer(1, 64),
-    "env.serve": _one_of(True, False),
-    "algo.fit.batch": _integer(1),
-    "algo.fit.holdout": _number(0, 0.9),
-    "algo.fit.max_holdout": _integer(1),
-    "algo.fit.patience": _integer(0),
-    "algo.fit.gain": _number(0, 1),
-    "algo.fit.max_updates": _integer(0),
-    "algo.fit.bootstrap": _one_of(True, False),
-    "dynamics.members": _integer(1, 1000),
-    "dynamics.elites": _integer(1, 1000),
-    "dynamics.width": _integer(1, 65536),
-    "dynamics.depth": _integer(0, 100),
-    "dynamics.gaussian": _one_of(True, False),
-    "dynamics.propagation": _one_of("ts_inf", "ts1", "expectation"),
-    "dynamics.lr": _number(0, above=True),
-    "dynamics.weight_decay": _number(0),
-    "dynamics.clip": _number(0),
-    "dynamics.ends.width": _integer(1, 65536),
-    "dynamics.ends.depth": _integer(0, 100),
-    "dynamics.ends.lr": _number(0, above=True),
-    "dynamics.ends.bounds": _one_of(True, False),
-    "dynamics.ends.hazard": _number(0),
-    "policy.width": _integer(1, 65536),
-    "policy.depth": _integer(0, 100),
-    "policy.gamma": _number(0, 1),
-    "policy.tau": _number(0, 1, above=True),
-    "policy.lr": _number(0, above=True),
-    "policy.clip": _number(0),
-    "policy.double": _one_of(True, False),
-    "policy.dueling": _one_of(True, False),
-    "policy.n_step": _integer(1, 1000),
-    "policy.n_step_start": _integer(1, 1000),
-    "policy.gamma_start": _number(0, 1),
-    "policy.reset_every": _integer(0),
-    "policy.reset_until": _integer(0),
-    "policy.shrink": _number(0, 1),
-    "policy.random_shift": _integer(0, 1000),
-    "policy.atoms": _integer(1, 10_000),
-    "policy.v_min": _number(-1e9, 1e9),
-    "policy.v_max": _number(-1e9, 1e9),
-    "policy.target_every": _integer(1),
-    "policy.epsilon_start": _number(0, 1),
-    "policy.epsilon_end": _number(0, 1),
-    "policy.epsilon_updates": _integer(0),
-    "policy.epsilon_eval": _number(0, 1),
-    "policy.loss": _one_of("huber", "squared"),
-    "policy.critics": _integer(1, 1000),
-    "policy.norm": _one_of(True, False),
-    "policy.dropout": _number(0, 0.99),
-    "policy.actor_lr": _number(0, above=True),
-    "policy.critic_lr": _number(0, above=True),
-    "policy.alpha_lr": _number(0),
-    "policy.alpha": _number(0, above=True),
-    "policy.entropy_share": _number(0, 1),
-    "policy.std": _number(0, above=True),
-    "policy.gae_lambda": _number(0, 1),
-    "policy.epochs": _integer(1),
-    "policy.minibatches": _integer(1),
-    "policy.ratio_clip": _number(0, above=True),
-    "policy.value_clip": _number(0),
-    "policy.value_coef": _number(0),
-    "policy.entropy_coef": _number(0),
-    "policy.anneal_updates": _integer(0),
-    "policy.normalise_advantage": _one_of(True, False),
-    "policy.normalise_obs": _one_of(True, False),
-    "policy.normalise_reward": _one_of(True, False),
-}
-
-
 def check(cfg: DictConfig) -> None:
     """Raise ConfigError for the first setting that cannot be, before any part is built."""
     for key in left_open(cfg):
@@ -235,10 +114,6 @@ def check_room(cfg: DictConfig) -> None:
     if num * rows > capacity:
         most = f"it must be at most {capacity // rows}" if rows <= capacity else "replay.capacity must be larger"
         raise ConfigError(f"env.num is {num}; with replay.capacity={capacity} and {rows} rows for each {most}")
-    rows = cfg.env.num * cfg.algo.get("horizon", 0)
-    if rows and "minibatches" in cfg.get("policy", {}) and cfg.policy.minibatches > rows:
-        given = f"policy.minibatches is {cfg.policy.minibatches}; with algo.horizon={cfg.algo.horizon}"
-        raise ConfigError(f"{given} and env.num={num} it must be at most {rows}")
     for key in ("batch", "warmup"):
         if key in cfg.algo and cfg.algo[key] > capacity:
             raise ConfigError(f"algo.{key} is {cfg.algo[key]}; it must be at most replay.capacity, {capacity}")
@@ -263,7 +138,7 @@ def check_stop(cfg: DictConfig) -> None:
         raise ConfigError(f"stop.target is {target!r}, but stop.metric is null: name one, e.g. stop.metric=eval/return")
     if metric is None:
         return
-    if not _number(-1e9, 1e9)[0](target):
+    if not number(-1e9, 1e9)[0](target):
         raise ConfigError(f"stop.target is {target!r}; with stop.metric={metric} it must be a number")
     phase, _, name = str(metric).partition("/")
     logged = {"eval": (*EVALUATED, *(["hns"] if "score" in cfg.env else [])), "train": ("return", "length")}
@@ -277,7 +152,7 @@ def check_stop(cfg: DictConfig) -> None:
 
 
 def check_horizon(cfg: DictConfig) -> None:
-    """ConfigError where the rows of an update would be more than replay holds, or than the run has."""
+    """ConfigError where an update's rows are more than replay holds or the run has, or fewer than its minibatches."""
     rows = cfg.replay.capacity // cfg.env.num - 1
     most = min(rows, cfg.steps // cfg.env.num)
     if cfg.algo.horizon > most:
@@ -285,6 +160,10 @@ def check_horizon(cfg: DictConfig) -> None:
         raise ConfigError(
             f"algo.horizon is {cfg.algo.horizon}; with env.num={cfg.env.num} and {limit} it must be at most {most}"
         )
+    steps = cfg.algo.horizon * cfg.env.num
+    if "minibatches" in cfg.get("policy", {}) and cfg.policy.minibatches > steps:
+        given = f"policy.minibatches is {cfg.policy.minibatches}; with algo.horizon={cfg.algo.horizon}"
+        raise ConfigError(f"{given} and env.num={cfg.env.num} it must be at most {steps}")
 
 
 def choose_device(name: str, key: str = "runtime.device") -> torch.device:

@@ -1,0 +1,129 @@
+"""Rules: what a setting may be by itself, by its dotted name, and the same in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+INT64 = 2**63 - 1
+
+
+def integer(low: int, high: int = INT64) -> tuple[Callable[[Any], bool], str]:
+    allowed = f"a whole number from {low}" + (f" to {high}" if high < INT64 else "")
+    return lambda x: isinstance(x, int) and not isinstance(x, bool) and low <= x <= high, allowed
+
+
+def number(low: float, high: float = float("inf"), above: bool = False) -> tuple[Callable[[Any], bool], str]:
+    allowed = f"a number {'above' if above else 'from'} {low:g}" + (f" to {high:g}" if high < float("inf") else "")
+
+    def holds(x: Any) -> bool:
+        return isinstance(x, int | float) and not isinstance(x, bool) and (low < x if above else low <= x) and x <= high
+
+    return holds, allowed
+
+
+def one_of(*values: Any) -> tuple[Callable[[Any], bool], str]:
+    return lambda x: any(x == v and type(x) is type(v) for v in values), " | ".join(map(str, values)).lower()
+
+
+RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "seed": integer(0),
+    "steps": integer(1),
+    "log_every": integer(1),
+    "replay.capacity": integer(2),
+    "eval.every": integer(0),
+    "eval.episodes": integer(1),
+    "eval.final_episodes": integer(1),
+    "eval.num": integer(1, 4096),
+    "stop.window": integer(1),
+    "checkpoint.every": integer(0),
+    "video.every": integer(0),
+    "video.final": integer(0),
+    "runtime.threads": integer(1, 4096),
+    "runtime.precision": one_of("fp32", "bf16"),
+    "runtime.compile": one_of(True, False),
+    "env.num": integer(1, 65536),
+    "env.asynchronous": one_of(True, False),
+    "env.frame_skip": integer(1),
+    "env.score.random": number(-1e9, 1e9),
+    "env.score.human": number(-1e9, 1e9),
+    "algo.warmup": integer(2),
+    "algo.every": integer(1),
+    "algo.batch": integer(1),
+    "algo.updates": integer(1),
+    "algo.priority_exponent": number(0, 1),
+    "algo.importance_exponent": number(0, 1),
+    "algo.importance_steps": integer(0),
+    "algo.horizon": integer(1),
+    "algo.reward_clip": number(0),
+    "encoder.hidden": integer(0, 65536),
+    "encoder.width": integer(1, 64),
+    "encoder.channels": integer(1, 4096),
+    "env.frame_stack": integer(1, 64),
+    "env.serve": one_of(True, False),
+    "algo.fit.batch": integer(1),
+    "algo.fit.holdout": number(0, 0.9),
+    "algo.fit.max_holdout": integer(1),
+    "algo.fit.patience": integer(0),
+    "algo.fit.gain": number(0, 1),
+    "algo.fit.max_updates": integer(0),
+    "algo.fit.bootstrap": one_of(True, False),
+    "dynamics.members": integer(1, 1000),
+    "dynamics.elites": integer(1, 1000),
+    "dynamics.width": integer(1, 65536),
+    "dynamics.depth": integer(0, 100),
+    "dynamics.gaussian": one_of(True, False),
+    "dynamics.propagation": one_of("ts_inf", "ts1", "expectation"),
+    "dynamics.lr": number(0, above=True),
+    "dynamics.weight_decay": number(0),
+    "dynamics.clip": number(0),
+    "dynamics.ends.width": integer(1, 65536),
+    "dynamics.ends.depth": integer(0, 100),
+    "dynamics.ends.lr": number(0, above=True),
+    "dynamics.ends.bounds": one_of(True, False),
+    "dynamics.ends.hazard": number(0),
+    "policy.width": integer(1, 65536),
+    "policy.depth": integer(0, 100),
+    "policy.gamma": number(0, 1),
+    "policy.tau": number(0, 1, above=True),
+    "policy.lr": number(0, above=True),
+    "policy.clip": number(0),
+    "policy.double": one_of(True, False),
+    "policy.dueling": one_of(True, False),
+    "policy.n_step": integer(1, 1000),
+    "policy.n_step_start": integer(1, 1000),
+    "policy.gamma_start": number(0, 1),
+    "policy.reset_every": integer(0),
+    "policy.reset_until": integer(0),
+    "policy.shrink": number(0, 1),
+    "policy.random_shift": integer(0, 1000),
+    "policy.atoms": integer(1, 10_000),
+    "policy.v_min": number(-1e9, 1e9),
+    "policy.v_max": number(-1e9, 1e9),
+    "policy.target_every": integer(1),
+    "policy.epsilon_start": number(0, 1),
+    "policy.epsilon_end": number(0, 1),
+    "policy.epsilon_updates": integer(0),
+    "policy.epsilon_eval": number(0, 1),
+    "policy.loss": one_of("huber", "squared"),
+    "policy.critics": integer(1, 1000),
+    "policy.norm": one_of(True, False),
+    "policy.dropout": number(0, 0.99),
+    "policy.actor_lr": number(0, above=True),
+    "policy.critic_lr": number(0, above=True),
+    "policy.alpha_lr": number(0),
+    "policy.alpha": number(0, above=True),
+    "policy.entropy_share": number(0, 1),
+    "policy.std": number(0, above=True),
+    "policy.gae_lambda": number(0, 1),
+    "policy.epochs": integer(1),
+    "policy.minibatches": integer(1),
+    "policy.ratio_clip": number(0, above=True),
+    "policy.value_clip": number(0),
+    "policy.value_coef": number(0),
+    "policy.entropy_coef": number(0),
+    "policy.anneal_updates": integer(0),
+    "policy.normalise_advantage": one_of(True, False),
+    "policy.normalise_obs": one_of(True, False),
+    "policy.normalise_reward": one_of(True, False),
+}
