@@ -16,7 +16,8 @@ LEVELS = (0.5, 0.8, 0.95)
 class Judgement(NamedTuple):
     """N one-step predictions of O outputs, changes of the observation and the reward, in std of the targets."""
 
-    error: Tensor  # [N, O] mean of the elites minus what happened
+    true: Tensor  # [N, O] what happened
+    error: Tensor  # [N, O] mean of the elites minus that
     spread: Tensor  # [N, O] standard deviation over elites of their means
     below: Tensor  # [N, O] probability given to less than what happened, uniform if calibrated; NaN: says nothing
     end: Tensor  # [N] predicted probability of an end
@@ -55,7 +56,7 @@ def judgement(
     if reward is not None:
         middle = torch.cat([middle[:, :-1], reward[:, None]], -1)
         spread[:, -1], below[:, -1] = 0.0, torch.nan
-    return Judgement(middle - target, spread, below, end, ended)
+    return Judgement(target, middle - target, spread, below, end, ended)
 
 
 def probability_below(mean: Tensor, std: Tensor, true: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ class Recorder:
     def judge(self, steps: Step) -> Judgement:
         self.judged = names(steps)
         nothing = torch.zeros(2, 2)
-        return Judgement(nothing, nothing, nothing, nothing[0], nothing[0].bool())
+        return Judgement(nothing, nothing, nothing, nothing, nothing[0], nothing[0].bool())
 
     def choose(self, error: Tensor) -> None:
         self.chosen = error

@@ -88,7 +88,7 @@ def test_the_numbers_logged_by_hand() -> None:
     error = torch.tensor([[1.0, 1.0, 3.0], [1.0, -1.0, -3.0]])
     below = torch.tensor([[0.5, 0.8, torch.nan], [0.04, 0.99, torch.nan]])
     end, ended = torch.tensor([0.9, 0.3]), torch.tensor([True, False])
-    found = Judgement(error, 2 * torch.ones(2, 3), below, end, ended).metrics()
+    found = Judgement(error, error, 2 * torch.ones(2, 3), below, end, ended).metrics()
     assert {k: pytest.approx(float(v)) for k, v in found.items()} == {
         "model/error": 1.0,
         "model/error_reward": 3.0,
