@@ -58,7 +58,7 @@ def write_csv(rows: Sequence[Row], path: Path) -> Path:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows({k: number(v, "") for k, v in row.items()} for row in rows)
+    writer.writerows({k: number(v, "", 8) for k, v in row.items()} for row in rows)
     write_text(path, text.getvalue())
     return path
 
@@ -97,8 +97,8 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join("  ".join(x.rjust(w) for x, w in zip(line, widths, strict=True)) for line in cells)
 
 
-def number(value: Any, unknown: str = "-") -> str:
-    """Three digits; `unknown` for NaN."""
+def number(value: Any, unknown: str = "-", digits: int = 3) -> str:
+    """A few digits; `unknown` for NaN."""
     if not isinstance(value, float):
         return str(value)
-    return unknown if value != value else f"{value:.3g}"
+    return unknown if value != value else f"{value:.{digits}g}"

@@ -56,9 +56,9 @@ def test_spread_is_unknown_beyond_an_end() -> None:
 
 
 def test_csv_leaves_out_what_is_not_known(tmp_path: Path) -> None:
-    path = write_csv([{"of": "a", "x": 0.12345, "y": math.nan}, {"of": "b", "x": 2.0, "y": 1e-9}], tmp_path / "t.csv")
+    path = write_csv([{"of": "a", "x": 0.12345, "y": math.nan}, {"of": "b", "x": 1e6, "y": 1e-9}], tmp_path / "t.csv")
     rows = list(csv.DictReader(path.read_text().splitlines()))
-    assert rows == [{"of": "a", "x": "0.123", "y": ""}, {"of": "b", "x": "2", "y": "1e-09"}]
+    assert rows == [{"of": "a", "x": "0.12345", "y": ""}, {"of": "b", "x": "1000000", "y": "1e-09"}]
 
 
 def test_columns_of_a_table_are_aligned() -> None:
