@@ -94,6 +94,18 @@ class Ensemble(nn.Module):
         back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
         return next_obs[back], Outcome(*(x[back] for x in outcome))
 
+    @torch.no_grad()
+    def disagreement(self, state: Tree, action: Tensor) -> Tensor:
+        """[B]: how far the elites' means lie apart, in standard deviations of the targets; 0 with one elite.
+
+        The root mean square over outputs of the standard deviation over elites (compare Pathak et al. 2019). The noise
+        that a Gaussian ensemble draws does not count, nor does the reward where it is computed.
+        """
+        x = torch.cat([state, self.spec.encode(action)], -1)
+        means = apply(self.freeze().net, x.expand(len(self.elite), *x.shape)).float()[..., : self.outputs]
+        spread = (means / self.targets.scale).std(0, correction=0)
+        return spread[:, : self.outputs - (self.reward_fn is not None)].square().mean(-1).sqrt()
+
     def _imagine(self, frozen: Frozen, obs: Tensor, action: Tensor) -> tuple[Tensor, Outcome]:
         x = torch.cat([obs, self.spec.encode(action)], -1)
         change, reward = self._sample(self._by_block(frozen.net, x))
