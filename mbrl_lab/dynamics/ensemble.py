@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -52,7 +52,7 @@ class Ensemble(nn.Module):
         gaussian: bool,
         propagation: str,
         lr: float,
-        weight_decay: float,
+        weight_decay: float | Sequence[float],
         clip: float,
         ends: Callable[[int, int], Ends],
         reward_fn: Head | None = None,
@@ -72,8 +72,7 @@ class Ensemble(nn.Module):
         self.min_logvar = nn.Parameter(torch.full((self.outputs,), -10.0))
         self.ends = ends(members, dim)
         self.register_buffer("elite", torch.arange(elites))
-        body = [*self.net.parameters(), self.max_logvar, self.min_logvar]
-        self.opt = torch.optim.Adam(body, lr, weight_decay=weight_decay, fused=True)
+        self.opt = torch.optim.Adam(self._groups(weight_decay), lr, fused=True)
         self._frozen: Frozen | None = None
         self.register_load_state_dict_post_hook(lambda *_: self.thaw())
 
@@ -147,7 +146,7 @@ class Ensemble(nn.Module):
         self.opt.zero_grad()
         differentiate(loss.sum())
         if self.clip:
-            nn.utils.clip_grad_norm_(self.opt.param_groups[0]["params"], self.clip)
+            nn.utils.clip_grad_norm_([p for group in self.opt.param_groups for p in group["params"]], self.clip)
         self.opt.step()
         metrics: Metrics = {"model/loss": loss.detach().mean()}
         if self.termination_fn is None and self.ends.unexplained:
@@ -222,6 +221,16 @@ class Ensemble(nn.Module):
 
     def thaw(self) -> None:
         self._frozen = None
+
+    def _groups(self, decay: float | Sequence[float]) -> list[dict[str, Any]]:
+        """The layers' weights with their decay, the same or one for each; then what does not decay."""
+        weights = list(self.net.weights)
+        each = [decay] * len(weights) if isinstance(decay, int | float) else list(decay)
+        if len(each) != len(weights):
+            allowed = f"a number or {len(weights)}, one for each layer"
+            raise ValueError(f"dynamics.weight_decay is {each}; it must be {allowed}")
+        rest = [*self.net.biases, self.max_logvar, self.min_logvar]
+        return [*({"params": [w], "weight_decay": d} for w, d in zip(weights, each, strict=True)), {"params": rest}]
 
     def _by_member(self, t: Transition) -> Transition:
         """[L, B] or [L, K, B] -> [K, N]."""
