@@ -14,7 +14,7 @@ from mbrl_lab.app import run, say, stored_config
 from mbrl_lab.config import CONF, ConfigError, check, compose_config
 from mbrl_lab.report.compare import by_group, by_run, draw_comparison, find_runs, grouped, read_run
 from mbrl_lab.report.tables import table, write_csv
-from mbrl_lab.tracking.folder import RunFolder
+from mbrl_lab.tracking.folder import ConfigMismatch, RunFolder
 from mbrl_lab.tracking.signals import STOPPED
 
 ALGOS = {"continuous": ("mpc", "mbpo", "sac"), "discrete": ("mpc", "mbpo", "ddqn")}
@@ -54,7 +54,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--algos", help="e.g. mpc,sac; by default mpc, mbpo and sac, or ddqn where actions are discrete")
     p.add_argument("--steps", type=int, help="real steps of each run; by default each preset's own")
     p.add_argument("--threshold", type=float, help="a return to count steps to (env.threshold, or gymnasium's own)")
-    p.add_argument("--out", type=Path, help="the figure (outputs/compare/ENV/compare.png); a CSV file beside it")
+    p.add_argument("--into", type=Path, help="the folder of the runs that are trained (outputs/compare/ENV)")
+    p.add_argument("--out", type=Path, help="the figure (compare.png in the folder of the runs); a CSV file beside it")
     return p
 
 
@@ -67,7 +68,9 @@ def compare(args: argparse.Namespace) -> None:
     if overrides and places:
         raise ConfigError(f"{overrides[0]} is a setting; runs that are there have theirs")
     if args.env:
-        places = train(args.env, args.seeds, algos_of(args), args.steps, overrides)
+        jobs = jobs_of(args, overrides)
+        train(jobs)
+        places = list(jobs)
     out = args.out or (places[0].parent if args.env else places[0]) / "compare.png"
     show(places, out, args.threshold)
 
@@ -81,23 +84,31 @@ def algos_of(args: argparse.Namespace) -> tuple[str, ...]:
     return tuple(algo for algo in known if (CONF / "recipe" / f"{algo}_{family}.yaml").is_file())
 
 
-def train(env: str, seeds: int, algos: Sequence[str], steps: int | None, overrides: Sequence[str]) -> list[Path]:
-    """Every algorithm with every seed, one run after the other; those that are done are left as they are."""
-    if seeds < 1:
-        raise ConfigError(f"--seeds is {seeds}; it must be a whole number from 1")
-    jobs = {
-        Path("outputs", "compare", env, f"{algo}-seed{seed}"): words(algo, env, seed, steps, overrides)
-        for seed in range(seeds)
+def jobs_of(args: argparse.Namespace, overrides: Sequence[str]) -> dict[Path, list[str]]:
+    """Folder and overrides of every run: all algorithms with the first seed, then with the next."""
+    if args.seeds < 1:
+        raise ConfigError(f"--seeds is {args.seeds}; it must be a whole number from 1")
+    home = args.into or Path("outputs", "compare", args.env)
+    algos = algos_of(args)
+    return {
+        home / f"{algo}-seed{seed}": words(algo, args.env, seed, args.steps, overrides)
+        for seed in range(args.seeds)
         for algo in algos
     }
+
+
+def train(jobs: dict[Path, list[str]]) -> None:
+    """One run after the other, when all of them can be; those that are done are left as they are."""
     configs = [compose_config(job) for job in jobs.values()]
     for cfg in configs:
         check(cfg)
     for k, ((place, job), cfg) in enumerate(zip(jobs.items(), configs, strict=True)):
         print(f"compare   run {k + 1} of {len(jobs)}: {place}", flush=True)
-        if not finished(place, cfg):
-            run(cfg, place, job)
-    return list(jobs)
+        try:
+            if not finished(place, cfg):
+                run(cfg, place, job)
+        except ConfigMismatch as error:
+            raise ConfigError(f"{error}\nhere another folder is chosen by --into") from error
 
 
 def words(algo: str, env: str, seed: int, steps: int | None, overrides: Sequence[str]) -> list[str]:

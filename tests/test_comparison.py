@@ -52,6 +52,10 @@ def test_two_algorithms_are_trained_once_and_drawn(
     assert (here / "again.png").stat().st_size > 0 and (here / "again.csv").exists()
     with pytest.raises(AssertionError, match="done"):
         main([*line, *SMALL, "eval.episodes=2"])
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    assert main([*line, *SMALL, "eval.episodes=2"]) == 2
+    assert capsys.readouterr().err.endswith("eval.episodes: 1 -> 2\nhere another folder is chosen by --into\n")
 
 
 ERRORS = [
