@@ -14,7 +14,7 @@ USABLE := -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))'
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo train test test-slow check format clean
+.PHONY: help setup demo train compare test test-slow check format clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ demo: $(STAMP) ## Train and evaluate the CartPole planner in minutes, ARGS="..."
 
 train: $(STAMP) ## Train, e.g. make train ARGS="env=pendulum seed=1".
 	$(PY) scripts/train.py $(ARGS)
+
+compare: $(STAMP) ## Train mpc, mbpo and sac (or ddqn) and draw them together: ENV=pendulum SEEDS=3 STEPS= ARGS="...".
+	$(PY) scripts/compare.py --env $(or $(ENV),pendulum) --seeds $(or $(SEEDS),3) $(if $(STEPS),--steps $(STEPS)) $(ARGS)
 
 test: $(STAMP) ## Run the quick tests.
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(ARGS)

@@ -64,13 +64,16 @@ def make_run(algo: str = "mpc", env: str = "cartpole", *overrides: str, folder: 
     return runner
 
 
-def load_run(folder: Path | str, checkpoint: str = "last", device: str = "auto") -> Runner:
+def load_run(folder: Path | str, checkpoint: str = "last", device: str = "auto", with_replay: bool = False) -> Runner:
     """A run with the weights of its `last` or `best` checkpoint, or those in another checkpoint's folder, to evaluate.
 
+    `with_replay`: what it had in replay too, where the checkpoint keeps that; `best` does not.
     Raises ConfigError where there is no run or no checkpoint.
     """
     home = RunFolder(folder)
-    cfg = OmegaConf.merge(stored_config(home), {"runtime": {"device": device}, "replay": {"capacity": 2}})
+    stored = stored_config(home)
+    changes: dict[str, Any] = {"runtime": {"device": device}} | ({} if with_replay else {"replay": {"capacity": 2}})
+    cfg = OmegaConf.merge(stored, changes)
     assert isinstance(cfg, DictConfig)
     place = {"last": home.last, "best": home.best}.get(checkpoint, Path(checkpoint))
     loaded = Checkpoint(place).load()
@@ -79,6 +82,10 @@ def load_run(folder: Path | str, checkpoint: str = "last", device: str = "auto")
     runner = build_runner(cfg, home)
     runner.steps = loaded.state["step"]
     load_module_state(runner.algo, loaded.state["algo"])
+    if with_replay and "replay" in loaded.state:
+        runner.replay.load_state_dict(loaded.state["replay"])
+        for start, rows in loaded.rows:
+            runner.replay.restore(start, rows)
     return runner
 
 

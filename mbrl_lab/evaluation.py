@@ -34,6 +34,8 @@ def main(argv: Sequence[str]) -> int:
             film_logged(RunFolder(args.run), args.episode)
         elif args.render:
             show(args.run, args.checkpoint)
+        elif args.model:
+            judge(args.run, args.checkpoint)
         else:
             evaluate(args.run, args.checkpoint, args.episodes, args.video, args.logger)
     except Exception as error:
@@ -46,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Every option; --episode and --render do their one thing instead of evaluating."""
+    """Every option; --episode, --render and --model do their one thing instead of evaluating."""
     p = argparse.ArgumentParser(prog="evaluate.py", description=__doc__)
     p.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
     p.add_argument("--episodes", metavar="N", type=partial(count, low=1), default=20, help="how many to play (20)")
@@ -58,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
         "--episode", metavar="PHASE:K", help="only film the K-th logged episode: train:0 the first, eval:-1 the latest"
     )
     alone.add_argument("--render", action="store_true", help="only show the first episode, live in a window")
+    alone.add_argument("--model", action="store_true", help="only judge the world model: errors, calibration, plans")
     return p
 
 
@@ -136,6 +139,23 @@ def pictures(runner: Runner, name: str) -> list[Path]:
     from mbrl_lab.report import draw
 
     return draw(runner, name)
+
+
+def judge(run: Path, checkpoint: str) -> None:
+    """How good the run's world model is: numbers here, pictures and CSV files in diagnostics/."""
+    from mbrl_lab.report import draw_model, fitted, model_of
+    from mbrl_lab.report.diagnosis import numbers
+    from mbrl_lab.report.tables import words
+
+    runner = load_run(run, checkpoint, with_replay=True)
+    runner.envs.close()
+    if model_of(runner.algo) is None:
+        raise ConfigError(f"--model: {run} was trained by {type(runner.algo).__name__}, which has no world model")
+    if not fitted(runner):
+        raise ConfigError(f"--model: the model of {run} was not fitted yet by step {runner.steps:,}")
+    seen, paths = draw_model(runner, checkpoint_name(runner.folder, checkpoint))
+    print(words(seen, numbers(seen)))
+    tell("report", paths)
 
 
 def tell(kind: str, paths: Sequence[Path]) -> None:

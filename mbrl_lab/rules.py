@@ -73,6 +73,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "env.frame_skip": integer(1),
     "env.score.random": number(-1e9, 1e9),
     "env.score.human": number(-1e9, 1e9),
+    "env.threshold": number(-1e9, 1e9),
     "algo.warmup": integer(2),
     "algo.every": integer(1),
     "algo.batch": integer(1),

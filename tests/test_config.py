@@ -132,7 +132,7 @@ def every_config() -> list[DictConfig]:
     ]
 
 
-MAY_BE_NEGATIVE = {"policy.v_min", "policy.v_max", "env.score.random", "env.score.human"}
+MAY_BE_NEGATIVE = {"policy.v_min", "policy.v_max", "env.score.random", "env.score.human", "env.threshold"}
 
 
 ALLOWED = [("algo.real_ratio", None), ("dynamics.weight_decay", [1])]

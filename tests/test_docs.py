@@ -15,6 +15,7 @@ import pytest
 from omegaconf import OmegaConf
 
 import mbrl_lab.config as config
+from mbrl_lab import comparison
 from mbrl_lab.app import make_run
 from mbrl_lab.config import CONF, check, compose_config
 from mbrl_lab.evaluation import parser
@@ -137,6 +138,12 @@ def test_commands_compose(page: str, line: list[str], with_examples: None) -> No
     assert (ROOT / script).exists()
     if script == "scripts/evaluate.py":
         parser().parse_args(words)
+        return
+    if script == "scripts/compare.py":
+        args = comparison.parser().parse_intermixed_args(words)
+        algos = comparison.algos_of(args) if args.env else ()
+        for algo in algos:
+            check(compose_config(comparison.words(algo, args.env, 0, args.steps, args.words)))
         return
     overrides = [word for word in words if "=" in word]
     assert set(words) - set(overrides) <= {"-m", "--cfg", "job"}

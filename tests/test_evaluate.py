@@ -202,3 +202,36 @@ def test_episodes_at_the_time_limit_are_counted(run: Path) -> None:
     assert scored["hns"] == pytest.approx(0.5)
     assert table(scored).splitlines()[1].split()[-2:] == ["0.500", "0"]
     runner.envs.close()
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 120 steps whose model was fitted at the hundredth."""
+    folder = tmp_path_factory.mktemp("runs") / "planned"
+    settings = {"steps": 120, "eval.every": 0, "eval.final_episodes": 1, "algo.fit.max_updates": 5, "algo.warmup": 100}
+    small = {"planner.horizon": 4, "planner.population": 16, "planner.iterations": 1}
+    short = "+env.make.max_episode_steps=40"
+    runner = make_run("mpc", "cartpole", "video.final=0", short, folder=folder, **settings, **small)
+    runner.run()
+    runner.envs.close()
+    return folder
+
+
+def test_the_model_can_be_judged_alone(planned: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(planned), "--model"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "hold-out transitions" in lines[0] and lines[1].split()[:4] == ["of", "error", "bias", "spread"]
+    assert [line.split()[0] for line in lines[2:7]] == ["state"] * 4 + ["reward"]
+    assert any(line.startswith("plans    promised ") and "ms each" in line for line in lines)
+    values = json.loads((planned / "diagnostics" / "model.json").read_text())
+    assert {"model/error", "model/spread", "model/coverage_95", "time/plan"} <= set(values)
+    rows = (planned / "diagnostics" / "dimensions.csv").read_text().splitlines()
+    assert rows[0] == "of,error,bias,spread,in_50,in_80,in_95" and len(rows) == 6
+    assert len((planned / "diagnostics" / "horizon.csv").read_text().splitlines()) == 51
+    assert not (planned / "evaluations").exists()
+
+
+def test_a_run_without_a_model_has_none_to_judge(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(run), "--model"]) == 2
+    error = capsys.readouterr().err
+    assert error == f"error: --model: {run} was trained by Random, which has no world model\n"

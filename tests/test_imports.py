@@ -27,7 +27,15 @@ LAYERS = [
     "report",
     "rules",
 ]
-TOP = {"", "explain", "config", "app", "evaluation", "doctor"}  # what puts a run together may import everything
+TOP = {
+    "",
+    "explain",
+    "config",
+    "app",
+    "evaluation",
+    "comparison",
+    "doctor",
+}  # what puts a run together may import everything
 NARROWER: dict[str, set[str]] = {"tracking": {"types", "ops", "env"}, "rules": set()}
 
 FILES = sorted(PACKAGE.rglob("*.py"))

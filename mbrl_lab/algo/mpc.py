@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import torch
@@ -31,7 +32,7 @@ class MPC(Algo):
         self.spec, self.model, self.planner, self.fit = spec, dynamics(spec), planner, fit
         self.warmup, self.every = warmup, every
         self.register_buffer("ready", torch.zeros((), dtype=torch.bool))
-        self.promise = torch.zeros(())
+        self.promise, self.seconds = torch.zeros(()), 0.0
 
     @torch.no_grad()
     def act(self, step: Step, carry: Tree | None, explore: bool) -> tuple[Tensor, Tree]:
@@ -42,17 +43,25 @@ class MPC(Algo):
         plan = tree_map(lambda new, old: _where(step.first, new, old), fresh, carry["plan"])
         if not self.ready:
             return self.spec.random(batch, device), {"state": state, "plan": plan}
+        began = time.monotonic()
         action, plan = self.planner.plan(self.model, state, plan)
         if explore:
-            self.promise = plan["score"].mean()
+            self.promise, self.seconds = plan["score"].mean(), taken(began, device)
         return action, {"state": state, "plan": plan}
 
     def learn(self, replay: Replay, before: int, after: int) -> Metrics:
-        metrics: Metrics = {"planner/score": self.promise} if self.ready else {}
+        metrics: Metrics = {"planner/score": self.promise, "time/plan": self.seconds} if self.ready else {}
         if after >= self.warmup and crossed(before - self.warmup, after - self.warmup, self.every):
             metrics |= self.fit(self.model, replay) if isinstance(self.model, nn.Module) else {}
             self.ready.fill_(True)
         return metrics
+
+
+def taken(began: float, device: torch.device) -> float:
+    """Seconds since `began`, by when the device has done what was asked of it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.monotonic() - began
 
 
 def _where(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mbrl_lab.dynamics.ends import Ends
+from mbrl_lab.dynamics.judge import Judgement, judgement
 from mbrl_lab.dynamics.normaliser import Normaliser, fold
 from mbrl_lab.nets import EnsembleMLP
 from mbrl_lab.nets.ensemble import Layers, apply, as_computed
@@ -111,15 +112,16 @@ class Ensemble(nn.Module):
         next_obs = obs + change
         if self.reward_fn is not None:
             reward = self.reward_fn(obs, action, next_obs)
+        return next_obs, Outcome(reward, self._discount(frozen, obs, action, next_obs))
+
+    def _discount(self, frozen: Frozen, obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+        """[N]: the probability that the episode goes on."""
         if self.termination_fn is not None:
-            discount = 1 - self.termination_fn(obs, action, next_obs).float()
-        elif frozen.ends is not None:
-            discount = self.ends.known(obs, next_obs)
-            if frozen.ends:
-                discount = discount * self._by_block(frozen.ends, next_obs, self.ends.learned)
-        else:
-            discount = torch.ones_like(reward)
-        return next_obs, Outcome(reward, discount)
+            return 1 - self.termination_fn(obs, action, next_obs).float()
+        if frozen.ends is None:
+            return torch.ones_like(next_obs[:, 0])
+        discount = self.ends.known(obs, next_obs)
+        return discount * self._by_block(frozen.ends, next_obs, self.ends.learned) if frozen.ends else discount
 
     def _sample(self, out: Tensor) -> tuple[Tensor, Tensor]:
         """Network outputs [N, O or 2 O] -> change of observation [N, D] and reward [N], drawn if Gaussian."""
@@ -170,6 +172,21 @@ class Ensemble(nn.Module):
         t = self._by_member(steps.transitions())
         error = self._outputs(t)[..., : self.outputs] - self._targets(t)
         return masked_mean(error.square().mean(-1), t.valid, 1)
+
+    @torch.no_grad()
+    def judge(self, steps: Step) -> Judgement:
+        """What the elites say of rows [L, B], all of them valid, beside what happened."""
+        t = steps.transitions()
+        out, target = self._outputs(self._by_member(t))[self.elite].float(), self._targets(t).flatten(0, 1)
+        mean = out[..., : self.outputs]
+        std = (0.5 * self._bounded(out[..., self.outputs :])).exp() if self.gaussian else None
+        obs, action, ended = (x.flatten(0, 1) for x in (t.obs, t.action, t.terminal))
+        change = mean.mean(0)[:, :-1] * self.targets.scale[:-1] + self.targets.mean[:-1]
+        end = 1 - self._discount(self.freeze(), obs, action, obs + change)
+        reward = None
+        if self.reward_fn is not None:
+            reward = (self.reward_fn(obs, action, obs + change) - self.targets.mean[-1]) / self.targets.scale[-1]
+        return judgement(mean, std, target, end, ended, reward)
 
     def normalise(self, steps: Step) -> None:
         """Take the scales of inputs and targets from real rows [2, N], all of them valid."""

@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from mbrl_lab.dynamics.judge import Judgement
 from mbrl_lab.nets import EnsembleMLP
 from mbrl_lab.ops import hash_uniform
 from mbrl_lab.replay import Replay
@@ -23,6 +24,7 @@ class Fittable(Protocol):
     def bound(self, steps: Step) -> None: ...
     def update(self, steps: Step, ends: Step | None = None) -> tuple[Tree, Metrics]: ...
     def validate(self, steps: Step) -> Tensor: ...
+    def judge(self, steps: Step) -> Judgement: ...
     def choose(self, error: Tensor) -> None: ...
     def thaw(self) -> None: ...
 
@@ -50,8 +52,7 @@ class Fit:
 
     def __call__(self, model: Fittable, replay: Replay) -> Metrics:
         cells = replay.transitions()
-        held = hash_uniform(cells, salt=0) < self.holdout
-        train, test = cells[~held], cells[held][-self.max_holdout :]
+        train, test = self.split(cells)
         test = test if len(test) else train
         model.normalise(replay.read(train, 2))
         rows = replay.read(cells, 2)
@@ -72,7 +73,13 @@ class Fit:
         best.restore()
         averages: Metrics = {k: v / updates for k, v in sums.items()}
         refuse_divergence(averages)
-        return averages | {"model/holdout_error": best.error.mean(), "model/updates": float(updates)}
+        averages |= {"model/holdout_error": best.error.mean(), "model/updates": float(updates)}
+        return averages | model.judge(best.rows).metrics()
+
+    def split(self, cells: Tensor) -> tuple[Tensor, Tensor]:
+        """Those to train on, and the newest of those that never are."""
+        held = hash_uniform(cells, salt=0) < self.holdout
+        return cells[~held], cells[held][-self.max_holdout :]
 
     def _spent(self, updates: int) -> bool:
         return 0 < self.max_updates <= updates

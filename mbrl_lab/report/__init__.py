@@ -4,25 +4,33 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mbrl_lab.algo import MPC
 from mbrl_lab.report.curves import draw_curves
-from mbrl_lab.report.diagnosis import draw_diagnosis
+from mbrl_lab.report.diagnosis import Diagnosis, diagnose, draw_diagnosis, model_of
 from mbrl_lab.runner import Runner
 
-__all__ = ["draw"]
+__all__ = ["draw", "draw_model", "fitted", "model_of"]
 
 
 def draw(runner: Runner, checkpoint: str = "last") -> list[Path]:
     """Write pictures and numbers into the run's diagnostics/; training is not disturbed. Returns what was written.
 
-    curves.png for every run that has logged something; predicted.png, errors.png, planned.png and model.json where a
-    fitted model plans, those of another `checkpoint` than the last in a folder of its name.
+    curves.png for every run that has logged something; what `draw_model` writes where there is a fitted model.
     """
-    home = runner.folder.diagnostics
-    home.mkdir(parents=True, exist_ok=True)
+    runner.folder.diagnostics.mkdir(parents=True, exist_ok=True)
     paths = draw_curves(runner.folder)
-    if isinstance(runner.algo, MPC) and runner.algo.ready:
-        home = home if checkpoint == "last" else home / checkpoint
-        home.mkdir(exist_ok=True)
-        paths += draw_diagnosis(runner, runner.algo, home)
+    if fitted(runner):
+        paths += draw_model(runner, checkpoint)[1]
     return paths
+
+
+def draw_model(runner: Runner, checkpoint: str = "last") -> tuple[Diagnosis, list[Path]]:
+    """Judge the model and the planner; those of another `checkpoint` than the last get a folder of its name."""
+    home = runner.folder.diagnostics if checkpoint == "last" else runner.folder.diagnostics / checkpoint
+    home.mkdir(parents=True, exist_ok=True)
+    seen = diagnose(runner, runner.algo)
+    return seen, draw_diagnosis(seen, runner.folder.path.name, home)
+
+
+def fitted(runner: Runner) -> bool:
+    """Whether there is a world model that has seen data."""
+    return model_of(runner.algo) is not None and bool(getattr(runner.algo, "ready", True))

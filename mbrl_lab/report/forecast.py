@@ -69,6 +69,12 @@ def state_error(seen: Forecast, scale: Tensor) -> Tensor:
     return error.square().mean((1, 3)).sqrt().where(seen.valid, torch.nan)
 
 
+def state_spread(seen: Forecast, scale: Tensor) -> Tensor:
+    """[H, N]: standard deviation over copies, root mean square over dimensions, in the same units."""
+    spread = (seen.predicted[..., :-1] / scale[:-1]).var(1, correction=0)
+    return spread.mean(2).sqrt().where(seen.valid, torch.nan)
+
+
 def still_error(seen: Forecast, scale: Tensor) -> Tensor:
     """[H, N]: the error of who says that nothing changes."""
     error = (seen.true[..., :-1] - seen.start) / scale[:-1]

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mbrl_lab.report.canvas import BLUE, COLOURS, GREY, INK, ORANGE, RED, grid, legend, name, save
-from mbrl_lab.report.forecast import COPIES, TINY, Forecast, state_error, still_error, typical
+from mbrl_lab.report.forecast import COPIES, TINY, Forecast, state_error, state_spread, still_error, typical
 from mbrl_lab.report.promise import correlation, longest_episode, pairs
 
 Array = NDArray[Any]
@@ -91,6 +91,7 @@ def draw_growth(axes: Axes, far: Forecast, scale: Tensor) -> None:
     error = _quartiles(state_error(far, scale))
     axes.fill_between(steps, error[0], error[2], color=BLUE, alpha=0.2, linewidth=0)
     axes.plot(steps, error[1], color=BLUE, label="model, median and quartiles")
+    axes.plot(steps, _quartiles(state_spread(far, scale))[1], color=ORANGE, label="spread of its copies, median")
     axes.plot(steps, _quartiles(still_error(far, scale))[1], "--", color=GREY, label="no change")
     axes.set_yscale("log")
     name(axes, "Open-loop error of the state", "steps ahead", "rms, in std of the one-step change")

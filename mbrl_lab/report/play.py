@@ -1,35 +1,49 @@
-"""Fresh episodes to judge a model and a planner by."""
+"""Fresh episodes to judge a model, and a planner where there is one, by."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import closing
+from statistics import median
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from mbrl_lab.algo import MPC
+from mbrl_lab.algo.mpc import taken
 from mbrl_lab.env import Envs
 from mbrl_lab.runner import DIAGNOSIS, Runner
-from mbrl_lab.types import Step, Tree, WorldModel
+from mbrl_lab.types import Algo, Step, Tree, WorldModel
 
 Act = Callable[[Step, Tree | None], tuple[Tensor, Tree | None]]
 
 
 class Play(NamedTuple):
-    """What was seen, what the model made of it, and what the planner promised at every row but the last."""
+    """What was seen, what the model made of it, and what a planner promised at every row but the last."""
 
     rows: Step  # [T + 1, B]
     states: Tree  # [T + 1, B, ...]
-    promised: Tensor  # [T, B]
+    promised: Tensor  # [T, B]; NaN where nothing plans
+    seconds: float  # median of what a choice of B actions took
 
 
-def play_planned(runner: Runner, algo: MPC, num: int, steps: int) -> Play:
+def play_policy(runner: Runner, algo: Algo, model: WorldModel, num: int, steps: int) -> Play:
     """[steps + 1, num] rows of the policy as it is, without exploring."""
-    rows, carries = play(runner, lambda row, carry: algo.act(row, carry, explore=False), num, steps)
-    return Play(rows, observe(algo.model, rows), torch.stack([c["plan"]["score"] for c in carries]).float())
+    seconds: list[float] = []
+
+    def act(row: Step, carry: Tree | None) -> tuple[Tensor, Tree | None]:
+        began = time.monotonic()
+        chosen = algo.act(row, carry, explore=False)
+        seconds.append(taken(began, runner.device))
+        return chosen
+
+    rows, carries = play(runner, act, num, steps)
+    promised = torch.full_like(rows.reward[1:], torch.nan)
+    if hasattr(algo, "planner"):
+        promised = torch.stack([c["plan"]["score"] for c in carries]).float()
+    return Play(rows, observe(model, rows), promised, median(seconds))
 
 
 def play_random(runner: Runner, num: int, steps: int) -> Step:

@@ -13,7 +13,7 @@ import torch
 
 from mbrl_lab import make_run
 from mbrl_lab.algo import MPC
-from mbrl_lab.dynamics import Analytic, Ensemble
+from mbrl_lab.dynamics import Analytic, Ensemble, Fit
 from mbrl_lab.env import physics
 from mbrl_lab.planner import CEM
 from mbrl_lab.report import draw
@@ -43,7 +43,17 @@ def test_a_run_that_plans_has_every_picture(make: MakeRunner, env: str) -> None:
     runner = make("mpc", env, "planner=cem", **TINY)
     runner.folder.metrics.write_text('{"step": 5, "model/loss": 0.1}\n')
     paths = draw(runner)
-    assert [p.name for p in paths] == ["curves.png", "predicted.png", "errors.png", "planned.png", "model.json"]
+    assert [p.name for p in paths] == [
+        "curves.png",
+        "predicted.png",
+        "against.png",
+        "errors.png",
+        "calibration.png",
+        "planned.png",
+        "dimensions.csv",
+        "horizon.csv",
+        "model.json",
+    ]
     assert all(p.parent == runner.folder.diagnostics and p.stat().st_size > 0 for p in paths)
     values = json.loads(paths[-1].read_text())
     assert all(v is None or isinstance(v, float) for v in values.values())
@@ -80,6 +90,8 @@ def test_the_true_dynamics_make_no_error_and_keep_their_promise(make: MakeRunner
     algo.ready.fill_(True)
     seen = diagnose(runner, algo, num=2, steps=60)
     values = numbers(seen)
+    assert values["model/error"] < 1e-3 and values["model/spread"] < 1e-3 and not seen.held_out
+    assert seen.seconds > 0 and seen.judged.below.isnan().all(), "true equations do not doubt"
     assert values["model/one_step_error"] < 1e-3 and values["model/error_at_10"] < 1e-2
     assert values["model/reward_error"] == 0
     assert (values["model/end_at_ends"], values["model/end_elsewhere"]) == (1, 0)
@@ -99,6 +111,20 @@ def test_the_runner_does_not_notice(make: MakeRunner) -> None:
     torch.rand(1)
     again = numbers(diagnose(runner, runner.algo, steps=20))
     assert str(first) == str(again)
+
+
+def test_a_model_is_judged_on_its_hold_out(make: MakeRunner) -> None:
+    """Transitions in replay whose numbers put them there, and none of them in what is fitted on."""
+    runner = make("mpc", "cartpole", "planner=cem", **TINY)
+    assert isinstance(runner.algo, MPC) and isinstance(runner.algo.fit, Fit)
+    runner.replay.add(runner.envs.reset())
+    for _ in range(100):
+        runner.replay.add(runner.envs.step(runner.envs.spec.random(1)))
+    seen = diagnose(runner, runner.algo, steps=20)
+    train, test = runner.algo.fit.split(runner.replay.transitions())
+    assert seen.held_out and len(seen.judged.true) == len(test) > 0
+    assert not set(train.tolist()) & set(test.tolist())
+    assert len(train) + len(test) == len(runner.replay.transitions())
 
 
 @pytest.mark.parametrize("scale", [1e30, float("nan")])

@@ -1,0 +1,159 @@
+"""Train several algorithms on one environment with equal seeds, or take runs that are there, and draw them together."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import gymnasium
+from omegaconf import DictConfig, OmegaConf
+
+from mbrl_lab.app import run, say, stored_config
+from mbrl_lab.config import CONF, ConfigError, check, compose_config
+from mbrl_lab.report.compare import by_group, by_run, draw_comparison, find_runs, grouped, read_run
+from mbrl_lab.report.tables import table, write_csv
+from mbrl_lab.tracking.folder import ConfigMismatch, RunFolder
+from mbrl_lab.tracking.signals import STOPPED
+
+ALGOS = {"continuous": ("mpc", "mbpo", "sac"), "discrete": ("mpc", "mbpo", "ddqn")}
+"""What is compared by default; on images whatever else there is a recipe for."""
+
+OTHERS = ("ddqn", "ppo", "sac")
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command line; returns its exit code: 2, and one line, for what the user can mend."""
+    args = parser().parse_intermixed_args(argv)
+    try:
+        compare(args)
+    except KeyboardInterrupt:
+        print(STOPPED, file=sys.stderr)
+        return 130
+    except Exception as error:
+        words = say(error)
+        if words is None:
+            raise
+        print(f"error: {words}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Every option."""
+    p = argparse.ArgumentParser(prog="compare.py", description=__doc__)
+    p.add_argument(
+        "words",
+        metavar="FOLDER|KEY=VALUE",
+        nargs="*",
+        help="runs, or folders that hold some; with --env settings for all that is trained, mpc:KEY=VALUE for one algo",
+    )
+    p.add_argument("--env", help="train on this environment")
+    p.add_argument("--seeds", metavar="N", type=int, default=3, help="seeds 0 to N - 1 (3)")
+    p.add_argument("--algos", help="e.g. mpc,sac; by default mpc, mbpo and sac, or ddqn where actions are discrete")
+    p.add_argument("--steps", type=int, help="real steps of each run; by default each preset's own")
+    p.add_argument("--threshold", type=float, help="a return to count steps to (env.threshold, or gymnasium's own)")
+    p.add_argument("--into", type=Path, help="the folder of the runs that are trained (outputs/compare/ENV)")
+    p.add_argument("--out", type=Path, help="the figure (compare.png in the folder of the runs); a CSV file beside it")
+    return p
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Train what is not done yet, then draw and print."""
+    overrides = [word for word in args.words if "=" in word]
+    places = [Path(word) for word in args.words if "=" not in word]
+    if bool(args.env) == bool(places):
+        raise ConfigError("give either --env, to train, or folders of runs, e.g. outputs/compare/pendulum")
+    if overrides and places:
+        raise ConfigError(f"{overrides[0]} is a setting; runs that are there have theirs")
+    if args.env:
+        jobs = jobs_of(args, overrides)
+        train(jobs)
+        places = list(jobs)
+    out = args.out or (places[0].parent if args.env else places[0]) / "compare.png"
+    show(places, out, args.threshold)
+
+
+def algos_of(args: argparse.Namespace) -> tuple[str, ...]:
+    """Those that were asked for, or those that suit the environment's family."""
+    if args.algos:
+        return tuple(args.algos.split(","))
+    family = compose_config([f"env={args.env}", "algo=random"]).family.name
+    known = ALGOS.get(family, OTHERS)
+    return tuple(algo for algo in known if (CONF / "recipe" / f"{algo}_{family}.yaml").is_file())
+
+
+def jobs_of(args: argparse.Namespace, overrides: Sequence[str]) -> dict[Path, list[str]]:
+    """Folder and overrides of every run: all algorithms with the first seed, then with the next."""
+    if args.seeds < 1:
+        raise ConfigError(f"--seeds is {args.seeds}; it must be a whole number from 1")
+    home = args.into or Path("outputs", "compare", args.env)
+    algos = algos_of(args)
+    return {
+        home / f"{algo}-seed{seed}": words(algo, args.env, seed, args.steps, overrides)
+        for seed in range(args.seeds)
+        for algo in algos
+    }
+
+
+def train(jobs: dict[Path, list[str]]) -> None:
+    """One run after the other, when all of them can be; those that are done are left as they are."""
+    configs = [compose_config(job) for job in jobs.values()]
+    for cfg in configs:
+        check(cfg)
+    for k, ((place, job), cfg) in enumerate(zip(jobs.items(), configs, strict=True)):
+        print(f"compare   run {k + 1} of {len(jobs)}: {place}", flush=True)
+        try:
+            if not finished(place, cfg):
+                run(cfg, place, job)
+        except ConfigMismatch as error:
+            raise ConfigError(f"{error}\nhere another folder is chosen by --into") from error
+
+
+def words(algo: str, env: str, seed: int, steps: int | None, overrides: Sequence[str]) -> list[str]:
+    """The overrides of one run: those for all, and those that name its algorithm."""
+    common, own = [f"steps={steps}"] if steps else [], []
+    for override in overrides:
+        before, colon, after = override.partition(":")
+        if not colon or "=" in before:
+            common.append(override)
+        elif before == algo:
+            own.append(after)
+    return [f"algo={algo}", f"env={env}", f"seed={seed}", f"name={algo}", "video.final=0", *common, *own]
+
+
+def finished(place: Path, cfg: DictConfig) -> bool:
+    """Whether a run is there that needs no more steps; another config's is not, and is refused when it is started."""
+    folder = RunFolder(place)
+    if not (place / "status.json").exists() or folder.status()["state"] != "done":
+        return False
+    same = OmegaConf.to_container(stored_config(folder), resolve=True) == OmegaConf.to_container(cfg, resolve=True)
+    return bool(same)
+
+
+def show(places: Sequence[Path], out: Path, threshold: float | None) -> None:
+    """One figure, a CSV file beside it, and a table."""
+    curves = [curve for curve in map(read_run, find_runs(places)) if len(curve.steps)]
+    if not curves:
+        raise ConfigError(f"nothing was evaluated yet in {places[0]}: eval.every may be 0")
+    groups = grouped(curves)
+    cfg = stored_config(RunFolder(curves[0].folder))
+    target = threshold if threshold is not None else threshold_of(cfg)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draw_comparison(groups, title(places, cfg), target, out)
+    print(table(by_group(groups, target)))
+    print(f"picture   {out}\nnumbers   {write_csv(by_run(groups, target), out.with_suffix('.csv'))}")
+
+
+def title(places: Sequence[Path], cfg: DictConfig) -> str:
+    """The environment, by the name of its gymnasium id where it has one."""
+    env = OmegaConf.select(cfg, "env.make.id") or OmegaConf.select(cfg, "env.game") or places[0].parent.name
+    return str(env)
+
+
+def threshold_of(cfg: DictConfig) -> float | None:
+    """The environment file's `threshold`, or the return at which gymnasium calls a task solved, if there is one."""
+    given = cfg.env.get("threshold")
+    known = gymnasium.registry.get(str(OmegaConf.select(cfg, "env.make.id")))
+    return given if given is not None else known.reward_threshold if known else None

@@ -1,0 +1,213 @@
+"""Several runs in one figure: return against real steps and against seconds, seeds taken together."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.ticker import EngFormatter
+from numpy.typing import NDArray
+
+from mbrl_lab.report.canvas import COLOURS, GREY, grid, legend, name, save
+from mbrl_lab.report.curves import read_metrics, series
+from mbrl_lab.report.tables import Row
+from mbrl_lab.tracking.folder import ABSENT, MAY_CHANGE, RunFolder, flatten
+
+Array = NDArray[np.float64]
+
+ALIKE = MAY_CHANGE | {"seed", "hydra", "log_every"}
+"""Settings by which runs do not differ in kind."""
+
+MANY = 3
+"""Settings that a label names; where runs differ in more, and no override tells them apart, it is their folder's."""
+
+RESAMPLES = 5_000
+
+
+class Curve(NamedTuple):
+    """A run's evaluations while it trained: mean returns after so many real steps and seconds of training."""
+
+    folder: Path
+    seed: int
+    settings: dict[str, Any]  # flat, without what is alike
+    overrides: dict[str, str]
+    steps: Array  # [N]
+    seconds: Array  # [N] those of evaluations not counted
+    returns: Array  # [N]
+
+
+class Group(NamedTuple):
+    """Runs that differ by their seeds alone."""
+
+    label: str
+    curves: list[Curve]
+
+
+def find_runs(places: Sequence[Path]) -> list[Path]:
+    """The folders of runs among and under some places. ValueError where a place has none."""
+    found: list[Path] = []
+    for place in places:
+        runs = sorted({path.parent for path in place.rglob("config.yaml")}, key=natural)
+        if not runs:
+            raise ValueError(f"{place} holds no run: there is no config.yaml in it")
+        found += [run for run in runs if run not in found]
+    return found
+
+
+def natural(path: Path) -> list[Any]:
+    """To sort 2 before 10."""
+    return [int(x) if x.isdecimal() else x for x in re.split(r"(\d+)", str(path))]
+
+
+def read_run(folder: Path) -> Curve:
+    """What a run logged so far."""
+    home = RunFolder(folder)
+    config = home.config() or {}
+    settings = flatten({k: v for k, v in config.items() if k not in ALIKE})
+    path = folder / "overrides.txt"
+    words = path.read_text().splitlines() if path.exists() else []
+    overrides = {k: v for k, sign, v in (word.lstrip("+").partition("=") for word in words) if sign}
+    kept = {k: v for k, v in overrides.items() if k.split(".")[0] not in ALIKE}
+    keys = "time/seconds", "time/evaluation", "eval/return"
+    steps, seconds, evaluating, returns = series(read_metrics(home.metrics), *keys)
+    return Curve(folder, int(config.get("seed", 0)), settings, kept, steps, seconds - evaluating, returns)
+
+
+def grouped(curves: Sequence[Curve]) -> list[Group]:
+    """Runs of equal settings together, in the order in which they come, named by what sets them apart."""
+    differing = [k for k in keys_of(c.settings for c in curves) if len({str(value(c.settings, k)) for c in curves}) > 1]
+    kinds: dict[tuple[str, ...], list[Curve]] = {}
+    for curve in curves:
+        kinds.setdefault(tuple(str(value(curve.settings, k)) for k in differing), []).append(curve)
+    groups = list(kinds.values())
+    return [Group(label, group) for label, group in zip(labels(groups, differing), groups, strict=True)]
+
+
+def labels(groups: Sequence[Sequence[Curve]], differing: Sequence[str]) -> list[str]:
+    """Of each group the first override that tells all apart, else all that differ, else settings, else its folder."""
+    first = [group[0] for group in groups]
+    if len(first) == 1:
+        return [first[0].overrides.get("algo", first[0].folder.name)]
+    said = [k for k in keys_of(c.overrides for c in first) if len({told(c, k) for c in first}) > 1]
+    for keys in (*([k] for k in said), said):
+        named = [", ".join(filter(None, (word(k, told(c, k)) for k in keys))) for c in first]
+        if len(set(named)) == len(first):
+            return named
+    if len(differing) <= MANY:
+        return [", ".join(word(k, value(c.settings, k)) for k in differing) for c in first]
+    return [re.sub(r"-?seed\d+.*", "", c.folder.name) or c.folder.name for c in first]
+
+
+def told(curve: Curve, key: str) -> str:
+    """An override; where it was not given the setting, or the class of a group's choice; else nothing."""
+    chosen = str(curve.settings.get(f"{key}._target_", "")).split(".")[-1].lower()
+    return str(curve.overrides.get(key, curve.settings.get(key, chosen)))
+
+
+def word(key: str, given: Any) -> str:
+    """`algo=sac` is sac; of a dotted setting the last name is enough."""
+    if given in ("", ABSENT) or key == "env":
+        return ""
+    return str(given) if key == "algo" else f"{key.split('.')[-1]} {given}"
+
+
+def value(settings: Mapping[str, Any], key: str) -> Any:
+    return settings.get(key, ABSENT)
+
+
+def keys_of(trees: Any) -> list[str]:
+    return list(dict.fromkeys(key for tree in trees for key in tree))
+
+
+def draw_comparison(groups: Sequence[Group], title: str, threshold: float | None, path: Path) -> Path:
+    """Two panels: mean return over seeds, with an interval, against real steps and against seconds."""
+    figure, axes = grid(2, 2, title)
+    for group, colour in zip(groups, COLOURS * (1 + len(groups) // len(COLOURS)), strict=False):
+        steps, seconds, returns = together(group)
+        low, high = interval(returns)
+        for at, x in zip(axes, (steps, seconds), strict=True):
+            at.plot(x, returns.mean(0), "o-", color=colour, markersize=2.5, linewidth=1.4, label=group.label)
+            at.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+    for at, unit in zip(axes, ("environment steps", "seconds of training"), strict=True):
+        if threshold is not None:
+            at.axhline(threshold, color=GREY, linestyle="--", linewidth=0.9)
+        name(at, "Return, mean over seeds, 95 % interval", unit)
+        at.xaxis.set_major_formatter(EngFormatter(sep=""))
+    legend(axes[0])
+    return save(figure, path)
+
+
+def together(group: Group) -> tuple[Array, Array, Array]:
+    """[N] steps that every run was evaluated at, [N] mean seconds by then, [S, N] returns."""
+    common = sorted(set.intersection(*(set(c.steps.tolist()) for c in group.curves)))
+    at = [np.searchsorted(c.steps, common) for c in group.curves]
+    seconds = np.array([c.seconds[i] for c, i in zip(group.curves, at, strict=True)])
+    returns = np.array([c.returns[i] for c, i in zip(group.curves, at, strict=True)])
+    return np.array(common), seconds.mean(0), returns
+
+
+def interval(values: Array) -> tuple[Array, Array]:
+    """95 % bootstrap interval of the mean over S seeds of [S, N]; of three or fewer about lowest and highest."""
+    drawn = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
+    low, high = np.quantile(values[drawn].mean(1), (0.025, 0.975), axis=0)
+    return low, high
+
+
+def reached(x: Array, returns: Array, threshold: float | None) -> float:
+    """The first of `x` at which the return is as high as that; infinite if it never was."""
+    if threshold is None or not (returns >= threshold).any():
+        return math.inf
+    return float(x[np.argmax(returns >= threshold)])
+
+
+def by_run(groups: Sequence[Group], threshold: float | None) -> list[Row]:
+    """A row for each run, for a CSV file."""
+    return [
+        {
+            "of": group.label,
+            "seed": c.seed,
+            "folder": str(c.folder),
+            "steps": last(c.steps),
+            "seconds": last(c.seconds),
+            "return": last(c.returns),
+            "threshold": math.nan if threshold is None else threshold,
+            "steps_to_threshold": finite(reached(c.steps, c.returns, threshold)),
+            "seconds_to_threshold": finite(reached(c.seconds, c.returns, threshold)),
+        }
+        for group in groups
+        for c in group.curves
+    ]
+
+
+def by_group(groups: Sequence[Group], threshold: float | None) -> list[Row]:
+    """A row for each group, for a terminal; medians over seeds of what it took to come to the threshold."""
+    rows = []
+    for group in groups:
+        steps, seconds, returns = together(group)
+        low, high = interval(returns)
+        row: Row = {"of": group.label, "seeds": len(group.curves), "steps": whole(last(steps))}
+        row |= {"seconds": whole(last(seconds)), "return": f"{last(returns.mean(0)):.1f}"}
+        row["95 %"] = f"{last(low):.1f} to {last(high):.1f}"
+        if threshold is not None:
+            took = [reached(c.steps, c.returns, threshold) for c in group.curves]
+            time = [reached(c.seconds, c.returns, threshold) for c in group.curves]
+            row[f"reached {threshold:g}"] = f"{sum(map(math.isfinite, took))} of {len(took)}"
+            row |= {"after steps": whole(float(np.median(took))), "after seconds": whole(float(np.median(time)))}
+        rows.append(row)
+    return rows
+
+
+def last(x: Array) -> float:
+    return float(x[-1]) if len(x) else math.nan
+
+
+def finite(x: float) -> float:
+    return x if math.isfinite(x) else math.nan
+
+
+def whole(x: float) -> str:
+    return f"{x:,.0f}" if math.isfinite(x) else "-"

@@ -1,0 +1,104 @@
+"""A diagnosis in rows of numbers: for CSV files, and in few words for a terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from mbrl_lab.dynamics.judge import LEVELS, Judgement, coverage, rms
+from mbrl_lab.report.forecast import Forecast, state_error, state_spread, still_error
+from mbrl_lab.tracking.atomic import write_text
+
+if TYPE_CHECKING:
+    from mbrl_lab.report.diagnosis import Diagnosis
+
+Row = dict[str, Any]
+
+SHOWN = 12
+"""Dimensions in a terminal: those of greatest error."""
+
+AHEAD = (1, 2, 5, 10, 20, 50)
+
+
+def by_dimension(seen: Judgement) -> list[Row]:
+    """For each dimension of the state and the reward, in standard deviations: error, bias, spread; and coverage."""
+    size = seen.error.shape[1]
+    columns = {"error": rms(seen.error, 0), "bias": seen.error.mean(0), "spread": rms(seen.spread, 0)}
+    columns |= {f"in_{100 * level:.0f}": coverage(seen.below, level) for level in LEVELS}
+    labels = [*(f"state {d}" for d in range(size - 1)), "reward"]
+    return [{"of": label} | {k: float(v[d]) for k, v in columns.items()} for d, label in enumerate(labels)]
+
+
+def by_horizon(far: Forecast, scale: Tensor) -> list[Row]:
+    """For each number of steps ahead: medians and quartiles over starts."""
+    error, spread, still = (f(far, scale) for f in (state_error, state_spread, still_error))
+    reward = (far.predicted.mean(1) - far.true)[..., -1].where(far.valid, float("nan"))
+    return [
+        {
+            "steps": h + 1,
+            "starts": int(far.valid[h].sum()),
+            "error": float(error[h].nanmedian()),
+            "error_25": float(error[h].nanquantile(0.25)),
+            "error_75": float(error[h].nanquantile(0.75)),
+            "spread": float(spread[h].nanmedian()),
+            "no_change": float(still[h].nanmedian()),
+            "reward_error": float(reward[h].square().nanmean().sqrt()),
+        }
+        for h in range(len(far.valid))
+    ]
+
+
+def write_csv(rows: Sequence[Row], path: Path) -> Path:
+    """Names in the first line; nothing where a number is not known."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({k: number(v, "", 8) for k, v in row.items()} for row in rows)
+    write_text(path, text.getvalue())
+    return path
+
+
+def words(seen: Diagnosis, values: dict[str, float]) -> str:
+    """What `scripts/evaluate.py RUN --model` prints."""
+    source = "hold-out" if seen.held_out else "fresh"
+    dimensions = by_dimension(seen.judged)
+    worst = sorted(dimensions[:-1], key=lambda row: -row["error"])[:SHOWN]
+    state = dimensions[:-1] if len(dimensions) - 1 <= SHOWN else worst
+    ahead = [row for row in by_horizon(seen.far, seen.scale) if row["steps"] in AHEAD and row["starts"]]
+    parts = [
+        f"one step ahead on {len(seen.judged.true):,} {source} transitions, in std of the data",
+        table([*state, dimensions[-1]]),
+        f"open loop on fresh episodes, from {seen.far.valid.shape[1]} starts, in std of the true one-step change",
+        table([{k: row[k] for k in ("steps", "error", "spread", "no_change", "reward_error")} for row in ahead]),
+        ends_in_words(values["model/end_at_ends"], values["model/end_elsewhere"]),
+    ]
+    each = f"{1000 * seen.seconds:.1f} ms each"
+    if seen.promised.isnan().all():
+        return "\n".join([*parts, f"actions  {each}; nothing plans"])
+    kept = f"promised {number(values['planner/planned'])}, achieved {number(values['planner/achieved'])}"
+    parts.append(f"plans    {kept}, correlation {number(values['planner/correlation'])}; {each}")
+    return "\n".join(parts)
+
+
+def ends_in_words(at_ends: float, elsewhere: float) -> str:
+    seen = f"{number(at_ends)} where there was one" if at_ends == at_ends else "none was seen"
+    return f"ends     predicted probability: {seen}, {number(elsewhere)} elsewhere"
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Aligned columns, their names above."""
+    cells = [[key.replace("_", " ") for key in rows[0]], *([number(v) for v in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join("  ".join(x.rjust(w) for x, w in zip(line, widths, strict=True)) for line in cells)
+
+
+def number(value: Any, unknown: str = "-", digits: int = 3) -> str:
+    """A few digits; `unknown` for NaN."""
+    if not isinstance(value, float):
+        return str(value)
+    return unknown if value != value else f"{value:.{digits}g}"

@@ -1,0 +1,136 @@
+"""Runs are grouped by what sets them apart, seeds are taken together, and thresholds found, all on numbers by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from mbrl_lab.report.compare import (
+    Curve,
+    Group,
+    by_group,
+    by_run,
+    draw_comparison,
+    find_runs,
+    grouped,
+    interval,
+    reached,
+    read_run,
+    together,
+)
+
+
+def curve(seed: int, overrides: dict[str, str], returns: list[float], **settings: Any) -> Curve:
+    steps = 100.0 * np.arange(1, 1 + len(returns))
+    return Curve(Path(f"it-seed{seed}"), seed, settings, overrides, steps, steps / 10 + seed, np.array(returns))
+
+
+def run_at(folder: Path, rows: list[dict[str, float]], words: list[str], **config: Any) -> Path:
+    folder.mkdir(parents=True)
+    OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
+    (folder / "overrides.txt").write_text("\n".join(words))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_a_run_is_read_from_its_folder(tmp_path: Path) -> None:
+    rows: list[dict[str, float]] = [
+        {"step": 5, "eval/return": 1.0, "time/seconds": 9.0, "time/evaluation": 2.0},
+        {"step": 7, "time/seconds": 10.0, "time/evaluation": 2.0},
+        {"step": 9, "eval/return": 3.0, "time/seconds": 20.0, "time/evaluation": 5.0},
+    ]
+    words = ["algo=sac", "seed=4", "video.final=0", "+env.make.x=1", "steps=9"]
+    config = {"seed": 4, "algo": {"warmup": 3}, "steps": 9, "video": {"final": 0}}
+    found = read_run(run_at(tmp_path / "a", rows, words, **config))
+    assert (found.seed, found.settings) == (4, {"algo.warmup": 3})
+    assert found.overrides == {"algo": "sac", "env.make.x": "1"}
+    assert [x.tolist() for x in (found.steps, found.seconds, found.returns)] == [[5, 9], [7, 15], [1, 3]]
+
+
+def test_runs_are_found_below_a_folder_in_order(tmp_path: Path) -> None:
+    for name in ("b/members10-seed0", "b/members2-seed0", "c"):
+        run_at(tmp_path / name, [], [])
+    found = find_runs([tmp_path / "b", tmp_path])
+    assert [path.name for path in found] == ["members2-seed0", "members10-seed0", "c"]
+    (tmp_path / "d").mkdir()
+    with pytest.raises(ValueError, match="d holds no run"):
+        find_runs([tmp_path / "d"])
+
+
+CASES = [
+    ([({"algo": "mpc"}, {"a": 1}), ({"algo": "sac"}, {"b": 2})], ["mpc", "sac"]),
+    ([({"algo": "mpc", "planner.n": "9"}, {"a": 1}), ({"algo": "sac"}, {"b": 2})], ["mpc", "sac"]),
+    ([({}, {"algo._target_": "x.MPC"}), ({"algo": "sac"}, {"algo._target_": "x.Off"})], ["mpc", "sac"]),
+    ([({"dynamics.k": "1"}, {"dynamics.k": 1}), ({}, {"dynamics.k": 5})], ["k 1", "k 5"]),
+    (
+        [({"a.k": x, "a.l": y}, {"a.k": x, "a.l": y}) for x in "12" for y in "34"],
+        ["k 1, l 3", "k 1, l 4", "k 2, l 3", "k 2, l 4"],
+    ),
+    ([({}, {"a.k": 1, "b.m": 2}), ({}, {"a.k": 1, "b.m": 3})], ["m 2", "m 3"]),
+]
+
+
+@pytest.mark.parametrize(("kinds", "expected"), CASES)
+def test_groups_are_named_by_what_sets_them_apart(kinds: list[Any], expected: list[str]) -> None:
+    curves = [curve(seed, words, [1.0], **settings) for seed in (0, 1) for words, settings in kinds]
+    groups = grouped(curves)
+    assert [group.label for group in groups] == expected
+    assert [[c.seed for c in group.curves] for group in groups] == [[0, 1]] * len(kinds)
+
+
+def test_seeds_alone_make_one_group() -> None:
+    (group,) = grouped([curve(seed, {"algo": "sac"}, [1.0], a=1) for seed in range(3)])
+    assert group.label == "sac" and len(group.curves) == 3
+
+
+def test_seeds_are_taken_together_as_far_as_all_have_come() -> None:
+    group = Group("x", [curve(0, {}, [1.0, 2.0, 3.0]), curve(2, {}, [3.0, 6.0])])
+    steps, seconds, returns = together(group)
+    assert (steps.tolist(), seconds.tolist(), returns.tolist()) == ([100, 200], [11, 21], [[1, 2], [3, 6]])
+
+
+def test_the_interval_of_the_mean_narrows_as_seeds_do_more() -> None:
+    """Of one seed it is a point, of three from lowest to highest, of many the mean +- 1.96 standard errors."""
+    assert [x.tolist() for x in interval(np.array([[4.0]]))] == [[4.0], [4.0]]
+    assert [x.tolist() for x in interval(np.array([[1.0], [2.0], [9.0]]))] == [[1.0], [9.0]]
+    many = np.random.default_rng(1).normal(size=(400, 1))
+    low, high = interval(many)
+    error = 1.96 * many.std() / 20
+    assert (low.item(), high.item()) == pytest.approx((many.mean() - error, many.mean() + error), abs=0.015)
+
+
+@pytest.mark.parametrize(("threshold", "expected"), [(2.0, 200), (1.0, 100), (9.0, math.inf), (None, math.inf)])
+def test_the_threshold_counts_from_the_first_time(threshold: float | None, expected: float) -> None:
+    found = curve(0, {}, [1.0, 2.0, 0.0, 5.0])
+    assert reached(found.steps, found.returns, threshold) == expected
+
+
+def test_tables_by_hand(tmp_path: Path) -> None:
+    groups = [
+        Group("fast", [curve(k, {}, [k, 5.0, 6.0]) for k in range(3)]),
+        Group("slow", [curve(0, {}, [1.0, 2.0, 5.0]), curve(1, {}, [1.0, 2.0, 3.0])]),
+    ]
+    fast, slow = by_group(groups, 4.0)
+    assert fast == {
+        "of": "fast",
+        "seeds": 3,
+        "steps": "300",
+        "seconds": "31",
+        "return": "6.0",
+        "95 %": "6.0 to 6.0",
+        "reached 4": "3 of 3",
+        "after steps": "200",
+        "after seconds": "21",
+    }
+    assert (slow["reached 4"], slow["after steps"], slow["return"]) == ("1 of 2", "-", "4.0")
+    assert "reached 4" not in by_group(groups, None)[0]
+    rows = by_run(groups, 4.0)
+    assert [row["steps_to_threshold"] for row in rows[:4]] == [200, 200, 200, 300] and len(rows) == 5
+    assert math.isnan(rows[4]["steps_to_threshold"]) and rows[4]["return"] == 3
+    assert draw_comparison(groups, "title", 4.0, tmp_path / "c.png").stat().st_size > 0

@@ -1,0 +1,119 @@
+"""scripts/compare.py: what is trained, that it is not trained twice, what is drawn, and errors in one line."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from mbrl_lab import comparison
+from mbrl_lab.comparison import algos_of, main, parser, threshold_of, words
+from mbrl_lab.config import CONF, check, compose_config
+
+SMALL = ["debug=smoke", "eval.every=100", "steps=120", "+env.make.max_episode_steps=30"]
+SWEEPS = sorted(path.stem for path in CONF.glob("sweep/*.yaml"))
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Runs go below the working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_two_algorithms_are_trained_once_and_drawn(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = ["--env", "pendulum", "--seeds", "2", "--algos", "random,sac", "random:eval.every=60", "--threshold", "-9"]
+    assert main([*line, *SMALL]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    home = here / "outputs" / "compare" / "pendulum"
+    assert sorted(x.name for x in home.iterdir() if x.is_dir()) == [
+        f"{a}-seed{k}" for a in ("random", "sac") for k in "01"
+    ]
+    assert [x.split()[:2] for x in lines[-4:-2]] == [["random", "2"], ["sac", "2"]]
+    rows = list(csv.DictReader((home / "compare.csv").read_text().splitlines()))
+    assert [(row["of"], row["seed"], row["steps"]) for row in rows] == [
+        (a, k, n) for a, n in (("random", "120"), ("sac", "100")) for k in "01"
+    ]
+    assert (home / "compare.png").stat().st_size > 0
+
+    def never(*_: Any) -> None:
+        raise AssertionError("these are done")
+
+    monkeypatch.setattr(comparison, "run", never)
+    assert main([*line, *SMALL]) == 0
+    assert main([str(home), "--out", str(here / "again.png")]) == 0
+    assert (here / "again.png").stat().st_size > 0 and (here / "again.csv").exists()
+    with pytest.raises(AssertionError, match="done"):
+        main([*line, *SMALL, "eval.episodes=2"])
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    assert main([*line, *SMALL, "eval.episodes=2"]) == 2
+    assert capsys.readouterr().err.endswith("eval.episodes: 1 -> 2\nhere another folder is chosen by --into\n")
+
+
+ERRORS = [
+    ([], "give either --env, to train, or folders of runs, e.g. outputs/compare/pendulum"),
+    (["--env", "pendulum", "some"], "give either --env, to train, or folders of runs, e.g. outputs/compare/pendulum"),
+    (["--env", "pendulum", "--seeds", "0"], "--seeds is 0; it must be a whole number from 1"),
+    (["nowhere"], "nowhere holds no run: there is no config.yaml in it"),
+    (["nowhere", "seed=1"], "seed=1 is a setting; runs that are there have theirs"),
+    (["--env", "pendulum", "log_every=0"], "log_every is 0; it must be a whole number from 1"),
+]
+
+
+@pytest.mark.parametrize(("argv", "said"), ERRORS)
+def test_errors_are_one_line(argv: list[str], said: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(argv) == 2
+    assert capsys.readouterr().err == f"error: {said}\n"
+    assert not (here / "outputs").exists(), "nothing ran"
+
+
+@pytest.mark.parametrize(
+    ("env", "free"), [("pendulum", "sac"), ("cartpole", "ddqn"), ("cheetah", "sac"), ("acrobot", "ddqn")]
+)
+def test_the_model_free_one_suits_the_actions(env: str, free: str) -> None:
+    algos = algos_of(parser().parse_args(["--env", env]))
+    assert algos[0] == "mpc" and algos[-1] == free
+    assert algos_of(parser().parse_args(["--env", env, "--algos", "ppo,sac"])) == ("ppo", "sac")
+
+
+def test_settings_reach_all_or_the_one_they_name() -> None:
+    given = ["log_every=9", "mpc:planner=icem", "sac:policy.width=7", "name=a:b"]
+    assert words("mpc", "pendulum", 3, 50, given)[2:] == [
+        "seed=3",
+        "name=mpc",
+        "video.final=0",
+        "steps=50",
+        "log_every=9",
+        "name=a:b",
+        "planner=icem",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("env", "expected"), [("pendulum", -200), ("cartpole", 475), ("inverted_pendulum", 950), ("minatar_breakout", None)]
+)
+def test_what_counts_as_solved(env: str, expected: float | None) -> None:
+    assert threshold_of(compose_config(["algo=random", f"env={env}"])) == expected
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_every_run_of_a_sweep_composes(name: str) -> None:
+    node = OmegaConf.load(CONF / "sweep" / f"{name}.yaml")
+    params = OmegaConf.to_container(node.hydra.sweeper.params, resolve=False)
+    assert isinstance(params, dict) and node.hydra.mode == "MULTIRUN"
+    algo = "mpc" if name == "ablation_members" else "mbpo"
+    if not (CONF / "algo" / f"{algo}.yaml").exists():
+        pytest.skip(f"there is no {algo}")
+    swept = OverridesParser.create().parse_overrides([f"{k}={v}" for k, v in params.items() if k != "seed"])
+    choices = [[f"{x.key_or_group}={v}" for v in x.sweep_string_iterator()] for x in swept]
+    assert all(len(x) > 2 for x in choices)
+    for combination in itertools.product(*choices):
+        check(compose_config([f"algo={algo}", "env=pendulum", f"sweep={name}", *combination]))
