@@ -31,6 +31,8 @@ AT_RUN_TIME = {
     "mbrl_lab.policy.": {"spec"},
     "mbrl_lab.tracking.loggers.": {"folder"},
     "mbrl_lab.env.physics.": {"obs", "action", "next_obs"},
+    "mbrl_lab.env.cs285_physics.": {"obs", "action", "next_obs"},
+    "mbrl_lab.env.cs285.make_cs285": {"render_mode"},
     "mbrl_lab.env.MinAtar": {"render_mode", "num"},
     "mbrl_lab.env.AtariVector": {"num"},
     "mbrl_lab.env.make_atari": {"render_mode"},

@@ -22,6 +22,7 @@ Array = NDArray[Any]
 Answer = tuple[Array, float, bool, bool, dict[str, Any]]
 
 ARM = Path(__file__).with_name("cs285_arm.xml")
+DRAWN = ["human", "rgb_array", "depth_array", "rgbd_tuple"]
 
 
 class Cheetah(MujocoEnv):
@@ -30,11 +31,6 @@ class Cheetah(MujocoEnv):
     Observes 9 positions (the root's x too), 9 velocities and the torso's place, which MuJoCo last computed one step
     before, as in the homework.
     """
-
-    metadata: ClassVar[dict[str, Any]] = {
-        "render_modes": ["human", "rgb_array", "depth_array", "rgbd_tuple"],
-        "render_fps": 100,
-    }
 
     def __init__(self, render_mode: str | None = None) -> None:
         space = Box(-np.inf, np.inf, (21,), np.float64)
@@ -45,7 +41,7 @@ class Cheetah(MujocoEnv):
         self.set_state(position, self.init_qvel + 0.1 * self.np_random.standard_normal(self.model.nv))
         return self._observe()
 
-    def step(self, action: Array) -> Answer:
+    def step(self, action: Array) -> Answer:  # type: ignore[override]
         self.do_simulation(action, self.frame_skip)
         obs = self._observe()
         return obs, said(physics.cheetah_reward, obs, action, obs), False, False, {}
@@ -60,10 +56,6 @@ class Reacher(MujocoEnv):
     Observes 7 angles, their velocities / 10, fingertip and target. Every episode begins alike.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {
-        "render_modes": ["human", "rgb_array", "depth_array", "rgbd_tuple"],
-        "render_fps": 50,
-    }
     camera: ClassVar[dict[str, Any]] = {
         "distance": 2.2,
         "azimuth": 120.0,
@@ -72,6 +64,7 @@ class Reacher(MujocoEnv):
     }
 
     def __init__(self, render_mode: str | None = None) -> None:
+        self.metadata = {"render_modes": DRAWN, "render_fps": 50}
         space = Box(-np.inf, np.inf, (20,), np.float64)
         super().__init__(str(ARM), 2, space, render_mode, default_camera_config=self.camera)
 
@@ -79,7 +72,7 @@ class Reacher(MujocoEnv):
         self.set_state(self.init_qpos, self.init_qvel)
         return self._observe()
 
-    def step(self, action: Array) -> Answer:
+    def step(self, action: Array) -> Answer:  # type: ignore[override]
         self.do_simulation(action, self.frame_skip)
         mujoco.mj_kinematics(self.model, self.data)  # or the fingertip lags behind the angles by a step
         obs = self._observe()
@@ -93,14 +86,13 @@ class Reacher(MujocoEnv):
 class Obstacles(gymnasium.Env[Array, Array]):
     """A point in a square on its way round rectangles to (0.7, -0.8). Observes its place and the goal's."""
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 10}
     goal: ClassVar[tuple[float, float]] = (0.7, -0.8)
     low: ClassVar[tuple[float, float]] = (-0.99, 0.26)
     high: ClassVar[tuple[float, float]] = (0.59, 0.99)
     side: ClassVar[int] = 240
 
     def __init__(self, render_mode: str | None = None) -> None:
-        self.render_mode = render_mode
+        self.metadata, self.render_mode = {"render_modes": ["rgb_array"], "render_fps": 10}, render_mode
         self.observation_space = Box(-np.inf, np.inf, (4,), np.float64)
         self.action_space = Box(-1, 1, (2,), np.float32)
         self.obs = np.array([0.0, 0.0, *self.goal])
@@ -119,7 +111,7 @@ class Obstacles(gymnasium.Env[Array, Array]):
         reward = said(physics.obstacles_reward, self.obs, action, self.obs)
         return self.obs, reward, bool(said(physics.obstacles_termination, self.obs, action, self.obs)), False, {}
 
-    def render(self) -> Array:  # type: ignore[override]
+    def render(self) -> Array:
         """[side, side, 3]: rectangles grey, the goal green, the point black, up is up."""
         centre = (np.arange(self.side) + 0.5) / self.side * 2 - 1
         x, y = np.meshgrid(centre, -centre)
@@ -133,7 +125,7 @@ class Obstacles(gymnasium.Env[Array, Array]):
         return picture
 
 
-TASKS: dict[str, type[gymnasium.Env]] = {"cheetah": Cheetah, "obstacles": Obstacles, "reacher": Reacher}
+TASKS: dict[str, Callable[..., gymnasium.Env]] = {"cheetah": Cheetah, "obstacles": Obstacles, "reacher": Reacher}
 
 
 def make_cs285(task: str, max_episode_steps: int, render_mode: str | None = None) -> gymnasium.Env:
