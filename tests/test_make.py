@@ -50,5 +50,5 @@ def test_what_it_runs_composes_and_holds_what_can_be(env: str, planner: str) -> 
     for words in runs(f"ENV={env}", f"PLANNER={planner}", "RUN_MBPO=0"):
         cfg = compose_config(words)
         check(cfg)
-        assert cfg.planner.population == 1000 and cfg.planner.particles == cfg.dynamics.members == 3
+        assert cfg.planner.population == 1000 and cfg.dynamics.members == 3
         assert cfg.algo.warmup == 5_000 and not cfg.dynamics.gaussian and cfg.algo.fit.batch == 512
