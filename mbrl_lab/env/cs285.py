@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -46,6 +47,12 @@ class Cheetah(MujocoEnv):
         obs = self._observe()
         return obs, said(physics.cheetah_reward, obs, action, obs), False, False, {}
 
+    def step_from(self, obs: Array, action: Array) -> Array:
+        """The observation after one that is given."""
+        self.data.qpos, self.data.qvel, self.data.ctrl = obs[:9], obs[9:18], action
+        mujoco.mj_step(self.model, self.data, self.frame_skip)
+        return self._observe()
+
     def _observe(self) -> Array:
         return np.concatenate([self.data.qpos, self.data.qvel, self.data.body("torso").xpos])
 
@@ -77,6 +84,13 @@ class Reacher(MujocoEnv):
         mujoco.mj_kinematics(self.model, self.data)  # or the fingertip lags behind the angles by a step
         obs = self._observe()
         return obs, said(physics.reacher_reward, obs, action, obs), False, False, {}
+
+    def step_from(self, obs: Array, action: Array) -> Array:
+        """The observation after one that is given."""
+        self.data.qpos, self.data.qvel, self.data.ctrl = obs[:7], 10 * obs[7:14], action
+        mujoco.mj_step(self.model, self.data, self.frame_skip)
+        mujoco.mj_kinematics(self.model, self.data)
+        return self._observe()
 
     def _observe(self) -> Array:
         fingertip, target = self.data.site("fingertip").xpos, self.data.site("target").xpos
@@ -133,6 +147,21 @@ def make_cs285(task: str, max_episode_steps: int, render_mode: str | None = None
     if task not in TASKS:
         raise ValueError(f"env.make.task is {task!r}; it must be {' | '.join(TASKS)}")
     return TimeLimit(TASKS[task](render_mode=render_mode), max_episode_steps)
+
+
+@cache
+def simulator(task: str) -> Any:
+    return TASKS[task]()
+
+
+def simulated(obs: Tensor, action: Tensor, task: str) -> Tensor:
+    """[N, D], [N, A] -> [N, D]: what MuJoCo itself makes of each state, one by one, for `dynamics=analytic`.
+
+    Slow, some 50,000 states a second, and all that a planner could wish for.
+    """
+    env = simulator(task)
+    after = [env.step_from(*row) for row in zip(obs.double().numpy(), action.double().numpy(), strict=True)]
+    return torch.as_tensor(np.stack(after), dtype=obs.dtype)
 
 
 def said(head: Callable[[Tensor, Tensor, Tensor], Tensor], *of: Array) -> float:

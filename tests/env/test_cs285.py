@@ -13,7 +13,7 @@ from gymnasium.utils.env_checker import check_env
 
 from mbrl_lab.config import PACKAGE, build, compose_config
 from mbrl_lab.env import cs285_physics as physics
-from mbrl_lab.env.cs285 import ARM, TASKS, make_cs285
+from mbrl_lab.env.cs285 import ARM, TASKS, make_cs285, simulated
 
 LENGTHS = {"cheetah": 500, "obstacles": 100, "reacher": 200}
 NOTHING = torch.zeros(1, 1)
@@ -156,6 +156,20 @@ def test_the_fingertip_is_where_the_angles_say() -> None:
     assert obs[7:14] == pytest.approx(env.unwrapped.data.qvel / 10)
     assert reward == pytest.approx(-10 * math.dist(obs[14:17], [0.1] * 3))
     assert env.unwrapped.dt == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize("task", ["cheetah", "reacher"])
+def test_the_simulator_as_known_dynamics_steps_as_the_environment(task: str) -> None:
+    env, generator = made(task), np.random.default_rng(0)
+    rows, actions = [env.reset(seed=0)[0]], []
+    for _ in range(60):
+        actions.append(generator.uniform(-1, 1, env.action_space.shape))
+        rows.append(env.step(actions[-1])[0])
+    seen, sent = (torch.as_tensor(np.stack(x)) for x in (rows, actions))
+    order = torch.randperm(60)  # a state is all that counts, not what was stepped before
+    after = simulated(seen[:-1][order], sent[order], task)
+    assert (after - seen[1:][order]).abs().max() < 1e-3
+    assert (after - seen[:-1][order]).abs().max() > 0.1
 
 
 def test_the_arm_can_reach_the_target() -> None:
