@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 INT64 = 2**63 - 1
@@ -24,6 +24,32 @@ def number(low: float, high: float = float("inf"), above: bool = False) -> tuple
 
 def one_of(*values: Any) -> tuple[Callable[[Any], bool], str]:
     return lambda x: any(x == v and type(x) is type(v) for v in values), " | ".join(map(str, values)).lower()
+
+
+def numbers(low: float) -> tuple[Callable[[Any], bool], str]:
+    """A number, or a list of some."""
+    holds, allowed = number(low)
+    return lambda x: holds(x) or (isinstance(x, Sequence) and not isinstance(x, str) and all(map(holds, x))), (
+        f"{allowed}, or a list of such numbers"
+    )
+
+
+def optional(rule: tuple[Callable[[Any], bool], str]) -> tuple[Callable[[Any], bool], str]:
+    holds, allowed = rule
+    return lambda x: x is None or holds(x), f"null or {allowed}"
+
+
+def schedule() -> tuple[Callable[[Any], bool], str]:
+    """[from, to, at first epoch, at last epoch]."""
+
+    def holds(x: Any) -> bool:
+        whole = isinstance(x, Sequence) and len(x) == 4 and all(isinstance(n, int) for n in x)
+        return whole and 1 <= x[0] <= x[1] and 0 <= x[2] < x[3]
+
+    allowed = (
+        "[from, to, first, last]: lengths that do not shrink, from 1 on, and between which epochs after the warm-up"
+    )
+    return holds, f"{allowed} they grow, from 0 on, e.g. [1, 15, 20, 150]"
 
 
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -51,6 +77,14 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "algo.every": integer(1),
     "algo.batch": integer(1),
     "algo.updates": integer(1),
+    "algo.updates_every": integer(1),
+    "algo.starts": integer(1),
+    "algo.epoch": integer(1),
+    "algo.keep": integer(1),
+    "algo.rollout": schedule(),
+    "algo.real_ratio": optional(number(0, 1)),
+    "algo.max_uncertainty": number(0),
+    "algo.explore_bonus": number(0),
     "algo.priority_exponent": number(0, 1),
     "algo.importance_exponent": number(0, 1),
     "algo.importance_steps": integer(0),
@@ -75,7 +109,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "dynamics.gaussian": one_of(True, False),
     "dynamics.propagation": one_of("ts_inf", "ts1", "expectation"),
     "dynamics.lr": number(0, above=True),
-    "dynamics.weight_decay": number(0),
+    "dynamics.weight_decay": numbers(0),
     "dynamics.clip": number(0),
     "dynamics.noise": number(0),
     "dynamics.ends.width": integer(1, 65536),

@@ -209,6 +209,7 @@ class Runner:
             "carry": self.carry,
             "metrics": {k: float(v) for k, v in self.metrics.items()},
             "algo": module_state(self.algo),
+            "memory": self.algo.memory(),
             "envs": self.envs.state_dict(),
             "replay": self.replay.state_dict(),
             "tracker": self.tracker.state_dict(),
@@ -223,6 +224,7 @@ class Runner:
         self.row = Step(*state["row"]).to(self.device)
         self.carry = tree_map_only(Tensor, lambda x: x.to(self.device), state["carry"])
         load_module_state(self.algo, state["algo"])
+        self.algo.remember(state["memory"])
         self.replay.load_state_dict(state["replay"])
         for start, chunk in rows:
             self.replay.restore(start, chunk)

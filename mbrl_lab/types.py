@@ -171,6 +171,13 @@ class Algo(nn.Module):
         """Learn whatever is due between two counts of environment steps."""
         raise NotImplementedError
 
+    def memory(self) -> Tree:
+        """What it must remember to go on learning, but not to act: plain, as in a state_dict."""
+        return {}
+
+    def remember(self, memory: Tree) -> None:
+        """Put back what `memory` gave."""
+
 
 class Logger(Protocol):
     """Where metrics go."""

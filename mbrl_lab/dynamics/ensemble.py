@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -53,7 +53,7 @@ class Ensemble(nn.Module):
         gaussian: bool,
         propagation: str,
         lr: float,
-        weight_decay: float,
+        weight_decay: float | Sequence[float],
         clip: float,
         noise: float,
         ends: Callable[[int, int], Ends],
@@ -74,8 +74,7 @@ class Ensemble(nn.Module):
         self.min_logvar = nn.Parameter(torch.full((self.outputs,), -10.0))
         self.ends = ends(members, dim)
         self.register_buffer("elite", torch.arange(elites))
-        body = [*self.net.parameters(), self.max_logvar, self.min_logvar]
-        self.opt = torch.optim.Adam(body, lr, weight_decay=weight_decay, fused=True)
+        self.opt = torch.optim.Adam(self._groups(weight_decay), lr, fused=True)
         self._frozen: Frozen | None = None
         self.register_load_state_dict_post_hook(lambda *_: self.thaw())
 
@@ -96,6 +95,18 @@ class Ensemble(nn.Module):
             return next_obs, outcome
         back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
         return next_obs[back], Outcome(*(x[back] for x in outcome))
+
+    @torch.no_grad()
+    def disagreement(self, state: Tree, action: Tensor) -> Tensor:
+        """[B]: how far the elites' means lie apart, in standard deviations of the targets; 0 with one elite.
+
+        The root mean square over outputs of the standard deviation over elites (compare Pathak et al. 2019). The noise
+        that a Gaussian ensemble draws does not count, nor does the reward where it is computed.
+        """
+        x = torch.cat([state, self.spec.encode(action)], -1)
+        means = apply(self.freeze().net, x.expand(len(self.elite), *x.shape)).float()[..., : self.outputs]
+        spread = (means / self.targets.scale).std(0, correction=0)
+        return spread[:, : self.outputs - (self.reward_fn is not None)].square().mean(-1).sqrt()
 
     def _imagine(self, frozen: Frozen, obs: Tensor, action: Tensor) -> tuple[Tensor, Outcome]:
         x = torch.cat([obs, self.spec.encode(action)], -1)
@@ -136,7 +147,7 @@ class Ensemble(nn.Module):
         self.opt.zero_grad()
         differentiate(loss.sum())
         if self.clip:
-            nn.utils.clip_grad_norm_(self.opt.param_groups[0]["params"], self.clip)
+            nn.utils.clip_grad_norm_([p for group in self.opt.param_groups for p in group["params"]], self.clip)
         self.opt.step()
         metrics: Metrics = {"model/loss": loss.detach().mean()}
         if self.termination_fn is None and self.ends.unexplained:
@@ -203,6 +214,16 @@ class Ensemble(nn.Module):
         scale = self.noise * self.inputs.mean[: t.obs.shape[-1]].abs()
         obs, next_obs = (x + scale * torch.randn_like(x) for x in (t.obs, t.next_obs))
         return t._replace(obs=obs, next_obs=next_obs)
+
+    def _groups(self, decay: float | Sequence[float]) -> list[dict[str, Any]]:
+        """The layers' weights with their decay, the same or one for each; then what does not decay."""
+        weights = list(self.net.weights)
+        each = [decay] * len(weights) if isinstance(decay, int | float) else list(decay)
+        if len(each) != len(weights):
+            allowed = f"a number or {len(weights)}, one for each layer"
+            raise ValueError(f"dynamics.weight_decay is {each}; it must be {allowed}")
+        rest = [*self.net.biases, self.max_logvar, self.min_logvar]
+        return [*({"params": [w], "weight_decay": d} for w, d in zip(weights, each, strict=True)), {"params": rest}]
 
     def _by_member(self, t: Transition) -> Transition:
         """[L, B] or [L, K, B] -> [K, N]."""

@@ -62,7 +62,8 @@ class Fit:
         sums: Metrics = {}
         while stale <= self.patience and not self._spent(updates):
             for batch in self._epoch(model.members, train):
-                _, metrics = model.update(replay.read(batch, 2), replay.read(balanced(ends, cells, batch.shape), 2))
+                about_ends = replay.read(balanced(ends, cells, batch.shape), 2) if len(ends) else None
+                _, metrics = model.update(replay.read(batch, 2), about_ends)
                 sums = {k: sums.get(k, 0.0) + v for k, v in metrics.items()}
                 updates += 1
                 if self._spent(updates):
@@ -70,6 +71,7 @@ class Fit:
             stale = 0 if best.keep(self.gain) else stale + 1
         best.restore()
         averages: Metrics = {k: v / updates for k, v in sums.items()}
+        refuse_divergence(averages)
         return averages | {"model/holdout_error": best.error.mean(), "model/updates": float(updates)}
 
     def _spent(self, updates: int) -> bool:
@@ -124,9 +126,16 @@ class Best:
 
 
 def balanced(ends: Tensor, cells: Tensor, shape: torch.Size) -> Tensor:
-    """[K, N] cells drawn with replacement, half of them from `ends` unless there are none."""
+    """[K, N] cells drawn with replacement, half of them from `ends`."""
     drawn = cells[torch.randint(len(cells), shape, device=cells.device)]
-    if len(ends):
-        half = shape[1] // 2
-        drawn[:, :half] = ends[torch.randint(len(ends), (shape[0], half), device=cells.device)]
+    half = shape[1] // 2
+    drawn[:, :half] = ends[torch.randint(len(ends), (shape[0], half), device=cells.device)]
     return drawn
+
+
+def refuse_divergence(averages: Metrics) -> None:
+    """FloatingPointError where a fit's losses are not finite."""
+    for name, value in averages.items():
+        if not torch.as_tensor(value).isfinite():
+            how = "lower dynamics.lr or set dynamics.clip"
+            raise FloatingPointError(f"the model diverged: {name} is {float(value)} in a fit; {how}")

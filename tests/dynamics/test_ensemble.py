@@ -296,3 +296,26 @@ def test_members_learn_from_rows_of_their_own() -> None:
 def test_spaces_it_cannot_predict() -> None:
     with pytest.raises((AssertionError, ValueError), match="observations of shape"):
         ensemble(EnvSpec((4, 84, 84), torch.uint8, 6, True))
+
+
+@pytest.mark.parametrize("gaussian", [False, True])
+def test_disagreement_is_the_spread_of_the_elites_means(gaussian: bool) -> None:
+    """Members that say a constant each: (0, 0, 0, 0) and (2, 4, 0, 0) lie (1, 2, 0, 0) from their mean."""
+    model = ensemble(members=3, elites=2, gaussian=gaussian)
+    model.normalise(data(50).latest(2))
+    with torch.no_grad():
+        for p in model.net.parameters():
+            p.zero_()
+        model.net.biases[-1][1, 0, :4] = torch.tensor([2.0, 4.0, 0.0, 0.0])
+        model.net.biases[-1][2] = 1e6  # no elite: it has no say
+    model.choose(torch.tensor([1.0, 2.0, 3.0]))
+    obs, action = queries(7)
+    assert model.disagreement(obs, action).tolist() == pytest.approx([(5 / 4) ** 0.5] * 7, rel=1e-4)
+    model.reward_fn = lambda obs, action, next_obs: next_obs[:, 0]
+    assert model.disagreement(obs, action).tolist() == pytest.approx([(5 / 3) ** 0.5] * 7, rel=1e-4)
+
+
+def test_members_agree_where_they_saw_data(deterministic: Ensemble) -> None:
+    obs, action = queries()
+    near, far = deterministic.disagreement(obs, action), deterministic.disagreement(10 * obs, action)
+    assert near.shape == (500,) and near.mean() < 0.1 < 5 * near.mean() < far.mean()

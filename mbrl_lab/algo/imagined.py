@@ -1,0 +1,71 @@
+"""Imagined: a second replay, of what a model imagined lately."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mbrl_lab.replay import Replay, free_memory, memory
+from mbrl_lab.types import EnvSpec, Step
+
+
+class Imagined:
+    """The newest `keep` batches of rollouts, each from `starts` states and of up to `longest` steps, on `device`.
+
+    ValueError names what to make smaller where there is no memory for them.
+    """
+
+    def __init__(self, spec: EnvSpec, keep: int, starts: int, longest: int, device: torch.device | str) -> None:
+        capacity, device = keep * (longest + 1) * starts, torch.device(device)
+        need, free = memory(spec, capacity), free_memory(device)
+        if need > free:
+            raise ValueError(
+                f"algo.starts={starts} for {keep} times up to {longest} imagined steps needs {need / 1e9:.1f} GB on"
+                f" {device}, where {free / 1e9:.1f} GB are free: make algo.starts, algo.keep or algo.rollout smaller"
+            )
+        self.keep = keep
+        self.replay = Replay(spec, capacity, starts, 0, device)
+        self.lengths: list[int] = []  # rows of each batch, the newest last
+        self.cells = torch.zeros(0, dtype=torch.int64, device=device)  # at which a transition begins
+
+    def add(self, steps: Step) -> None:
+        """Keep rollouts [T, starts], and let go of those that are too old."""
+        for row in range(len(steps.first)):
+            self.replay.add(steps.at(row))
+        self.lengths = [*self.lengths, len(steps.first)][-self.keep :]
+        self._index()
+
+    def sample(self, batch: int, length: int) -> Step:
+        """[length, batch] windows, uniform over imagined transitions; rows after the newest are marked `first`."""
+        index = torch.randint(len(self.cells), (batch,), device=self.cells.device)
+        steps = self.replay.read(self.cells[index], length)
+        row = self.cells[index] // self.replay.num_envs + torch.arange(length, device=index.device).unsqueeze(-1)
+        return steps._replace(first=steps.first | (row >= self.replay.added))
+
+    def _index(self) -> None:
+        oldest = (self.replay.added - sum(self.lengths)) * self.replay.num_envs
+        cells = self.replay.transitions()
+        self.cells = cells[cells >= oldest]
+
+    def memory(self) -> dict[str, Any]:
+        """Everything, the rows too, on the CPU."""
+        rows = self.replay.rows(self.replay.added - sum(self.lengths), self.replay.added)
+        return {"added": self.replay.added, "lengths": list(self.lengths), "rows": tuple(rows)}
+
+    def remember(self, memory: dict[str, Any]) -> None:
+        """Put back what `memory` gave."""
+        self.replay.added, self.lengths = memory["added"], list(memory["lengths"])
+        self.replay.restore(self.replay.added - sum(self.lengths), Step(*memory["rows"]))
+        self._index()
+
+
+def mix(real: Step, imagined: Step) -> Step:
+    """[L, A] and [L, B] rows -> [L, A + B]."""
+    return Step(*(torch.cat([a, b], 1) for a, b in zip(real, imagined, strict=True)))
+
+
+def rows_alive(steps: Step) -> Tensor:
+    """[]: of rollouts [T + 1, B], the mean number of steps that were imagined."""
+    return (~steps.first[1:]).float().sum(0).mean()

@@ -1,0 +1,159 @@
+"""MBPO: a policy that learns mostly from short imagined rollouts, begun in real states (Janner et al. 2019)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from mbrl_lab.algo.imagined import Imagined, mix, rows_alive
+from mbrl_lab.algo.off_policy import WindowPolicy
+from mbrl_lab.dynamics.ensemble import Ensemble
+from mbrl_lab.dynamics.fit import Fit
+from mbrl_lab.dynamics.rollout import rollout
+from mbrl_lab.ops import clipped, crossed
+from mbrl_lab.replay import Replay
+from mbrl_lab.types import Algo, EnvSpec, Metrics, Policy, Step, Tree
+
+REAL_RATIO = 0.05
+"""The share of real rows where none is given, the authors'."""
+
+SURVEYED = 1_000
+"""States whose disagreement is logged."""
+
+
+class MBPO(Algo):
+    """Random actions for `warmup` steps; from then on a fit of the model every `every` steps, and the policy learns.
+
+    After each fit rollouts begin in `starts` real states drawn anew, and stay for `keep` epochs of `epoch` steps.
+    `rollout`: their length grows from the first to the second number while as many epochs as the last two say have
+    passed since the warm-up. `updates` gradient steps every `updates_every` environment steps see `batch` windows each,
+    a share `real_ratio` of them real. A policy that can only learn from what it did itself (PPO) gets `batch` fresh
+    rollouts each time instead, and nothing real.
+    `max_uncertainty`: rollouts stop before a step on which the elites disagree more, in standard deviations; 0: never.
+    `explore_bonus`: so much reward for each unit of disagreement, in imagination.
+    """
+
+    ready: Tensor
+
+    def __init__(
+        self,
+        spec: EnvSpec,
+        dynamics: Callable[[EnvSpec], Ensemble],
+        policy: Callable[[EnvSpec], Policy],
+        fit: Fit,
+        warmup: int,
+        every: int,
+        starts: int,
+        epoch: int,
+        keep: int,
+        rollout: Sequence[int],
+        real_ratio: float | None,
+        batch: int,
+        updates: int,
+        updates_every: int,
+        reward_clip: float,
+        max_uncertainty: float,
+        explore_bonus: float,
+    ) -> None:
+        super().__init__()
+        self.spec, self.model, self.policy, self.fit = spec, dynamics(spec), policy(spec), fit
+        self.on_policy = not hasattr(self.policy, "window")
+        self.real = share(real_ratio, self.on_policy, batch)
+        self.warmup, self.every, self.starts, self.epoch, self.keep = warmup, every, starts, epoch, keep
+        self.lengths, self.batch, self.updates, self.updates_every = tuple(rollout), batch, updates, updates_every
+        self.reward_clip, self.max_uncertainty, self.explore_bonus = reward_clip, max_uncertainty, explore_bonus
+        self.imagined: Imagined | None = None
+        self.register_buffer("ready", torch.zeros((), dtype=torch.bool))
+
+    def act(self, step: Step, carry: Tree | None, explore: bool) -> tuple[Tensor, Tree]:
+        if explore and not self.ready:
+            return self.spec.random(len(step.first), step.first.device), carry
+        return self.policy.act(step.obs, explore), carry
+
+    def learn(self, replay: Replay, before: int, after: int) -> Metrics:
+        metrics: Metrics = {}
+        if self.imagined is None and not self.on_policy:
+            self.imagined = self.memories()
+        if after >= self.warmup and crossed(before - self.warmup, after - self.warmup, self.every):
+            metrics |= self.renew(replay, after)
+        for _ in range(self.updates * crossed(max(before, self.warmup), max(after, self.warmup), self.updates_every)):
+            metrics |= self.policy.update(clipped(self.lesson(replay, after), self.reward_clip))
+        return metrics
+
+    def renew(self, replay: Replay, step: int) -> Metrics:
+        """Fit the model, and let it imagine what the policy will learn from."""
+        self.ready.fill_(True)
+        if self.real == self.batch:  # nothing would be learned from it
+            return {}
+        metrics = self.fit(self.model, replay) if isinstance(self.model, nn.Module) else {}
+        states = self.draw(replay, self.starts)
+        if not self.on_policy:
+            steps = self.imagine(states, step)
+            self.imagined_rows().add(steps)
+            if not len(self.imagined_rows().cells):
+                raise ValueError(f"algo.max_uncertainty is {self.max_uncertainty}; the elites disagree more everywhere")
+            metrics |= {"model/rollout_reward": steps.reward[1:].mean(), "model/rollout_alive": rows_alive(steps)}
+        if hasattr(self.model, "disagreement"):
+            states = states[:SURVEYED]
+            metrics["model/disagreement"] = self.model.disagreement(states, self.policy.act(states, True)).mean()
+        return metrics | {"model/rollout_length": float(self.length(step))}
+
+    def lesson(self, replay: Replay, step: int) -> Step:
+        """Rows for one update of the policy: windows real and imagined, or rollouts."""
+        if self.on_policy:
+            return self.imagine(self.draw(replay, self.batch), step)
+        window = cast(WindowPolicy, self.policy).window
+        if self.real == self.batch:
+            return replay.sample(self.batch, window)
+        imagined = self.imagined_rows().sample(self.batch - self.real, window)
+        return mix(replay.sample(self.real, window), imagined) if self.real else imagined
+
+    def imagine(self, states: Tensor, step: int) -> Step:
+        """[length + 1, N] rows from states [N, D]. FloatingPointError if the model gives what is no number."""
+        doubt = self.model.disagreement if self.max_uncertainty else None
+        steps = rollout(self.model, self.policy, states, self.length(step), doubt, self.max_uncertainty)
+        if not (steps.obs.isfinite().all() and steps.reward.isfinite().all()):
+            raise FloatingPointError(f"the model imagined what is not finite at step {step}; see dynamics.lr and .clip")
+        if self.explore_bonus:
+            doubts = self.model.disagreement(steps.obs[:-1].flatten(0, 1), steps.action[1:].flatten(0, 1))
+            steps.reward[1:] += self.explore_bonus * doubts.view(len(steps.reward) - 1, -1)
+        return steps
+
+    def draw(self, replay: Replay, number: int) -> Tensor:
+        """[number, D]: observations from which real transitions begin, drawn with replacement."""
+        cells = replay.transitions()
+        return replay.read(cells[torch.randint(len(cells), (number,), device=cells.device)], 1).obs[0]
+
+    def length(self, step: int) -> int:
+        """How far rollouts go after so many environment steps."""
+        low, high, first, last = self.lengths
+        share = ((step - self.warmup) // self.epoch - first) / (last - first)
+        return int(low + (high - low) * min(max(share, 0.0), 1.0))
+
+    def memories(self) -> Imagined:
+        """Room for what will be imagined."""
+        keep = max(1, self.keep * self.epoch // self.every)
+        return Imagined(self.spec, keep, self.starts, self.lengths[1], self.ready.device)
+
+    def imagined_rows(self) -> Imagined:
+        assert self.imagined is not None, "learn makes it"
+        return self.imagined
+
+    def memory(self) -> dict[str, Any]:
+        return {} if self.imagined is None else self.imagined.memory()
+
+    def remember(self, memory: dict[str, Any]) -> None:
+        if memory:
+            self.imagined = self.memories()
+            self.imagined.remember(memory)
+
+
+def share(real_ratio: float | None, on_policy: bool, batch: int) -> int:
+    """How many rows of a batch are real. ValueError where a policy could not learn from them."""
+    if on_policy and real_ratio:
+        raise ValueError(f"algo.real_ratio is {real_ratio}; with a policy that learns from its own acts it must be 0")
+    ratio = REAL_RATIO if real_ratio is None else real_ratio
+    return 0 if on_policy else int(batch * ratio)

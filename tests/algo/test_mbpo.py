@@ -1,0 +1,227 @@
+"""When MBPO fits, imagines and learns, from what, and how long it keeps it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mbrl_lab.algo import MBPO
+from mbrl_lab.algo.imagined import Imagined, mix
+from mbrl_lab.replay import Replay
+from mbrl_lab.types import EnvSpec, Metrics, Outcome, Step, Tree
+
+SPEC = EnvSpec((2,), torch.float32, 1, discrete=False)
+IMAGINED = 1000.0
+"""The first number of an observation is that much more if it was imagined."""
+
+
+class World(nn.Module):
+    """Adds IMAGINED to the first number at its first step and 1 to the second at each; ends and doubts are given."""
+
+    spec = SPEC
+
+    def __init__(self, spec: EnvSpec, going_on: float = 1.0, doubt: float = 0.0, reward: float = 0.0) -> None:
+        super().__init__()
+        self.going_on, self.doubt, self.reward, self.asked = going_on, doubt, reward, 0
+
+    def features(self, state: Tree) -> Tensor:
+        return state
+
+    def imagine(self, state: Tree, action: Tensor) -> tuple[Tree, Outcome]:
+        self.asked += 1
+        obs = torch.stack([state[:, 0] % IMAGINED + IMAGINED, state[:, 1] + 1], -1)
+        return obs, Outcome(torch.full((len(obs),), self.reward), torch.full((len(obs),), self.going_on))
+
+    def disagreement(self, state: Tree, action: Tensor) -> Tensor:
+        return torch.full((len(state),), self.doubt)
+
+
+class Fitted:
+    """Counts fits."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def __call__(self, model: Any, replay: Replay) -> Metrics:
+        self.sizes.append(len(replay))
+        return {"model/loss": 0.0}
+
+
+class Student(nn.Module):
+    """Remembers what it learned from; `window` rows each."""
+
+    window = 2
+
+    def __init__(self, spec: EnvSpec) -> None:
+        super().__init__()
+        self.seen: list[Step] = []
+
+    def act(self, features: Tensor, explore: bool) -> Tensor:
+        return torch.full((len(features), 1), 0.5)
+
+    def update(self, steps: Step) -> Metrics:
+        self.seen.append(steps)
+        return {}
+
+
+class OnPolicyStudent(Student):
+    """Has no window: it learns from what it did itself."""
+
+    window = property()  # type: ignore[assignment]
+
+
+def mbpo(world: dict[str, float] | None = None, student: type[Student] = Student, **settings: Any) -> Any:
+    loop: dict[str, Any] = {
+        "warmup": 10, "every": 5, "starts": 8, "epoch": 10, "keep": 1, "rollout": [1, 1, 0, 1], "real_ratio": 0.25,
+        "batch": 40, "updates": 3, "updates_every": 1, "reward_clip": 0.0, "max_uncertainty": 0.0, "explore_bonus": 0.0,
+    }  # fmt: skip
+    return MBPO(SPEC, lambda spec: World(spec, **(world or {})), student, Fitted(), **(loop | settings))  # type: ignore[arg-type]
+
+
+def run(algo: Any, steps: int, replay: Replay | None = None) -> list[Metrics]:
+    """Real rows whose first number is their time; one episode."""
+    replay = Replay(SPEC, 1000, 1, seed=0) if replay is None else replay
+    out = []
+    for now in range(steps + 1):
+        obs = torch.tensor([[float(now), 0.0]])
+        no = torch.zeros(1, dtype=torch.bool)
+        replay.add(Step(torch.zeros(1, 1), obs, torch.ones(1), no, no | (now == 0)))
+        if now:
+            out.append(algo.learn(replay, now - 1, now))
+    return out
+
+
+def test_it_fits_at_the_warm_ups_end_and_every_so_often_and_learns_at_every_step_since() -> None:
+    algo = mbpo()
+    run(algo, 22)
+    assert algo.fit.sizes == [11, 16, 21]
+    assert len(algo.policy.seen) == 3 * 12
+
+
+def test_the_policy_acts_from_the_first_fit_on() -> None:
+    algo = mbpo()
+    row = Step(torch.zeros(1, 1), torch.zeros(1, 2), *torch.zeros(1, 1), *torch.zeros(2, 1, dtype=torch.bool))
+    acts = {float(algo.act(row, None, explore=True)[0]) for _ in range(5)}
+    assert len(acts) == 5 and float(algo.act(row, None, explore=False)[0]) == 0.5
+    run(algo, 10)
+    assert float(algo.act(row, None, explore=True)[0]) == 0.5
+
+
+@pytest.mark.parametrize(("ratio", "real"), [(0.0, 0), (0.25, 10), (1.0, 40), (None, 2), (0.04, 1)])
+def test_the_share_of_real_rows_is_what_was_asked_for(ratio: float | None, real: int) -> None:
+    algo = mbpo(real_ratio=ratio)
+    run(algo, 30)
+    for steps in algo.policy.seen:
+        assert int((steps.obs[1, :, 0] < IMAGINED).sum()) == real
+        assert len(steps.first[0]) == 40 and steps.transitions().valid[:, real:].all()
+
+
+def test_with_real_rows_alone_nothing_is_fitted_or_imagined() -> None:
+    algo = mbpo(real_ratio=1.0)
+    run(algo, 30)
+    assert not algo.fit.sizes and not algo.model.asked
+
+
+def test_imagined_rows_stay_for_as_many_epochs_as_asked() -> None:
+    """A peer's bug: what was imagined went at every fit."""
+    algo = mbpo(real_ratio=0.0, keep=2, batch=400)
+    run(algo, 40)
+    begun = [set((steps.obs[0, :, 0] % IMAGINED).int().tolist()) for steps in algo.policy.seen[-3:]]
+    kept = algo.imagined.replay.latest(8).obs[::2, :, 0]  # starts of the newest four fits: 2 epochs of 10, one each 5
+    assert set().union(*begun) == set(kept.flatten().int().tolist())
+    assert algo.imagined.lengths == [2, 2, 2, 2]
+
+
+def test_rollouts_begin_in_real_states_that_something_follows() -> None:
+    algo = mbpo(starts=500, real_ratio=0.0)
+    run(algo, 12)
+    starts = Counter(algo.imagined.replay.latest(2).obs[0, :, 0].int().tolist())
+    assert set(starts) == set(range(10)) and min(starts.values()) > 20
+
+
+@pytest.mark.parametrize(
+    ("step", "length"), [(100, 1), (119, 1), (120, 1), (130, 3), (139, 3), (140, 5), (160, 9), (500, 9)]
+)
+def test_lengths_grow_between_two_epochs_after_the_warm_up(step: int, length: int) -> None:
+    algo = mbpo(warmup=100, epoch=10, rollout=[1, 9, 2, 6])
+    assert algo.length(step) == length
+
+
+def test_long_rollouts_are_learned_from_at_each_of_their_steps() -> None:
+    algo = mbpo(real_ratio=0.0, rollout=[3, 3, 0, 1], batch=300)
+    run(algo, 11)
+    t = algo.policy.seen[-1].transitions()
+    assert t.valid.all()
+    assert set(t.obs[0, :, 1].int().tolist()) == {0, 1, 2} and (t.next_obs[..., 1] - t.obs[..., 1] == 1).all()
+
+
+def test_after_an_imagined_end_there_is_nothing_to_learn() -> None:
+    algo = mbpo({"going_on": 0.0}, real_ratio=0.0, rollout=[3, 3, 0, 1])
+    rows = run(algo, 11)[:-1]
+    t = algo.policy.seen[-1].transitions()
+    assert t.valid.all() and t.terminal.all() and (t.obs[0, :, 1] == 0).all()
+    assert float(rows[-1]["model/rollout_alive"]) == 1.0
+
+
+def test_where_the_elites_disagree_too_much_nothing_is_imagined() -> None:
+    run(mbpo({"doubt": 0.5}, max_uncertainty=0.6), 10)
+    with pytest.raises(ValueError, match=r"algo\.max_uncertainty is 0\.4"):
+        run(mbpo({"doubt": 0.5}, max_uncertainty=0.4), 10)
+
+
+def test_disagreement_can_be_worth_something() -> None:
+    algo = mbpo({"doubt": 0.5, "reward": 1.0}, real_ratio=0.0, explore_bonus=2.0)
+    metrics = run(algo, 11)[-2]
+    assert (algo.policy.seen[-1].reward[1] == 2.0).all()
+    assert float(metrics["model/disagreement"]) == 0.5
+
+
+def test_a_model_that_imagines_no_numbers_stops_the_run() -> None:
+    with pytest.raises(FloatingPointError, match="imagined what is not finite at step 10"):
+        run(mbpo({"reward": float("nan")}), 10)
+
+
+def test_a_policy_that_learns_from_its_own_acts_gets_fresh_rollouts() -> None:
+    algo = mbpo(student=OnPolicyStudent, rollout=[4, 4, 0, 1], real_ratio=None, batch=6)
+    run(algo, 11)
+    assert [tuple(s.first.shape) for s in algo.policy.seen] == [(5, 6)] * 3
+    assert all(s.first[0].all() and (s.obs[1:, :, 0] >= IMAGINED).all() for s in algo.policy.seen)
+    with pytest.raises(ValueError, match=r"algo\.real_ratio is 0\.05; with a policy that learns from its own acts"):
+        mbpo(student=OnPolicyStudent, real_ratio=0.05)
+
+
+def test_windows_do_not_run_over_the_newest_row() -> None:
+    kept = Imagined(SPEC, keep=2, starts=3, longest=2, device="cpu")
+    for now in range(3):
+        no = torch.zeros(3, 3, dtype=torch.bool)
+        first = no.clone()
+        first[0] = True
+        kept.add(Step(torch.zeros(3, 3, 1), torch.full((3, 3, 2), float(now)), torch.zeros(3, 3), no, first))
+    steps = kept.sample(200, 4)
+    assert set(steps.obs[0, :, 0].int().tolist()) == {1, 2}
+    reached = (~steps.first[1:]).cumprod(0).bool()
+    assert reached[0].all() and not reached[2].any()
+    assert (steps.obs[1:, :, 0] == steps.obs[0, :, 0])[reached].all()
+    twins = mix(steps, steps)
+    assert twins.obs.shape == (4, 400, 2) and torch.equal(twins.reward[:, :200], twins.reward[:, 200:])
+
+
+def test_what_it_imagined_can_be_put_back() -> None:
+    one, other = mbpo(rollout=[1, 3, 0, 2]), mbpo(rollout=[1, 3, 0, 2])
+    run(one, 31)
+    other.remember(one.memory())
+    assert other.imagined.lengths == one.imagined.lengths and torch.equal(other.imagined.cells, one.imagined.cells)
+    torch.manual_seed(3)
+    a = one.imagined.sample(50, 2)
+    torch.manual_seed(3)
+    b = other.imagined.sample(50, 2)
+    assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_more_than_there_is_memory_for_is_refused_before_anything_runs() -> None:
+    with pytest.raises(ValueError, match=r"algo\.starts=10{12} for 2 times up to 1 imagined steps needs"):
+        run(mbpo(starts=10**12), 1)
