@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import mujoco
@@ -12,6 +13,7 @@ import torch
 from gymnasium.utils.env_checker import check_env
 
 from mbrl_lab.config import PACKAGE, build, compose_config
+from mbrl_lab.env import Envs
 from mbrl_lab.env import cs285_physics as physics
 from mbrl_lab.env.cs285 import ARM, TASKS, make_cs285, simulated
 
@@ -201,6 +203,21 @@ def test_an_episode_is_a_function_of_seed_and_actions(task: str) -> None:
     first = played(3)
     other = played(4)
     assert played(3) == first and (task == "reacher" or other != first)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_several_go_on_exactly(task: str) -> None:
+    make = partial(make_cs285, task, 30)
+    for stop in (0, 7, 30, 31, 50):
+        one, other = Envs(make, 2, seed=5), Envs(make, 2, seed=5)
+        one.reset()
+        for _ in range(stop):
+            one.step(one.spec.random(2))
+        other.load_state_dict(one.state_dict())
+        for _ in range(20):
+            action = one.spec.random(2)
+            pairs = zip(one.step(action), other.step(action), strict=True)
+            assert all(torch.equal(a, b) for a, b in pairs), stop
 
 
 @pytest.mark.parametrize("task", TASKS)
