@@ -14,10 +14,10 @@ USABLE := -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))'
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo train compare test test-slow check format clean
+.PHONY: help setup demo train compare cs285 test test-slow check format clean
 
 help: ## List the targets.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Install the package and the locked tools into .venv (quick when up to date).
 
@@ -47,6 +47,19 @@ train: $(STAMP) ## Train, e.g. make train ARGS="env=pendulum seed=1".
 
 compare: $(STAMP) ## Train mpc, mbpo and sac (or ddqn) and draw them together: ENV=pendulum SEEDS=3 STEPS= ARGS="...".
 	$(PY) scripts/compare.py --env $(or $(ENV),pendulum) --seeds $(or $(SEEDS),3) $(if $(STEPS),--steps $(STEPS)) $(ARGS)
+
+# Its variables are explained in docs/cs285.md.
+cs285: ENV := cheetah_cs285
+cs285: PLANNER := random_shooting
+cs285: MBPO_ENV = $(ENV)
+cs285: ROLLOUT := 10
+cs285: INIT_TEMPERATURE := 0.1
+cs285: RUN_MBPO := 1
+cs285: $(STAMP) ## Homework 4 of CS 285, MPC and then MBPO, e.g. make cs285 ENV=obstacles_cs285 PLANNER=cem RUN_MBPO=0.
+	$(PY) scripts/train.py name=cs285 algo=mpc env=$(ENV) planner=$(PLANNER) \
+		$(if $(filter cem,$(PLANNER)),planner.iterations=4) $(MPC_ARGS)
+	$(if $(filter 0,$(RUN_MBPO)),,$(PY) scripts/train.py name=cs285 algo=mbpo env=$(MBPO_ENV) \
+		'algo.rollout=[$(ROLLOUT),$(ROLLOUT),0,1]' policy.alpha=$(INIT_TEMPERATURE) $(MBPO_ARGS))
 
 test: $(STAMP) ## Run the quick tests.
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(ARGS)

@@ -58,6 +58,7 @@ def make_run(algo: str = "mpc", env: str = "cartpole", *overrides: str, folder: 
     cfg = compose_config(words)
     check(cfg)
     runner = build_runner(cfg, RunFolder(folder))
+    runner.algo.allocate()
     if runner.folder.open(plain(OmegaConf.to_container(cfg, resolve=True)), words) == "done":
         raise RunRefused(f"the run in {runner.folder.path} is done: load_run reads it")
     return runner
@@ -205,6 +206,7 @@ def run(cfg: DictConfig, path: Path, overrides: Sequence[str]) -> None:
     check(cfg)
     folder = RunFolder(path)
     runner = build_runner(cfg, folder)
+    runner.algo.allocate()
     if folder.open(plain(OmegaConf.to_container(cfg, resolve=True)), overrides) == "done":
         print(f"this run is done: {path}\n{how_to_go_on(folder.status()['step'], cfg)}")
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import re
 import secrets
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from typing import Any, cast
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError
 
@@ -87,6 +88,7 @@ def check(cfg: DictConfig) -> None:
         if _has(cfg, key) and not holds(value):
             beyond = f" to {INT64}" if isinstance(value, int) and value > INT64 else ""
             raise ConfigError(f"{key} is {value!r}; it must be {allowed}{beyond}")
+    check_parts(cfg)
     if "elites" in cfg.get("dynamics", {}) and cfg.dynamics.elites > cfg.dynamics.members:
         raise ConfigError(
             f"dynamics.elites is {cfg.dynamics.elites}; it must be at most dynamics.members, {cfg.dynamics.members}"
@@ -105,6 +107,18 @@ def left_open(cfg: DictConfig) -> list[str]:
     tree = OmegaConf.to_container(cfg)
     assert isinstance(tree, dict), type(tree)
     return sorted(key for key, value in flatten({str(k): v for k, v in tree.items()}).items() if value == "???")
+
+
+def check_parts(cfg: DictConfig) -> None:
+    """ConfigError where a part has settings that it does not know: those of a preset, made for another one."""
+    for group in ("dynamics", "planner", "policy", "encoder"):
+        node = cfg.get(group, {})
+        if "_target_" in node:
+            known = inspect.signature(get_object(node["_target_"])).parameters
+            for key in (k for k in node if k not in known and not k.startswith("_")):
+                part = node["_target_"].rpartition(".")[2]
+                why = f"{part} has no such setting; if a preset made for another {group} set it, add preset=none"
+                raise ConfigError(f"{group}.{key} is {node[key]!r}, but {why}")
 
 
 def check_room(cfg: DictConfig) -> None:

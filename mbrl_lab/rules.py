@@ -112,6 +112,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "dynamics.lr": number(0, above=True),
     "dynamics.weight_decay": numbers(0),
     "dynamics.clip": number(0),
+    "dynamics.noise": number(0),
     "dynamics.ends.width": integer(1, 65536),
     "dynamics.ends.depth": integer(0, 100),
     "dynamics.ends.lr": number(0, above=True),

@@ -171,6 +171,9 @@ class Algo(nn.Module):
         """Learn whatever is due between two counts of environment steps."""
         raise NotImplementedError
 
+    def allocate(self) -> None:
+        """Take what room training will need; ValueError, naming settings, where there is none."""
+
     def memory(self) -> Tree:
         """What it must remember to go on learning, but not to act: plain, as in a state_dict."""
         return {}

@@ -178,6 +178,6 @@ def test_python_can_be_read(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=title)
 def test_make_targets_exist(page: Path) -> None:
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
-    shown = re.findall(r"(?:^ {4}|^|`)make ([a-z-]+)", page.read_text(), re.M)
+    targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.M))
+    shown = re.findall(r"(?:^ {4}|^|`)make ([a-z0-9-]+)", page.read_text(), re.M)
     assert set(shown) <= targets, title(page)

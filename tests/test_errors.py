@@ -146,13 +146,26 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "id's spelling": (["env=gym", "env.id=Acrobat-v1"], ["env.id", "'Acrobat-v1'", "did you mean Acrobot-v1?"]),
     "environment": (["env.make.id=CartPoleX-v1"], ["env.make.id is 'CartPoleX-v1'", "did you mean CartPole-v1?"]),
     "frames": (["env.make.id=Blackjack-v1"], ["observations must be arrays"]),
+    "a shrinking schedule": (
+        ["algo=mbpo", "algo.rollout=[5,1,20,150]"],
+        ["algo.rollout is [5, 1, 20, 150]", "do not shrink"],
+    ),
+    "a schedule before the warm-up": (
+        ["algo=mbpo", "algo.rollout=[1,5,-2,10]"],
+        ["algo.rollout is [1, 5, -2, 10]", "after the warm-up"],
+    ),
+    "real rows": (["algo=mbpo", "algo.real_ratio=1.5"], ["algo.real_ratio is 1.5", "from 0 to 1"]),
+    "more elites": (["algo=mbpo", "dynamics.elites=8"], ["dynamics.elites is 8", "dynamics.members, 5"]),
+    "decay": (["algo=mbpo", "dynamics.weight_decay=[0.1,0.2]"], ["dynamics.weight_decay is", "one for each layer"]),
+    "rollouts": (["algo=mbpo", "algo.starts=1000000000000"], ["algo.starts=1000000000000", "are free"]),
+    "another policy": (["algo=mbpo", "env=cheetah", "policy=ppo"], ["policy.tau", "PPO has no such", "preset=none"]),
     "physics": (["dynamics=analytic", "env=acrobot"], ["next_obs"]),
 }
 
 
 WHEN_BUILT = (
     *("device", "replay's device", "memory", "id's spelling", "environment", "frames"),
-    *("game", "protocol", "shift", "encoder"),
+    *("game", "protocol", "shift", "encoder", "decay", "rollouts"),
 )
 """Seen only when a part is built."""
 

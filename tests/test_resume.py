@@ -135,7 +135,7 @@ def test_several_environments_and_a_full_ring_resume_exactly(recipe: str, option
     ("recipe", "options"),
     [
         ("mpc_discrete", ["planner=icem", "planner.elites=4", "planner.iterations=2"]),
-        ("mpc_continuous", ["planner=random_shooting", "dynamics.propagation=ts1"]),
+        ("mpc_continuous", ["planner=random_shooting", "dynamics.propagation=ts1", "dynamics.noise=0.01"]),
         ("mpc_continuous", ["dynamics.gaussian=true", "planner=icem", "planner.elites=4", "planner.iterations=2"]),
     ],
     ids=["icem", "random_shooting", "gaussian"],

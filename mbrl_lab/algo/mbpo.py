@@ -75,8 +75,6 @@ class MBPO(Algo):
 
     def learn(self, replay: Replay, before: int, after: int) -> Metrics:
         metrics: Metrics = {}
-        if self.imagined is None and not self.on_policy:
-            self.imagined = self.memories()
         if after >= self.warmup and crossed(before - self.warmup, after - self.warmup, self.every):
             metrics |= self.renew(replay, after)
         for _ in range(self.updates * crossed(max(before, self.warmup), max(after, self.warmup), self.updates_every)):
@@ -133,13 +131,13 @@ class MBPO(Algo):
         share = ((step - self.warmup) // self.epoch - first) / (last - first)
         return int(low + (high - low) * min(max(share, 0.0), 1.0))
 
-    def memories(self) -> Imagined:
-        """Room for what will be imagined."""
-        keep = max(1, self.keep * self.epoch // self.every)
-        return Imagined(self.spec, keep, self.starts, self.lengths[1], self.ready.device)
+    def allocate(self) -> None:
+        if not self.on_policy:
+            keep = max(1, self.keep * self.epoch // self.every)
+            self.imagined = Imagined(self.spec, keep, self.starts, self.lengths[1], self.ready.device)
 
     def imagined_rows(self) -> Imagined:
-        assert self.imagined is not None, "learn makes it"
+        assert self.imagined is not None, "nothing was allocated"
         return self.imagined
 
     def memory(self) -> dict[str, Any]:
@@ -147,8 +145,7 @@ class MBPO(Algo):
 
     def remember(self, memory: dict[str, Any]) -> None:
         if memory:
-            self.imagined = self.memories()
-            self.imagined.remember(memory)
+            self.imagined_rows().remember(memory)
 
 
 def share(real_ratio: float | None, on_policy: bool, batch: int) -> int:

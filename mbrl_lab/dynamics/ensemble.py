@@ -37,6 +37,8 @@ class Ensemble(nn.Module):
     learned bounds (Chua et al. 2018, appendix A.1). Ends have networks of their own, since on a shared trunk the
     Gaussian likelihood drowns them. `reward_fn` and `termination_fn` replace what would be learned.
     `propagation`: ts_inf keeps a row with its member, ts1 draws a member at every step, expectation averages means.
+    `noise`: Gaussian, added to the observations it learns from and to those it predicts, of this share of each one's
+    absolute mean.
     """
 
     compilable = ("_imagine",)
@@ -54,6 +56,7 @@ class Ensemble(nn.Module):
         lr: float,
         weight_decay: float | Sequence[float],
         clip: float,
+        noise: float,
         ends: Callable[[int, int], Ends],
         reward_fn: Head | None = None,
         termination_fn: Head | None = None,
@@ -62,7 +65,7 @@ class Ensemble(nn.Module):
         assert propagation in ("ts_inf", "ts1", "expectation"), propagation
         assert len(spec.obs_shape) == 1, f"an ensemble predicts vectors, not observations of shape {spec.obs_shape}"
         self.spec, self.members, self.gaussian, self.propagation, self.clip = spec, members, gaussian, propagation, clip
-        self.reward_fn, self.termination_fn = reward_fn, termination_fn
+        self.noise, self.reward_fn, self.termination_fn = noise, reward_fn, termination_fn
         dim = spec.obs_shape[0]
         self.outputs = dim + 1
         self.inputs = Normaliser(dim + spec.action_dim)
@@ -142,7 +145,7 @@ class Ensemble(nn.Module):
     def update(self, steps: Step, ends: Step | None = None) -> tuple[Tensor, Metrics]:
         """Rows [L, B] for all members alike, or [L, K, B] for each its own; `ends` feeds the end network instead."""
         t = steps.transitions()
-        loss = self.loss(self._by_member(t))
+        loss = self.loss(self._by_member(self._noised(t)))
         self.opt.zero_grad()
         differentiate(loss.sum())
         if self.clip:
@@ -191,9 +194,9 @@ class Ensemble(nn.Module):
     def normalise(self, steps: Step) -> None:
         """Take the scales of inputs and targets from real rows [2, N], all of them valid."""
         t = steps.transitions()
-        obs, next_obs = t.obs[0], t.next_obs[0]
-        self.inputs.fit(torch.cat([obs, self.spec.encode(t.action[0])], -1))
-        self.targets.fit(torch.cat([next_obs - obs, t.reward[0].unsqueeze(-1)], -1))
+        self.inputs.fit(torch.cat([t.obs[0], self.spec.encode(t.action[0])], -1))
+        t = self._noised(t)
+        self.targets.fit(torch.cat([t.next_obs[0] - t.obs[0], t.reward[0].unsqueeze(-1)], -1))
         self.thaw()
 
     def bound(self, steps: Step) -> None:
@@ -221,6 +224,13 @@ class Ensemble(nn.Module):
 
     def thaw(self) -> None:
         self._frozen = None
+
+    def _noised(self, t: Transition) -> Transition:
+        if not self.noise:
+            return t
+        scale = self.noise * self.inputs.mean[: t.obs.shape[-1]].abs()
+        obs, next_obs = (x + scale * torch.randn_like(x) for x in (t.obs, t.next_obs))
+        return t._replace(obs=obs, next_obs=next_obs)
 
     def _groups(self, decay: float | Sequence[float]) -> list[dict[str, Any]]:
         """The layers' weights with their decay, the same or one for each; then what does not decay."""

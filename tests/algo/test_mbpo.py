@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from test_mpc import final_return
 from torch import Tensor, nn
 
+from mbrl_lab import make_run
 from mbrl_lab.algo import MBPO
 from mbrl_lab.algo.imagined import Imagined, mix
 from mbrl_lab.replay import Replay
@@ -79,7 +83,9 @@ def mbpo(world: dict[str, float] | None = None, student: type[Student] = Student
         "warmup": 10, "every": 5, "starts": 8, "epoch": 10, "keep": 1, "rollout": [1, 1, 0, 1], "real_ratio": 0.25,
         "batch": 40, "updates": 3, "updates_every": 1, "reward_clip": 0.0, "max_uncertainty": 0.0, "explore_bonus": 0.0,
     }  # fmt: skip
-    return MBPO(SPEC, lambda spec: World(spec, **(world or {})), student, Fitted(), **(loop | settings))  # type: ignore[arg-type]
+    algo = MBPO(SPEC, lambda spec: World(spec, **(world or {})), student, Fitted(), **(loop | settings))  # type: ignore[arg-type]
+    algo.allocate()
+    return algo
 
 
 def run(algo: Any, steps: int, replay: Replay | None = None) -> list[Metrics]:
@@ -194,6 +200,16 @@ def test_a_policy_that_learns_from_its_own_acts_gets_fresh_rollouts() -> None:
         mbpo(student=OnPolicyStudent, real_ratio=0.05)
 
 
+def test_epochs_do_not_cut_episodes(tmp_path: Path) -> None:
+    """A peer's bug: the environment was reset where an epoch began."""
+    words = ["debug=smoke", "algo.epoch=50", "algo.every=50", "video.final=0", "eval.every=0", "steps=420"]
+    runner = make_run("mbpo", "pendulum", *words, folder=tmp_path)
+    runner.run()
+    runner.envs.close()
+    lengths = [json.loads(line)["length"] for line in runner.folder.episodes.read_text().splitlines()]
+    assert lengths[:2] == [200, 200]
+
+
 def test_windows_do_not_run_over_the_newest_row() -> None:
     kept = Imagined(SPEC, keep=2, starts=3, longest=2, device="cpu")
     for now in range(3):
@@ -224,4 +240,23 @@ def test_what_it_imagined_can_be_put_back() -> None:
 
 def test_more_than_there_is_memory_for_is_refused_before_anything_runs() -> None:
     with pytest.raises(ValueError, match=r"algo\.starts=10{12} for 2 times up to 1 imagined steps needs"):
-        run(mbpo(starts=10**12), 1)
+        mbpo(starts=10**12)
+
+
+QUICK = ["policy.width=64", "policy.gamma=0.9", "algo.warmup=50", "algo.every=25", "algo.starts=500", "algo.epoch=50"]
+QUICK += ["algo.batch=64", "algo.updates=4", "algo.fit.batch=32", "algo.fit.max_updates=200", "dynamics.lr=3e-3"]
+SAC = ["policy.actor_lr=3e-3", "policy.critic_lr=3e-3", "policy.alpha_lr=3e-3", "policy.alpha=0.1", "policy.tau=0.02"]
+PPO = [
+    "preset=none",
+    "policy=ppo",
+    "policy.minibatches=4",
+    "policy.lr=3e-3",
+    "algo.rollout=[10,10,0,1]",
+    "algo.updates_every=10",
+]
+
+
+@pytest.mark.parametrize("words", [SAC, [*PPO, "algo.real_ratio=0"]], ids=["sac", "ppo"])
+def test_it_brings_a_point_to_its_goal(words: list[str], tmp_path: Path) -> None:
+    """Going straight there costs about 1, acting at random about 8."""
+    assert final_return("mbpo", 0, tmp_path, *QUICK, *words, steps=160) > -1.6

@@ -154,9 +154,10 @@ def test_every_planner_brings_it_there(words: list[str], tmp_path: Path) -> None
     assert final_return("mpc", 0, tmp_path, *LEARN, *words) > -3.5
 
 
-def test_particles_of_a_probabilistic_ensemble_bring_it_there(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_particles_of_a_probabilistic_ensemble_bring_it_there(seed: int, tmp_path: Path) -> None:
     words = [*CEM, "dynamics.gaussian=true", "dynamics.propagation=ts1", "planner.particles=5"]
-    assert final_return("mpc", 0, tmp_path, *LEARN, *words, "algo.warmup=200", steps=300) > -5
+    assert final_return("mpc", seed, tmp_path, *LEARN, *words, "algo.warmup=200", steps=300) > -2.2
 
 
 @pytest.mark.slow
