@@ -39,6 +39,32 @@ def reacher_reward(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
     return -torch.linalg.vector_norm(next_obs[:, 8:10], dim=-1) - action.square().sum(-1)
 
 
+def walker_termination(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+    """The torso not between 0.8 and 2 m, or leaning by 1 rad or more."""
+    height, angle = next_obs[:, 0], next_obs[:, 1]
+    return (height <= 0.8) | (height >= 2.0) | (angle.abs() >= 1.0)
+
+
+def ant_termination(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+    """The torso lower than 0.2 m or higher than 1 m."""
+    return (next_obs[:, 0] < 0.2) | (next_obs[:, 0] > 1.0)
+
+
+def humanoid_termination(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+    """The torso not between 1 and 2 m."""
+    return (next_obs[:, 0] <= 1.0) | (next_obs[:, 0] >= 2.0)
+
+
+def inverted_pendulum_reward(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+    """One for every step that does not end the episode."""
+    return (~inverted_pendulum_termination(obs, action, next_obs)).float()
+
+
+def inverted_pendulum_termination(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+    """The pole leaning by more than 0.2 rad."""
+    return next_obs[:, 1].abs() > 0.2
+
+
 def never(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
     """No state ends an episode."""
     return torch.zeros_like(next_obs[:, 0], dtype=torch.bool)

@@ -82,6 +82,30 @@ def test_a_hopper_falls_by_height_by_angle_and_by_what_is_too_much() -> None:
     assert physics.hopper_reward(rows, nothing, rows).tolist() == [1.0 - over for over in expected]
 
 
+@pytest.mark.parametrize(
+    ("id", "end_fn", "at", "cases"),
+    [
+        ("Walker2d-v5", physics.walker_termination, 0, {0.79: True, 0.81: False, 1.99: False, 2.01: True}),
+        ("Walker2d-v5", physics.walker_termination, 1, {-1.01: True, -0.99: False, 0.99: False, 1.01: True}),
+        ("Ant-v5", physics.ant_termination, 0, {0.19: True, 0.21: False, 0.99: False, 1.01: True}),
+        ("Humanoid-v5", physics.humanoid_termination, 0, {0.99: True, 1.01: False, 1.99: False, 2.01: True}),
+        ("InvertedPendulum-v5", physics.inverted_pendulum_termination, 1, {-0.21: True, 0.19: False, 0.21: True}),
+    ],
+)
+def test_who_has_fallen(id: str, end_fn: Head, at: int, cases: dict[float, bool]) -> None:
+    obs, action, next_obs, _, terminal = steps(id)
+    assert end_fn(obs, action, next_obs).equal(terminal) and (terminal.any() or id == "Ant-v5")
+    rows = torch.zeros(len(cases), 5)
+    rows[:, 0] = {"Walker2d-v5": 1.2, "Ant-v5": 0.5, "Humanoid-v5": 1.4}.get(id, 0.0)
+    rows[:, at] = torch.tensor(list(cases))
+    assert end_fn(rows, rows, rows).tolist() == list(cases.values())
+
+
+def test_a_pendulum_that_stands_pays_one() -> None:
+    obs, action, next_obs, reward, _ = steps("InvertedPendulum-v5")
+    assert physics.inverted_pendulum_reward(obs, action, next_obs).double().equal(reward.double())
+
+
 @pytest.mark.parametrize("env", ["cheetah", "hopper", "reacher"])
 @pytest.mark.parametrize("propagation", ["ts_inf", "ts1", "expectation"])
 def test_an_ensemble_can_take_them(env: str, propagation: str) -> None:
