@@ -24,7 +24,7 @@ from mbrl_lab.explain import flat_keys
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "outputs").glob("*.md")])
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
-FILES = ("py", "md", "yaml", "yml", "json", "jsonl", "bin", "txt", "mp4", "png", "pt", "toml")
+FILES = ("py", "md", "yaml", "yml", "json", "jsonl", "csv", "bin", "txt", "mp4", "png", "pt", "toml")
 NOT_SETTINGS = ("hydra", "torch", "mbrl_lab")
 
 
