@@ -224,7 +224,7 @@ class Runner:
         self.row = Step(*state["row"]).to(self.device)
         self.carry = tree_map_only(Tensor, lambda x: x.to(self.device), state["carry"])
         load_module_state(self.algo, state["algo"])
-        self.algo.remember(state["memory"])
+        self.algo.remember(state.get("memory", {}))  # a checkpoint older than it has none
         self.replay.load_state_dict(state["replay"])
         for start, chunk in rows:
             self.replay.restore(start, chunk)
