@@ -207,6 +207,15 @@ def test_half_the_rows_for_the_end_network_are_ends() -> None:
     assert shares.tolist() == pytest.approx([0.55, 0.55], abs=0.06)  # and a tenth of the other half
 
 
+def test_a_fit_whose_loss_is_no_number_stops_the_run() -> None:
+    class Diverging(Recorder):
+        def update(self, steps: Step, ends: Step | None = None) -> tuple[Tree, Metrics]:
+            return None, super().update(steps, ends)[1] | {"model/loss": torch.tensor(float("nan"))}
+
+    with pytest.raises(FloatingPointError, match=r"the model diverged: model/loss is nan .* lower dynamics\.lr"):
+        fit()(Diverging(2), data(20))
+
+
 def test_elites_are_the_best_on_hold_out() -> None:
     model = ensemble(members=6, elites=2)
     replay = data(100)
