@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mbrl_lab.types import Step
 
@@ -99,6 +99,19 @@ def project(x: Tensor, weight: Tensor, bins: Tensor) -> Tensor:
 def polyak(target: Iterable[Tensor], source: Iterable[Tensor], tau: float) -> None:
     """Move each target tensor a share `tau` of the way to its source."""
     torch._foreach_lerp_(list(target), list(source), tau)
+
+
+@torch.no_grad()
+def clip_norm(params: Iterable[Tensor], bound: float) -> Tensor:
+    """Shrink all gradients alike to a norm of at most `bound`; []: the norm that they had.
+
+    On a CPU gradients within the bound are left alone, where torch multiplies them by 1; elsewhere to ask costs more.
+    """
+    params = [p for p in params if p.grad is not None]
+    norm = nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
+    if norm.device.type != "cpu" or not norm <= bound:
+        nn.utils.clip_grads_with_norm_(params, bound, norm)
+    return norm
 
 
 def hash_uniform(ids: Tensor, salt: int) -> Tensor:

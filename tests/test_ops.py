@@ -239,3 +239,17 @@ def test_hash_uniform_is_uniform_and_salts_are_independent() -> None:
     assert torch.histc(u, 20, 0, 1).sub(2500).abs().max() < 5 * 2500**0.5
     assert torch.corrcoef(torch.stack([u, v]))[0, 1].abs() < 0.02
     assert torch.corrcoef(torch.stack([u[:-1], u[1:]]))[0, 1].abs() < 0.02
+
+
+@pytest.mark.parametrize(
+    ("bound", "left"), [(10.0, [3.0, 4.0]), (5.0, [3.0, 4.0]), (2.5, [1.5, 2.0]), (math.inf, [3.0, 4.0])]
+)
+def test_gradients_are_shrunk_to_a_norm(bound: float, left: list[float]) -> None:
+    params = [
+        torch.zeros(1, requires_grad=True),
+        torch.zeros(1, requires_grad=True),
+        torch.zeros(1, requires_grad=True),
+    ]
+    params[0].grad, params[1].grad = torch.tensor([3.0]), torch.tensor([4.0])
+    assert ops.clip_norm(iter(params), bound).item() == 5.0
+    assert [p.grad.item() for p in params[:2]] == pytest.approx(left)  # type: ignore[union-attr]

@@ -15,7 +15,7 @@ from mbrl_lab.dynamics.normaliser import Normaliser, fold
 from mbrl_lab.nets import EnsembleMLP
 from mbrl_lab.nets.ensemble import Layers, apply, as_computed
 from mbrl_lab.nets.precision import autocast_dtype, differentiate
-from mbrl_lab.ops import masked_mean
+from mbrl_lab.ops import clip_norm, masked_mean
 from mbrl_lab.types import EnvSpec, Metrics, Outcome, Step, Transition, Tree
 
 Head = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -149,7 +149,7 @@ class Ensemble(nn.Module):
         self.opt.zero_grad()
         differentiate(loss.sum())
         if self.clip:
-            nn.utils.clip_grad_norm_([p for group in self.opt.param_groups for p in group["params"]], self.clip)
+            clip_norm((p for group in self.opt.param_groups for p in group["params"]), self.clip)
         self.opt.step()
         metrics: Metrics = {"model/loss": loss.detach().mean()}
         if self.termination_fn is None and self.ends.unexplained:

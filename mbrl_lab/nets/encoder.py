@@ -55,7 +55,7 @@ class Convolutional(Encoder):
             raise ValueError(f"{name} needs images of {least}: try encoder=grid or impala")
         self.net, self.largest = net.to(memory_format=torch.channels_last), largest  # type: ignore[call-overload]
         with torch.no_grad():
-            self.dim = self._flat(torch.zeros(1, *spec.obs_shape)).shape[-1]
+            self.dim = self._flat(torch.zeros(1, *spec.obs_shape, dtype=torch.uint8)).shape[-1]
         self.hidden = nn.Sequential(nn.Linear(self.dim, hidden), nn.ReLU()) if hidden else nn.Identity()
         self.dim = hidden or self.dim
 
@@ -63,10 +63,34 @@ class Convolutional(Encoder):
         return affordable(self.hidden, self._flat(obs.flatten(0, -4))).unflatten(0, obs.shape[:-3])
 
     def _flat(self, obs: Tensor) -> Tensor:
-        image = obs.to(autocast_dtype(obs.device.type)).contiguous(memory_format=torch.channels_last)
         first, rest = self.net[0], self.net[1:]
-        scaled = nn.functional.conv2d(image, first.weight / self.largest, first.bias, first.stride, first.padding)
-        return rest(scaled).flatten(1)
+        return rest(convolve(obs, first, 1 / self.largest)).flatten(1)
+
+
+def convolve(obs: Tensor, layer: nn.Conv2d, scale: float) -> Tensor:
+    """The layer of `scale` times bytes [N, C, H, W], channels last.
+
+    Where its kernel is a multiple of its stride, each square of stride x stride pixels becomes the channels of one
+    place, and the stride 1: the same products, but of channels enough to fill a processor's vectors.
+    """
+    dtype, stride = autocast_dtype(obs.device.type), layer.stride[0]
+    weight = layer.weight * scale
+    if stride == 1 or layer.kernel_size[0] % stride or layer.padding[0]:
+        image = obs.to(dtype).contiguous(memory_format=torch.channels_last)
+        return nn.functional.conv2d(image, weight, layer.bias, layer.stride, layer.padding)
+    squares = layer.kernel_size[0] // stride
+    weight = weight.unflatten(2, (squares, stride)).unflatten(4, (squares, stride)).permute(0, 1, 3, 5, 2, 4)
+    image = squared(obs, stride).to(dtype).movedim(-1, 1)
+    return nn.functional.conv2d(image, weight.flatten(1, 3).contiguous(memory_format=torch.channels_last), layer.bias)
+
+
+def squared(obs: Tensor, side: int) -> Tensor:
+    """[N, C, H, W] bytes -> [N, H / side, W / side, C * side * side], without what is left over at the edges."""
+    high, wide = (n // side for n in obs.shape[-2:])
+    whole = obs[..., : high * side, : wide * side].contiguous()
+    unit = torch.int32 if side == 4 else torch.uint8  # four bytes are moved at once
+    cut = whole.view(unit).unflatten(-2, (high, side)).unflatten(-1, (wide, -1))
+    return cut.permute(0, 2, 4, 1, 3, 5).contiguous().flatten(3).view(torch.uint8)
 
 
 class Nature(Convolutional):

@@ -14,7 +14,7 @@ from mbrl_lab.nets.augment import random_shift
 from mbrl_lab.nets.encoder import MakeEncoder
 from mbrl_lab.nets.mlp import mlp
 from mbrl_lab.nets.precision import affordable, differentiate
-from mbrl_lab.ops import masked_mean, n_step_return, polyak, project
+from mbrl_lab.ops import clip_norm, masked_mean, n_step_return, polyak, project
 from mbrl_lab.policy.cycle import Cycle, forget, shrink_and_perturb
 from mbrl_lab.types import EnvSpec, Metrics, Step
 
@@ -166,12 +166,18 @@ class DDQN(nn.Module):
 
     @torch.no_grad()
     def act(self, features: Tensor, explore: bool) -> Tensor:
-        greedy = self.head.value(self.online(features)).argmax(-1)
         if not explore and not self.epsilon_eval:
-            return greedy
-        epsilon = self.epsilon() if explore else self.epsilon_eval
-        chance = torch.rand(len(greedy), device=greedy.device)
-        return torch.where(chance < epsilon, self.spec.random(len(greedy), greedy.device), greedy)
+            return self.greedy(features)
+        batch, device = len(features), features.device
+        random = torch.rand(batch, device=device) < (self.epsilon() if explore else self.epsilon_eval)
+        drawn = self.spec.random(batch, device)
+        if device.type == "cpu" and random.all():  # elsewhere to ask would take longer
+            return drawn
+        return torch.where(random, drawn, self.greedy(features))
+
+    def greedy(self, features: Tensor) -> Tensor:
+        """[B] actions of greatest value."""
+        return self.head.value(self.online(features)).argmax(-1)
 
     def update(self, steps: Step) -> Metrics:
         return self.update_weighted(steps, torch.ones_like(steps.reward[0]))[0]
@@ -213,7 +219,7 @@ class DDQN(nn.Module):
         """One step of both networks, and a reset where one is due; the gradient's norm."""
         self.opt.zero_grad()
         differentiate(loss)
-        norm = nn.utils.clip_grad_norm_(self.online.parameters(), self.clip)
+        norm = clip_norm(self.online.parameters(), self.clip)
         self.opt.step()
         self.updates += 1
         if self.target_every == 1 or int(self.updates) % self.target_every == 0:

@@ -14,7 +14,7 @@ from mbrl_lab.nets.mlp import mlp
 from mbrl_lab.nets.orthogonal import orthogonal
 from mbrl_lab.nets.precision import differentiate
 from mbrl_lab.nets.running import RewardScale, Standardise
-from mbrl_lab.ops import gae, masked_mean
+from mbrl_lab.ops import clip_norm, gae, masked_mean
 from mbrl_lab.types import EnvSpec, Metrics, Step
 
 
@@ -134,7 +134,7 @@ class PPO(nn.Module):
         entropy = masked_mean(distribution.entropy(), b.valid)
         self.opt.zero_grad()
         differentiate(loss + self.value_coef * value_loss - self.entropy_coef * entropy)
-        norm = nn.utils.clip_grad_norm_(self.parameters(), self.clip)
+        norm = clip_norm(self.parameters(), self.clip)
         self.opt.step()
         with torch.no_grad():
             return {

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
-from mbrl_lab.nets.encoder import Encoder, Grid, Impala, MakeEncoder, Nature, Vector
+from mbrl_lab.nets.encoder import Encoder, Grid, Impala, MakeEncoder, Nature, Vector, convolve
 from mbrl_lab.types import EnvSpec
 
 SCREEN = EnvSpec((4, 84, 84), torch.uint8, 4, True, stack=4)
@@ -88,3 +89,12 @@ def test_small_images_need_a_small_network() -> None:
     with pytest.raises(ValueError, match="encoder=nature needs images of at least 36 x 36, these are 10 x 10: try"):
         nature(BOARD)
     assert nature(EnvSpec((1, 36, 36), torch.uint8, 2, True)).dim == 64
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "high", "wide"), [(8, 4, 84, 84), (8, 4, 85, 90), (4, 2, 11, 10), (3, 2, 9, 9), (3, 1, 9, 9)]
+)
+def test_folding_squares_into_channels_is_the_same_convolution(kernel: int, stride: int, high: int, wide: int) -> None:
+    layer = nn.Conv2d(4, 6, kernel, stride)
+    obs = torch.randint(0, 256, (3, 4, high, wide), dtype=torch.uint8)
+    torch.testing.assert_close(convolve(obs, layer, 1 / 255), layer(obs / 255), atol=1e-5, rtol=0)
