@@ -22,7 +22,7 @@ from mbrl_lab.runner import EVAL, FINAL, TRAIN, Runner, Schedule, summary
 from mbrl_lab.scores import Reference
 from mbrl_lab.tracking.folder import RunFolder
 from mbrl_lab.tracking.tracker import Tracker
-from mbrl_lab.types import EnvSpec, Metrics, Step, Tree
+from mbrl_lab.types import Algo, EnvSpec, Metrics, Step, Tree
 
 SPEC = EnvSpec((1,), torch.float32, 2, True)
 EPISODE = Episode(0, 0, 7, 1.0, 1, np.zeros(1, np.int64))
@@ -54,7 +54,7 @@ class Writes:
         self.tape.append(f"{self.name} closes")
 
 
-class Actor(nn.Module):
+class Actor(Algo):
     """Adds up what it has seen, in its carry."""
 
     def __init__(self, tape: Tape, num_actions: int = 2) -> None:
@@ -220,7 +220,7 @@ def real(
     return Runner(algo=algo, make_envs=make_envs, envs=envs, schedule=schedule, **parts, **rest)
 
 
-class Drawing(nn.Module):
+class Drawing(Algo):
     """Random actions, and a loss that says which random number came last."""
 
     def act(self, step: Step, carry: Tree | None, explore: bool) -> tuple[Tensor, Tree]:
