@@ -83,9 +83,7 @@ def load_run(folder: Path | str, checkpoint: str = "last", device: str = "auto",
     runner.steps = loaded.state["step"]
     load_module_state(runner.algo, loaded.state["algo"])
     if with_replay and "replay" in loaded.state:
-        runner.replay.load_state_dict(loaded.state["replay"])
-        for start, rows in loaded.rows:
-            runner.replay.restore(start, rows)
+        runner.load_replay(loaded.state["replay"], loaded.rows)
     return runner
 
 
@@ -257,6 +255,19 @@ def say(error: BaseException) -> str | None:
     if isinstance(error, ConfigError | RunRefused | FloatingPointError | OSError | ValueError):
         return str(error)
     return None
+
+
+def attempt(work: Callable[[], None]) -> int:
+    """A script's exit code: 0, or 2 and a line for what a user can mend. Faults of the program are raised."""
+    try:
+        work()
+    except Exception as error:
+        lines = say(error)
+        if lines is None:
+            raise
+        print(f"error: {lines}", file=sys.stderr)
+        return 2
+    return 0
 
 
 def main(hydra_main: Callable[[], None]) -> None:

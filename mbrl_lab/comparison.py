@@ -10,7 +10,7 @@ from pathlib import Path
 import gymnasium
 from omegaconf import DictConfig, OmegaConf
 
-from mbrl_lab.app import run, say, stored_config
+from mbrl_lab.app import attempt, run, stored_config
 from mbrl_lab.config import CONF, ConfigError, check, compose_config
 from mbrl_lab.report.compare import by_group, by_run, draw_comparison, find_runs, grouped, read_run
 from mbrl_lab.report.tables import table, write_csv
@@ -27,17 +27,10 @@ def main(argv: Sequence[str]) -> int:
     """The command line; returns its exit code: 2, and one line, for what the user can mend."""
     args = parser().parse_intermixed_args(argv)
     try:
-        compare(args)
+        return attempt(lambda: compare(args))
     except KeyboardInterrupt:
         print(STOPPED, file=sys.stderr)
         return 130
-    except Exception as error:
-        words = say(error)
-        if words is None:
-            raise
-        print(f"error: {words}", file=sys.stderr)
-        return 2
-    return 0
 
 
 def parser() -> argparse.ArgumentParser:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ from gymnasium.error import DependencyNotInstalled
 from omegaconf import DictConfig, OmegaConf
 
 from mbrl_lab import scores
-from mbrl_lab.app import load_run, say, stored_config
+from mbrl_lab.app import attempt, load_run, stored_config
 from mbrl_lab.config import CONF, ConfigError, build
 from mbrl_lab.env import Envs, Episode
 from mbrl_lab.runner import Runner
@@ -29,22 +28,19 @@ from mbrl_lab.tracking.video import headless, record_episode
 def main(argv: Sequence[str]) -> int:
     """The command line; returns its exit code: 2, and one line, for what the user can mend."""
     args = parser().parse_args(argv)
-    try:
-        if args.episode:
-            film_logged(RunFolder(args.run), args.episode)
-        elif args.render:
-            show(args.run, args.checkpoint)
-        elif args.model:
-            judge(args.run, args.checkpoint)
-        else:
-            evaluate(args.run, args.checkpoint, args.episodes, args.video, args.logger)
-    except Exception as error:
-        words = say(error)
-        if words is None:
-            raise
-        print(f"error: {words}", file=sys.stderr)
-        return 2
-    return 0
+    return attempt(lambda: answer(args))
+
+
+def answer(args: argparse.Namespace) -> None:
+    """Do what was asked for."""
+    if args.episode:
+        film_logged(RunFolder(args.run), args.episode)
+    elif args.render:
+        show(args.run, args.checkpoint)
+    elif args.model:
+        judge(args.run, args.checkpoint)
+    else:
+        evaluate(args.run, args.checkpoint, args.episodes, args.video, args.logger)
 
 
 def parser() -> argparse.ArgumentParser:

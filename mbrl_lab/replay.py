@@ -29,13 +29,9 @@ class Replay:
         self.spec, self.num_envs, self.device, self.added = spec, num_envs, torch.device(device), 0
         self.behind = spec.stack - 1
         self.capacity_rows = max(capacity // num_envs, 2) + self.behind
-        need = memory(spec, capacity)
-        free = free_memory(self.device)
-        if need > free:
-            raise ValueError(
-                f"replay.capacity={capacity} needs {need / 1e9:.1f} GB on {self.device}, where {free / 1e9:.1f} GB"
-                f" are free: at most {int(capacity * free / need)} fit"
-            )
+        if lacking := shortage(spec, capacity, self.device):
+            fit = int(capacity * free_memory(self.device) / memory(spec, capacity))
+            raise ValueError(f"replay.capacity={capacity} {lacking}: at most {fit} fit")
         self.store = _allocate(spec, self.capacity_rows, num_envs, self.device)
         self.generator = torch.Generator().manual_seed(seed)
         self.priorities: Priorities | None = None
@@ -147,6 +143,12 @@ class Replay:
         index = torch.arange(start, start + len(rows.first), device=self.device) % self.capacity_rows
         for field, x in zip(self.store, rows, strict=True):
             field[index] = x.to(self.device)
+
+
+def shortage(spec: EnvSpec, capacity: int, device: torch.device) -> str:
+    """What `capacity` rows need where it is not there, in words; nothing where it is."""
+    need, free = memory(spec, capacity), free_memory(device)
+    return f"needs {need / 1e9:.1f} GB on {device}, where {free / 1e9:.1f} GB are free" if need > free else ""
 
 
 def memory(spec: EnvSpec, capacity: int) -> int:

@@ -225,13 +225,17 @@ class Runner:
         self.carry = tree_map_only(Tensor, lambda x: x.to(self.device), state["carry"])
         load_module_state(self.algo, state["algo"])
         self.algo.remember(state.get("memory", {}))  # a checkpoint older than it has none
-        self.replay.load_state_dict(state["replay"])
-        for start, chunk in rows:
-            self.replay.restore(start, chunk)
+        self.load_replay(state["replay"], rows)
         self.tracker.load_state_dict(state["tracker"])
         self.monitor.load_state_dict(state["monitor"])
         self.envs.load_state_dict(state["envs"])
         set_random_state(state["random"])
+
+    def load_replay(self, state: dict[str, Any], rows: Iterator[tuple[int, Step]]) -> None:
+        """Fill the replay as it was."""
+        self.replay.load_state_dict(state)
+        for start, chunk in rows:
+            self.replay.restore(start, chunk)
 
     @contextmanager
     def random_numbers_apart(self, stream: int) -> Iterator[None]:

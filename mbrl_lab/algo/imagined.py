@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mbrl_lab.replay import Replay, free_memory, memory
+from mbrl_lab.replay import Replay, shortage
 from mbrl_lab.types import EnvSpec, Step
 
 
@@ -19,12 +19,9 @@ class Imagined:
 
     def __init__(self, spec: EnvSpec, keep: int, starts: int, longest: int, device: torch.device | str) -> None:
         capacity, device = keep * (longest + 1) * starts, torch.device(device)
-        need, free = memory(spec, capacity), free_memory(device)
-        if need > free:
-            raise ValueError(
-                f"algo.starts={starts} for {keep} times up to {longest} imagined steps needs {need / 1e9:.1f} GB on"
-                f" {device}, where {free / 1e9:.1f} GB are free: make algo.starts, algo.keep or algo.rollout smaller"
-            )
+        if lacking := shortage(spec, capacity, device):
+            asked = f"algo.starts={starts} for {keep} times up to {longest} imagined steps"
+            raise ValueError(f"{asked} {lacking}: make algo.starts, algo.keep or algo.rollout smaller")
         self.keep = keep
         self.replay = Replay(spec, capacity, starts, 0, device)
         self.lengths: list[int] = []  # rows of each batch, the newest last

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from mbrl_lab.algo.imagined import Imagined, mix, rows_alive
-from mbrl_lab.algo.off_policy import WindowPolicy
+from mbrl_lab.algo.off_policy import Learner, WindowPolicy
 from mbrl_lab.dynamics.ensemble import Ensemble
 from mbrl_lab.dynamics.fit import Fit
 from mbrl_lab.dynamics.rollout import rollout
 from mbrl_lab.ops import clipped, crossed
 from mbrl_lab.replay import Replay
-from mbrl_lab.types import Algo, EnvSpec, Metrics, Policy, Step, Tree
+from mbrl_lab.types import EnvSpec, Metrics, Policy, Step
 
 REAL_RATIO = 0.05
 """The share of real rows where none is given, the authors'."""
@@ -24,7 +24,7 @@ SURVEYED = 1_000
 """States whose disagreement is logged."""
 
 
-class MBPO(Algo):
+class MBPO(Learner):
     """Random actions for `warmup` steps; from then on a fit of the model every `every` steps, and the policy learns.
 
     After each fit rollouts begin in `starts` real states drawn anew, and stay for `keep` epochs of `epoch` steps.
@@ -35,8 +35,6 @@ class MBPO(Algo):
     `max_uncertainty`: rollouts stop before a step on which the elites disagree more, in standard deviations; 0: never.
     `explore_bonus`: so much reward for each unit of disagreement, in imagination.
     """
-
-    ready: Tensor
 
     def __init__(
         self,
@@ -58,20 +56,15 @@ class MBPO(Algo):
         max_uncertainty: float,
         explore_bonus: float,
     ) -> None:
-        super().__init__()
-        self.spec, self.model, self.policy, self.fit = spec, dynamics(spec), policy(spec), fit
+        model = dynamics(spec)
+        super().__init__(spec, policy(spec))
+        self.model, self.fit = model, fit
         self.on_policy = not hasattr(self.policy, "window")
         self.real = share(real_ratio, self.on_policy, batch)
         self.warmup, self.every, self.starts, self.epoch, self.keep = warmup, every, starts, epoch, keep
         self.lengths, self.batch, self.updates, self.updates_every = tuple(rollout), batch, updates, updates_every
         self.reward_clip, self.max_uncertainty, self.explore_bonus = reward_clip, max_uncertainty, explore_bonus
         self.imagined: Imagined | None = None
-        self.register_buffer("ready", torch.zeros((), dtype=torch.bool))
-
-    def act(self, step: Step, carry: Tree | None, explore: bool) -> tuple[Tensor, Tree]:
-        if explore and not self.ready:
-            return self.spec.random(len(step.first), step.first.device), carry
-        return self.policy.act(step.obs, explore), carry
 
     def learn(self, replay: Replay, before: int, after: int) -> Metrics:
         metrics: Metrics = {}

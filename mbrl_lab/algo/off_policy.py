@@ -29,16 +29,32 @@ class WeightedPolicy(WindowPolicy, Protocol):
         """`update` with each window's loss times its weight [B]; also the sizes [B] of the windows' errors."""
 
 
-class OffPolicy(Algo):
+class Learner(Algo):
+    """Acts at random until it is `ready`, then by its policy, which evaluations show even before."""
+
+    ready: Tensor
+
+    def __init__(self, spec: EnvSpec, policy: Policy) -> None:
+        super().__init__()
+        self.spec, self.policy = spec, policy
+        self.register_buffer("ready", torch.zeros((), dtype=torch.bool))
+
+    def act(self, step: Step, carry: Tree | None, explore: bool) -> tuple[Tensor, Tree]:
+        if explore and not self.ready:
+            return self.spec.random(len(step.first), step.first.device), carry
+        return self.policy.act(step.obs, explore), carry
+
+
+class OffPolicy(Learner):
     """Random actions for `warmup` steps, then the policy's; from then on `updates` gradient steps every `every` steps.
 
-    Each of them sees `batch` windows of its own. Evaluations show the policy even before the warm-up is over.
+    Each of them sees `batch` windows of its own.
     With `priority_exponent` above 0 windows are drawn by their latest error to this power (Schaul et al. 2016).
     `importance_exponent`, which undoes so much of the bias, rises linearly to 1 over `importance_steps` environment
     steps; 0: it stays. Raises ValueError where the policy cannot learn so.
     """
 
-    ready: Tensor
+    policy: WindowPolicy
 
     def __init__(
         self,
@@ -53,8 +69,7 @@ class OffPolicy(Algo):
         importance_exponent: float,
         importance_steps: int,
     ) -> None:
-        super().__init__()
-        self.spec, self.policy = spec, policy(spec)
+        super().__init__(spec, policy(spec))
         if priority_exponent and not hasattr(self.policy, "update_weighted"):
             name = type(self.policy).__name__
             raise ValueError(f"algo.priority_exponent is {priority_exponent}; it must be 0 with {name}")
@@ -62,12 +77,6 @@ class OffPolicy(Algo):
         self.importance_steps = importance_steps
         self.warmup, self.batch, self.every, self.updates = warmup, batch, every, updates
         self.reward_clip = reward_clip
-        self.register_buffer("ready", torch.zeros((), dtype=torch.bool))
-
-    def act(self, step: Step, carry: Tree | None, explore: bool) -> tuple[Tensor, Tree]:
-        if explore and not self.ready:
-            return self.spec.random(len(step.first), step.first.device), carry
-        return self.policy.act(step.obs, explore), carry
 
     def learn(self, replay: Replay, before: int, after: int) -> Metrics:
         metrics: Metrics = {}

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from mbrl_lab.app import say
+from mbrl_lab.app import attempt
 from mbrl_lab.doctor.job import parts
 from mbrl_lab.doctor.machine import Finding, findings
 
@@ -40,17 +40,13 @@ def machine() -> int:
 
 def job(overrides: Sequence[str]) -> int:
     """Print the parts that a command line builds; 2 and one line if it cannot be built."""
-    try:
+
+    def show() -> None:
         with quiet():
             lines = parts(overrides)
-    except Exception as error:
-        words = say(error)
-        if words is None:
-            raise
-        print(f"error: {words}", file=sys.stderr)
-        return 2
-    print("\n".join(lines))
-    return 0
+        print("\n".join(lines))
+
+    return attempt(show)
 
 
 @contextmanager
