@@ -182,11 +182,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--bf16", action="store_true", help="autocast too; slow on a processor without bfloat16")
-    parser.add_argument("--compile", action="store_true", help="compiled too")
+    parser.add_argument("--compile", action="store_true", help="each of these compiled too")
     given = parser.parse_args()
     kinds = {"fp32": ""}
     kinds |= {"bf16": "runtime.precision=bf16"} if given.bf16 else {}
-    kinds |= {"fp32 compiled": "runtime.compile=true"} if given.compile else {}
+    if given.compile:
+        kinds |= {f"{name} compiled": f"{words} runtime.compile=true".strip() for name, words in kinds.items()}
     for case in given.cases:
         report(case, race(case, given.rounds, given.device, given.threads, kinds))
 

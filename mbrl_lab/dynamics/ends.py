@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from mbrl_lab.dynamics.normaliser import Normaliser, fold
 from mbrl_lab.nets import EnsembleMLP
+from mbrl_lab.nets.adam import Adam
 from mbrl_lab.nets.ensemble import Layers, apply, as_computed
 from mbrl_lab.nets.precision import differentiate
 from mbrl_lab.ops import masked_mean
@@ -40,7 +41,7 @@ class Ends(nn.Module):
         self.bounds, self.hazard = bounds, hazard
         self.inputs = Normaliser(dim)
         self.net = EnsembleMLP(members, dim, 1, width, depth)
-        self.opt = torch.optim.Adam(self.parameters(), lr, fused=True)
+        self.opt = Adam(self.parameters(), lr)
         self.register_buffer("seen", torch.zeros((), dtype=torch.bool))
         self.register_buffer("unexplained", torch.zeros((), dtype=torch.bool))
         self.register_buffer("prior", torch.zeros(()))

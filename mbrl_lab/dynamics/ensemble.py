@@ -13,6 +13,7 @@ from mbrl_lab.dynamics.ends import Ends
 from mbrl_lab.dynamics.judge import Judgement, judgement
 from mbrl_lab.dynamics.normaliser import Normaliser, fold
 from mbrl_lab.nets import EnsembleMLP
+from mbrl_lab.nets.adam import Adam
 from mbrl_lab.nets.ensemble import Layers, apply, as_computed
 from mbrl_lab.nets.precision import autocast_dtype, differentiate
 from mbrl_lab.ops import clip_norm, masked_mean
@@ -75,7 +76,7 @@ class Ensemble(nn.Module):
         self.min_logvar = nn.Parameter(torch.full((self.outputs,), -10.0))
         self.ends = ends(members, dim)
         self.register_buffer("elite", torch.arange(elites))
-        self.opt = torch.optim.Adam(self._groups(weight_decay), lr, fused=True)
+        self.opt = Adam(self._groups(weight_decay), lr)
         self._frozen: Frozen | None = None
         self.register_load_state_dict_post_hook(lambda *_: self.thaw())
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mbrl_lab.nets.adam import Adam
 from mbrl_lab.nets.augment import random_shift
 from mbrl_lab.nets.encoder import MakeEncoder
 from mbrl_lab.nets.mlp import mlp
@@ -156,7 +157,7 @@ class DDQN(nn.Module):
         self.fresh = partial(QNetwork, spec, encoder, width, depth, dueling, self.head.outputs)
         self.online = self.fresh()
         self.slow = copy.deepcopy(self.online).requires_grad_(False)
-        self.opt = torch.optim.Adam(self.online.parameters(), lr, fused=True)
+        self.opt = Adam(self.online.parameters(), lr)
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
     def epsilon(self) -> Tensor:

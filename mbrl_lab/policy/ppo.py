@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mbrl_lab.nets.actor import Actor
+from mbrl_lab.nets.adam import Adam
 from mbrl_lab.nets.encoder import MakeEncoder
 from mbrl_lab.nets.mlp import mlp
 from mbrl_lab.nets.orthogonal import orthogonal
@@ -80,7 +81,7 @@ class PPO(nn.Module):
         orthogonal(self.encoder)
         orthogonal(self.actor, last=0.01)
         orthogonal(self.critic, last=1.0)
-        self.opt = torch.optim.Adam(self.parameters(), lr, eps=1e-5, fused=True)
+        self.opt = Adam(self.parameters(), lr, eps=1e-5)
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
     def features(self, obs: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mbrl_lab.nets import EnsembleMLP
+from mbrl_lab.nets.adam import Adam
 from mbrl_lab.nets.encoder import MakeEncoder
 from mbrl_lab.nets.ensemble import uniform
 from mbrl_lab.nets.mlp import mlp
@@ -30,6 +31,7 @@ class SAC(nn.Module):
     """
 
     window = 2
+    compilable = ("critic_loss", "actor_loss")
 
     def __init__(
         self,
@@ -71,8 +73,8 @@ class SAC(nn.Module):
             {"params": self.actor.parameters()},
             {"params": [self.log_alpha], "lr": alpha_lr},
         ]
-        self.critic_opt = torch.optim.Adam(judges, critic_lr, fused=True)
-        self.actor_opt = torch.optim.Adam(others, actor_lr, fused=True)
+        self.critic_opt = Adam(judges, critic_lr)
+        self.actor_opt = Adam(others, actor_lr)
 
     @torch.no_grad()
     def act(self, obs: Tensor, explore: bool) -> Tensor:
@@ -87,28 +89,34 @@ class SAC(nn.Module):
         weight = t.valid / t.valid.sum().clamp(min=1)
         alpha = self.log_alpha.detach().exp()
 
-        features = self.encoder(t.obs)
-        q = self.kind.taken(self.judge(self.critic, features, t.action), t.action)
-        error = q - self.returns(t, alpha)
-        critic_loss = (error.square() * importance * weight).sum(-1)
-        descend(self.critic_opt, critic_loss.sum())
-
-        features = features.detach()
-        choices = self.kind.consider(self.actor(features))
-        actor_loss = (self.regret(features, choices, alpha) * weight).sum()
-        entropy = (-choices.expect(choices.logp) * weight).sum().detach()
+        critic_loss, error, q, features = self.critic_loss(t, importance * weight, alpha)
+        descend(self.critic_opt, critic_loss)
+        actor_loss, entropy = self.actor_loss(features, weight, alpha)
         descend(self.actor_opt, actor_loss + self.log_alpha * (entropy - self.target_entropy))
 
         targets = [*self.target_encoder.parameters(), *self.target_critic.parameters()]
         polyak(targets, self.critic_opt.param_groups[0]["params"], self.tau)
         metrics: Metrics = {
-            "policy/critic_loss": critic_loss.detach().mean(),
+            "policy/critic_loss": critic_loss.detach() / self.critics,
             "policy/actor_loss": actor_loss.detach(),
             "policy/alpha": alpha,
             "policy/entropy": entropy,
-            "policy/q": (q.detach().mean(0) * weight).sum(),
+            "policy/q": (q.mean(0) * weight).sum(),
         }
-        return metrics, t.valid * error.detach().mean(0).abs()
+        return metrics, t.valid * error.mean(0).abs()
+
+    def critic_loss(self, t: Transition, weight: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Of N transitions that count `weight` [N]: a loss; with no gradient errors and values [K, N] and features."""
+        features = self.encoder(t.obs)
+        q = self.kind.taken(self.judge(self.critic, features, t.action), t.action)
+        error = q - self.returns(t, alpha)
+        return (error.square() * weight).sum(), error.detach(), q.detach(), features.detach()
+
+    def actor_loss(self, features: Tensor, weight: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+        """Of features [N, D] that count `weight` [N]: a loss, and without a gradient the entropy."""
+        choices = self.kind.consider(self.actor(features))
+        loss = (self.regret(features, choices, alpha) * weight).sum()
+        return loss, (-choices.expect(choices.logp) * weight).sum().detach()
 
     def judge(self, critic: EnsembleMLP, features: Tensor, action: Tensor | None) -> Tensor:
         """[N, D] features and actions -> [K, N, C]: what each critic says."""
