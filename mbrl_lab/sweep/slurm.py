@@ -6,6 +6,8 @@ end, reaches the run: it saves and hands the signal on to submitit, which puts t
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import os
 import runpy
@@ -54,9 +56,10 @@ def submit(sweep: Sweep, jobs: Sequence[Job], wait: bool, requeues: int, **setti
     executor.update_parameters(**parameters(max(job.threads for job in jobs), sweep.path.name, **settings))
     arguments = [job.arguments() for job in jobs]
     try:
-        sent = executor.map_array(Script(), [sweep.cwd] * len(jobs), [sweep.script] * len(jobs), arguments)
+        with contextlib.redirect_stderr(io.StringIO()):  # where submitit repeats what sbatch says
+            sent = executor.map_array(Script(), [sweep.cwd] * len(jobs), [sweep.script] * len(jobs), arguments)
     except FailedJobError as error:
-        raise ConfigError(f"launcher=slurm: {refusal(error, settings)}") from error
+        raise ConfigError(f"launcher=slurm: {refusal(error, settings)}") from None
     numbers = {job.folder.relative_to(sweep.path).as_posix(): each.job_id for job, each in zip(jobs, sent, strict=True)}
     replace(sweep, submitted={**sweep.submitted, **numbers}).write()
     print(f"submitted {len(sent)} jobs, {sent[0].job_id} to {sent[-1].job_id}", flush=True)
@@ -105,12 +108,15 @@ def parameters(
     return {key: value for key, value in ours.items() if value is not None}
 
 
+ASKED = ("partition", "minutes", "memory_gb", "cpus", "gpus", "account", "qos", "constraint")
+"""Settings that a cluster may not grant."""
+
+
 def refusal(error: FailedJobError, settings: Mapping[str, Any]) -> str:
-    """What sbatch said, and which of the settings it may mean."""
-    lines = [line.strip() for line in str(error).splitlines() if "error" in line.lower()]
-    said = "; ".join(dict.fromkeys(lines)) or str(error).splitlines()[0]
-    given = ", ".join(f"launcher.{k}={v}" for k, v in settings.items() if v not in (None, [], {}))
-    return f"{said} ({given})"
+    """What sbatch said first, and which of the settings it may mean."""
+    said = next((line for line in str(error).splitlines() if "sbatch: error: " in line), str(error).splitlines()[0])
+    given = ", ".join(f"launcher.{k}={settings[k]}" for k in ASKED if settings[k])
+    return f"{said.rpartition('sbatch: error: ')[2].strip()} ({given})"
 
 
 def queued(numbers: Sequence[str]) -> set[str]:
