@@ -14,7 +14,7 @@ USABLE := -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))'
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo train compare cs285 test test-slow check format clean
+.PHONY: help setup demo train compare cs285 test test-slow test-slurm check format clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,6 +66,10 @@ test: $(STAMP) ## Run the quick tests.
 
 test-slow: $(STAMP) ## Run the slow tests (learning, whole runs).
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -m "slow and not slurm" $(ARGS)
+
+test-slurm: $(STAMP) ## Run the tests on a real SLURM; where none answers, as root on Debian, this machine becomes one.
+	scripts/slurm_node.sh
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 0 -m slurm $(ARGS)
 
 check: $(STAMP) ## Check formatting, lint and types.
 	$(PY) -m ruff format --check .

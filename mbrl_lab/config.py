@@ -25,6 +25,9 @@ PACKAGE = Path(__file__).resolve().parent
 CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path.is_dir())
 
 OmegaConf.register_new_resolver("unique", lambda: secrets.token_hex(3), use_cache=True, replace=True)
+OmegaConf.register_new_resolver(
+    "sweep_dir", lambda name, otherwise: f"sweeps/{name}" if name else otherwise, replace=True
+)
 
 
 class ConfigError(ValueError):

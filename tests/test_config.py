@@ -133,6 +133,8 @@ def every_config() -> list[DictConfig]:
     return [compose_config(small(recipe)) for recipe in RECIPES] + [
         compose_config(["planner=icem"]),
         compose_config(["algo=ddqn", "env=breakout", "encoder=impala"]),
+        compose_config(["launcher=parallel"]),
+        compose_config(["launcher=slurm"]),
     ]
 
 
@@ -140,6 +142,7 @@ MAY_BE_NEGATIVE = {"policy.v_min", "policy.v_max", "env.score.random", "env.scor
 
 
 ALLOWED = [("algo.real_ratio", None), ("dynamics.weight_decay", [1])]
+ALLOWED += [(f"launcher.{key}", None) for key in ("workers", "memory_gb", "cpus")]
 """What most settings cannot be, and some can."""
 
 

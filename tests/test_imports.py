@@ -35,6 +35,7 @@ TOP = {
     "evaluation",
     "comparison",
     "doctor",
+    "sweep",
 }  # what puts a run together may import everything
 NARROWER: dict[str, set[str]] = {"tracking": {"types", "ops", "env"}, "rules": set()}
 

@@ -14,12 +14,13 @@ from typing import Any, Literal
 from omegaconf import OmegaConf
 
 from mbrl_lab.tracking.atomic import write_text
+from mbrl_lab.tracking.lock import Lock
 from mbrl_lab.tracking.provenance import alive, born, now, provenance
 
 State = Literal["running", "preempted", "failed", "done"]
 Opening = Literal["fresh", "resume", "done"]
 
-MAY_CHANGE = frozenset({"steps", "stop", "runtime", "logger", "video", "checkpoint", "launcher", "name"})
+MAY_CHANGE = frozenset({"steps", "stop", "runtime", "logger", "video", "checkpoint", "launcher", "name", "sweep_name"})
 """The top-level config keys that may differ when a run is resumed."""
 
 ABSENT = "(absent)"
@@ -36,7 +37,7 @@ class ConfigMismatch(RunRefused):
 
 
 class AlreadyRunning(RunRefused):
-    """A live process on this machine is at work in the folder."""
+    """A live process is at work in the folder."""
 
 
 class RunFolder:
@@ -51,6 +52,7 @@ class RunFolder:
         self.best = self.path / "checkpoints" / "best"
         self.videos = self.path / "videos"
         self.diagnostics = self.path / "diagnostics"
+        self.lock = Lock(self.path / ".lock")
 
     def open(self, config: Mapping[str, Any], overrides: Sequence[str]) -> Opening:
         """Start a run here, of a resolved config of plain values, and say what is to be done.
@@ -61,16 +63,38 @@ class RunFolder:
         """
         with self._writing():
             self.path.mkdir(parents=True, exist_ok=True)
+            if not self.lock.take():
+                raise AlreadyRunning(self._at_work())
+        try:
+            opening, status = self.look(config), self.status()
+        except RunRefused:
+            self.lock.release()
+            raise
+        if opening == "done":
+            self.lock.release()
+            return opening
+        with self._writing():
+            self._describe(plain(config), overrides)
+            self._write_status(state="running", step=status.get("step", 0), attempt=status.get("attempt", 0) + 1)
+        return opening
+
+    def look(self, config: Mapping[str, Any]) -> Opening:
+        """What `open` would say of this config, or raise, without starting anything."""
         config, status, stored = plain(config), self.status(), self.config()
-        self._refuse_if_running(status)
+        if self.running(status) and status["pid"] != os.getpid():
+            raise AlreadyRunning(self._at_work())
         if stored:
             self._refuse_if_different(stored, config)
         if status.get("state") == "done" and not _asks_for_more(config, stored, status["step"]):
             return "done"
-        with self._writing():
-            self._describe(config, overrides)
-            self._write_status(state="running", step=status.get("step", 0), attempt=status.get("attempt", 0) + 1)
         return "resume" if status else "fresh"
+
+    def running(self, status: Mapping[str, Any]) -> bool:
+        """Whether the process that wrote this status is still at work here, as far as this machine can tell."""
+        if self.lock.held_elsewhere():
+            return True
+        here = status.get("state") == "running" and status["host"] == socket.gethostname()
+        return here and alive(status["pid"], status["born"])
 
     def status(self) -> dict[str, Any]:
         """`status.json`, or {} where no run ever started."""
@@ -80,6 +104,15 @@ class RunFolder:
         """Write the status: the step stays as it was unless given; the error does not."""
         status = self.status()
         self._write_status(state, status["step"] if step is None else step, status["attempt"], error)
+        if state in ("failed", "done"):
+            self.lock.release()
+
+    def bury(self, reason: str) -> None:
+        """Say of a run whose process is gone that it failed, and why; one that said so itself is left as it is."""
+        status = self.status()
+        if status.get("state", "running") == "running" and not self.running(status):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._write_status("failed", status.get("step", 0), status.get("attempt", 0), reason)
 
     def config(self) -> dict[str, Any]:
         """The resolved config the run was last started with, or {}."""
@@ -96,11 +129,10 @@ class RunFolder:
         words = [str(self.path), env.get("started", ""), env.get("hardware", {}).get("host", "")]
         return hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]
 
-    def _refuse_if_running(self, status: dict[str, Any]) -> None:
-        if status.get("state") != "running" or status["host"] != socket.gethostname() or status["pid"] == os.getpid():
-            return
-        if alive(status["pid"], status["born"]):
-            raise AlreadyRunning(f"the run in {self.path} is already running as pid {status['pid']}")
+    def _at_work(self) -> str:
+        status = self.status()
+        who = f"as pid {status['pid']} on {status['host']}" if status else "just now"
+        return f"the run in {self.path} is already running {who}"
 
     def _refuse_if_different(self, stored: dict[str, Any], config: dict[str, Any]) -> None:
         lines = differences(stored, config)

@@ -1,0 +1,84 @@
+"""Look at a sweep, start again what did not end, and gather what came out."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mbrl_lab.app import attempt
+from mbrl_lab.config import ConfigError
+from mbrl_lab.sweep.jobs import Job, Sweep
+from mbrl_lab.sweep.start import start
+from mbrl_lab.sweep.table import TO_RETRY, collect, look, open_sweep, table
+from mbrl_lab.tracking.signals import STOPPED
+
+
+def main(argv: Sequence[str], script: Path) -> int:
+    """The command line; `script` starts runs. Returns its exit code: 2, and one line, for what the user can mend."""
+    args = parser().parse_args(argv)
+    try:
+        return attempt(lambda: {"status": show, "retry": retry, "collect": gather}[args.verb](args, script))
+    except KeyboardInterrupt:
+        print(STOPPED, file=sys.stderr)
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """Every option."""
+    p = argparse.ArgumentParser(prog="sweep.py", description=__doc__)
+    verbs = p.add_subparsers(dest="verb", required=True)
+    status = verbs.add_parser("status", help="a table of the runs: how far, how well, why not")
+    again = verbs.add_parser("retry", help="start what failed, was stopped or killed, or never began")
+    results = verbs.add_parser("collect", help="all results in one CSV file")
+    for verb in (status, again, results):
+        verb.add_argument("sweep", type=Path, help="its folder, or its sweep_name")
+    again.add_argument("runs", nargs="*", help="only these, by their names in the table")
+    again.add_argument("--workers", type=int, help="runs at once, on this machine")
+    results.add_argument("--out", type=Path, help="the file (results.csv in the sweep's folder)")
+    return p
+
+
+def found(args: argparse.Namespace, script: Path) -> Sweep:
+    """The sweep that is meant."""
+    named = Path("outputs", "sweeps", args.sweep)
+    path = args.sweep if args.sweep.is_dir() or not named.is_dir() else named
+    if not path.is_dir():
+        raise ConfigError(f"there is no sweep {args.sweep}: give its folder or its sweep_name")
+    return open_sweep(path, script)
+
+
+def show(args: argparse.Namespace, script: Path) -> None:
+    """status"""
+    print(table(look(found(args, script))))
+
+
+def retry(args: argparse.Namespace, script: Path) -> None:
+    """retry"""
+    sweep = found(args, script)
+    jobs = to_retry(sweep, args.runs)
+    if args.workers is not None:
+        if args.workers < 1:
+            raise ConfigError(f"--workers is {args.workers}; it must be a whole number from 1")
+        launcher = {"kind": "parallel", "workers": args.workers, "per_gpu": 1}
+        sweep = Sweep(sweep.path, sweep.script, sweep.cwd, launcher, sweep.jobs, sweep.submitted)
+    start(sweep, jobs, skipped=len(sweep.jobs) - len(jobs))
+
+
+def to_retry(sweep: Sweep, names: Sequence[str]) -> list[Job]:
+    """Those that are named, or all that can be retried; ConfigError for one that is not there, runs or is done."""
+    states = {seen.name: seen.state for seen in look(sweep)}
+    for name in names:
+        if name not in states:
+            raise ConfigError(f"the sweep has no run {name!r}; it has {', '.join(states)}")
+        if states[name] not in TO_RETRY:
+            raise ConfigError(f"run {name} is {states[name]}; only one that is {', '.join(TO_RETRY)} can be retried")
+    return [sweep.jobs[name] for name in names or states if states[name] in TO_RETRY]
+
+
+def gather(args: argparse.Namespace, script: Path) -> None:
+    """collect"""
+    sweep = found(args, script)
+    out = args.out or sweep.path / "results.csv"
+    print(f"results   {out}: {collect(sweep, out):,} rows of {len(sweep.jobs)} runs")

@@ -1,0 +1,109 @@
+"""What a sweep consists of: its jobs, written down before the first of them starts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from mbrl_lab.config import ConfigError
+from mbrl_lab.tracking.atomic import write_text
+from mbrl_lab.tracking.folder import MAY_CHANGE
+
+NAME = "sweep.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a sweep: where, by which command line, and with how many threads and on what device."""
+
+    folder: Path
+    overrides: tuple[str, ...]
+    flags: tuple[str, ...] = ()
+    threads: int = 1
+    device: str = "auto"
+
+    def arguments(self) -> list[str]:
+        """The command line after the script's name."""
+        place = str(self.folder).replace("\\", "\\\\").replace("'", "\\'")
+        return [*self.flags, *self.overrides, "hydra.mode=RUN", f"hydra.run.dir='{place}'"]
+
+    def kind(self) -> list[str]:
+        """The overrides that make it this run and no other."""
+        return sorted(o for o in self.overrides if o.lstrip("+~").partition("=")[0].partition(".")[0] not in MAY_CHANGE)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """`sweep.json`: the script, where it was called, the launcher's settings, all jobs and SLURM's numbers of them."""
+
+    path: Path
+    script: str
+    cwd: str
+    launcher: Mapping[str, Any]
+    jobs: Mapping[str, Job]  # by the folder's name
+    submitted: Mapping[str, str] = field(default_factory=dict)
+
+    def command(self, job: Job) -> list[str]:
+        """What starts this job."""
+        return [sys.executable, self.script, *job.arguments()]
+
+    def write(self) -> None:
+        """Put it into the sweep's folder."""
+        jobs = {
+            name: {
+                "overrides": list(job.overrides),
+                "flags": list(job.flags),
+                "threads": job.threads,
+                "device": job.device,
+            }
+            for name, job in self.jobs.items()
+        }
+        content = {
+            "script": self.script,
+            "cwd": self.cwd,
+            "launcher": dict(self.launcher),
+            "jobs": jobs,
+            "submitted": dict(self.submitted),
+        }
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_text(self.path / NAME, json.dumps(content, indent=2) + "\n")
+
+    def including(self, other: Sweep | None) -> Sweep:
+        """With the jobs that were there before; ConfigError where one of them was another run."""
+        if other is None:
+            return self
+        for name, job in self.jobs.items():
+            before = other.jobs.get(name)
+            if before is not None and before.kind() != job.kind():
+                was, now = " ".join(before.kind()), " ".join(job.kind())
+                said = f"{self.path} holds another sweep: its run {name} is {was!r}, not {now!r}"
+                raise ConfigError(f"{said}; choose another sweep_name")
+        return replace(self, jobs={**other.jobs, **self.jobs}, submitted=other.submitted)
+
+
+def read_sweep(path: Path) -> Sweep | None:
+    """What `write` wrote, or None where no launcher of ours was."""
+    file = path / NAME
+    if not file.exists():
+        return None
+    content = json.loads(file.read_text())
+    jobs = {
+        name: Job(path / name, tuple(job["overrides"]), tuple(job["flags"]), job["threads"], job["device"])
+        for name, job in content["jobs"].items()
+    }
+    return Sweep(path, content["script"], content["cwd"], content["launcher"], jobs, content["submitted"])
+
+
+def names(jobs: Sequence[Job], path: Path) -> dict[str, Job]:
+    """Jobs by their folder's name in the sweep; ConfigError where two would share one."""
+    found: dict[str, Job] = {}
+    for job in jobs:
+        name = job.folder.relative_to(path).as_posix()
+        if name in found:
+            raise ConfigError(f"two runs of the sweep would share the folder {job.folder}: check hydra.sweep.subdir")
+        found[name] = job
+    return found

@@ -1,0 +1,129 @@
+"""Jobs of a SLURM cluster: submitted through submitit, requeued when their time is up or another job needs the place.
+
+A job runs the same script as a run at home does, in submitit's process, so that SIGUSR2, which SLURM sends before the
+end, reaches the run: it saves and hands the signal on to submitit, which puts the job back into the queue.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import submitit
+from submitit.core.utils import FailedJobError
+
+from mbrl_lab.config import ConfigError
+from mbrl_lab.sweep.jobs import Job, Sweep
+
+LOGS = "slurm"
+"""What jobs print, and submitit's own files, in the sweep's folder."""
+
+PAUSE = 2.0
+
+
+class Script:
+    """A script called with arguments in this process; requeued, it is called with the same ones, and resumes."""
+
+    def __call__(self, cwd: str, script: str, arguments: list[str]) -> None:
+        os.chdir(cwd)
+        sys.argv = [script, *arguments]
+        runpy.run_path(script, run_name="__main__")
+
+    def checkpoint(self, *again: Any) -> submitit.helpers.DelayedSubmission:
+        """The run has saved by itself; submitit only needs to know what to call."""
+        return submitit.helpers.DelayedSubmission(self, *again)
+
+
+def submit(sweep: Sweep, jobs: Sequence[Job], wait: bool, requeues: int, **settings: Any) -> bool:
+    """Submit these jobs as one array. With `wait` until none is left in the queue; whether they have ended.
+
+    Raises ConfigError, in one line, where there is no SLURM or it refuses.
+    """
+    if not shutil.which("sbatch"):
+        raise ConfigError("launcher=slurm needs sbatch, which is not here; launcher=parallel runs jobs on this machine")
+    logging.getLogger("submitit").setLevel(logging.ERROR)
+    executor = submitit.AutoExecutor(sweep.path / LOGS, cluster="slurm", slurm_max_num_timeout=requeues)
+    executor.update_parameters(**parameters(max(job.threads for job in jobs), sweep.path.name, **settings))
+    arguments = [job.arguments() for job in jobs]
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # where submitit repeats what sbatch says
+            sent = executor.map_array(Script(), [sweep.cwd] * len(jobs), [sweep.script] * len(jobs), arguments)
+    except FailedJobError as error:
+        raise ConfigError(f"launcher=slurm: {refusal(error, settings)}") from None
+    numbers = {job.folder.relative_to(sweep.path).as_posix(): each.job_id for job, each in zip(jobs, sent, strict=True)}
+    replace(sweep, submitted={**sweep.submitted, **numbers}).write()
+    print(f"submitted {len(sent)} jobs, {sent[0].job_id} to {sent[-1].job_id}", flush=True)
+    print(f"          python scripts/sweep.py status {sweep.path}", flush=True)
+    try:
+        while wait and queued(list(numbers.values())):
+            time.sleep(PAUSE)
+    except KeyboardInterrupt:
+        print("sweep     no longer waiting; the jobs go on (scancel ends them)", file=sys.stderr)
+        raise
+    return wait
+
+
+def parameters(
+    threads: int,
+    name: str,
+    partition: str | None,
+    minutes: int,
+    memory_gb: int | None,
+    cpus: int | None,
+    gpus: int,
+    at_once: int,
+    signal_seconds: int,
+    account: str | None,
+    qos: str | None,
+    constraint: str | None,
+    setup: Sequence[str],
+    extra: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Our settings in submitit's words; what is null is left to the cluster."""
+    ours = {
+        "name": name,
+        "timeout_min": minutes,
+        "cpus_per_task": cpus or threads,
+        "mem_gb": memory_gb,
+        "slurm_partition": partition,
+        "slurm_gpus_per_node": gpus or None,
+        "slurm_account": account,
+        "slurm_qos": qos,
+        "slurm_constraint": constraint,
+        "slurm_array_parallelism": at_once,
+        "slurm_signal_delay_s": signal_seconds,
+        "slurm_setup": [*(f"export {lib}_NUM_THREADS={threads}" for lib in ("OMP", "MKL", "OPENBLAS")), *setup],
+        "slurm_additional_parameters": {"requeue": True, **extra},
+    }
+    return {key: value for key, value in ours.items() if value is not None}
+
+
+ASKED = ("partition", "minutes", "memory_gb", "cpus", "gpus", "account", "qos", "constraint")
+"""Settings that a cluster may not grant."""
+
+
+def refusal(error: FailedJobError, settings: Mapping[str, Any]) -> str:
+    """What sbatch said first, and which of the settings it may mean."""
+    said = next((line for line in str(error).splitlines() if "sbatch: error: " in line), str(error).splitlines()[0])
+    given = ", ".join(f"launcher.{k}={settings[k]}" for k in ASKED if settings[k])
+    return f"{said.rpartition('sbatch: error: ')[2].strip()} ({given})"
+
+
+def queued(numbers: Sequence[str]) -> set[str]:
+    """Those of these jobs that SLURM still has: waiting, running or to be requeued. Nothing where there is no SLURM."""
+    if not numbers or not shutil.which("squeue"):
+        return set()
+    done = subprocess.run(["squeue", "-h", "-r", "-o", "%i"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise OSError(f"squeue does not answer: {done.stderr.strip()}")
+    return set(numbers) & set(done.stdout.split())

@@ -1,0 +1,33 @@
+"""Start the jobs of a sweep by its launcher, and say what became of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mbrl_lab.sweep.jobs import Job, Sweep
+from mbrl_lab.sweep.parallel import run_parallel
+from mbrl_lab.sweep.slurm import submit
+from mbrl_lab.tracking.folder import RunFolder
+
+
+class SweepFailed(ValueError):
+    """Some runs of a sweep failed; the others went on to their end."""
+
+
+def start(sweep: Sweep, jobs: Sequence[Job], skipped: int = 0) -> None:
+    """Run or submit these jobs. Raises SweepFailed once all have ended, if some did not end well."""
+    print(f"sweep     {sweep.path}: {len(jobs)} to run, {skipped} done or running", flush=True)
+    if not jobs:
+        return
+    settings = {key: value for key, value in sweep.launcher.items() if key != "kind"}
+    if sweep.launcher["kind"] == "slurm":
+        if not submit(sweep, jobs, **settings):
+            return
+    else:
+        run_parallel(sweep, jobs, **settings)
+    wrong = [job for job in jobs if RunFolder(job.folder).status().get("state") != "done"]
+    if wrong:
+        where = ", ".join(job.folder.name for job in wrong[:10])
+        raise SweepFailed(
+            f"{len(wrong)} of {len(jobs)} runs are not done ({where}): python scripts/sweep.py status {sweep.path}"
+        )

@@ -1,0 +1,157 @@
+"""How far the runs of a sweep are, read from their folders."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mbrl_lab.config import ConfigError
+from mbrl_lab.report.curves import read_metrics
+from mbrl_lab.report.tables import Row
+from mbrl_lab.sweep.jobs import Job, Sweep, read_sweep
+from mbrl_lab.sweep.slurm import queued
+from mbrl_lab.tracking.atomic import write_text
+from mbrl_lab.tracking.folder import MAY_CHANGE, RunFolder
+
+TO_RETRY = ("failed", "preempted", "killed", "waiting")
+
+
+class Seen(NamedTuple):
+    """A run as its folder shows it.
+
+    state: done, running, preempted, failed, killed (its process went without a word), queued (SLURM has it) or waiting
+    (it never started).
+    """
+
+    name: str
+    state: str
+    step: int
+    total: int | None
+    ret: float | None
+    speed: float | None  # steps a second, of late
+    error: str | None
+    rows: list[Row]
+
+    @property
+    def left(self) -> float | None:
+        """Seconds still to go, of one that runs."""
+        if self.state != "running" or not self.speed or self.total is None:
+            return None
+        return (self.total - self.step) / self.speed
+
+
+def open_sweep(path: Path, script: Path) -> Sweep:
+    """What a launcher wrote down; else the runs found under `path`, to be started by `script`. ConfigError without."""
+    path = path.resolve()
+    sweep = read_sweep(path)
+    if sweep is None:
+        runs = sorted(found.parent for found in path.rglob("status.json"))
+        jobs = {run.relative_to(path).as_posix(): found_job(run) for run in runs}
+        sweep = Sweep(path, str(script), str(Path.cwd()), {"kind": "parallel", "workers": None, "per_gpu": 1}, jobs)
+    if not sweep.jobs:
+        raise ConfigError(f"{path} holds no sweep: there are no runs in it")
+    return sweep
+
+
+def found_job(run: Path) -> Job:
+    """The job that would start this run again."""
+    folder = RunFolder(run)
+    runtime = folder.config().get("runtime", {})
+    lines = run / "overrides.txt"
+    overrides = lines.read_text().splitlines() if lines.exists() else []
+    return Job(run, tuple(overrides), (), runtime.get("threads", 1), runtime.get("device", "auto"))
+
+
+def look(sweep: Sweep) -> list[Seen]:
+    """Every run, in the order of the jobs."""
+    in_queue = queued(list(sweep.submitted.values()))
+    return [see(name, job.folder, sweep.submitted.get(name) in in_queue) for name, job in sweep.jobs.items()]
+
+
+def see(name: str, path: Path, in_queue: bool) -> Seen:
+    """One run."""
+    folder = RunFolder(path)
+    status = folder.status()
+    rows = read_metrics(folder.metrics)
+    step = max([status.get("step", 0), *(int(row["step"]) for row in rows[-1:])])
+    total = folder.config().get("steps")
+    return Seen(
+        name, state_of(folder, status, in_queue), step, total, latest(rows), speed(rows), status.get("error"), rows
+    )
+
+
+def state_of(folder: RunFolder, status: Mapping[str, Any], in_queue: bool) -> str:
+    """What a run's status says, and what it can no longer say."""
+    state = str(status.get("state", "waiting"))
+    if folder.running(status):
+        return "running"
+    if in_queue and state != "done":
+        return "queued"
+    return "killed" if state == "running" else state
+
+
+def latest(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """The last mean return there is, of the final policy, of an evaluation, or of training."""
+    keys = ("final/return", "eval/return", "train/return")
+    return next((row[k] for row in reversed(rows) for k in keys if row.get(k) is not None), None)
+
+
+def speed(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """Steps a second between the last two rows of this attempt."""
+    if len(rows) < 2:
+        return None
+    steps, seconds = (float(rows[-1][k]) - float(rows[-2][k]) for k in ("step", "time/seconds"))
+    return steps / seconds if steps > 0 and seconds > 0 else None
+
+
+def table(seen: Sequence[Seen]) -> str:
+    """For a terminal: a line a run, and how many are in which state."""
+    lines = [("run", "state", "step", "of", "return", "steps/s", "left", "reason")]
+    lines += [
+        (
+            s.name,
+            s.state,
+            f"{s.step:,}",
+            "?" if s.total is None else f"{s.total:,}",
+            "" if s.ret is None else f"{s.ret:.1f}",
+            "" if s.speed is None or s.state != "running" else f"{s.speed:,.1f}",
+            "" if s.left is None else str(datetime.timedelta(seconds=round(s.left))),
+            s.error.strip().splitlines()[-1][:120] if s.error else "",
+        )
+        for s in seen
+    ]
+    widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
+    right = (2, 3, 4, 5, 6)
+    padded = [
+        "  ".join(x.rjust(w) if k in right else x.ljust(w) for k, (x, w) in enumerate(zip(line, widths, strict=True)))
+        for line in lines
+    ]
+    states = [s.state for s in seen]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    return "\n".join([*(line.rstrip() for line in padded), counts])
+
+
+def collect(sweep: Sweep, out: Path) -> int:
+    """One CSV file: a line for each row of metrics of each run, with what its command line set; how many lines."""
+    rows: list[Row] = []
+    for seen in look(sweep):
+        head = {"run": seen.name, "state": seen.state} | settings(sweep.jobs[seen.name])
+        rows += [head | row for row in seen.rows]
+    if not rows:
+        raise ConfigError(f"{sweep.path} has no results yet: none of its runs has written a row of metrics")
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(out, text.getvalue())
+    return len(rows)
+
+
+def settings(job: Job) -> dict[str, str]:
+    """Its overrides, without those that make no other run."""
+    pairs = [o.lstrip("+~").partition("=") for o in job.overrides]
+    return {key: value for key, _, value in pairs if key.partition(".")[0] not in MAY_CHANGE}

@@ -1,0 +1,9 @@
+"""Sweep: python scripts/sweep.py status|retry|collect SWEEP looks at runs, starts some again, gathers results."""
+
+import sys
+from pathlib import Path
+
+from mbrl_lab.sweep.command import main
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:], Path(__file__).resolve().with_name("train.py")))
