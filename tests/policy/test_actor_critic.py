@@ -171,7 +171,7 @@ def test_rates_fall_to_a_hundredth() -> None:
 
 
 def test_what_cannot_be() -> None:
-    with pytest.raises(ValueError, match=r"^policy.gradient is 'dynamics'; it must be reinforce where actions are disc"):
+    with pytest.raises(ValueError, match=r"^policy.gradient is 'dynamics'; it must be reinforce where actions"):
         actor_critic(gradient="dynamics")
     with pytest.raises(ValueError, match=r"^policy.min_std is 2.0; it must be at most policy.max_std, 1.0"):
         actor_critic(CONTINUOUS, min_std=2.0)
