@@ -143,6 +143,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "dynamics.ends.hazard": number(0),
     "policy.bins": odd(),
     "policy.gradient": one_of("reinforce", "dynamics"),
+    "policy.actor_tau": number(0, 1, above=True),
     "policy.td_lambda": number(0, 1),
     "policy.unimix": number(0, 1),
     "policy.min_std": number(0, above=True),

@@ -61,6 +61,7 @@ class ActorCritic(nn.Module):
     `dynamics` climbs the returns through the model (for continuous actions). Real rows have no model to climb through:
     there it is always `reinforce`. Returns are divided by their range, where that is above 1 (Hafner et al. 2023).
     `bins`: the critic is a distribution over so many (two-hot); 0: a number, in units of 1 / (1 - gamma).
+    Evaluations show the actor with the mean of its latest weights, of which each update makes the share `actor_tau`.
     In the course of `anneal_updates` learning rates and the entropy's weight fall to a hundredth; 0: never.
     """
 
@@ -78,6 +79,7 @@ class ActorCritic(nn.Module):
         gamma: float,
         td_lambda: float,
         tau: float,
+        actor_tau: float,
         entropy_coef: float,
         unimix: float,
         min_std: float,
@@ -92,10 +94,11 @@ class ActorCritic(nn.Module):
             raise ValueError("policy.gradient is 'dynamics'; it must be reinforce where actions are discrete")
         if min_std > max_std:
             raise ValueError(f"policy.min_std is {min_std}; it must be at most policy.max_std, {max_std}")
-        self.gradient, self.gamma, self.td_lambda, self.tau = gradient, gamma, td_lambda, tau
+        self.gradient, self.gamma, self.td_lambda, self.tau, self.actor_tau = gradient, gamma, td_lambda, tau, actor_tau
         self.entropy_coef, self.clip, self.anneal_updates = entropy_coef, clip or math.inf, anneal_updates
         self.actor_lr, self.critic_lr = actor_lr, critic_lr
         self.actor = Actor(spec, width, depth, norm, unimix, min_std, max_std)
+        self.mean_actor = copy.deepcopy(self.actor).requires_grad_(False)
         self.head = head(bins, 1 / (1 - gamma) if gamma < 1 else 1.0)
         sizes = [spec.obs_shape[0], *[width] * depth, self.head.outputs]
         self.critic = begin_at_zero(mlp(sizes, norm, activation=nn.SiLU))
@@ -107,8 +110,7 @@ class ActorCritic(nn.Module):
 
     @torch.no_grad()
     def act(self, features: Tensor, explore: bool) -> Tensor:
-        chosen = self.actor(features)
-        return chosen.sample() if explore else chosen.mode()
+        return self.actor(features).sample() if explore else self.mean_actor(features).mode()
 
     def learn_in(self, model: WorldModel, state: Tree, horizon: int) -> Metrics:
         """Learn from `horizon` imagined steps that begin in states [B]; the model stays as it is."""
@@ -138,6 +140,7 @@ class ActorCritic(nn.Module):
         gain = target / unit if through else (target - value) / unit * chosen.log_prob(seen.action)
         loss = -(weight * (gain + self._share() * self.entropy_coef * entropy)).mean()
         norm = self._descend(self.actor_opt, loss)
+        polyak(self.mean_actor.parameters(), self.actor.parameters(), self.actor_tau)
         critic_loss = self._judge(features, target.detach(), weight)
         self.updates += 1
         return {

@@ -10,6 +10,7 @@ import torch
 from test_mpc import final_return
 from torch import Tensor, nn
 
+from mbrl_lab import make_run
 from mbrl_lab.algo import Dreamer
 from mbrl_lab.config import ConfigError, check, compose_config
 from mbrl_lab.replay import Replay
@@ -157,3 +158,26 @@ def test_it_brings_a_point_to_its_goal(hybrid: int, tmp_path: Path) -> None:
     """Going straight there costs about 1, acting at random about 8."""
     words = [*QUICK, *RATES, f"algo.hybrid={hybrid}", "preset=none"]
     assert final_return("dreamer", 0, tmp_path, *words, "algo.every=1", steps=200) > -2.5
+
+
+def test_a_planner_in_a_recurrent_model_brings_it_there(tmp_path: Path) -> None:
+    """PlaNet, on the toy."""
+    model = ["dynamics=rssm_xs", "dynamics.units=32", "dynamics.groups=4", "dynamics.classes=8", "dynamics.width=32"]
+    learn = ["dynamics.length=8", "dynamics.lr=1e-2", "dynamics.bins=41", "algo.warmup=150", "algo.fit.max_updates=150"]
+    search = ["planner=cem", "planner.population=64", "planner.elites=8", "planner.horizon=6", "planner.iterations=2"]
+    words = [*model, *learn, *search, "preset=none", "algo.every=50", "algo.fit.batch=128"]
+    assert final_return("mpc", 0, tmp_path, *words, steps=250) > -4
+
+
+def test_rollouts_of_a_latent_model_teach_a_policy_to_bring_it_there(tmp_path: Path) -> None:
+    """MBPO in latent space, on the toy."""
+    model = ["dynamics=latent", "preset=none", "dynamics.lr=3e-3", "algo.warmup=60", "algo.fit.max_updates=60"]
+    rollouts = ["algo.starts=100", "algo.rollout=[3,3,0,1]", "algo.updates=4", "algo.batch=64", "algo.real_ratio=0.2"]
+    rates = ["policy.actor_lr=3e-3", "policy.critic_lr=3e-3", "policy.alpha=0.1", "policy.gamma=0.9", "policy.width=32"]
+    words = [*model, *rollouts, *rates, "algo.every=30", "algo.epoch=30"]
+    assert final_return("mbpo", 0, tmp_path, *words, steps=220) > -3
+
+
+def test_a_model_without_doubts_cannot_be_asked_for_them() -> None:
+    with pytest.raises(ValueError, match=r"^algo.explore_bonus must be 0 with Latent, which cannot tell"):
+        make_run("mbpo", "pendulum", "dynamics=latent", "preset=none", "algo.explore_bonus=1", folder="/nowhere")
