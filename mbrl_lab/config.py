@@ -97,7 +97,9 @@ def check(cfg: DictConfig) -> None:
             f"dynamics.elites is {cfg.dynamics.elites}; it must be at most dynamics.members, {cfg.dynamics.members}"
         )
     check_room(cfg)
-    if "horizon" in cfg.algo:
+    if "length" in cfg.get("dynamics", {}):
+        check_length(cfg)
+    elif "horizon" in cfg.algo:
         check_horizon(cfg)
     check_score(cfg)
     check_stop(cfg)
@@ -136,6 +138,15 @@ def check_room(cfg: DictConfig) -> None:
             raise ConfigError(f"algo.{key} is {cfg.algo[key]}; it must be at most replay.capacity, {capacity}")
     if "warmup" in cfg.algo and cfg.algo.warmup > cfg.steps:
         raise ConfigError(f"algo.warmup is {cfg.algo.warmup}; it must be at most steps, {cfg.steps}")
+
+
+def check_length(cfg: DictConfig) -> None:
+    """ConfigError where a window of rows is longer than what replay holds when it is first asked for one."""
+    rows = {"replay.capacity": cfg.replay.capacity // cfg.env.num, "algo.warmup": cfg.algo.warmup // cfg.env.num + 1}
+    limit = min(rows, key=lambda key: rows[key])
+    if cfg.dynamics.length > rows[limit]:
+        given = f"with {limit}={OmegaConf.select(cfg, limit)} and env.num={cfg.env.num}"
+        raise ConfigError(f"dynamics.length is {cfg.dynamics.length}; {given} it must be at most {rows[limit]}")
 
 
 def check_score(cfg: DictConfig) -> None:

@@ -39,6 +39,12 @@ def optional(rule: tuple[Callable[[Any], bool], str]) -> tuple[Callable[[Any], b
     return lambda x: x is None or holds(x), f"null or {allowed}"
 
 
+def odd() -> tuple[Callable[[Any], bool], str]:
+    """A number of bins, or none."""
+    whole = integer(0, 10_000)[0]
+    return lambda x: whole(x) and (x == 0 or (x % 2 == 1 and x > 1)), "0 or an odd whole number from 3 to 9999"
+
+
 def schedule() -> tuple[Callable[[Any], bool], str]:
     """[from, to, at first epoch, at last epoch]."""
 
@@ -100,6 +106,9 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "algo.importance_exponent": number(0, 1),
     "algo.importance_steps": integer(0),
     "algo.horizon": integer(1),
+    "algo.pretrain": integer(0),
+    "algo.accumulate": integer(1),
+    "algo.hybrid": integer(0),
     "algo.reward_clip": number(0),
     "encoder.hidden": integer(0, 65536),
     "encoder.width": integer(1, 64),
@@ -123,11 +132,32 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "dynamics.weight_decay": numbers(0),
     "dynamics.clip": number(0),
     "dynamics.noise": number(0),
+    "dynamics.latent": integer(1, 65536),
+    "dynamics.length": integer(2),
+    "dynamics.decode": one_of(True, False),
+    "dynamics.consistency": number(0),
+    "dynamics.balance": number(0),
+    "dynamics.bins": odd(),
+    "dynamics.units": integer(1, 65536),
+    "dynamics.blocks": integer(1, 65536),
+    "dynamics.groups": integer(1, 65536),
+    "dynamics.classes": integer(2, 65536),
+    "dynamics.unimix": number(0, 1),
+    "dynamics.kl_prior": number(0),
+    "dynamics.kl_posterior": number(0),
+    "dynamics.free_nats": number(0),
     "dynamics.ends.width": integer(1, 65536),
     "dynamics.ends.depth": integer(0, 100),
     "dynamics.ends.lr": number(0, above=True),
     "dynamics.ends.bounds": one_of(True, False),
     "dynamics.ends.hazard": number(0),
+    "policy.bins": odd(),
+    "policy.gradient": one_of("reinforce", "dynamics"),
+    "policy.actor_tau": number(0, 1, above=True),
+    "policy.td_lambda": number(0, 1),
+    "policy.unimix": number(0, 1),
+    "policy.min_std": number(0, above=True),
+    "policy.max_std": number(0, above=True),
     "policy.width": integer(1, 65536),
     "policy.depth": integer(0, 100),
     "policy.gamma": number(0, 1),

@@ -187,6 +187,7 @@ def test_every_number_is_guarded(every_config: list[DictConfig]) -> None:
         "algo.dynamics.",
         "algo.policy.",
         "policy.encoder.",
+        "dynamics.encoder.",
         "env.actions",
         "planner.",
         "logger.",

@@ -1,9 +1,10 @@
 """Algorithms: who acts and when to learn."""
 
+from mbrl_lab.algo.dreamer import Dreamer
 from mbrl_lab.algo.mbpo import MBPO
 from mbrl_lab.algo.mpc import MPC
 from mbrl_lab.algo.off_policy import OffPolicy
 from mbrl_lab.algo.on_policy import OnPolicy
 from mbrl_lab.algo.random import Random
 
-__all__ = ["MBPO", "MPC", "OffPolicy", "OnPolicy", "Random"]
+__all__ = ["MBPO", "MPC", "Dreamer", "OffPolicy", "OnPolicy", "Random"]

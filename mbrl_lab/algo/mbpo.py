@@ -12,10 +12,11 @@ from mbrl_lab.algo.imagined import Imagined, mix, rows_alive
 from mbrl_lab.algo.off_policy import Learner, WindowPolicy
 from mbrl_lab.dynamics.ensemble import Ensemble
 from mbrl_lab.dynamics.fit import Fit
-from mbrl_lab.dynamics.rollout import rollout
+from mbrl_lab.dynamics.rollout import Doubt, rollout
+from mbrl_lab.dynamics.sequence import SequenceModel
 from mbrl_lab.ops import clipped, crossed
 from mbrl_lab.replay import Replay
-from mbrl_lab.types import EnvSpec, Metrics, Policy, Step
+from mbrl_lab.types import EnvSpec, Metrics, Policy, Step, Tree
 
 REAL_RATIO = 0.05
 """The share of real rows where none is given, the authors'."""
@@ -39,7 +40,7 @@ class MBPO(Learner):
     def __init__(
         self,
         spec: EnvSpec,
-        dynamics: Callable[[EnvSpec], Ensemble],
+        dynamics: Callable[[EnvSpec], Ensemble | SequenceModel],
         policy: Callable[[EnvSpec], Policy],
         fit: Fit,
         warmup: int,
@@ -57,14 +58,32 @@ class MBPO(Learner):
         explore_bonus: float,
     ) -> None:
         model = dynamics(spec)
-        super().__init__(spec, policy(spec))
-        self.model, self.fit = model, fit
+        felt = spec.of_features(model.dim) if isinstance(model, SequenceModel) else spec
+        super().__init__(spec, policy(felt))
+        self.model, self.fit, self.felt_spec = model, fit, felt
+        self.doubt: Doubt | None = getattr(model, "disagreement", None)
+        if (max_uncertainty or explore_bonus) and self.doubt is None:
+            key = "max_uncertainty" if max_uncertainty else "explore_bonus"
+            raise ValueError(f"algo.{key} must be 0 with {type(model).__name__}, which cannot tell what it doubts")
         self.on_policy = not hasattr(self.policy, "window")
         self.real = share(real_ratio, self.on_policy, batch)
         self.warmup, self.every, self.starts, self.epoch, self.keep = warmup, every, starts, epoch, keep
         self.lengths, self.batch, self.updates, self.updates_every = tuple(rollout), batch, updates, updates_every
         self.reward_clip, self.max_uncertainty, self.explore_bonus = reward_clip, max_uncertainty, explore_bonus
         self.imagined: Imagined | None = None
+
+    @torch.no_grad()
+    def act(self, step: Step, carry: Tree | None, explore: bool) -> tuple[Tensor, Tree]:
+        return super().act(self.felt(step), carry, explore)
+
+    @torch.no_grad()
+    def felt(self, steps: Step) -> Step:
+        """Real rows [..., B] as the policy sees them: where the model has features of its own, by these."""
+        if not isinstance(self.model, SequenceModel):
+            return steps
+        rows = Step(*(x.flatten(0, steps.first.ndim - 1) for x in steps))
+        features = self.model.features(self.model.observe(None, rows))
+        return steps._replace(obs=features.unflatten(0, steps.first.shape))
 
     def learn(self, replay: Replay, before: int, after: int) -> Metrics:
         metrics: Metrics = {}
@@ -87,9 +106,9 @@ class MBPO(Learner):
             if not len(self.imagined_rows().cells):
                 raise ValueError(f"algo.max_uncertainty is {self.max_uncertainty}; the elites disagree more everywhere")
             metrics |= {"model/rollout_reward": steps.reward[1:].mean(), "model/rollout_alive": rows_alive(steps)}
-        if hasattr(self.model, "disagreement"):
+        if self.doubt is not None:
             states = states[:SURVEYED]
-            metrics["model/disagreement"] = self.model.disagreement(states, self.policy.act(states, True)).mean()
+            metrics["model/disagreement"] = self.doubt(states, self.policy.act(states, True)).mean()
         return metrics | {"model/rollout_length": float(self.length(step))}
 
     def lesson(self, replay: Replay, step: int) -> Step:
@@ -98,25 +117,27 @@ class MBPO(Learner):
             return self.imagine(self.draw(replay, self.batch), step)
         window = cast(WindowPolicy, self.policy).window
         if self.real == self.batch:
-            return replay.sample(self.batch, window)
+            return self.felt(replay.sample(self.batch, window))
         imagined = self.imagined_rows().sample(self.batch - self.real, window)
-        return mix(replay.sample(self.real, window), imagined) if self.real else imagined
+        return mix(self.felt(replay.sample(self.real, window)), imagined) if self.real else imagined
 
-    def imagine(self, states: Tensor, step: int) -> Step:
+    def imagine(self, states: Tree, step: int) -> Step:
         """[length + 1, N] rows from states [N, D]. FloatingPointError if the model gives what is no number."""
-        doubt = self.model.disagreement if self.max_uncertainty else None
+        doubt = self.doubt if self.max_uncertainty else None
         steps = rollout(self.model, self.policy, states, self.length(step), doubt, self.max_uncertainty)
         if not (steps.obs.isfinite().all() and steps.reward.isfinite().all()):
             raise FloatingPointError(f"the model imagined what is not finite at step {step}; see dynamics.lr and .clip")
-        if self.explore_bonus:
-            doubts = self.model.disagreement(steps.obs[:-1].flatten(0, 1), steps.action[1:].flatten(0, 1))
+        if self.explore_bonus and self.doubt is not None:
+            doubts = self.doubt(steps.obs[:-1].flatten(0, 1), steps.action[1:].flatten(0, 1))
             steps.reward[1:] += self.explore_bonus * doubts.view(len(steps.reward) - 1, -1)
         return steps
 
-    def draw(self, replay: Replay, number: int) -> Tensor:
-        """[number, D]: observations from which real transitions begin, drawn with replacement."""
+    @torch.no_grad()
+    def draw(self, replay: Replay, number: int) -> Tree:
+        """[number, D]: states in which real transitions begin, drawn with replacement; nothing from before them."""
         cells = replay.transitions()
-        return replay.read(cells[torch.randint(len(cells), (number,), device=cells.device)], 1).obs[0]
+        rows = replay.read(cells[torch.randint(len(cells), (number,), device=cells.device)], 1).at(0)
+        return self.model.observe(None, rows) if isinstance(self.model, SequenceModel) else rows.obs
 
     def length(self, step: int) -> int:
         """How far rollouts go after so many environment steps."""
@@ -127,7 +148,7 @@ class MBPO(Learner):
     def allocate(self) -> None:
         if not self.on_policy:
             keep = max(1, self.keep * self.epoch // self.every)
-            self.imagined = Imagined(self.spec, keep, self.starts, self.lengths[1], self.ready.device)
+            self.imagined = Imagined(self.felt_spec, keep, self.starts, self.lengths[1], self.ready.device)
 
     def imagined_rows(self) -> Imagined:
         assert self.imagined is not None, "nothing was allocated"

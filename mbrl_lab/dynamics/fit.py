@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mbrl_lab.dynamics.judge import Judgement
+from mbrl_lab.dynamics.sequence import SequenceModel
 from mbrl_lab.nets import EnsembleMLP
 from mbrl_lab.ops import hash_uniform
 from mbrl_lab.replay import Replay
@@ -35,6 +36,8 @@ class Fit:
     Each member keeps its best weights; the model's elites are those of least error. A cell's part (hold-out or not,
     and how often it stands in each member's `bootstrap`) follows from its number, so it is the same at every fit.
     `max_updates` (0: no bound) and `max_holdout` bound the work. Half the rows for the end network are ends.
+    Models of sequences have no members and nothing is held out for them: they take `max_updates` steps (0: as many as
+    see every row once on average), on windows that hold about `batch` rows together.
     """
 
     def __init__(
@@ -50,7 +53,23 @@ class Fit:
         self.batch, self.holdout, self.max_holdout = batch, holdout, max_holdout
         self.patience, self.gain, self.max_updates, self.bootstrap = patience, gain, max_updates, bootstrap
 
-    def __call__(self, model: Fittable, replay: Replay) -> Metrics:
+    def __call__(self, model: Fittable | SequenceModel, replay: Replay) -> Metrics:
+        return self.practise(model, replay) if isinstance(model, SequenceModel) else self.converge(model, replay)
+
+    def practise(self, model: SequenceModel, replay: Replay) -> Metrics:
+        """Some gradient steps on windows of replay; the means of what they measured."""
+        windows = max(self.batch // model.length, 1)
+        updates = self.max_updates or -(-len(replay) * replay.num_envs // (windows * model.length))
+        sums: Metrics = {}
+        for _ in range(updates):
+            _, metrics = model.update(replay.sample(windows, model.length))
+            sums = {k: sums.get(k, 0.0) + v for k, v in metrics.items()}
+        averages: Metrics = {k: v / updates for k, v in sums.items()}
+        refuse_divergence(averages)
+        return averages | {"model/updates": float(updates)}
+
+    def converge(self, model: Fittable, replay: Replay) -> Metrics:
+        """Gradient steps until nothing is gained, and the elites."""
         cells = replay.transitions()
         train, test = self.split(cells)
         test = test if len(test) else train

@@ -1,8 +1,9 @@
-"""Imagined episodes: a policy acts in a world model."""
+"""Imagined episodes: a policy acts in a world model. As rows of replay (`rollout`) or with gradients (`dream`)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,3 +43,36 @@ def begin(spec: EnvSpec, obs: Tensor) -> Step:
     batch, device = len(obs), obs.device
     no = torch.zeros(batch, dtype=torch.bool, device=device)
     return Step(spec.no_action(batch, device), obs, torch.zeros(batch, device=device), no, ~no)
+
+
+class Dream(NamedTuple):
+    """H steps of a policy from B states, as one that learns from them sees them."""
+
+    features: Tensor  # [H + 1, B, F]
+    action: Tensor  # [H, B] or [H, B, A]
+    reward: Tensor  # [H, B]
+    discount: Tensor  # [H, B]: the probability that the episode goes on after the step
+    valid: Tensor  # [H, B] bool: false where no transition lies between two rows
+
+
+def dream(model: WorldModel, choose: Callable[[Tensor], Tensor], state: Tree, horizon: int) -> Dream:
+    """What follows from states [B], with the gradients of all it consists of unless they are off.
+
+    Nothing ends here: where `rollout` draws whether an episode goes on, a dream keeps the probability.
+    """
+    features, actions, outcomes = [model.features(state)], [], []
+    for _ in range(horizon):
+        actions.append(choose(features[-1]))
+        state, outcome = model.imagine(state, actions[-1])
+        features.append(model.features(state))
+        outcomes.append(outcome)
+    reward, discount = (torch.stack(x) for x in zip(*outcomes, strict=True))
+    return Dream(
+        torch.stack(features), torch.stack(actions), reward, discount, torch.ones_like(reward, dtype=torch.bool)
+    )
+
+
+def waking(steps: Step) -> Dream:
+    """Rows [H + 1, B] whose observations are features, real or from `rollout`, read as a dream."""
+    t = steps.transitions()
+    return Dream(steps.obs, t.action, t.reward, (~t.terminal).float(), t.valid)

@@ -1,7 +1,8 @@
 """Policies: learners of behaviour."""
 
+from mbrl_lab.policy.actor_critic import ActorCritic
 from mbrl_lab.policy.ddqn import DDQN
 from mbrl_lab.policy.ppo import PPO
 from mbrl_lab.policy.sac import SAC
 
-__all__ = ["DDQN", "PPO", "SAC"]
+__all__ = ["DDQN", "PPO", "SAC", "ActorCritic"]

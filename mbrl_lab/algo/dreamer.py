@@ -1,0 +1,93 @@
+"""Dreamer: a policy that learns from dreams begun in states that a world model inferred (Hafner et al. 2020, 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from mbrl_lab.dynamics.sequence import SequenceModel
+from mbrl_lab.ops import clipped, crossed
+from mbrl_lab.policy.actor_critic import ActorCritic
+from mbrl_lab.replay import Replay, free_memory, memory
+from mbrl_lab.types import Algo, EnvSpec, Metrics, Step, Tree
+
+
+class Dreamer(Algo):
+    """Random actions for `warmup` steps, then `pretrain` updates of the model; from then on the policy acts, and every
+    `every` steps model and policy learn `updates` times in turn.
+
+    The model learns from `batch` windows of as many rows as it wants, in `accumulate` parts. The policy learns from
+    dreams of `horizon` steps, begun in `starts` of the states that the model was in, none of them an end; with `hybrid`
+    above 0 its critic learns from the real rows too, at every so many updates.
+    """
+
+    ready: Tensor
+
+    def __init__(
+        self,
+        spec: EnvSpec,
+        dynamics: Callable[[EnvSpec], SequenceModel],
+        policy: Callable[[EnvSpec], ActorCritic],
+        warmup: int,
+        pretrain: int,
+        batch: int,
+        accumulate: int,
+        every: int,
+        updates: int,
+        starts: int,
+        horizon: int,
+        hybrid: int,
+        reward_clip: float,
+    ) -> None:
+        super().__init__()
+        self.spec, self.model = spec, dynamics(spec)
+        self.policy = policy(spec.of_features(self.model.dim))
+        self.warmup, self.pretrain, self.batch, self.accumulate = warmup, pretrain, batch, accumulate
+        self.every, self.updates, self.starts, self.horizon = every, updates, starts, horizon
+        self.hybrid, self.reward_clip = hybrid, reward_clip
+        self.register_buffer("ready", torch.zeros((), dtype=torch.bool))
+
+    @torch.no_grad()
+    def act(self, step: Step, carry: Tree | None, explore: bool) -> tuple[Tensor, Tree]:
+        state = self.model.observe(carry, step)
+        if explore and not self.ready:
+            return self.spec.random(len(step.first), step.first.device), state
+        return self.policy.act(self.model.features(state), explore), state
+
+    def learn(self, replay: Replay, before: int, after: int) -> Metrics:
+        metrics: Metrics = {}
+        if after >= self.warmup > before:
+            self.ready.fill_(True)
+            for _ in range(self.pretrain):
+                metrics |= self.model.update(self._windows(replay), parts=self.accumulate)[1]
+        for _ in range(self.updates * crossed(max(before, self.warmup), max(after, self.warmup), self.every)):
+            metrics |= self._update(replay)
+        return metrics
+
+    def _update(self, replay: Replay) -> Metrics:
+        """One gradient step of the model, and one of the policy."""
+        steps = self._windows(replay)
+        states, metrics = self.model.update(steps, parts=self.accumulate)
+        metrics |= self.policy.learn_in(self.model, self._begin(states, steps), self.horizon)
+        if self.hybrid and int(self.policy.updates) % self.hybrid == 0:
+            features = self.model.features(states).unflatten(0, steps.first.shape)
+            metrics |= self.policy.update_critic(steps._replace(obs=features))
+        return metrics
+
+    def _windows(self, replay: Replay) -> Step:
+        return clipped(replay.sample(self.batch, self.model.length), self.reward_clip)
+
+    def _begin(self, states: Tree, steps: Step) -> Tree:
+        """[starts] of the states [L * B] in which an episode goes on, drawn with replacement."""
+        alive = (~steps.terminal).flatten().float()
+        index = torch.multinomial(alive, self.starts, replacement=True)
+        return tree_map_only(Tensor, lambda x: x[index], states)
+
+    def allocate(self) -> None:
+        need, free = memory(self.spec, self.batch * self.model.length), free_memory(self.ready.device)
+        if need > free:
+            asked = f"algo.batch={self.batch} windows of dynamics.length={self.model.length} rows"
+            raise ValueError(f"{asked} need {need / 1e9:.1f} GB, where {free / 1e9:.1f} GB are free: make one smaller")

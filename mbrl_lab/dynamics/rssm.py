@@ -1,0 +1,183 @@
+"""RSSM: a recurrent state-space model with discrete latents (Hafner et al. 2019, 2021, 2023)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mbrl_lab.dynamics.sequence import SequenceModel
+from mbrl_lab.nets.decoder import decoder
+from mbrl_lab.nets.encoder import MakeEncoder
+from mbrl_lab.nets.gru import BlockGRU
+from mbrl_lab.nets.heads import begin_at_zero, head
+from mbrl_lab.nets.mlp import mlp
+from mbrl_lab.ops import symexp, symlog
+from mbrl_lab.types import EnvSpec, Metrics, Outcome, Step, Tree
+
+
+class RSSM(SequenceModel):
+    """Its state is a memory of `units` numbers and `groups` latents of `classes` classes each, one-hot.
+
+    The memory follows from the state before and the action (`BlockGRU`); the prior tells the latents from the memory,
+    the posterior from memory and observation. Of all probabilities the share `unimix` is spread evenly. What is drawn
+    passes gradients on as if it were the probabilities (straight-through).
+    The losses: observation, reward and going on, told from the state; and the relative entropy of posterior and prior,
+    `kl_prior` times for the prior to follow and `kl_posterior` times for the posterior, of which `free_nats` are free.
+    Vectors are seen and told in symlog.
+    """
+
+    compilable = ("_remember", "_prior", "_posterior")
+
+    def __init__(
+        self,
+        spec: EnvSpec,
+        encoder: MakeEncoder,
+        units: int,
+        blocks: int,
+        groups: int,
+        classes: int,
+        width: int,
+        depth: int,
+        length: int,
+        unimix: float,
+        kl_prior: float,
+        kl_posterior: float,
+        free_nats: float,
+        bins: int,
+        lr: float,
+        clip: float,
+    ) -> None:
+        super().__init__()
+        self.spec, self.length, self.clip, self.unimix = spec, length, clip or math.inf, unimix
+        self.units, self.groups, self.classes = units, groups, classes
+        self.kl_prior, self.kl_posterior, self.free_nats = kl_prior, kl_posterior, free_nats
+        latents, hidden = groups * classes, [width] * depth
+        self.dim = units + latents
+        self.see = encoder(spec)
+        deep = mlp([self.see.dim, *hidden, width], True, activation=nn.SiLU)
+        self.embed = deep if spec.obs_dtype == torch.float32 else nn.Linear(self.see.dim, width)
+        self.gru = BlockGRU(latents + spec.action_dim, units, width, blocks)
+        self.prior = mlp([units, *hidden, latents], True, activation=nn.SiLU)
+        self.recall = nn.Linear(units, width)
+        self.posterior = nn.Sequential(nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, latents))
+        self.head = head(bins)
+        self.reward = begin_at_zero(mlp([self.dim, *hidden, self.head.outputs], True, activation=nn.SiLU))
+        self.end = begin_at_zero(mlp([self.dim, *hidden, 1], True, activation=nn.SiLU))
+        self.decoder = decoder(spec, self.see, self.dim, hidden, norm=True)
+        self.opt = torch.optim.Adam(self.parameters(), lr, fused=True)
+
+    def observe(self, state: Tree | None, step: Step) -> Tree:
+        state = self.begin(len(step.first), step.first.device) if state is None else state
+        return self._infer(state, step.action, step.first, self._embed(step.obs))[0]
+
+    def imagine(self, state: Tree, action: Tensor) -> tuple[Tree, Outcome]:
+        memory = self._remember(state["memory"], state["latent"], self.spec.encode(action))
+        after = {"memory": memory, "latent": self.draw(self._prior(memory))}
+        features = self.features(after)
+        going_on = torch.sigmoid(-self.end(features).float().squeeze(-1))
+        return after, Outcome(self.head.mean(self.reward(features)), going_on)
+
+    def features(self, state: Tree) -> Tensor:
+        return torch.cat([state["memory"], state["latent"].flatten(-2)], -1)
+
+    def decode(self, state: Tree) -> Tensor:
+        """[..., *obs_shape]: what an observation would be, in its own units."""
+        seen = self.decoder.read(self.decoder(self.features(state)))
+        return symexp(seen) if self.spec.obs_dtype == torch.float32 else seen
+
+    def begin(self, batch: int, device: torch.device) -> dict[str, Tensor]:
+        """The state before anything was seen."""
+        memory = torch.zeros(batch, self.units, device=device)
+        return {"memory": memory, "latent": memory.new_zeros(batch, self.groups, self.classes)}
+
+    def loss(self, steps: Step, start: Tree | None) -> tuple[Tensor, Tree, Metrics]:
+        """Where `start` is known it is the state in the first row, which then is not learned from."""
+        states, logp = self._filter(steps, start)
+        features = self.features(states)
+        learned = torch.ones_like(steps.reward)
+        learned[0] = start is None
+        arrived = learned * ~steps.first
+        apart = self.divergences(logp, self._prior(states["memory"].flatten(0, 1)).unflatten(0, steps.first.shape))
+        loss = {
+            "decode": learned * self.decoder.error(self.decoder(features), self._scaled(steps.obs)),
+            "reward": arrived * self.head.error(self.reward(features), steps.reward),
+            "end": arrived * self._end_error(features, steps.terminal.float()),
+            "kl_prior": learned * self.kl_prior * apart[0].clamp(min=self.free_nats),
+            "kl_posterior": learned * self.kl_posterior * apart[1].clamp(min=self.free_nats),
+        }
+        metrics: Metrics = {f"model/{name}": x.mean() for name, x in loss.items()}
+        total = torch.stack([x.mean() for x in loss.values()]).sum()
+        used = states["latent"].detach().flatten(0, 1).mean(0)
+        metrics |= {
+            "model/kl": apart[0].mean(),
+            "model/posterior_entropy": -(logp.exp() * logp).sum(-1).sum(-1).mean(),
+            "model/latent_usage": torch.special.entr(used).sum(-1).exp().mean() / self.classes,
+        }
+        return total, states, metrics | {"model/loss": total}
+
+    def divergences(self, posterior: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
+        """[..., groups, classes] log-probabilities -> [...]: their relative entropy in nats, twice.
+
+        The first moves the prior alone, the second the posterior.
+        """
+        return relative_entropy(posterior.detach(), prior), relative_entropy(posterior, prior.detach())
+
+    def draw(self, logp: Tensor) -> Tensor:
+        """[N, groups, classes] log-probabilities -> one-hot, with the gradient of the probabilities."""
+        probability = logp.exp()
+        index = torch.multinomial(probability.detach().flatten(0, 1), 1)
+        hot = torch.zeros_like(probability).flatten(0, 1).scatter_(-1, index, 1.0).view_as(probability)
+        return hot + (probability - probability.detach())
+
+    def _filter(self, steps: Step, start: Tree | None) -> tuple[dict[str, Tensor], Tensor]:
+        """States [L, B, ...] and posteriors' log-probabilities [L, B, groups, classes] of windows [L, B]."""
+        embedded = self._embed(steps.obs)
+        blank = self.begin(steps.first.shape[1], steps.first.device)
+        state, logp = self._infer(blank, steps.action[0], torch.ones_like(steps.first[0]), embedded[0])
+        state = state if start is None else start
+        states, logps = [state], [logp]
+        for action, first, seen in zip(steps.action[1:], steps.first[1:], embedded[1:], strict=True):
+            state, logp = self._infer(state, action, first, seen)
+            states.append(state)
+            logps.append(logp)
+        together = {key: torch.stack([state[key] for state in states]) for key in blank}
+        return together, torch.stack(logps)
+
+    def _infer(self, state: Tree, action: Tensor, first: Tensor, seen: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """One real step [B]; where it is `first` nothing of the state before is left."""
+        keep = (~first).float().unsqueeze(-1)
+        before, latent = state["memory"] * keep, state["latent"] * keep.unsqueeze(-1)
+        memory = self._remember(before, latent, self.spec.encode(action) * keep)
+        logp = self._posterior(memory, seen)
+        return {"memory": memory, "latent": self.draw(logp)}, logp
+
+    def _remember(self, memory: Tensor, latent: Tensor, action: Tensor) -> Tensor:
+        return self.gru(memory, torch.cat([latent.flatten(1), action], -1))
+
+    def _prior(self, memory: Tensor) -> Tensor:
+        """[N, units] -> [N, groups, classes] log-probabilities."""
+        return self._mixed(self.prior(memory))
+
+    def _posterior(self, memory: Tensor, seen: Tensor) -> Tensor:
+        return self._mixed(self.posterior(self.recall(memory) + seen))
+
+    def _mixed(self, logits: Tensor) -> Tensor:
+        probability = logits.float().unflatten(-1, (self.groups, self.classes)).softmax(-1)
+        return ((1 - self.unimix) * probability + self.unimix / self.classes).clamp(min=1e-8).log()
+
+    def _embed(self, obs: Tensor) -> Tensor:
+        return self.embed(self.see(self._scaled(obs)))
+
+    def _scaled(self, obs: Tensor) -> Tensor:
+        return symlog(obs) if self.spec.obs_dtype == torch.float32 else obs
+
+    def _end_error(self, features: Tensor, ends: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(self.end(features).float().squeeze(-1), ends, reduction="none")
+
+
+def relative_entropy(a: Tensor, b: Tensor) -> Tensor:
+    """[..., groups, classes] log-probabilities -> [...]: KL(a || b), summed over groups."""
+    return (a.exp() * (a - b)).sum((-2, -1))

@@ -1,0 +1,73 @@
+"""What world models that learn from windows of rows share: a gradient step, and what their losses are summed over."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from mbrl_lab.nets.precision import differentiate
+from mbrl_lab.ops import clip_norm
+from mbrl_lab.types import EnvSpec, Metrics, Outcome, Step, Tree
+
+
+class SequenceModel(nn.Module):
+    """A WorldModel with features [B, `dim`], trained on windows of `length` rows by the loss of its class."""
+
+    spec: EnvSpec
+    dim: int
+    length: int
+    clip: float
+    opt: torch.optim.Optimizer
+
+    def observe(self, state: Tree | None, step: Step) -> Tree:
+        raise NotImplementedError
+
+    def imagine(self, state: Tree, action: Tensor) -> tuple[Tree, Outcome]:
+        raise NotImplementedError
+
+    def features(self, state: Tree) -> Tensor:
+        raise NotImplementedError
+
+    def loss(self, steps: Step, start: Tree | None) -> tuple[Tensor, Tree, Metrics]:
+        """Of windows [L, B], [] the mean over rows and windows, the states [L, B, ...], and what it consists of.
+
+        `start`: the state [B] in each window's first row; None: not known.
+        """
+        raise NotImplementedError
+
+    def update(self, steps: Step, start: Tree | None = None, parts: int = 1) -> tuple[Tree, Metrics]:
+        """One gradient step on windows [L, B], gathered over so many `parts` of them, to need less memory at once.
+
+        Returns the states [L * B] at all rows, without gradients.
+        """
+        batch = steps.first.shape[1]
+        self.opt.zero_grad()
+        states: list[Tree] = []
+        sums: Metrics = {}
+        for index in torch.arange(batch, device=steps.first.device).chunk(parts):
+            part = steps.at((slice(None), index)) if parts > 1 else steps
+            begun = tree_map_only(Tensor, lambda x, i=index: x[i], start)
+            loss, state, metrics = self.loss(part, begun)
+            share = len(index) / batch
+            differentiate(loss * share)
+            states.append(tree_map_only(Tensor, lambda x: x.detach(), state))
+            sums = {k: sums.get(k, 0.0) + torch.as_tensor(v).detach() * share for k, v in metrics.items()}
+        norm = clip_norm(self.parameters(), self.clip)
+        self.opt.step()
+        return together(states), sums | {"model/gradient_norm": norm}
+
+
+def together(states: list[Tree]) -> Tree:
+    """Trees of [L, B_i, ...] -> one of [L * B, ...]."""
+    first = states[0]
+    if isinstance(first, Tensor):
+        return torch.cat(states, 1).flatten(0, 1)
+    return {key: together([state[key] for state in states]) for key in first}
+
+
+def unbroken(first: Tensor) -> Tensor:
+    """[L, B] bool: rows that belong to the episode in which their window begins."""
+    begun = first.clone()
+    begun[0] = False
+    return begun.cumsum(0) == 0

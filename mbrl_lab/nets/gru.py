@@ -1,0 +1,47 @@
+"""A gated recurrent unit whose memory may be cut into blocks that do not see each other's."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class BlockLinear(nn.Module):
+    """[N, G, i] -> [N, G, o]: a linear layer for each of G blocks."""
+
+    def __init__(self, blocks: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        bound = inputs**-0.5
+        self.weight = nn.Parameter(torch.empty(blocks, inputs, outputs).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.zeros(blocks, 1, outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.baddbmm(self.bias, x.transpose(0, 1), self.weight).transpose(0, 1)
+
+
+class BlockGRU(nn.Module):
+    """Memory [N, `units`] and inputs [N, `inputs`] -> the next memory.
+
+    Each of `blocks` equal parts of the memory sees itself and all inputs, through a layer as wide as it is, and is
+    renewed by gates (block-diagonal, Hafner et al. 2023); with one block it is a GRU with that layer before it.
+    The update gate begins at a quarter, so that memories last.
+    """
+
+    def __init__(self, inputs: int, units: int, width: int, blocks: int) -> None:
+        super().__init__()
+        if units % blocks:
+            raise ValueError(f"dynamics.blocks is {blocks}; it must divide dynamics.units, {units}")
+        self.blocks, part = blocks, units // blocks
+        self.enter = nn.Sequential(nn.Linear(inputs, width), nn.LayerNorm(width), nn.SiLU())
+        self.mix = BlockLinear(blocks, part + width, part)
+        self.norm = nn.LayerNorm(units)
+        self.gates = BlockLinear(blocks, part, 3 * part)
+
+    def forward(self, memory: Tensor, inputs: Tensor) -> Tensor:
+        x = self.enter(inputs).unsqueeze(1).expand(-1, self.blocks, -1)
+        x = torch.cat([memory.unflatten(-1, (self.blocks, -1)).to(x.dtype), x], -1)
+        x = F.silu(self.norm(self.mix(x).flatten(1))).unflatten(-1, (self.blocks, -1))
+        reset, fresh, update = (g.flatten(1).float() for g in self.gates(x).chunk(3, -1))
+        fresh = torch.tanh(reset.sigmoid() * fresh)
+        return torch.lerp(memory, fresh, (update - 1).sigmoid())

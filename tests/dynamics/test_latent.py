@@ -1,0 +1,125 @@
+"""What a latent model learns, from which rows, and what its losses are."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from linear import SPEC, data, node
+from torch.distributions import kl_divergence
+
+from mbrl_lab.config import build
+from mbrl_lab.dynamics import Latent
+from mbrl_lab.dynamics.latent import Normal, distance, relative_entropy
+from mbrl_lab.dynamics.sequence import unbroken
+from mbrl_lab.nets.encoder import Vector
+from mbrl_lab.types import Step
+
+
+def latent(**settings: Any) -> Latent:
+    """conf/dynamics/latent.yaml with other values."""
+    model = build(node("dynamics/latent.yaml", **({"encoder": None, "width": 32} | settings)))(SPEC, encoder=Vector)
+    assert isinstance(model, Latent)
+    return model
+
+
+def normal(*shape: int) -> Normal:
+    return Normal(torch.randn(*shape), torch.randn(*shape).clamp(-2, 1))
+
+
+def test_relative_entropy_is_torchs() -> None:
+    a, b = normal(4, 5), normal(4, 5)
+    torchs = kl_divergence(*(torch.distributions.Normal(x.mean, x.log_std.exp()) for x in (a, b))).sum(-1)
+    torch.testing.assert_close(relative_entropy(a, b), torchs)
+    torch.testing.assert_close(relative_entropy(a, a), torch.zeros(4))
+    one = Normal(a.mean, torch.zeros(4, 5)), Normal(b.mean, torch.zeros(4, 5))
+    torch.testing.assert_close(2 * relative_entropy(*one), distance(*one))
+
+
+@pytest.mark.parametrize("gaussian", [False, True])
+def test_the_encoder_follows_the_step_by_the_share_of_balance(gaussian: bool) -> None:
+    model = latent(gaussian=gaussian, balance=0.25)
+    seen, foreseen = (Normal(*(x.requires_grad_() for x in normal(3, 1, 4))) for _ in range(2))
+    to_seen, to_foreseen = torch.autograd.grad(model._apart(seen, foreseen).sum(), [seen.mean, foreseen.mean])
+    torch.testing.assert_close(to_seen, -0.25 * to_foreseen)
+
+
+def test_rows_after_an_episodes_end_are_not_of_the_window() -> None:
+    first = torch.tensor([[1, 0], [0, 0], [0, 1], [1, 0], [0, 1]], dtype=torch.bool)
+    assert unbroken(first).T.tolist() == [[True, True, True, False, False], [True, True, False, False, False]]
+
+
+def changed(steps: Step, row: int) -> Step:
+    """Other observations, actions and rewards from a row on."""
+    obs, action, reward = (x.clone() for x in (steps.obs, steps.action, steps.reward))
+    obs[row:], action[row:], reward[row:] = 9.0, 1.0, -9.0
+    return steps._replace(obs=obs, action=action, reward=reward)
+
+
+def test_nothing_is_learned_from_rows_of_another_episode() -> None:
+    model = latent(length=6)
+    model.standardise = None
+    steps = data(40).read(torch.zeros(4, dtype=torch.int64), 6)
+    first = torch.zeros_like(steps.first)
+    first[3] = True
+    steps = steps._replace(first=first)
+    same, other = (model.loss(s, None)[0] for s in (changed(steps, 3), changed(steps, 2)))
+    torch.testing.assert_close(same, model.loss(steps, None)[0])
+    assert not torch.isclose(other, same)
+
+
+def test_what_it_imagines_is_what_it_was_unrolled_to_be() -> None:
+    model = latent()
+    for _ in range(5):
+        model.update(data(30).sample(16, 5))
+    steps = data(30).sample(3, 5)
+    state = model.observe(None, steps.at(0))
+    z, _ = model._unroll(Normal(model.observe(None, steps._replace(obs=steps.obs)), torch.zeros(())), steps.action)
+    for t in range(1, 5):
+        state, _ = model.imagine(state, steps.action[t])
+        torch.testing.assert_close(state, z[t])
+
+
+def test_parts_of_a_batch_add_up_to_the_whole() -> None:
+    one, two = latent(), latent()
+    two.load_state_dict(copy.deepcopy(one.state_dict()))
+    one.standardise = two.standardise = None
+    steps = data(40).sample(7, 5)
+    states, metrics = one.update(steps)
+    in_parts, sums = two.update(steps, parts=3)
+    torch.testing.assert_close(states, in_parts)
+    torch.testing.assert_close(metrics["model/loss"], sums["model/loss"])
+    for a, b in zip(one.parameters(), two.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{}, {"gaussian": True, "consistency": 0.1}, {"decode": False}, {"bins": 41}])
+def test_it_learns_a_linear_system(settings: dict[str, Any]) -> None:
+    """Reward is a sum of the state's coordinates, of deviation near 2.5, foreseen over four steps."""
+    torch.manual_seed(0)
+    replay, model = data(300), latent(lr=3e-3, **settings)
+    for _ in range(400):
+        model.update(replay.sample(32, 5))
+    steps = replay.sample(500, 5)
+    good = unbroken(steps.first).all(0)
+    state = model.observe(None, steps.at(0))
+    for t in range(1, 5):
+        state, outcome = model.imagine(state, steps.action[t])
+    error = (outcome.reward - steps.reward[4])[good].square().mean().sqrt()
+    assert error < 0.35 * steps.reward[4][good].std()
+    assert outcome.discount.min() > 0.9, "nothing ever ends here"
+
+
+def test_it_learns_where_episodes_end() -> None:
+    torch.manual_seed(0)
+    replay, model = data(300, ends=True), latent(lr=3e-3)
+    for _ in range(300):
+        model.update(replay.sample(32, 5))
+    steps = replay.sample(1000, 2)
+    valid = ~steps.first[1]
+    _, outcome = model.imagine(model.observe(None, steps.at(0)), steps.action[1])
+    right = (outcome.discount < 0.5) == steps.terminal[1]
+    assert steps.terminal[1][valid].float().mean() > 0.02
+    assert right[valid].float().mean() > 0.95
