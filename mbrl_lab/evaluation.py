@@ -140,8 +140,6 @@ def pictures(runner: Runner, name: str) -> list[Path]:
 def judge(run: Path, checkpoint: str) -> None:
     """How good the run's world model is: numbers here, pictures and CSV files in diagnostics/."""
     from mbrl_lab.report import draw_model, fitted, model_of
-    from mbrl_lab.report.diagnosis import numbers
-    from mbrl_lab.report.tables import words
 
     runner = load_run(run, checkpoint, with_replay=True)
     runner.envs.close()
@@ -149,8 +147,8 @@ def judge(run: Path, checkpoint: str) -> None:
         raise ConfigError(f"--model: {run} was trained by {type(runner.algo).__name__}, which has no world model")
     if not fitted(runner):
         raise ConfigError(f"--model: the model of {run} was not fitted yet by step {runner.steps:,}")
-    seen, paths = draw_model(runner, checkpoint_name(runner.folder, checkpoint))
-    print(words(seen, numbers(seen)))
+    said, paths = draw_model(runner, checkpoint_name(runner.folder, checkpoint))
+    print(said)
     tell("report", paths)
 
 

@@ -125,6 +125,11 @@ class Replay:
         cells = row[:, None] * self.num_envs + torch.arange(self.num_envs, device=self.device)
         return cells[valid]
 
+    def outcomes(self, cells: Tensor) -> tuple[Tensor, Tensor]:
+        """(reward, terminal) [N] of the transitions that begin at cells [N], without what was seen."""
+        after = cells + self.num_envs
+        return self._take(self.store.reward, after), self._take(self.store.terminal, after)
+
     def state_dict(self) -> dict:
         """Counters, randomness and priorities; the rows are saved by number, through `rows` and `restore`."""
         priorities = self.priorities and self.priorities.state_dict()

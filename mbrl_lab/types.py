@@ -123,6 +123,12 @@ class WorldModel(Protocol):
     def features(self, state: Tree) -> Tensor:
         """[B, ...]: what a policy sees of the state."""
 
+    def reached(self, replay: Replay, cells: Tensor) -> Tensor:
+        """Of cells [N] in replay those before which it still has all that a state is made of."""
+
+    def recall(self, replay: Replay, cells: Tensor) -> Tree:
+        """[N, ...]: the states in such cells [N]."""
+
     def update(self, steps: Step) -> tuple[Tree, Metrics]:
         """One gradient step on [L, B] rows; returns states from which imagination may start."""
 

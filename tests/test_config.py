@@ -28,6 +28,7 @@ AT_RUN_TIME = {
     "mbrl_lab.algo.": {"spec"},
     "mbrl_lab.dynamics.": {"spec"},
     "mbrl_lab.dynamics.Ends": {"members", "dim"},
+    "mbrl_lab.dynamics.parts.": {"images"},
     "mbrl_lab.policy.": {"spec"},
     "mbrl_lab.tracking.loggers.": {"folder"},
     "mbrl_lab.env.physics.": {"obs", "action", "next_obs"},

@@ -14,11 +14,13 @@ from mbrl_lab.types import EnvSpec, Step
 class Imagined:
     """The newest `keep` batches of rollouts, each from `starts` states and of up to `longest` steps, on `device`.
 
+    Stacked observations are kept a frame a row, as real ones are: before the row in which a rollout begins stand rows
+    that hold the older frames of its stack, in which no transition begins.
     ValueError names what to make smaller where there is no memory for them.
     """
 
     def __init__(self, spec: EnvSpec, keep: int, starts: int, longest: int, device: torch.device | str) -> None:
-        capacity, device = keep * (longest + 1) * starts, torch.device(device)
+        capacity, device = keep * (longest + spec.stack) * starts, torch.device(device)
         if lacking := shortage(spec, capacity, device):
             asked = f"algo.starts={starts} for {keep} times up to {longest} imagined steps"
             raise ValueError(f"{asked} {lacking}: make algo.starts, algo.keep or algo.rollout smaller")
@@ -29,10 +31,19 @@ class Imagined:
 
     def add(self, steps: Step) -> None:
         """Keep rollouts [T, starts], and let go of those that are too old."""
-        for row in range(len(steps.first)):
-            self.replay.add(steps.at(row))
-        self.lengths = [*self.lengths, len(steps.first)][-self.keep :]
+        rows = [*self._before(steps.at(0)), *(steps.at(t) for t in range(len(steps.first)))]
+        if self.replay.behind:
+            rows[self.replay.behind] = steps.at(0)._replace(first=torch.zeros_like(steps.first[0]))
+        for row in rows:
+            self.replay.add(row)
+        self.lengths = [*self.lengths, len(rows)][-self.keep :]
         self._index()
+
+    def _before(self, start: Step) -> list[Step]:
+        """Rows whose newest frames are the older ones of where a rollout starts, the first of them marked so."""
+        behind = self.replay.behind
+        stacks = [start.obs[:, t : t + 1].expand_as(start.obs) for t in range(behind)]
+        return [start._replace(obs=x, first=torch.full_like(start.first, t == 0)) for t, x in enumerate(stacks)]
 
     def sample(self, batch: int, length: int) -> Step:
         """[length, batch] windows, uniform over imagined transitions; rows after the newest are marked `first`."""
@@ -42,9 +53,12 @@ class Imagined:
         return steps._replace(first=steps.first | (row >= self.replay.added))
 
     def _index(self) -> None:
-        oldest = (self.replay.added - sum(self.lengths)) * self.replay.num_envs
+        oldest, device = self.replay.added - sum(self.lengths), self.cells.device
+        begun = torch.cat([torch.arange(n, device=device) >= self.replay.behind for n in self.lengths])
         cells = self.replay.transitions()
-        self.cells = cells[cells >= oldest]
+        row = cells // self.replay.num_envs - oldest
+        cells, row = cells[row >= 0], row[row >= 0]
+        self.cells = cells[begun[row]]
 
     def memory(self) -> dict[str, Any]:
         """Everything, the rows too, on the CPU."""

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from mbrl_lab.algo.imagined import Imagined, mix, rows_alive
 from mbrl_lab.algo.off_policy import Learner, WindowPolicy
 from mbrl_lab.dynamics.ensemble import Ensemble
-from mbrl_lab.dynamics.fit import Fit
+from mbrl_lab.dynamics.fit_visual import FitVisual
 from mbrl_lab.dynamics.rollout import Doubt, rollout
 from mbrl_lab.dynamics.sequence import SequenceModel
+from mbrl_lab.dynamics.visual import Visual
 from mbrl_lab.ops import clipped, crossed
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Metrics, Policy, Step, Tree
@@ -40,9 +41,9 @@ class MBPO(Learner):
     def __init__(
         self,
         spec: EnvSpec,
-        dynamics: Callable[[EnvSpec], Ensemble | SequenceModel],
+        dynamics: Callable[[EnvSpec], Ensemble | SequenceModel | Visual],
         policy: Callable[[EnvSpec], Policy],
-        fit: Fit,
+        fit: Callable[[Any, Replay], Metrics],
         warmup: int,
         every: int,
         starts: int,
@@ -108,7 +109,8 @@ class MBPO(Learner):
             metrics |= {"model/rollout_reward": steps.reward[1:].mean(), "model/rollout_alive": rows_alive(steps)}
         if self.doubt is not None:
             states = states[:SURVEYED]
-            metrics["model/disagreement"] = self.doubt(states, self.policy.act(states, True)).mean()
+            actions = self.policy.act(self.model.features(states), True)
+            metrics["model/disagreement"] = self.doubt(states, actions).mean()
         return metrics | {"model/rollout_length": float(self.length(step))}
 
     def lesson(self, replay: Replay, step: int) -> Step:
@@ -122,22 +124,19 @@ class MBPO(Learner):
         return mix(self.felt(replay.sample(self.real, window)), imagined) if self.real else imagined
 
     def imagine(self, states: Tree, step: int) -> Step:
-        """[length + 1, N] rows from states [N, D]. FloatingPointError if the model gives what is no number."""
-        doubt = self.doubt if self.max_uncertainty else None
-        steps = rollout(self.model, self.policy, states, self.length(step), doubt, self.max_uncertainty)
+        """[length + 1, N] rows from states [N, ...]. FloatingPointError if the model gives what is no number."""
+        doubt = self.doubt if self.max_uncertainty or self.explore_bonus else None
+        length, limits = self.length(step), (self.max_uncertainty, self.explore_bonus)
+        steps = rollout(self.model, self.policy, states, length, doubt, *limits)
         if not (steps.obs.isfinite().all() and steps.reward.isfinite().all()):
             raise FloatingPointError(f"the model imagined what is not finite at step {step}; see dynamics.lr and .clip")
-        if self.explore_bonus and self.doubt is not None:
-            doubts = self.doubt(steps.obs[:-1].flatten(0, 1), steps.action[1:].flatten(0, 1))
-            steps.reward[1:] += self.explore_bonus * doubts.view(len(steps.reward) - 1, -1)
         return steps
 
     @torch.no_grad()
     def draw(self, replay: Replay, number: int) -> Tree:
-        """[number, D]: states in which real transitions begin, drawn with replacement; nothing from before them."""
-        cells = replay.transitions()
-        rows = replay.read(cells[torch.randint(len(cells), (number,), device=cells.device)], 1).at(0)
-        return self.model.observe(None, rows) if isinstance(self.model, SequenceModel) else rows.obs
+        """[number, ...]: states of the model in which real transitions begin, drawn with replacement."""
+        cells = self.model.reached(replay, replay.transitions())
+        return self.model.recall(replay, cells[torch.randint(len(cells), (number,), device=cells.device)])
 
     def length(self, step: int) -> int:
         """How far rollouts go after so many environment steps."""
@@ -146,6 +145,8 @@ class MBPO(Learner):
         return int(low + (high - low) * min(max(share, 0.0), 1.0))
 
     def allocate(self) -> None:
+        if isinstance(self.fit, FitVisual) and isinstance(self.model, Visual):
+            self.fit.afford(self.model)
         if not self.on_policy:
             keep = max(1, self.keep * self.epoch // self.every)
             self.imagined = Imagined(self.felt_spec, keep, self.starts, self.lengths[1], self.ready.device)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from mbrl_lab.dynamics.fit_visual import FitVisual
+from mbrl_lab.dynamics.visual import Visual
 from mbrl_lab.ops import crossed
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import Algo, EnvSpec, Metrics, Planner, Step, Tree, WorldModel
@@ -48,6 +50,10 @@ class MPC(Algo):
         if explore:
             self.promise, self.seconds = plan["score"].mean(), taken(began, device)
         return action, {"state": state, "plan": plan}
+
+    def allocate(self) -> None:
+        if isinstance(self.fit, FitVisual) and isinstance(self.model, Visual):
+            self.fit.afford(self.model)
 
     def learn(self, replay: Replay, before: int, after: int) -> Metrics:
         metrics: Metrics = {"planner/score": self.promise, "time/plan": self.seconds} if self.ready else {}

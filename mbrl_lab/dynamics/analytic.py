@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Metrics, Outcome, Step, Tree
 
 
@@ -29,6 +30,14 @@ class Analytic:
         after = self.next_obs(state, action)
         over = self.termination_fn(state, action, after)
         return after, Outcome(self.reward_fn(state, action, after), 1.0 - over.float())
+
+    def reached(self, replay: Replay, cells: Tensor) -> Tensor:
+        """Of cells [N] those whose state replay still has: all of them."""
+        return cells
+
+    def recall(self, replay: Replay, cells: Tensor) -> Tensor:
+        """[N, D]: the states in cells [N] of replay."""
+        return replay.read(cells, 1).obs[0]
 
     def features(self, state: Tensor) -> Tensor:
         return state

@@ -17,6 +17,7 @@ from mbrl_lab.nets.adam import Adam
 from mbrl_lab.nets.ensemble import Layers, apply, as_computed
 from mbrl_lab.nets.precision import autocast_dtype, differentiate
 from mbrl_lab.ops import clip_norm, masked_mean
+from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Metrics, Outcome, Step, Transition, Tree
 
 Head = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -85,6 +86,14 @@ class Ensemble(nn.Module):
 
     def features(self, state: Tree) -> Tensor:
         return state
+
+    def reached(self, replay: Replay, cells: Tensor) -> Tensor:
+        """Of cells [N] those whose state replay still has: all of them."""
+        return cells
+
+    def recall(self, replay: Replay, cells: Tensor) -> Tensor:
+        """[N, D]: the states in cells [N] of replay."""
+        return replay.read(cells, 1).obs[0]
 
     @torch.no_grad()
     def imagine(self, state: Tree, action: Tensor) -> tuple[Tensor, Outcome]:

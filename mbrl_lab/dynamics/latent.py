@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mbrl_lab.dynamics.sequence import SequenceModel, unbroken
+from mbrl_lab.nets.adam import Adam
 from mbrl_lab.nets.decoder import decoder
 from mbrl_lab.nets.encoder import MakeEncoder
 from mbrl_lab.nets.heads import begin_at_zero, head
@@ -71,7 +72,7 @@ class Latent(SequenceModel):
         self.reward = begin_at_zero(mlp([latent, *hidden, self.head.outputs], activation=nn.SiLU))
         self.end = begin_at_zero(mlp([latent, *hidden, 1], activation=nn.SiLU))
         self.decoder = decoder(spec, self.see, latent, hidden) if decode else None
-        self.opt = torch.optim.Adam(self.parameters(), lr, fused=True)
+        self.opt = Adam(self.parameters(), lr)
 
     def observe(self, state: Tree | None, step: Step) -> Tensor:
         return self._read(self.encode(self.see(self._scaled(step.obs)))).mean

@@ -16,24 +16,32 @@ Doubt = Callable[[Tree, Tensor], Tensor]
 
 @torch.no_grad()
 def rollout(
-    model: WorldModel, policy: Policy, state: Tree, horizon: int, doubt: Doubt | None = None, bound: float = 0.0
+    model: WorldModel,
+    policy: Policy,
+    state: Tree,
+    horizon: int,
+    doubt: Doubt | None = None,
+    bound: float = 0.0,
+    bonus: float = 0.0,
 ) -> Step:
     """[horizon + 1, B] rows, as if the policy had acted from states [B] on; the first row holds these.
 
     An episode goes on with the model's probability. What would come after its end is marked `first`, so no transition
-    leads there. With a `doubt` rollouts stop before a step that is in more doubt than `bound`.
+    leads there. With a `doubt` rollouts stop before a step that is in more of it than `bound` (0: none does), and a
+    step pays `bonus` for each unit.
     """
     obs = model.features(state)
     rows = [begin(model.spec, obs)]
     over = torch.zeros_like(rows[0].first)
     for _ in range(horizon):
         action = policy.act(obs, True)
-        if doubt is not None:
-            over = over | (doubt(state, action) > bound)
+        doubted = doubt(state, action) if doubt is not None else torch.zeros_like(rows[0].reward)
+        if bound:
+            over = over | (doubted > bound)
         state, outcome = model.imagine(state, action)
         obs = model.features(state)
         ends = torch.rand_like(outcome.discount) >= outcome.discount
-        rows.append(Step(action, obs, outcome.reward, ends & ~over, over))
+        rows.append(Step(action, obs, outcome.reward + bonus * doubted, ends & ~over, over))
         over = over | ends
     return Step(*(torch.stack(field) for field in zip(*rows, strict=True)))
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mbrl_lab.dynamics.sequence import SequenceModel
+from mbrl_lab.nets.adam import Adam
 from mbrl_lab.nets.decoder import decoder
 from mbrl_lab.nets.encoder import MakeEncoder
 from mbrl_lab.nets.gru import BlockGRU
@@ -61,13 +62,13 @@ class RSSM(SequenceModel):
         self.embed = deep if spec.obs_dtype == torch.float32 else nn.Linear(self.see.dim, width)
         self.gru = BlockGRU(latents + spec.action_dim, units, width, blocks)
         self.prior = mlp([units, *hidden, latents], True, activation=nn.SiLU)
-        self.recall = nn.Linear(units, width)
+        self.expect = nn.Linear(units, width)
         self.posterior = nn.Sequential(nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, latents))
         self.head = head(bins)
         self.reward = begin_at_zero(mlp([self.dim, *hidden, self.head.outputs], True, activation=nn.SiLU))
         self.end = begin_at_zero(mlp([self.dim, *hidden, 1], True, activation=nn.SiLU))
         self.decoder = decoder(spec, self.see, self.dim, hidden, norm=True)
-        self.opt = torch.optim.Adam(self.parameters(), lr, fused=True)
+        self.opt = Adam(self.parameters(), lr)
 
     def observe(self, state: Tree | None, step: Step) -> Tree:
         state = self.begin(len(step.first), step.first.device) if state is None else state
@@ -162,7 +163,7 @@ class RSSM(SequenceModel):
         return self._mixed(self.prior(memory))
 
     def _posterior(self, memory: Tensor, seen: Tensor) -> Tensor:
-        return self._mixed(self.posterior(self.recall(memory) + seen))
+        return self._mixed(self.posterior(self.expect(memory) + seen))
 
     def _mixed(self, logits: Tensor) -> Tensor:
         probability = logits.float().unflatten(-1, (self.groups, self.classes)).softmax(-1)

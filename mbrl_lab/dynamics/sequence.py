@@ -8,6 +8,7 @@ from torch.utils._pytree import tree_map_only
 
 from mbrl_lab.nets.precision import differentiate
 from mbrl_lab.ops import clip_norm
+from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Metrics, Outcome, Step, Tree
 
 
@@ -28,6 +29,14 @@ class SequenceModel(nn.Module):
 
     def features(self, state: Tree) -> Tensor:
         raise NotImplementedError
+
+    def reached(self, replay: Replay, cells: Tensor) -> Tensor:
+        """Of cells [N] those whose state replay still has: all of them, since `recall` knows nothing from before."""
+        return cells
+
+    def recall(self, replay: Replay, cells: Tensor) -> Tree:
+        """[N, ...]: states that cells [N] of replay would begin, as if nothing had been seen before."""
+        return self.observe(None, replay.read(cells, 1).at(0))
 
     def loss(self, steps: Step, start: Tree | None) -> tuple[Tensor, Tree, Metrics]:
         """Of windows [L, B], [] the mean over rows and windows, the states [L, B, ...], and what it consists of.

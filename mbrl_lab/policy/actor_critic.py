@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mbrl_lab.dynamics.rollout import Dream, dream, waking
 from mbrl_lab.nets.actor import Categorical, ClippedGaussian, Distribution
+from mbrl_lab.nets.adam import Adam
 from mbrl_lab.nets.heads import begin_at_zero, head
 from mbrl_lab.nets.mlp import mlp
 from mbrl_lab.nets.precision import differentiate
@@ -103,8 +104,8 @@ class ActorCritic(nn.Module):
         sizes = [spec.obs_shape[0], *[width] * depth, self.head.outputs]
         self.critic = begin_at_zero(mlp(sizes, norm, activation=nn.SiLU))
         self.slow = copy.deepcopy(self.critic).requires_grad_(False)
-        self.actor_opt = torch.optim.Adam(self.actor.parameters(), actor_lr, fused=True)
-        self.critic_opt = torch.optim.Adam(self.critic.parameters(), critic_lr, fused=True)
+        self.actor_opt = Adam(self.actor.parameters(), actor_lr)
+        self.critic_opt = Adam(self.critic.parameters(), critic_lr)
         self.register_buffer("range", torch.zeros(()))
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mbrl_lab.dynamics import Visual
 from mbrl_lab.report.curves import draw_curves
-from mbrl_lab.report.diagnosis import Diagnosis, diagnose, draw_diagnosis, model_of
+from mbrl_lab.report.diagnosis import diagnose, draw_diagnosis, model_of, numbers
+from mbrl_lab.report.tables import words
+from mbrl_lab.report.visual import draw_visual, examine, visual_words
 from mbrl_lab.runner import Runner
+
+FPS = 10.0
+"""Of the video of what a model predicts."""
 
 __all__ = ["draw", "draw_model", "fitted", "model_of"]
 
@@ -23,12 +29,16 @@ def draw(runner: Runner, checkpoint: str = "last") -> list[Path]:
     return paths
 
 
-def draw_model(runner: Runner, checkpoint: str = "last") -> tuple[Diagnosis, list[Path]]:
-    """Judge the model and the planner; those of another `checkpoint` than the last get a folder of its name."""
+def draw_model(runner: Runner, checkpoint: str = "last") -> tuple[str, list[Path]]:
+    """Judge the model and the planner, in words and pictures; another `checkpoint` than the last gets a folder."""
     home = runner.folder.diagnostics if checkpoint == "last" else runner.folder.diagnostics / checkpoint
     home.mkdir(parents=True, exist_ok=True)
+    model, run = model_of(runner.algo), runner.folder.path.name
+    if isinstance(model, Visual):
+        found = examine(runner, runner.algo)
+        return visual_words(found), draw_visual(found, model, run, home, FPS)
     seen = diagnose(runner, runner.algo)
-    return seen, draw_diagnosis(seen, runner.folder.path.name, home)
+    return words(seen, numbers(seen)), draw_diagnosis(seen, run, home)
 
 
 def fitted(runner: Runner) -> bool:

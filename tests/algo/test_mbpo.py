@@ -43,6 +43,12 @@ class World(nn.Module):
     def disagreement(self, state: Tree, action: Tensor) -> Tensor:
         return torch.full((len(state),), self.doubt)
 
+    def reached(self, replay: Replay, cells: Tensor) -> Tensor:
+        return cells
+
+    def recall(self, replay: Replay, cells: Tensor) -> Tree:
+        return replay.read(cells, 1).obs[0]
+
 
 class Fitted:
     """Counts fits."""

@@ -1,0 +1,229 @@
+"""How well a world model of Atari frames keeps what is small, on play that it did not learn from.
+
+    OMP_NUM_THREADS=1 nice python benchmarks/frames_quality.py --updates 20_000 --bf16 --save /tmp/breakout
+    OMP_NUM_THREADS=1 nice python benchmarks/frames_quality.py --updates 2_000 --bf16 --target delta
+    OMP_NUM_THREADS=1 nice python benchmarks/frames_quality.py --game spaceinvaders --updates 5_000 --bf16
+
+Data is made here: half of the environments follow the ball (Space Invaders: move and shoot), with some share of random
+actions, each of its own, the others play at random. What is held out comes from other episodes of the same players.
+Beside the model: the last frame again (`copy`), and a straight line of the true ball (`line`), which knows no walls.
+
+Ball recall at k: over starts with the ball visible in the last two real frames and the true one k steps on, and no life
+lost between, the share where the predicted ball has 0.4 to 2.5 times the true grey and its centre within 2 pixels.
+Changed pixels: those that differ from the last real frame by more than 16. `bricks_f1`: the same in rows 22 to 37.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mbrl_lab.app import keep_freed_memory
+from mbrl_lab.dynamics import FitVisual, Frames
+from mbrl_lab.dynamics.fit_visual import model_rows
+from mbrl_lab.dynamics.parts import breakout, part, spaceinvaders
+from mbrl_lab.dynamics.quality import (
+    OpenLoop,
+    changed,
+    earned,
+    f1,
+    matches,
+    open_loop,
+    rare,
+    recall_of,
+    tiles_right,
+)  # fmt: skip
+from mbrl_lab.env import Envs
+from mbrl_lab.env.atari import AtariVector
+from mbrl_lab.replay import Replay
+from mbrl_lab.types import EnvSpec, Step
+
+GAMES = {"breakout": ("breakout", breakout), "spaceinvaders": ("space_invaders", spaceinvaders)}
+NUM, AHEAD, FIRE, RIGHT, LEFT = 16, 10, 1, 2, 3
+
+
+def play(game: str, steps: int, seed: int, stack: int) -> Replay:
+    """A replay of so many steps of players from random to good."""
+    rules: dict[str, Any] = {"protocol": "100k", "frame_skip": 4, "serve": True, "actions": None}
+    make = partial(AtariVector, game=GAMES[game][0], frame_stack=stack, **rules)
+    envs = Envs(make, NUM, seed, make_vector=make)
+    replay = Replay(envs.spec, steps + 32 * NUM, NUM, seed)
+    random = torch.cat([torch.ones(NUM // 4), torch.linspace(0.5, 0.02, NUM - NUM // 4)])
+    row = envs.reset()
+    replay.add(row)
+    held = envs.spec.random(NUM)
+    for _ in range(steps // NUM):
+        held = torch.where(torch.rand(NUM) < 0.2, envs.spec.random(NUM), held)
+        wise = follow(row.obs[:, -2:]) if game == "breakout" else held
+        row = envs.step(torch.where(torch.rand(NUM) < random, envs.spec.random(NUM), wise))
+        replay.add(row)
+    envs.close()
+    return replay
+
+
+def follow(frames: Tensor) -> Tensor:
+    """[N] actions that bring the paddle below where Breakout's ball [N, 2, 84, 84] is going."""
+    ball, before = breakout(frames[:, 1])["ball"], breakout(frames[:, 0])["ball"]
+    paddle = part(frames[:, 1], [(76, 77)], (5, 79), 0, 1e9)
+    apart = ball.centre[:, 1] + 1.5 * (ball.centre - before.centre)[:, 1] * before.visible - paddle.centre[:, 1]
+    action = torch.where(apart > 2, RIGHT, torch.where(apart < -2, LEFT, 0))
+    return torch.where(ball.visible, action, 0)
+
+
+class Copy:
+    """The last frame again."""
+
+    def __init__(self, model: Frames) -> None:
+        self.begin, self.lead, self.shape, self.model = model.begin, model.lead, model.shape, model
+
+    def imagine(self, state: Tensor, action: Tensor) -> tuple[Tensor, Any]:
+        _, outcome = self.model.imagine(state[:1], action[:1])
+        zeros = torch.zeros(len(state))
+        return self.model.follow(state, state[:, -1:]), outcome._replace(reward=zeros, discount=1 - zeros)
+
+
+def line(seen: OpenLoop) -> Tensor:
+    """[H]: the recall of a ball that goes on as it did from the frame before to the last real one."""
+    past, now = (breakout(x[:, 0])["ball"] for x in (seen.before, seen.start))
+    found = []
+    for h in range(len(seen.true)):
+        true = breakout(seen.true[h, :, 0])["ball"]
+        counts = seen.valid[h] & true.visible & past.visible & now.visible
+        guess = now._replace(centre=now.centre + (h + 1) * (now.centre - past.centre))
+        found.append((matches(guess, true) & counts).sum() / counts.sum())
+    return torch.stack(found)
+
+
+def windows(model: Frames, replay: Replay, fit: FitVisual, most: int) -> list[Step]:
+    """Rows in chunks, evenly spread over what is held out."""
+    cells = fit.windows(model, replay, AHEAD)
+    cells = cells[torch.linspace(0, len(cells) - 1, min(most, len(cells))).long()]
+    return [model_rows(model, replay, part, AHEAD) for part in cells.split(250)]
+
+
+def look(model: Any, rows: list[Step], bf16: bool) -> OpenLoop:
+    """All chunks as one."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16, cache_enabled=False):
+        seen = [open_loop(model, x) for x in rows]
+    start, before, *rest = zip(*seen, strict=True)
+    return OpenLoop(torch.cat(start), torch.cat(before), *(torch.cat(x, 1) for x in rest))
+
+
+def measure(seen: OpenLoop, game: str) -> dict[str, float]:
+    """One line of the table."""
+    said, was = changed(seen, Frames.far)
+    every = {"f1": f1(said, was, seen.valid), "tiles": tiles_right(said, was, seen.valid)}
+    if game == "breakout":
+        every["bricks_f1"] = f1(said[..., 22:38, :], was[..., 22:38, :], seen.valid)
+    every |= recall_of(GAMES[game][1], seen)
+    found = {f"{k}_{h}": round(float(x[h - 1]), 3) for k, x in every.items() for h in (1, 2, 5, 10)}
+    first = seen.first[0]
+    for name, score, label in (
+        ("reward", seen.reward[0].abs(), seen.true_reward[0] != 0),
+        ("end", seen.end[0], seen.true_end[0]),
+    ):
+        found |= {
+            k.removeprefix("model/"): round(float(v), 3) for k, v in rare(name, score[first], label[first]).items()
+        }
+        found[f"{name}_rate"] = round(float(label[first].float().mean()), 5)
+    return found | {"earned": earned(every["tiles"])}
+
+
+def train(model: Frames, fit: FitVisual, replay: Replay, args: argparse.Namespace, told: Any) -> None:
+    """So many updates, with a learning rate that falls to nothing over the last half."""
+    cells, _ = fit.split(fit.windows(model, replay, args.unroll))
+    kinds = fit.prepare(model, replay, cells)
+    begun = time.monotonic()
+    for k in range(args.begun, args.updates):
+        model.opt.param_groups[0]["lr"] = args.lr * min(1.0, 2 * (1 - k / args.updates))
+        drawn = cells[torch.randint(len(cells), (model.members, args.batch))]
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16, cache_enabled=False):
+            metrics = model.update(model_rows(model, replay, fit.enrich(drawn, kinds), args.unroll))[1]
+        if (k + 1) % args.every == 0 or k + 1 == args.updates:
+            told(k + 1, time.monotonic() - begun, {n: float(v) for n, v in metrics.items()})
+
+
+def parsed() -> argparse.Namespace:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--game", choices=sorted(GAMES), default="breakout")
+    p.add_argument("--steps", type=int, default=60_000, help="of play to learn from")
+    p.add_argument("--held-out", type=int, default=8_000, help="of play to judge by")
+    p.add_argument("--updates", type=int, default=2_000)
+    p.add_argument("--begun", type=int, default=0, help="updates that --load was saved after")
+    p.add_argument("--every", type=int, default=1_000, help="updates between tables")
+    p.add_argument("--target", choices=["levels", "delta"], default="levels")
+    p.add_argument("--members", type=int, default=1)
+    p.add_argument("--history", type=int, default=4)
+    p.add_argument("--unroll", type=int, default=1)
+    p.add_argument("--width", type=int, default=64)
+    p.add_argument("--depth", type=int, default=2)
+    p.add_argument("--batch", type=int, default=32)
+    p.add_argument("--lr", type=float, default=2e-3)
+    p.add_argument("--clip", type=float, default=10.0)
+    p.add_argument("--events", type=float, default=0.25)
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--bf16", action="store_true")
+    p.add_argument("--save", type=Path)
+    p.add_argument("--load", type=Path)
+    p.add_argument("--csv", type=Path)
+    return p.parse_args()
+
+
+def main() -> None:
+    args = parsed()
+    torch.manual_seed(args.seed)
+    keep_freed_memory()
+    replay, unseen = play(args.game, args.steps, args.seed, 4), play(args.game, args.held_out, args.seed + 1, 4)
+    spec: EnvSpec = replay.spec
+    model = Frames(
+        spec, args.members, args.history, args.unroll, args.width, args.depth, args.target, args.lr, args.clip
+    )
+    fit = FitVisual(args.batch, 0.0, 1, 0, 0.0, 0, False, args.events, GAMES[args.game][1])
+    if args.load:
+        model.load_state_dict(torch.load(args.load))
+    rows = windows(model, unseen, fit, 1_800)
+    rewards, ends = unseen.outcomes(unseen.transitions())
+    print(
+        f"{spec}; held out: {len(rewards)} steps, {int((rewards != 0).sum())} rewards, {int(ends.sum())} ends",
+        flush=True,
+    )
+    table: list[dict[str, Any]] = []
+
+    def told(updates: int, seconds: float, losses: dict[str, float], of: Any = model, name: str = args.target) -> None:
+        seen = look(of, rows, args.bf16)
+        result = {"model": name, "game": args.game, "updates": updates, "samples": updates * args.batch * args.members,
+                  "minutes": round(seconds / 60, 1)} | measure(seen, args.game)  # fmt: skip
+        if of is not model and args.game == "breakout":
+            table.append(
+                {"model": "line", "game": args.game}
+                | {f"ball_{h}": round(float(line(seen)[h - 1]), 3) for h in (1, 2, 5, 10)}
+            )
+            print(table[-1], flush=True)
+        table.append(result)
+        print(result, {k: round(v, 4) for k, v in losses.items()}, flush=True)
+        if args.save and of is model:
+            torch.save(model.state_dict(), args.save)
+        if args.csv:
+            write(table, args.csv)
+
+    told(0, 0.0, {}, Copy(model), "copy")
+    train(model, fit, replay, args, told)
+
+
+def write(table: list[dict[str, Any]], path: Path) -> None:
+    names = list(dict.fromkeys(name for row in table for name in row))
+    with path.open("w") as file:
+        writer = csv.DictWriter(file, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table)
+
+
+if __name__ == "__main__":
+    main()

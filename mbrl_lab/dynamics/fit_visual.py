@@ -1,0 +1,153 @@
+"""FitVisual: fitting a world model of images, whose rare rewards and ends are drawn more often than they come."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mbrl_lab.dynamics.fit import Fit, refuse_divergence
+from mbrl_lab.dynamics.quality import AHEAD, Parts, judged, open_loop
+from mbrl_lab.dynamics.visual import Visual
+from mbrl_lab.replay import Replay, free_memory
+from mbrl_lab.types import Metrics, Step
+
+BLOCK = 256
+"""Cells that are held out together, so that several steps in a row were not learned from."""
+
+GOLDEN = 0.6180339887498949
+"""Multiples of it, without their whole part, fall evenly into [0, 1)."""
+
+JUDGED = 256
+"""Held-out starts that a fit is judged by."""
+
+STUDIED = 1_000
+"""Frames that a model may look at before a fit."""
+
+
+class FitVisual(Fit):
+    """Goes on from the weights of the fit before, for at most `max_updates` gradient steps (0: no bound) of `batch`
+    rows for each member, and until no member's hold-out loss has fallen by the share `gain` for `patience` epochs.
+
+    The share `events` of a batch begins just before a reward or an end, half of it before each if there are both.
+    A row's part (hold-out or not, and how often it stands in each member's `bootstrap`) follows from its number.
+    `parts`: what to look for in images when the model is judged.
+    """
+
+    def __init__(
+        self,
+        batch: int,
+        holdout: float,
+        max_holdout: int,
+        patience: int,
+        gain: float,
+        max_updates: int,
+        bootstrap: bool,
+        events: float,
+        parts: Parts | None,
+    ) -> None:
+        super().__init__(batch, holdout, max_holdout, patience, gain, max_updates, bootstrap)
+        self.events, self.parts = events, parts
+
+    def __call__(self, model: Visual, replay: Replay) -> Metrics:  # type: ignore[override]
+        train, test = self.split(self.windows(model, replay, model.unroll))
+        train = train if len(train) else test
+        if not len(train):
+            most = model.lead + 1 + model.unroll
+            raise ValueError(f"dynamics.history and .unroll ask for windows of {most} rows; raise algo.warmup")
+        kinds = self.prepare(model, replay, train)
+        sums: dict[str, Tensor | float] = {}
+        best, stale, updates = torch.full((model.members,), torch.inf), 0, 0
+        while stale <= self.patience and not self._spent(updates):
+            for batch in self._epoch(model.members, train):
+                rows = model_rows(model, replay, self.enrich(batch, kinds), model.unroll)
+                metrics = model.update(rows)[1]
+                sums = {k: sums.get(k, 0.0) + v for k, v in metrics.items()}
+                updates += 1
+                if self._spent(updates):
+                    break
+            if not self._spent(updates):
+                error = self.validate(model, replay, test if len(test) else train)
+                stale = 0 if (error < best * (1 - self.gain)).any() else stale + 1
+                best = torch.minimum(best, error)
+        averages: Metrics = {k: v / updates for k, v in sums.items()}
+        refuse_divergence(averages)
+        return averages | {"model/updates": float(updates)} | self.judge(model, replay)
+
+    def afford(self, model: Visual) -> None:
+        """ValueError where the ensemble and an update of a batch do not fit the memory."""
+        need, device = model.demand(self.batch), model.shift.device
+        if need > (free := free_memory(device)):
+            asked = f"dynamics.members={model.members}, dynamics.width={model.width}, algo.fit.batch={self.batch}"
+            lacking = f"{need / 1e9:.1f} GB on {device}, where {free / 1e9:.1f} GB are free"
+            raise ValueError(f"{asked} need about {lacking}: make one of them smaller")
+
+    def windows(self, model: Visual, replay: Replay, steps: int) -> Tensor:
+        """Cells [M] of valid transitions with all of a state before them and `steps` rows after them."""
+        cells = model.reached(replay, replay.transitions())
+        return cells[cells < (replay.added - steps) * replay.num_envs]
+
+    def split(self, cells: Tensor) -> tuple[Tensor, Tensor]:
+        """Those to train on, and the newest of those that never are: whole blocks, evenly spread."""
+        held = ((cells // BLOCK + 0.5).double() * GOLDEN).frac() < self.holdout
+        return cells[~held], cells[held][-self.max_holdout :]
+
+    def prepare(self, model: Visual, replay: Replay, train: Tensor) -> list[Tensor]:
+        """Balance the model for what batches will hold; the cells of each kind of event that there is."""
+        reward, terminal = replay.outcomes(train)
+        kinds = [train[x] for x in (reward != 0, terminal) if x.any()]
+        classes = torch.stack([reward < 0, reward == 0, reward > 0, terminal], -1).double()
+        natural = classes.mean(0)
+        drawn = (1 - self.share(kinds)) * natural
+        for event in [x for x in (reward != 0, terminal) if x.any()]:
+            drawn = drawn + self.share(kinds) / len(kinds) * classes[event].mean(0)
+        more = torch.where(natural > 0, drawn / natural, 1.0)
+        less = torch.where(natural < 1, (1 - drawn) / (1 - natural), 1.0)[3]
+        shift = more.log()
+        shift[3] -= less.log()
+        model.balance(shift.float())
+        some = train[torch.randint(len(train), (STUDIED,), device=train.device)]
+        model.study(replay.read(some, 1).obs[0][:, -model.shape[0] :])
+        return kinds
+
+    def share(self, kinds: list[Tensor]) -> float:
+        """The share of events in a batch: whole rows of it, alike for each kind."""
+        return len(kinds) * self._each(kinds) / self.batch if kinds else 0.0
+
+    def _each(self, kinds: list[Tensor]) -> int:
+        return int(self.events * self.batch) // len(kinds)
+
+    def enrich(self, cells: Tensor, kinds: list[Tensor]) -> Tensor:
+        """[K, batch] cells, the first of them replaced by draws from each kind of event."""
+        cells = cells.clone()
+        for k, kind in enumerate(kinds):
+            each = self._each(kinds) * cells.shape[1] // self.batch
+            drawn = kind[torch.randint(len(kind), (len(cells), each), device=cells.device)]
+            cells[:, k * each : (k + 1) * each] = drawn
+        return cells
+
+    @torch.no_grad()
+    def validate(self, model: Visual, replay: Replay, cells: Tensor) -> Tensor:
+        """[K]: each member's loss on held-out rows, as frequent as they are in batches."""
+        cells = cells[torch.linspace(0, len(cells) - 1, min(len(cells), JUDGED)).long()]
+        rows = model_rows(model, replay, cells, model.unroll)
+        return torch.stack([model.loss(k, rows)[0] for k in range(model.members)]).cpu()
+
+    def judge(self, model: Visual, replay: Replay) -> Metrics:
+        """What the model is worth on rows in a row that it never learned from."""
+        rows = self.unseen(model, replay, max(AHEAD), JUDGED)
+        return judged(open_loop(model, rows), model.far, self.parts) if rows is not None else {}
+
+    def unseen(self, model: Visual, replay: Replay, steps: int, most: int) -> Step | None:
+        """[lead + 1 + steps, N] held-out rows, N at most `most`, evenly spread; None where there are none."""
+        held = self.split(self.windows(model, replay, steps))[1]
+        after = held + steps * replay.num_envs
+        held = held[torch.isin(after // BLOCK, held // BLOCK)]
+        if not len(held):
+            return None
+        spread = held[torch.linspace(0, len(held) - 1, min(len(held), most)).long().to(held.device)]
+        return model_rows(model, replay, spread, steps)
+
+
+def model_rows(model: Visual, replay: Replay, cells: Tensor, steps: int) -> Step:
+    """[lead + 1 + steps, *cells.shape] rows: the state before each cell's transition, and so many steps."""
+    return replay.read(cells - model.lead * replay.num_envs, model.lead + 1 + steps)

@@ -1,0 +1,160 @@
+"""Frames: a world model of grey images that keeps what is small, such as a ball."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mbrl_lab.dynamics.grid import SELDOM
+from mbrl_lab.dynamics.visual import Net, Visual
+from mbrl_lab.nets.dilated import Dilated, Pooled
+from mbrl_lab.nets.encoder import squared
+from mbrl_lab.types import EnvSpec
+
+SIDE = 4
+"""Pixels of a square that is one place in the network."""
+
+STEP = 8
+"""Grey values in a level, and by more than how many a pixel changes."""
+
+LEVELS = 256 // STEP
+
+FRAME, LEVEL = 0.1, 0.3
+"""Weights of a frame's loss, and in it of the levels: the sum over 7,056 pixels stands beside one reward."""
+
+
+class FrameNet(Net):
+    """Images as squares of 4 x 4 pixels in their channels, through a trunk that keeps 21 x 21 places."""
+
+    def __init__(self, spec: EnvSpec, history: int, width: int, depth: int, outputs: int) -> None:
+        super().__init__()
+        size = spec.obs_shape[1] // SIDE, spec.obs_shape[2] // SIDE
+        self.trunk = Dilated(SIDE * SIDE * history, size, spec.action_dim, width, depth)
+        self.pixels = nn.Linear(width, SIDE * SIDE)
+        self.rest = Pooled(width, outputs)
+        nn.init.zeros_(self.pixels.weight)
+
+    def _say(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(the newest frame in squares, features, both [N, h, w, .], a number for each of its pixels, logits)."""
+        squares = squared(state, SIDE)
+        seen = squares.to(torch.float32).mul_(1 / 255).movedim(-1, 1)
+        features = self.trunk(seen, action)
+        placed = features.movedim(1, -1)
+        return squares[..., -SIDE * SIDE :], placed, self.pixels(placed).float(), self.rest(features)
+
+
+class LevelNet(FrameNet):
+    """For each pixel whether it changes, and if so to which of 32 grey levels; else it stays as it is, exactly.
+
+    What a level looks like is the value that is most frequent in it.
+    """
+
+    palette: Tensor
+
+    def __init__(self, spec: EnvSpec, history: int, width: int, depth: int) -> None:
+        super().__init__(spec, history, width, depth, 4)
+        nn.init.constant_(self.pixels.bias, SELDOM)
+        self.levels = nn.Linear(width, SIDE * SIDE * LEVELS)
+        self.register_buffer("palette", torch.arange(STEP // 2, 256, STEP).byte())
+
+    def loss(self, state: Tensor, action: Tensor, frame: Tensor, on: bool) -> tuple[Tensor, Tensor, Tensor]:
+        old, features, gate, logits = self._say(state, action)
+        new = squared(frame, SIDE)
+        changes = (new.short() - old.short()).abs() > STEP
+        error = F.binary_cross_entropy_with_logits(gate, changes.float(), reduction="none").sum((1, 2, 3))
+        level = self._levels(features, changes.any(-1))[changes[changes.any(-1)]]
+        wrong = F.cross_entropy(level, (new[changes] // STEP).long(), reduction="none")
+        row = changes.nonzero()[:, 0]
+        error = error.index_add(0, row, LEVEL * wrong)
+        return FRAME * error, logits, self._decide(old, features, gate) if on else frame
+
+    def forward(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        old, features, gate, logits = self._say(state, action)
+        return self._decide(old, features, gate), logits
+
+    @torch.no_grad()
+    def _decide(self, old: Tensor, features: Tensor, gate: Tensor) -> Tensor:
+        """[N, 1, H, W]: the levels where a change is more likely than not."""
+        open_ = gate > 0
+        some = open_.any(-1)
+        new = old.clone()
+        seen = self.palette[self._levels(features, some).argmax(-1)]
+        new[some] = torch.where(open_[some], seen, old[some])
+        return unsquared(new)
+
+    def _levels(self, features: Tensor, where: Tensor) -> Tensor:
+        """[M, 16, 32] logits at the M places for which the mask [N, h, w] holds: they are few."""
+        return self.levels(features[where]).float().unflatten(-1, (SIDE * SIDE, LEVELS))
+
+
+class DeltaNet(FrameNet):
+    """The change of each pixel by squared error: the classic form, which forgets what is small."""
+
+    def __init__(self, spec: EnvSpec, history: int, width: int, depth: int) -> None:
+        super().__init__(spec, history, width, depth, 4)
+        nn.init.zeros_(self.pixels.bias)
+
+    def loss(self, state: Tensor, action: Tensor, frame: Tensor, on: bool) -> tuple[Tensor, Tensor, Tensor]:
+        old, _, delta, logits = self._say(state, action)
+        target = (squared(frame, SIDE).short() - old.short()) / 255
+        return (delta - target).square().sum((1, 2, 3)), logits, self._add(old, delta) if on else frame
+
+    def forward(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        old, _, delta, logits = self._say(state, action)
+        return self._add(old, delta), logits
+
+    @torch.no_grad()
+    def _add(self, old: Tensor, delta: Tensor) -> Tensor:
+        return unsquared((old + 255 * delta).round().clamp(0, 255).byte())
+
+
+def unsquared(squares: Tensor) -> Tensor:
+    """[N, h, w, 16] -> [N, 1, 4 h, 4 w]: the inverse of `squared` for one channel."""
+    return squares.unflatten(-1, (SIDE, SIDE)).transpose(2, 3).flatten(3, 4).flatten(1, 2).unsqueeze(1)
+
+
+TARGETS: dict[str, type[LevelNet] | type[DeltaNet]] = {"levels": LevelNet, "delta": DeltaNet}
+
+
+class Frames(Visual):
+    """The next grey frame of the newest `history`, as `target` says: levels or delta.
+
+    ValueError for observations that are no grey frames, or whose sides are no multiples of 4.
+    """
+
+    square = SIDE * SIDE
+
+    def __init__(
+        self,
+        spec: EnvSpec,
+        members: int,
+        history: int,
+        unroll: int,
+        width: int,
+        depth: int,
+        target: str,
+        lr: float,
+        clip: float,
+    ) -> None:
+        if len(spec.obs_shape) == 3 and spec.obs_shape[0] != spec.stack:
+            raise ValueError(f"dynamics=frames predicts grey frames, not {spec.obs_shape[0]} channels: try grid")
+        if any(side % SIDE for side in spec.obs_shape[1:]):
+            raise ValueError(f"dynamics=frames halves images twice; {spec.obs_shape[1:]} are no multiples of {SIDE}")
+
+        def make() -> Net:
+            return TARGETS[target](spec, history, width, depth)
+
+        super().__init__(spec, make, members, history, unroll, width, lr, clip)
+
+    def study(self, frames: Tensor) -> None:
+        """Learn what each level looks like from real frames; one that is not there stays as it was."""
+        count = torch.bincount(frames.flatten().long(), minlength=256).view(LEVELS, STEP)
+        most = count.argmax(1) + torch.arange(LEVELS, device=count.device) * STEP
+        for net in self._levelled():
+            net.palette.copy_(torch.where(count.any(1), most.byte(), net.palette))
+
+    def _levelled(self) -> Iterable[LevelNet]:
+        return (net for net in self.nets if isinstance(net, LevelNet))

@@ -1,0 +1,220 @@
+"""Visual: what world models of images share: a state of the newest frames, an ensemble, reward and end as classes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mbrl_lab.nets.adam import Adam
+from mbrl_lab.nets.precision import differentiate
+from mbrl_lab.ops import clip_norm
+from mbrl_lab.replay import Replay
+from mbrl_lab.types import EnvSpec, Metrics, Outcome, Step
+
+SIGNS = (-1.0, 0.0, 1.0)
+"""Classes of reward: only its sign is learned."""
+
+ROWS = 512
+"""Rows that go through a network at once while nothing is learned, which bounds memory."""
+
+MAPS = 24
+"""About so many numbers of the size of the trunk's output are kept for each row while a gradient is computed."""
+
+
+class Guess(NamedTuple):
+    """One member's prediction for N rows."""
+
+    frame: Tensor  # [N, C, H, W] uint8
+    reward: Tensor  # [N, 3] probabilities of SIGNS
+    end: Tensor  # [N] probability
+
+
+class Net(nn.Module, ABC):
+    """One member: frames [N, history * C, H, W] and actions [N, A] to the next frame and logits [N, 4] of the rest."""
+
+    @abstractmethod
+    def loss(self, state: Tensor, action: Tensor, frame: Tensor, on: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """(losses [N] of the true next frame [N, C, H, W], logits [N, 4], the frame predicted if one goes `on` from it,
+        else the true one)."""
+
+    @abstractmethod
+    def forward(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """(next frame [N, C, H, W] uint8, logits [N, 4])."""
+
+
+class Visual(nn.Module):
+    """`members` networks; a state is the newest `history` frames [N, history * C, H, W] uint8, the oldest first.
+
+    The state is shifted and only the newest frame predicted, in the bytes that real ones have. Row blocks are predicted
+    by one member each. Beside the frame members say the sign of the reward and whether the value ends. Batches in which
+    these are more frequent than in the data shift their logits by the logarithm of how much more (prior correction for
+    case-control sampling), so that without the shift they are calibrated: see `balance`.
+    With `unroll` above 1 it learns from so many steps in a row, all but the first from frames that it predicted itself.
+    """
+
+    shift: Tensor
+
+    def __init__(
+        self,
+        spec: EnvSpec,
+        make_net: Callable[[], Net],
+        members: int,
+        history: int,
+        unroll: int,
+        width: int,
+        lr: float,
+        clip: float,
+    ) -> None:
+        super().__init__()
+        if spec.obs_dtype != torch.uint8 or len(spec.obs_shape) != 3:
+            name = f"dynamics={type(self).__name__.lower()}"
+            raise ValueError(f"{name} predicts uint8 images, not {spec.obs_shape} {spec.obs_dtype}: try ensemble")
+        if history < spec.stack:
+            raise ValueError(f"dynamics.history is {history}; it must be at least env.frame_stack, {spec.stack}")
+        self.spec, self.members, self.history, self.unroll, self.clip = spec, members, history, unroll, clip
+        self.width = width
+        self.shape = (spec.obs_shape[0] // spec.stack, spec.obs_shape[1], spec.obs_shape[2])
+        self.lead = history - spec.stack
+        self.nets = nn.ModuleList(make_net() for _ in range(members))
+        self.opt = Adam(self.parameters(), lr)
+        self.register_buffer("shift", torch.zeros(4))
+
+    def observe(self, state: Tensor | None, step: Step) -> Tensor:
+        seen = self.spec.obs_shape[0]
+        fresh = torch.zeros(len(step.obs), self.lead * self.shape[0], *self.shape[1:], dtype=torch.uint8)
+        fresh = torch.cat([fresh.to(step.obs.device), step.obs], 1)
+        if state is None or not self.lead:
+            return fresh
+        older = torch.cat([state[:, self.shape[0] :][:, : fresh.shape[1] - seen], step.obs], 1)
+        return torch.where(step.first.view(-1, 1, 1, 1), fresh, older)
+
+    def features(self, state: Tensor) -> Tensor:
+        return state[:, -self.spec.obs_shape[0] :]
+
+    @torch.no_grad()
+    def imagine(self, state: Tensor, action: Tensor) -> tuple[Tensor, Outcome]:
+        blocks = [self.guess(k, state[rows], action[rows]) for k, rows in self._blocks(len(state))]
+        frame, reward, end = (torch.cat(x) for x in zip(*blocks, strict=True))
+        return self.follow(state, frame), Outcome(reward @ reward.new_tensor(SIGNS), 1 - end)
+
+    @torch.no_grad()
+    def guesses(self, state: Tensor, action: Tensor) -> list[Guess]:
+        """What every member says of all rows."""
+        return [self.guess(k, state, action) for k in range(self.members)]
+
+    @torch.no_grad()
+    def disagreement(self, state: Tensor, action: Tensor) -> Tensor:
+        """[N] from 0: the share of the pixels that change, by any member's word, of which members say different things,
+        and the standard deviations over members of the probabilities of a reward and of an end; 0 with one member."""
+        said = self.guesses(state, action)
+        frames = torch.stack([s.frame for s in said]).flatten(2).int()
+        old = state[:, -self.shape[0] :].flatten(1).int()
+        apart = (frames.amax(0) - frames.amin(0) > self.far).sum(-1)
+        changed = ((frames - old).abs() > self.far).any(0).sum(-1).clamp(min=1)
+        odds = torch.stack([torch.cat([s.reward[:, ::2], s.end[:, None]], -1) for s in said])
+        return apart / changed + odds.std(0, correction=0).sum(-1)
+
+    far = 16
+    """Bytes that differ by more are different."""
+
+    def guess(self, member: int, state: Tensor, action: Tensor) -> Guess:
+        """What one member says."""
+        said = [
+            self.net(member)(s, self.spec.encode(a)) for s, a in zip(state.split(ROWS), action.split(ROWS), strict=True)
+        ]
+        frame, logits = (torch.cat(x) for x in zip(*said, strict=True))
+        logits = logits.float()
+        return Guess(frame, logits[:, :3].softmax(-1), logits[:, 3].sigmoid())
+
+    def net(self, member: int) -> Net:
+        """One member's network."""
+        return cast(Net, self.nets[member])
+
+    def follow(self, state: Tensor, frame: Tensor) -> Tensor:
+        """The state a frame later."""
+        return torch.cat([state[:, self.shape[0] :], frame], 1)
+
+    def recall(self, replay: Replay, cells: Tensor) -> Tensor:
+        """[N, history * C, H, W]: the states in which real transitions begin, whose cells [N] `reached` has left."""
+        return self.begin(replay.read(cells - self.lead * replay.num_envs, self.lead + 1))
+
+    def begin(self, steps: Step) -> Tensor:
+        """The state at the last of rows [lead + 1, N]."""
+        state = None
+        for t in range(len(steps.first)):
+            state = self.observe(state, steps.at(t))
+        assert state is not None
+        return state
+
+    def reached(self, replay: Replay, cells: Tensor) -> Tensor:
+        """Of cells [N] those before which replay still has all frames of the state."""
+        return cells[cells >= (replay.oldest + self.lead) * replay.num_envs]
+
+    def update(self, steps: Step) -> tuple[Tensor, Metrics]:
+        """Rows [lead + 1 + U, B] for all members alike, or [lead + 1 + U, K, B] for each its own: U steps to learn."""
+        each = [self._of_member(steps, k) for k in range(self.members)]
+        self.opt.zero_grad(set_to_none=False)
+        losses = [self._descend(k, rows) for k, rows in enumerate(each)]
+        metrics: Metrics = {k: torch.stack([x[k] for x in losses]).mean() for k in losses[0]}
+        if self.clip:
+            metrics["model/gradient_norm"] = clip_norm(self.parameters(), self.clip)
+        self.opt.step()
+        return self.begin(each[0].at(slice(0, self.lead + 1))), metrics
+
+    def _descend(self, member: int, rows: Step) -> dict[str, Tensor]:
+        """Add the gradient of one member's loss."""
+        loss, parts = self.loss(member, rows)
+        differentiate(loss)
+        return parts
+
+    def loss(self, member: int, steps: Step) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mean loss of rows [lead + 1 + U, B], of which U are predicted, and its parts."""
+        state = self.begin(steps.at(slice(0, self.lead + 1)))
+        valid = torch.ones_like(steps.first[0])
+        totals = []
+        for t in range(self.lead + 1, len(steps.first)):
+            row = steps.at(t)
+            valid = valid & ~row.first
+            true = row.obs[:, -self.shape[0] :]
+            first, on = t == self.lead + 1, t + 1 < len(steps.first)
+            image, logits, frame = self.net(member).loss(state, self.spec.encode(row.action), true, on)
+            logits = logits.float() + (self.shift if first else 0.0)
+            sign = row.reward.sign().long() + 1
+            reward = F.cross_entropy(logits[:, :3], sign, reduction="none")
+            end = F.binary_cross_entropy_with_logits(logits[:, 3], row.terminal.float(), reduction="none")
+            totals.append(torch.stack([(x * valid).mean() for x in (image, reward, end)]))
+            if on:
+                valid, state = valid & ~row.terminal, self.follow(state, frame)
+        parts = torch.stack(totals).mean(0)
+        names = ("model/loss_frame", "model/loss_reward", "model/loss_end")
+        return parts.sum(), dict(zip(names, parts.detach(), strict=True))
+
+    def balance(self, shift: Tensor) -> None:
+        """Say by how much more frequent, as a logarithm [4], the signs of reward and the end are in what is learned."""
+        self.shift.copy_(shift)
+
+    def study(self, frames: Tensor) -> None:
+        """Look at real frames [N, C, H, W] before a fit; nothing to learn from them here."""
+
+    def demand(self, batch: int) -> int:
+        """About so many bytes an update of so many rows takes, weights and optimizer among them."""
+        maps = MAPS * self.width * self.shape[1] * self.shape[2] // self.square
+        return batch * self.unroll * maps * 4 + 16 * sum(p.numel() for p in self.parameters())
+
+    square = 1
+    """Pixels that are one place in the network."""
+
+    def _of_member(self, steps: Step, member: int) -> Step:
+        return steps.at((slice(None), member)) if steps.reward.ndim == 3 else steps
+
+    def _blocks(self, rows: int) -> Iterator[tuple[int, slice]]:
+        """A member and its rows; members without rows are left out."""
+        size = -(-rows // self.members)
+        for k in range(self.members):
+            if k * size < rows:
+                yield k, slice(k * size, min((k + 1) * size, rows))

@@ -1,0 +1,51 @@
+"""Dilated: a trunk of convolutions that keeps an image's size and sees far, told an action."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+DILATIONS = (1, 2), (4, 2)
+"""Of the two convolutions of a block, over and over: each place sees all of an image of 21 x 21 after three blocks."""
+
+
+class Dilated(nn.Module):
+    """[N, channels, h, w] and actions [N, A] -> [N, width, h, w].
+
+    A convolution, a number for each place and channel, then `depth` times x + conv(relu(conv(relu(x)))). The action is
+    added to what each block begins with. There is no normalisation: on a CPU it takes longer than the convolutions do
+    in bfloat16. A block's second convolution begins at 0.
+    """
+
+    def __init__(self, channels: int, size: tuple[int, int], actions: int, width: int, depth: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, width, 3, padding=1)
+        self.place = nn.Parameter(torch.zeros(width, *size))
+        self.actions = nn.ModuleList(nn.Linear(actions, width) for _ in range(depth))
+        pairs = [DILATIONS[k % len(DILATIONS)] for k in range(depth)]
+        self.inner = nn.ModuleList(nn.Conv2d(width, width, 3, padding=d, dilation=d) for d, _ in pairs)
+        self.outer = nn.ModuleList(nn.Conv2d(width, width, 3, padding=d, dilation=d) for _, d in pairs)
+        for conv in self.outer:
+            nn.init.zeros_(conv.weight)  # type: ignore[arg-type]
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, x: Tensor, action: Tensor) -> Tensor:
+        x = self.first(x)
+        x = x + self.place.to(x.dtype)
+        for tell, inner, outer in zip(self.actions, self.inner, self.outer, strict=True):
+            told = x + tell(action).to(x.dtype)[..., None, None]
+            x = x + outer(nn.functional.relu_(inner(nn.functional.relu_(told))))
+        return nn.functional.relu(x)
+
+
+class Pooled(nn.Module):
+    """[N, width, h, w] -> [N, outputs]: mean and maximum over all places through a layer with ReLU."""
+
+    def __init__(self, width: int, outputs: int) -> None:
+        super().__init__()
+        self.hidden, self.out = nn.Linear(2 * width, width), nn.Linear(width, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = torch.cat([x.mean((2, 3)), x.amax((2, 3))], -1)
+        return self.out(nn.functional.relu(self.hidden(pooled)))

@@ -1,0 +1,223 @@
+"""World models of images: what a state is, how losses and probabilities come about, and that one learns a toy world."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from mbrl_lab.dynamics import FitVisual, Frames, Grid, Visual
+from mbrl_lab.dynamics.fit_visual import BLOCK
+from mbrl_lab.dynamics.frames import unsquared
+from mbrl_lab.dynamics.quality import changed, f1, open_loop
+from mbrl_lab.nets.encoder import squared
+from mbrl_lab.replay import Replay
+from mbrl_lab.types import EnvSpec, Step
+
+GRID = EnvSpec((2, 6, 6), torch.uint8, 3, discrete=True)
+GREY = EnvSpec((2, 16, 16), torch.uint8, 3, discrete=True, stack=2)
+
+
+def grid(**settings: object) -> Grid:
+    torch.manual_seed(0)
+    known = {"members": 2, "history": 2, "unroll": 1, "width": 16, "depth": 1, "lr": 3e-3, "clip": 0.0}
+    return Grid(GRID, **(known | settings))  # type: ignore[arg-type]
+
+
+def frames(spec: EnvSpec = GREY, **settings: object) -> Frames:
+    torch.manual_seed(0)
+    known = {"members": 1, "history": 2, "unroll": 1, "width": 24, "depth": 1, "lr": 3e-3, "clip": 0.0}
+    return Frames(spec, **(known | {"target": "levels"} | settings))  # type: ignore[arg-type]
+
+
+def world(spec: EnvSpec, rows: int, seed: int = 0) -> Replay:
+    """A thing goes right by 1 and down by the action - 1 at each step, around the edges; it pays in column 0, and the
+    value ends in row 0. Grids have it in the first channel, and where it was in the second; images have it of 2 x 2."""
+    torch.manual_seed(seed)
+    replay = Replay(spec, 2_000, 4, seed)
+    side = spec.obs_shape[-1]
+    now = torch.randint(side, (2, 4))
+    stack = torch.zeros(4, *spec.obs_shape, dtype=torch.uint8)
+    for t in range(rows):
+        action = torch.randint(3, (4,))
+        before, now = now, torch.stack([(now[0] + action - 1) % side, (now[1] + 1) % side])
+        stack = drawn(spec, stack, now, before)
+        first = torch.full((4,), t % 40 == 0)
+        replay.add(Step(action * ~first, stack, (now[1] == 0).float() * ~first, (now[0] == 0) & ~first, first))
+        if t % 40 == 0:
+            stack[:, :-1] *= spec.stack == 1  # what an environment does where an episode begins
+    return replay
+
+
+def drawn(spec: EnvSpec, stack: Tensor, now: Tensor, before: Tensor) -> Tensor:
+    env, side = torch.arange(4), spec.obs_shape[-1]
+    out = torch.zeros_like(stack)
+    if spec.stack == 1:
+        out[env, 0, now[0], now[1]] = 1
+        out[env, 1, before[0], before[1]] = 1
+        return out
+    out[:, 0] = stack[:, 1]
+    for i in (0, 1):
+        for j in (0, 1):
+            out[env, 1, (now[0] + i) % side, (now[1] + j) % side] = 200
+    return out
+
+
+def fit(**settings: object) -> FitVisual:
+    known = {
+        "batch": 32, "holdout": 0.2, "max_holdout": 1_000, "patience": 2, "gain": 0.01, "max_updates": 1,
+        "bootstrap": False, "events": 0.25, "parts": None,
+    }  # fmt: skip
+    return FitVisual(**(known | settings))  # type: ignore[arg-type]
+
+
+def test_a_state_is_the_newest_frames_and_begins_anew_with_an_episode() -> None:
+    model, no = grid(history=3), torch.zeros(1, dtype=torch.bool)
+    seen = [torch.full((1, 2, 6, 6), k, dtype=torch.uint8) for k in (1, 2, 3, 4, 5)]
+    state = None
+    for k, obs in enumerate(seen):
+        state = model.observe(state, Step(torch.zeros(1).long(), obs, torch.zeros(1), no, no | (k in (0, 3))))
+        if k == 2:
+            assert state[0, :, 0, 0].tolist() == [1, 1, 2, 2, 3, 3]
+    assert state is not None and state[0, :, 0, 0].tolist() == [0, 0, 4, 4, 5, 5]
+    assert model.features(state)[0, :, 0, 0].tolist() == [5, 5]
+    assert model.follow(state, seen[0])[0, :, 0, 0].tolist() == [4, 4, 5, 5, 1, 1]
+
+
+@pytest.mark.parametrize("spec", [GRID, GREY])
+def test_states_recalled_from_replay_are_those_that_were_observed(spec: EnvSpec) -> None:
+    model = grid(history=4) if spec is GRID else frames(history=4)
+    replay = world(spec, 60)
+    rows = replay.latest(60)
+    state = None
+    cells = model.reached(replay, replay.transitions())
+    recalled = model.recall(replay, cells)
+    assert len(cells) == (60 - 1 - 1 - model.lead) * 4
+    for t in range(59):
+        state = model.observe(state, rows.at(t))
+        for env in range(4):
+            at = (cells == t * 4 + env).nonzero()
+            assert not len(at) or torch.equal(recalled[at[0, 0]], state[env])
+
+
+def test_rows_are_dealt_to_the_members_in_equal_blocks() -> None:
+    model = grid(members=3)
+    for k in range(3):
+        torch.nn.init.constant_(model.net(k).change.bias, 1.0 if k == 1 else -1.0)  # type: ignore[union-attr, operator]
+    state, action = torch.zeros(8, 4, 6, 6, dtype=torch.uint8), torch.zeros(8).long()
+    frame = model.features(model.imagine(state, action)[0])
+    assert frame.flatten(1).amax(1).tolist() == [0, 0, 0, 1, 1, 1, 0, 0]
+    assert model.disagreement(state, action).tolist() == pytest.approx([1.0] * 8, abs=0.3)
+    assert (grid(members=1).disagreement(state, action) == 0).all()
+
+
+def test_a_frame_of_squares_is_the_frame() -> None:
+    frame = torch.randint(256, (3, 1, 16, 8), dtype=torch.uint8)
+    assert torch.equal(unsquared(squared(frame, 4)), frame)
+
+
+def test_the_loss_of_levels_by_hand() -> None:
+    model = frames()
+    net = model.net(0)
+    state = torch.zeros(1, 2, 16, 16, dtype=torch.uint8)
+    frame = state[:, -1:].clone()
+    frame[0, 0, 3, 5], frame[0, 0, 9, 9] = 100, 8  # the second is not more than 8 away: it does not change
+    with torch.no_grad():
+        for p in (net.levels.weight, net.levels.bias):  # type: ignore[union-attr]
+            p.zero_()  # type: ignore[operator]
+        loss = float(net.loss(state, torch.zeros(1, 3), frame, True)[0])
+    stays, changes = math.log1p(math.exp(-4)), math.log1p(math.exp(4))
+    assert loss == pytest.approx(0.1 * (255 * stays + changes + 0.3 * math.log(32)), rel=1e-4)
+
+
+def test_what_does_not_change_is_copied_exactly_and_levels_look_as_they_do() -> None:
+    model = frames()
+    model.study(torch.tensor([[[[0, 3, 3, 201]]]], dtype=torch.uint8))
+    palette = model.net(0).palette  # type: ignore[union-attr]
+    assert palette[0] == 3 and palette[25] == 201 and palette[5] == 44  # type: ignore[index]
+    state = torch.randint(256, (4, 2, 16, 16), dtype=torch.uint8)
+    assert torch.equal(model.imagine(state, torch.zeros(4).long())[0][:, 1:], state[:, 1:])
+
+
+def test_balanced_batches_leave_the_probabilities_those_of_the_data() -> None:
+    model, replay = grid(members=1), world(GRID, 300)
+    f = fit(holdout=0.0, events=0.5)
+    train = f.split(f.windows(model, replay, 1))[0]
+    kinds = f.prepare(model, replay, train)
+    reward, end = replay.outcomes(train)
+    pr, pe = float((reward > 0).float().mean()), float(end.float().mean())
+    both = float(((reward > 0) & end).float().mean())
+    drawn = 0.5 * pr + 0.25 * 1 + 0.25 * both / pe
+    assert float(model.shift[2]) == pytest.approx(math.log(drawn / pr), rel=1e-4)
+    drawn = 0.5 * pe + 0.25 * both / pr + 0.25 * 1
+    odds = drawn / (1 - drawn) * (1 - pe) / pe
+    assert float(model.shift[3]) == pytest.approx(math.log(odds), rel=1e-4)
+    batch = torch.cat([f.enrich(train[torch.randint(len(train), (1, 32))], kinds) for _ in range(200)])
+    share = (replay.outcomes(batch.flatten())[0] > 0).float().mean()
+    assert float(share) == pytest.approx(0.5 * pr + 0.25 + 0.25 * both / pe, abs=0.02)
+
+
+def test_whole_blocks_are_held_out_and_a_row_stays_what_it_is() -> None:
+    cells = torch.arange(BLOCK * 100)
+    train, held = fit(max_holdout=BLOCK * 100).split(cells)
+    blocks = (held // BLOCK).unique()
+    assert len(held) == BLOCK * len(blocks) and len(blocks) == pytest.approx(20, abs=1)
+    assert blocks.diff().max() <= 8, "they are spread"
+    assert torch.equal(fit(max_holdout=BLOCK * 100).split(cells[:5_000])[0], train[train < 5_000])
+
+
+@pytest.mark.parametrize(
+    ("make", "unroll", "updates"),
+    [(grid, 1, 400), (grid, 3, 450), (frames, 1, 600)],
+    ids=["grid", "unrolled", "frames"],
+)
+def test_a_trained_model_beats_the_last_frame_and_knows_rewards_and_ends(
+    make: Callable[..., Visual], unroll: int, updates: int
+) -> None:
+    model = make(members=1, unroll=unroll, lr=1e-2 if make is frames else 5e-3)
+    replay = world(model.spec, 420)
+    metrics = fit(max_updates=updates)(model, replay)
+    assert metrics["model/changed_f1_1"] > 0.85 and metrics["model/changed_f1_5"] > 0.55, metrics
+    assert metrics["model/reward_average_precision"] > 0.9 and metrics["model/end_average_precision"] > 0.7, metrics
+    if unroll == 1:  # what is predicted of frames that are wrong still is not calibrated for right ones
+        assert 0.8 < metrics["model/reward_calibration"] < 1.25, metrics
+        assert 0.75 < metrics["model/end_calibration"] < 1.3, metrics
+    still = open_loop(model, replay.latest(model.lead + 3))
+    said, was = changed(still._replace(predicted=still.start.expand_as(still.predicted)), model.far)
+    assert f1(said, was, still.valid).tolist() == [0.0, 0.0]
+
+
+def test_ensembles_learn_each_from_rows_of_its_own() -> None:
+    model, replay = grid(), world(GRID, 80)
+    weights = [[p.clone() for p in net.parameters()] for net in model.nets]
+    rows = replay.read(torch.tensor([[4, 8, 12], [40, 44, 48]]), model.lead + 2)
+    model.update(rows)
+    alone = grid()
+    alone.update(rows.at((slice(None), 1)))
+    moved = [p - w for p, w in zip(model.net(1).parameters(), weights[1], strict=True)]
+    other = [p - w for p, w in zip(alone.net(1).parameters(), weights[1], strict=True)]
+    assert any(m.any() for m in moved) and all(torch.allclose(m, o) for m, o in zip(moved, other, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Grid(EnvSpec((4,), torch.float32, 2, True), 1, 1, 1, 8, 1, 1e-3, 0.0), "uint8 images"),
+        (lambda: frames(history=1), "dynamics.history is 1; it must be at least env.frame_stack, 2"),
+        (lambda: frames(EnvSpec((2, 18, 16), torch.uint8, 3, True, 2)), "no multiples of 4"),
+        (lambda: frames(EnvSpec((4, 12, 12), torch.uint8, 3, True)), "not 4 channels: try grid"),
+    ],
+)
+def test_what_it_cannot_predict_is_refused(make: object, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        make()  # type: ignore[operator]
+
+
+def test_an_ensemble_that_does_not_fit_the_memory_is_refused() -> None:
+    model: Visual = grid()
+    with pytest.raises(ValueError, match=r"dynamics.members=2, .* need about .* GB on cpu, where .* GB are free"):
+        fit(batch=10**12).afford(model)
+    fit().afford(model)
