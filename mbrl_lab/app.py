@@ -212,16 +212,20 @@ def run(cfg: DictConfig, path: Path, overrides: Sequence[str]) -> None:
     print(f"run       {path}\nreplay    {cfg.replay.capacity:,} steps, {size:,.1f} MB on {runner.replay.device}")
     if folder.last.exists():
         print(f"resumed   at step {folder.status()['step']:,}, attempt {folder.status()['attempt']}")
-    try:
-        final = runner.run()
-    except Exception as error:
-        folder.mark("failed", runner.steps, error=say(error) or traceback.format_exc())
-        raise
-    finally:
-        runner.envs.close()
+    with runner.tracker:
+        try:
+            final = runner.run()
+        except Exception as error:
+            folder.mark("failed", runner.steps, error=say(error) or traceback.format_exc())
+            raise
+        finally:
+            runner.envs.close()
+        pictures = draw(runner)
+        seen = [*sorted(folder.videos.glob("*.mp4")), *(path for path in pictures if path.suffix == ".png")]
+        runner.tracker.attach(seen)
     if runner.steps < cfg.steps:
         print(f"stopped   at step {runner.steps:,}: {cfg.stop.metric} is at {cfg.stop.target} or above")
-    print(closing(folder, final, cfg.eval.final_episodes, draw(runner)))
+    print(closing(folder, final, cfg.eval.final_episodes, pictures))
 
 
 def how_to_go_on(step: int, cfg: DictConfig) -> str:
