@@ -123,6 +123,8 @@ def build_runner(cfg: DictConfig, folder: RunFolder) -> Runner:
         final_episodes=cfg.eval.final_episodes,
         checkpoint_every=cfg.checkpoint.every,
         video_final=cfg.video.final,
+        keep_last=cfg.checkpoint.keep_last,
+        best=cfg.checkpoint.best,
     )
     monitor = Monitor(envs.spec, Stop(**cfg.stop))
     reference = Reference(**cfg.env.score) if "score" in cfg.env else None
