@@ -123,6 +123,8 @@ def build_runner(cfg: DictConfig, folder: RunFolder) -> Runner:
         final_episodes=cfg.eval.final_episodes,
         checkpoint_every=cfg.checkpoint.every,
         video_final=cfg.video.final,
+        keep_last=cfg.checkpoint.keep_last,
+        best=cfg.checkpoint.best,
     )
     monitor = Monitor(envs.spec, Stop(**cfg.stop))
     reference = Reference(**cfg.env.score) if "score" in cfg.env else None
@@ -212,16 +214,20 @@ def run(cfg: DictConfig, path: Path, overrides: Sequence[str]) -> None:
     print(f"run       {path}\nreplay    {cfg.replay.capacity:,} steps, {size:,.1f} MB on {runner.replay.device}")
     if folder.last.exists():
         print(f"resumed   at step {folder.status()['step']:,}, attempt {folder.status()['attempt']}")
-    try:
-        final = runner.run()
-    except Exception as error:
-        folder.mark("failed", runner.steps, error=say(error) or traceback.format_exc())
-        raise
-    finally:
-        runner.envs.close()
+    with runner.tracker:
+        try:
+            final = runner.run()
+        except Exception as error:
+            folder.mark("failed", runner.steps, error=say(error) or traceback.format_exc())
+            raise
+        finally:
+            runner.envs.close()
+        pictures = draw(runner)
+        seen = [*sorted(folder.videos.glob("*.mp4")), *(path for path in pictures if path.suffix == ".png")]
+        runner.tracker.attach(seen)
     if runner.steps < cfg.steps:
         print(f"stopped   at step {runner.steps:,}: {cfg.stop.metric} is at {cfg.stop.target} or above")
-    print(closing(folder, final, cfg.eval.final_episodes, draw(runner)))
+    print(closing(folder, final, cfg.eval.final_episodes, pictures))
 
 
 def how_to_go_on(step: int, cfg: DictConfig) -> str:

@@ -69,6 +69,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "eval.num": integer(1, 4096),
     "stop.window": integer(1),
     "checkpoint.every": integer(0),
+    "checkpoint.keep_last": integer(1, 1000),
+    "checkpoint.best": one_of(*(f"eval/return{kind}" for kind in ("", "_iqm", "_min", "_max")), "eval/length"),
     "video.every": integer(0),
     "video.final": integer(0),
     "launcher.workers": optional(integer(1, 4096)),

@@ -41,6 +41,8 @@ class Schedule:
     final_episodes: int
     checkpoint_every: int
     video_final: int
+    keep_last: int = 2
+    best: str = "eval/return"  # the metric by which a policy is the best so far
 
 
 class Runner:
@@ -75,7 +77,7 @@ class Runner:
 
     def run(self) -> dict[str, float]:
         """Train as far as is asked and return the final policy's `final/*`; or save and give way to a signal."""
-        checkpoint = Checkpoint(self.folder.last)
+        checkpoint = Checkpoint(self.folder.last, self.schedule.keep_last)
         loaded = checkpoint.load()
         with Signals() as signals, self.tracker:
             if loaded is None:
@@ -131,8 +133,8 @@ class Runner:
         episodes = self.evaluate(self.schedule.eval_episodes, EVAL)
         self.tracker.evaluated(episodes, self.steps)
         metrics = summary("eval", episodes, self.reference)
-        if metrics["eval/return"] > self.best:
-            self.best = metrics["eval/return"]
+        if metrics[self.schedule.best] > self.best:
+            self.best = metrics[self.schedule.best]
             Checkpoint(self.folder.best).save({"step": self.steps, "algo": module_state(self.algo)})
         return metrics
 
@@ -203,6 +205,7 @@ class Runner:
         return {
             "step": self.steps,
             "best": self.best,
+            "best_of": self.schedule.best,
             "seconds": self.elapsed(),
             "evaluating": self.evaluating,
             "row": tuple(self.row),
@@ -219,7 +222,9 @@ class Runner:
 
     def load_state_dict(self, state: dict[str, Any], rows: Iterator[tuple[int, Step]]) -> None:
         """Stand where `state_dict` was taken."""
-        self.steps, self.best, self.seconds = state["step"], state["best"], state["seconds"]
+        self.steps, self.seconds = state["step"], state["seconds"]
+        same = state.get("best_of", "eval/return") == self.schedule.best
+        self.best = state["best"] if same else -math.inf
         self.evaluating, self.metrics = state["evaluating"], dict(state["metrics"])
         self.row = Step(*state["row"]).to(self.device)
         self.carry = tree_map_only(Tensor, lambda x: x.to(self.device), state["carry"])

@@ -5,9 +5,10 @@ Shapes: T time, B rows (environments or batch), A action size, H horizon. Prefix
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -196,3 +197,11 @@ class Logger(Protocol):
 
     def close(self, ok: bool) -> None:
         """Flush and let go."""
+
+
+@runtime_checkable
+class Gallery(Protocol):
+    """A logger that takes pictures and videos too."""
+
+    def attach(self, paths: Sequence[Path]) -> None:
+        """Keep these files of the run."""

@@ -20,11 +20,14 @@ from mbrl_lab.app import make_run
 from mbrl_lab.config import CONF, check, compose_config
 from mbrl_lab.evaluation import parser
 from mbrl_lab.explain import flat_keys
+from mbrl_lab.sweep import command as sweeping
+from mbrl_lab.tune import command as tuning
+from mbrl_lab.tune.space import read_space
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "outputs").glob("*.md")])
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
-FILES = ("py", "md", "yaml", "yml", "json", "jsonl", "csv", "bin", "txt", "mp4", "png", "pt", "toml")
+FILES = ("py", "md", "yaml", "yml", "json", "jsonl", "csv", "bin", "txt", "mp4", "png", "pt", "toml", "log", "journal")
 NOT_SETTINGS = ("hydra", "torch", "mbrl_lab")
 
 
@@ -102,8 +105,9 @@ def commands(page: Path) -> list[list[str]]:
 
 
 def sweep(overrides: list[str]) -> Iterator[list[str]]:
-    """Every combination of the comma lists."""
-    parted = [(key, values.split(",")) for key, _, values in (o.partition("=") for o in overrides)]
+    """Every combination of the comma lists; what stands in brackets is one value."""
+    pairs = [o.partition("=") for o in overrides]
+    parted = [(key, [values] if values.startswith("[") else values.split(",")) for key, _, values in pairs]
     yield from itertools.product(*[[f"{key}={value}" for value in values] for key, values in parted])  # type: ignore[misc]
 
 
@@ -145,9 +149,15 @@ def test_commands_compose(page: str, line: list[str], with_examples: None) -> No
         for algo in algos:
             check(compose_config(comparison.words(algo, args.env, 0, args.steps, args.words)))
         return
+    if script == "scripts/sweep.py":
+        sweeping.parser().parse_args(words)
+        return
+    if script == "scripts/tune.py":
+        read_space(tuning.parser().parse_intermixed_args(words).space)
+        return
     overrides = [word for word in words if "=" in word]
     assert set(words) - set(overrides) <= {"-m", "--cfg", "job"}
-    for one in sweep(overrides) if "-m" in words else [overrides]:
+    for one in sweep(overrides) if {"-m", "launcher=parallel", "launcher=slurm"} & set(words) else [overrides]:
         check(compose_config(list(one)))
 
 

@@ -36,6 +36,7 @@ TOP = {
     "comparison",
     "doctor",
     "sweep",
+    "tune",
 }  # what puts a run together may import everything
 NARROWER: dict[str, set[str]] = {"tracking": {"types", "ops", "env"}, "rules": set()}
 

@@ -103,7 +103,7 @@ class World:
 
 
 def runner_on(tape: Tape, schedule: Schedule, monkeypatch: pytest.MonkeyPatch) -> Runner:
-    monkeypatch.setattr(module, "Checkpoint", lambda path: Writes(tape, f"checkpoint {path}"))
+    monkeypatch.setattr(module, "Checkpoint", lambda path, *_: Writes(tape, f"checkpoint {path}"))
 
     def make_envs(num: int, stream: int) -> World:
         return World(tape, num, stream)

@@ -2,6 +2,7 @@
 
     state.pt               {format, state, first, chunks}: the newest
     state.prev.pt          the one before, with its chunks still there, for when the newest is damaged
+    state.prev2.pt, ...    those before it, if more than two are kept
     rows-<start>-<stop>.pt replay rows by absolute number, never changed once a state names them
 
 Chunks are on disk before the state that names them; what no state names is deleted after it.
@@ -9,11 +10,13 @@ Chunks are on disk before the state that names them; what no state names is dele
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import pickle
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -67,13 +70,14 @@ class Chunk(NamedTuple):
 
 
 class Checkpoint:
-    """A directory that holds one checkpoint. Load what is there before saving over it."""
+    """A directory that holds one checkpoint, and the `keep` - 1 before it. Load what is there before saving over it."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, keep: int = 2) -> None:
         self.directory = directory
         self.newest = directory / "state.pt"
-        self.previous = directory / "state.prev.pt"
+        self.older = [directory / f"state.prev{k if k > 1 else ''}.pt" for k in range(1, keep)]
         self.chunks: list[Chunk] | None = None  # of the state last saved or loaded
+        self.older_chunks: list[list[Chunk]] = []  # of those before it
         self.newest_damaged = False
 
     def save(self, state: dict[str, Any], rows: Rows | None = None) -> None:
@@ -82,9 +86,14 @@ class Checkpoint:
         self.directory.mkdir(parents=True, exist_ok=True)
         first, chunks = (0, []) if rows is None else self._write_rows(rows)
         content = {"format": FORMAT, "state": state, "first": first, "chunks": [tuple(chunk) for chunk in chunks]}
-        with replacing(self.newest, None if self.newest_damaged else self.previous) as file:
+        if not self.newest_damaged:
+            for path, before in reversed(list(zip(self.older[1:], self.older, strict=False))):
+                if before.exists():
+                    os.replace(before, path)
+            self.older_chunks = [self.chunks or [], *self.older_chunks][: len(self.older)]
+        with replacing(self.newest, None if self.newest_damaged or not self.older else self.older[0]) as file:
             torch.save(content, file)
-        self._delete_all_but({chunk.name for chunk in [*chunks, *(self.chunks or [])]})
+        self._delete_all_but({chunk.name for of_one in [chunks, *self.older_chunks] for chunk in of_one})
         self.chunks, self.newest_damaged = chunks, False
 
     def load(self) -> Loaded | None:
@@ -92,23 +101,31 @@ class Checkpoint:
 
         Damaged, with one line, if there is no whole one left; ValueError if it is of another format.
         """
-        if not self.newest.exists() and not self.previous.exists():
+        if not any(path.exists() for path in [self.newest, *self.older]):
             self.chunks = []
             return None
         content = self._newest_whole()
-        self.chunks = [Chunk(*chunk) for chunk in content["chunks"]]
+        self.chunks = chunks_of(content)
         return Loaded(content["state"], self._read_rows(self.chunks, content["first"]))
 
     def _newest_whole(self) -> dict[str, Any]:
         try:
-            return self._read(self.newest)
+            content = self._read(self.newest)
         except Damaged as error:
-            if not self.previous.exists():
+            there = [path for path in self.older if path.exists()]
+            if not there:
                 raise
-            content = self._read(self.previous)
+            content = self._first_whole(there)
             self.newest_damaged = True
             log.warning("%s; going on from the checkpoint before it", error)
-            return content
+        self.older_chunks = [chunks_in(path) for path in self.older]
+        return content
+
+    def _first_whole(self, paths: Sequence[Path]) -> dict[str, Any]:
+        for path in paths[:-1]:
+            with contextlib.suppress(Damaged):
+                return self._read(path)
+        return self._read(paths[-1])
 
     def _read(self, path: Path) -> dict[str, Any]:
         content = read(path)
@@ -149,6 +166,19 @@ class Checkpoint:
             is_chunk = path.name.startswith("rows-") and path.name not in names
             if is_chunk or path.suffix == UNFINISHED:
                 path.unlink()
+
+
+def chunks_of(content: Mapping[str, Any]) -> list[Chunk]:
+    """Those that a state names."""
+    return [Chunk(*chunk) for chunk in content["chunks"]]
+
+
+def chunks_in(path: Path) -> list[Chunk]:
+    """Those that the state in a file names, its tensors left unread; none where there is no whole one."""
+    try:
+        return chunks_of(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
+    except (OSError, RuntimeError, pickle.UnpicklingError):
+        return []
 
 
 def rows_per_chunk(row: Step) -> int:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import time
 from pathlib import Path
-from typing import IO
 
 try:
     import fcntl
@@ -15,49 +15,72 @@ except ImportError:  # not a POSIX system: the process number in status.json has
 TRIES, PAUSE = 5, 0.05
 """Someone who only asks whether a lock is held has it for an instant."""
 
+HELD: dict[Path, tuple[int, int]] = {}
+"""This process's locks: file descriptor, and how many hold it. Closing any other one of the file would let it go."""
+
 
 class Lock:
-    """A POSIX lock on a file: other processes' alone, of other machines too where the file system knows locks."""
+    """A POSIX lock on a file, against other processes, of other machines too where the file system knows locks."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.file: IO[bytes] | None = None
+        self.mine = False
 
     def take(self) -> bool:
         """Hold it until `release` or this process's end; False where another process does."""
+        if self.mine:
+            return True
         for left in reversed(range(TRIES)):
-            file = self.path.open("ab")
-            if _lock(file):
-                self.file = file
+            if self._hold():
+                self.mine = True
                 return True
-            file.close()
             if left:
                 time.sleep(PAUSE)
         return False
 
     def release(self) -> None:
         """Let it go, if it is held here."""
-        if self.file is not None:
-            self.file.close()
-            self.file = None
+        if self.mine:
+            self.mine = False
+            descriptor, holders = HELD.pop(self.path)
+            if holders > 1:
+                HELD[self.path] = descriptor, holders - 1
+            else:
+                os.close(descriptor)
 
     def held_elsewhere(self) -> bool:
         """Whether another process holds it."""
-        if not self.path.exists() or self.file is not None:
+        if self.path in HELD or not self.path.exists():
             return False
         try:
-            with self.path.open("ab") as file:
-                return not _lock(file)
+            descriptor = os.open(self.path, os.O_RDWR)
         except OSError:  # a folder that can only be read
             return False
+        try:
+            return not _lock(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _hold(self) -> bool:
+        descriptor, holders = HELD.get(self.path, (-1, 0))
+        if not holders:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+            if not _lock(descriptor):
+                os.close(descriptor)
+                return False
+        HELD[self.path] = descriptor, holders + 1
+        return True
+
+    def __del__(self) -> None:
+        self.release()
 
 
-def _lock(file: IO[bytes]) -> bool:
+def _lock(descriptor: int) -> bool:
     """False where another process holds the lock; a file system without locks never says so."""
     if fcntl is None:
         return True
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         return error.errno not in (errno.EACCES, errno.EAGAIN)
     return True

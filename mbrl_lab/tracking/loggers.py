@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 from mbrl_lab.tracking.append import AppendFile
-from mbrl_lab.tracking.folder import RunFolder, flatten
+from mbrl_lab.tracking.folder import MAY_CHANGE, RunFolder, flatten
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +69,7 @@ class TensorBoard:
 class Wandb:
     """A Weights & Biases run that a resumed run goes on with. Its failures are one warning, never the run's failure.
 
+    group and job_type: None takes the name of the run's sweep, and what its command line says but for the seed.
     mode: online | offline | disabled; None leaves it to WANDB_MODE, and without that is offline where no API key is.
     """
 
@@ -78,6 +79,7 @@ class Wandb:
         project: str,
         entity: str | None,
         group: str | None,
+        job_type: str | None,
         tags: Sequence[str],
         mode: str | None,
     ) -> None:
@@ -88,13 +90,26 @@ class Wandb:
         except ImportError as error:
             raise ValueError("logger.wandb is not installed: pip install wandb") from error
         self.run: Any = None
-        mode = mode or default_mode()
-        settings = {"project": project, "entity": entity, "group": group, "tags": list(tags), "mode": mode}
+        self.step, self.wandb = 0, wandb
+        settings = {"project": project, "entity": entity, "tags": list(tags), "mode": mode or default_mode()}
+        settings |= {"group": group or sweep_of(folder), "job_type": job_type or kind_of(folder)}
         self._guard(lambda: self._start(wandb, folder, settings))
 
     def log(self, row: dict[str, float]) -> None:
         if self.run is not None:
+            self.step = int(row["step"])
             self._guard(lambda: self.run.log(dict(row)))
+
+    def attach(self, paths: Sequence[Path]) -> None:
+        """Pictures and videos, each under its folder's and its own name, at the step of the last row."""
+        if self.run is not None:
+            self._guard(lambda: self.run.log({"step": self.step} | dict(map(self._medium, paths))))
+
+    def _medium(self, path: Path) -> tuple[str, Any]:
+        name = f"{path.parent.name}/{path.stem}"
+        if path.suffix == ".mp4":
+            return name, self.wandb.Video(str(path), format="mp4")
+        return name, self.wandb.Image(str(path))
 
     def close(self, ok: bool) -> None:
         if self.run is not None:
@@ -121,6 +136,21 @@ class Wandb:
         except Exception as error:
             self.run = None
             log.warning("wandb failed and is left out from here on: %s: %s", type(error).__name__, error)
+
+
+def sweep_of(folder: RunFolder) -> str | None:
+    """The name of the sweep that a run is part of, if it is: that of the folder which a sweep's file lies beside."""
+    above = next((p for p in list(folder.path.parents)[:2] if (p / "multirun.yaml").exists()), None)
+    return None if above is None else above.name
+
+
+def kind_of(folder: RunFolder) -> str | None:
+    """What a run's command line says of what runs, but for its seed."""
+    lines = folder.path / "overrides.txt"
+    words = lines.read_text().splitlines() if lines.exists() else []
+    beside = MAY_CHANGE | {"seed", "sweep"}
+    said = [w for w in words if w.lstrip("+~").partition("=")[0].partition(".")[0] not in beside]
+    return " ".join(said)[:64] or None
 
 
 def default_mode() -> str:

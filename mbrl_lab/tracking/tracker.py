@@ -15,7 +15,7 @@ from mbrl_lab.tracking.episodes import EpisodeLog
 from mbrl_lab.tracking.folder import RunFolder
 from mbrl_lab.tracking.loggers import Jsonl
 from mbrl_lab.tracking.progress import Progress
-from mbrl_lab.types import Logger
+from mbrl_lab.types import Gallery, Logger
 
 MakeLogger = Callable[[RunFolder], Logger]
 Film = Callable[[Path, int, NDArray[Any]], None]
@@ -26,7 +26,7 @@ class Tracker:
     """Rows of metrics to every logger, episodes to their log, some of them filmed, and the line of progress.
 
     Training episodes that end between two rows are averaged into the later one, as `train/return` and `train/length`.
-    `film_every`: every so many training episodes one is filmed; 0: none.
+    `film_every`: every so many training episodes one is filmed; 0: none. Entered twice, it closes when left for good.
     """
 
     def __init__(self, folder: RunFolder, loggers: Sequence[MakeLogger], film: Film, film_every: int) -> None:
@@ -34,16 +34,23 @@ class Tracker:
         self.jsonl, self.episodes = Jsonl(folder), EpisodeLog(folder)
         self.others: list[Logger] = []
         self.line: Progress | None = None
+        self.depth = 0
         self.count = 0  # training episodes so far
         self.ended: list[tuple[float, int]] = []  # return and length of those since the last row
 
     def __enter__(self) -> Tracker:
-        self.others = [make(self.folder) for make in self.make]
+        if not self.depth:
+            self.others = [make(self.folder) for make in self.make]
+        self.depth += 1
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.depth -= 1
         if self.line is not None:
             self.line.close()
+            self.line = None
+        if self.depth:
+            return
         for logger in [self.jsonl, *self.others]:
             logger.close(ok=error is None)
         self.episodes.close()
@@ -86,6 +93,12 @@ class Tracker:
         for logger in [self.jsonl, *self.others]:
             logger.log(row)
         return row
+
+    def attach(self, paths: Sequence[Path]) -> None:
+        """Pictures and videos for the loggers that take them."""
+        for logger in self.others:
+            if isinstance(logger, Gallery) and paths:
+                logger.attach(paths)
 
     def state_dict(self) -> dict[str, Any]:
         return {

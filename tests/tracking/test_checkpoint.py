@@ -223,10 +223,31 @@ def test_a_damaged_newest_file_falls_back_to_the_one_before(
     assert record.levelno == logging.WARNING and path.name in record.message and "\n" not in record.message
     ring.added = 170
     resumed.save({"step": 3, "w": torch.zeros(100)}, ring)
-    content = read(resumed.previous)
+    content = read(resumed.older[0])
     assert content["state"]["step"] == 1, "the damaged one must not take the place of the good one"
     again = Checkpoint(checkpoint.directory).load()
     assert again is not None and again.state["step"] == 3 and numbers(again) == list(range(170))
+
+
+def test_as_many_are_kept_as_asked_for_and_each_is_whole(tmp_path: Path) -> None:
+    kept = Checkpoint(tmp_path / "last", keep=3)
+    ring = Ring(capacity=150)
+    for step in range(1, 7):
+        ring.added = 90 * step
+        if step == 4:
+            kept = Checkpoint(tmp_path / "last", keep=3)
+            kept.load()
+        kept.save({"step": step}, ring)
+    assert {p.name for p in kept.directory.glob("state*")} == {"state.pt", "state.prev.pt", "state.prev2.pt"}
+    for path, step in ((kept.newest, 6), (kept.older[0], 5), (kept.older[1], 4)):
+        loaded = Checkpoint(kept.directory, keep=3).load()
+        assert loaded is not None and loaded.state["step"] == step
+        assert numbers(loaded) == list(range(90 * step - 150, 90 * step))
+        path.write_bytes(b"")
+    alone = Checkpoint(tmp_path / "alone", keep=1)
+    for step in (1, 2):
+        alone.save({"step": step}, ring)
+    assert {p.name for p in alone.directory.glob("state*")} == {"state.pt"}
 
 
 def test_with_nothing_to_fall_back_to_damage_is_one_line(checkpoint: Checkpoint) -> None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import runpy
+import signal
+import struct
 import sys
 import time
 import types
@@ -15,12 +19,13 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from mbrl_lab import make_run
 from mbrl_lab.tracking import loggers, provenance
 from mbrl_lab.tracking.folder import RunFolder
 from mbrl_lab.tracking.loggers import Jsonl, TensorBoard, Wandb, has_api_key
 
 CONF = Path(__file__).parents[2] / "conf" / "logger"
-SETTINGS: dict[str, Any] = {"project": "p", "entity": None, "group": None, "tags": [], "mode": None}
+SETTINGS: dict[str, Any] = {"project": "p", "entity": None, "group": None, "job_type": None, "tags": [], "mode": None}
 
 
 @pytest.fixture
@@ -29,6 +34,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
     folder = RunFolder(tmp_path / "run")
     folder.open({"seed": 3, "algo": {"lr": 0.1}}, [])
     return folder
+
+
+TRAIN = Path(__file__).parents[2] / "scripts" / "train.py"
 
 
 @pytest.fixture
@@ -129,6 +137,77 @@ def test_wandb_writes_offline_into_the_run_folder(folder: RunFolder, monkeypatch
     while b"algo.lr" not in written.read_bytes():
         assert time.monotonic() < deadline, "wandb's own process writes the file, a moment after finish()"
         time.sleep(0.02)
+
+
+def recorded(path: Path) -> list[Any]:
+    """What an offline run's file holds: LevelDB's log format, after a header of 7 bytes."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, at, found, parts = path.read_bytes(), 7, [], b""
+    while at + 7 <= len(data):
+        if (left := 32768 - at % 32768) < 7:
+            at += left
+            continue
+        length, kind = struct.unpack_from("<HB", data, at + 4)
+        parts += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or the last of its parts
+            record = Record()
+            record.ParseFromString(parts)
+            found.append(record)
+            parts = b""
+    return found
+
+
+def seen_by_wandb(path: Path) -> tuple[str, str, str, dict[str, Any], list[str]]:
+    """Run id, group, job type, config and the names of what was logged."""
+    records = recorded(path)
+    runs = [r.run for r in records if r.WhichOneof("record_type") == "run"]
+    config = {item.key: json.loads(item.value_json) for run in runs for item in run.config.update}
+    logged = {item.nested_key[0] if item.nested_key else item.key for r in records for item in r.history.item}
+    return runs[0].run_id, runs[0].run_group, runs[0].job_type, config, sorted(logged)
+
+
+WORDS = ["algo=random", "debug=smoke", "steps=40", "log_every=20", "eval.every=0", "video.final=1"]
+
+
+def test_three_seeds_are_three_runs_with_their_own_configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.chdir(tmp_path)
+    words = ["-m", "seed=3,4,5", "sweep_name=three", "logger=[jsonl,wandb]", *WORDS]
+    monkeypatch.setattr(sys, "argv", ["train.py", *words])
+    runpy.run_path(str(TRAIN), run_name="__main__")
+    folders = [RunFolder(tmp_path / "outputs" / "sweeps" / "three" / k) for k in "012"]
+    seen = [seen_by_wandb(path) for f in folders for path in f.path.glob("wandb/offline-run-*/run-*.wandb")]
+    assert len(seen) == 3 and len({run for run, *_ in seen}) == 3
+    assert [run for run, *_ in seen] == [f.identity() for f in folders]
+    assert [(group, config["seed"]) for _, group, _, config, _ in seen] == [("three", 3), ("three", 4), ("three", 5)]
+    assert all(config["algo._target_"] == "mbrl_lab.algo.Random" for *_, config, _ in seen)
+    assert {kind for _, _, kind, *_ in seen} == {"algo=random debug=smoke log_every=20 eval.every=0"}
+    assert all({"videos/final-0", "diagnostics/curves", "final/return"} <= set(logged) for *_, logged in seen)
+
+
+def test_a_requeued_run_goes_on_in_the_same_wandb_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    words = [*WORDS, "logger=[jsonl,wandb]", "video.final=0"]
+    runner = make_run("random", "cartpole", *words, folder=tmp_path / "run")
+    advance = runner.advance
+
+    def with_a_signal() -> None:
+        advance()
+        if runner.steps == 30:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(runner, "advance", with_a_signal)
+    with pytest.raises(SystemExit):
+        runner.run()
+    time.sleep(1.1)  # wandb names folders by the second
+    again = make_run("random", "cartpole", *words, folder=tmp_path / "run")
+    again.run()
+    written = sorted((tmp_path / "run").glob("wandb/offline-run-*/run-*.wandb"))
+    assert len(written) == 2 and {seen_by_wandb(path)[0] for path in written} == {again.folder.identity()}
+    for each in (runner, again):
+        each.envs.close()
 
 
 class Broken:

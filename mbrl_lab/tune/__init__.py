@@ -1,0 +1,1 @@
+"""A search over settings: trials are runs, and any number of workers share one study."""

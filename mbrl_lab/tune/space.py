@@ -1,0 +1,92 @@
+"""What is searched: a file of settings with their ranges, and what all trials have in common."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    distribution_to_json,
+)
+
+from mbrl_lab.config import CONF, ConfigError, check, compose_config
+
+KEYS = {"overrides", "metric", "startup", "space"}
+RANGE = {"low", "high", "log", "step"}
+
+
+@dataclass(frozen=True)
+class Space:
+    """conf/tune/NAME.yaml: for each setting `{low, high, log, step}` or `{choices}`.
+
+    overrides: of every trial. metric: what is to be large. startup: trials drawn at random before any is guided or
+    pruned.
+    """
+
+    name: str
+    overrides: tuple[str, ...]
+    metric: str
+    startup: int
+    distributions: Mapping[str, BaseDistribution]
+
+    def words(self, values: Mapping[str, Any]) -> list[str]:
+        """The overrides of a trial."""
+        return [*self.overrides, "video.final=0", *(f"{key}={_word(value)}" for key, value in values.items())]
+
+    def describe(self) -> dict[str, str]:
+        """The search as a study keeps it, to be compared: one text a setting."""
+        ranges = {key: distribution_to_json(d) for key, d in self.distributions.items()}
+        return {"overrides": " ".join(self.overrides), "metric": self.metric} | ranges
+
+
+def read_space(name: str, more: Sequence[str] = ()) -> Space:
+    """From conf/tune, or a file's path. ConfigError where something in it cannot be."""
+    path = CONF / "tune" / f"{name}.yaml"
+    path = path if path.is_file() else Path(name)
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in (CONF / "tune").glob("*.yaml")))
+        raise ConfigError(f"there is no search space {name!r}; there are {known}, or give a file's path")
+    content = OmegaConf.to_container(OmegaConf.load(path))
+    if not isinstance(content, dict) or set(content) != KEYS or not content["space"]:
+        raise ConfigError(f"{path} must have {', '.join(sorted(KEYS))}, and at least one setting in space")
+    distributions = {str(key): distribution(str(key), given) for key, given in content["space"].items()}
+    overrides = (*map(str, content["overrides"]), *more)
+    space = Space(path.stem, overrides, str(content["metric"]), int(content["startup"]), distributions)
+    check(compose_config(space.words({key: _first(d) for key, d in distributions.items()})))
+    return space
+
+
+def distribution(key: str, given: Any) -> BaseDistribution:
+    """{choices} or {low, high, log, step} as Optuna's; whole numbers where both ends are."""
+    given = given if isinstance(given, dict) else {}
+    if set(given) == {"choices"} and isinstance(given["choices"], list) and given["choices"]:
+        return CategoricalDistribution([_choice(x) for x in given["choices"]])
+    ends = [given.get("low"), given.get("high")]
+    if not set(given) <= RANGE or not all(isinstance(x, int | float) for x in ends) or ends[0] >= ends[1]:
+        raise ConfigError(f"space.{key} is {given}; it must be {{choices: [...]}} or {{low, high}}, low below high")
+    kind = IntDistribution if all(isinstance(x, int) for x in ends) else FloatDistribution
+    try:
+        return kind(**given)
+    except ValueError as error:
+        raise ConfigError(f"space.{key} is {given}: {error}") from error
+
+
+def _choice(x: Any) -> Any:
+    """Optuna knows no lists, so they are kept as text."""
+    return x if isinstance(x, bool | int | float | str | None) else json.dumps(x, separators=(",", ":"))
+
+
+def _first(d: BaseDistribution) -> Any:
+    return d.choices[0] if isinstance(d, CategoricalDistribution) else getattr(d, "low")  # noqa: B009
+
+
+def _word(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,151 @@
+"""A worker: asks the study what to try, runs it as a process, tells how it goes, and ends what is not worth it."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import optuna
+from optuna.trial import Trial, TrialState
+
+from mbrl_lab.config import ConfigError, check, compose_config
+from mbrl_lab.report.curves import read_metrics
+from mbrl_lab.sweep.jobs import Job, Sweep
+from mbrl_lab.sweep.parallel import OUTPUT, Place, Running, begin, choose_places, free_place, reason
+from mbrl_lab.tracking.folder import RunFolder
+from mbrl_lab.tracking.lock import Lock
+from mbrl_lab.tracking.signals import Signals
+from mbrl_lab.tune.space import Space
+from mbrl_lab.tune.study import count, end, report, under_way
+
+PAUSE = 0.2
+
+
+class Attempt(NamedTuple):
+    """A trial that this worker has in hand: nobody else has its lock."""
+
+    trial: Trial
+    running: Running
+    lock: Lock
+
+
+class Worker:
+    """Works on a study until it has `trials` of them, as many at once as there are places.
+
+    What is told apart from the value: a run that fails or whose metric is never a finite number is a failed trial, and
+    the search goes on. A trial whose worker was killed is taken over where its run stands.
+    """
+
+    def __init__(self, study: optuna.Study, space: Space, path: Path, script: Path, trials: int, workers: int) -> None:
+        self.study, self.space, self.path, self.trials = study, space, path, trials
+        self.sweep = Sweep(path, str(script), str(Path.cwd()), {}, {})
+        cfg = compose_config(space.overrides)
+        self.threads, self.device = cfg.runtime.threads, str(cfg.runtime.device)
+        self.places = choose_places([self.job(0, [])], workers, 1)
+        self.attempts: list[Attempt] = []
+        self.told: dict[int, int] = {}  # by trial: the last step that the study knows of
+
+    def run(self) -> None:
+        """Raises SystemExit where a signal came: then all runs have saved, and another worker goes on with them."""
+        with Signals() as signals:
+            try:
+                while not signals.received and (self.fill() or self.attempts):
+                    time.sleep(PAUSE)
+                    for attempt in list(self.attempts):
+                        self.look(attempt)
+            finally:
+                self.stop()
+            if signals.received:
+                print(f"tune      {signals.received}: the same command goes on with the trials under way", flush=True)
+                raise SystemExit(128 + signal.Signals[signals.received])
+
+    def fill(self) -> bool:
+        """Begin what there is a place for; whether something is left to begin."""
+        while place := free_place(self.places, [attempt.running for attempt in self.attempts]):
+            taken = self.take_over() or self.ask()
+            if taken is None:
+                return False
+            self.begin(*taken, place)
+        return True
+
+    def take_over(self) -> tuple[Trial, Lock] | None:
+        """A trial that its worker left in the middle."""
+        mine = {attempt.trial.number for attempt in self.attempts}
+        for trial in under_way(self.study):
+            if trial.number not in mine and (lock := self.lock(trial)):
+                print(f"tune      trial {trial.number} goes on: its worker is gone", flush=True)
+                return trial, lock
+        return None
+
+    def ask(self) -> tuple[Trial, Lock] | None:
+        """A new trial, if more are wanted."""
+        if count(self.study) >= self.trials:
+            return None
+        trial = self.study.ask(dict(self.space.distributions))
+        lock = self.lock(trial)
+        return (trial, lock) if lock else self.ask()
+
+    def lock(self, trial: Trial) -> Lock | None:
+        """This worker's claim to a trial, or None where another has it."""
+        folder = self.job(trial.number, []).folder
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = Lock(folder / ".worker")
+        return lock if lock.take() else None
+
+    def job(self, number: int, words: list[str]) -> Job:
+        return Job(self.path / "trials" / f"{number:04d}", tuple(words), (), self.threads, self.device)
+
+    def begin(self, trial: Trial, lock: Lock, place: Place) -> None:
+        """Start a trial's run, or tell the study that there cannot be such a one."""
+        words = self.space.words(trial.params)
+        try:
+            check(compose_config(words))
+        except ConfigError as error:
+            self.finish(trial, lock, end(self.study, trial, None, reason=str(error)), str(error))
+            return
+        self.told[trial.number] = max(self.study.trials[trial.number].intermediate_values, default=-1)
+        running = begin(self.sweep, self.job(trial.number, words), place)
+        self.attempts.append(Attempt(trial, running, lock))
+
+    def look(self, attempt: Attempt) -> None:
+        """Report what is new of a trial, and end it if its run has ended or is not worth going on with."""
+        trial, running, lock = attempt
+        code = running.process.poll()
+        values = self.values(running.job.folder)
+        pruned = any(report(trial, value, step) for step, value in values if step > self.told[trial.number])
+        last, value = values[-1] if values else (-1, None)
+        self.told[trial.number] = max(last, self.told[trial.number])
+        if code is None and not pruned:
+            return
+        if code is None:
+            running.process.terminate()
+            running.process.wait()
+            why = f"at step {last} of its run"
+        else:
+            why = "" if code == 0 else reason(code, running.job.folder / OUTPUT)
+            pruned = False
+        self.attempts.remove(attempt)
+        self.finish(trial, lock, end(self.study, trial, None if why else value, pruned, why), why)
+
+    def values(self, folder: Path) -> list[tuple[int, float]]:
+        """Steps and values of the metric so far; what was not finite is not there."""
+        rows = read_metrics(RunFolder(folder).metrics)
+        return [(int(row["step"]), row[self.space.metric]) for row in rows if row.get(self.space.metric) is not None]
+
+    def finish(self, trial: Trial, lock: Lock, state: TrialState, why: str) -> None:
+        """Let a trial go, and say what it came to."""
+        lock.release()
+        value = self.study.trials[trial.number].value
+        what = f"{self.space.metric} {value:.4g}" if state == TrialState.COMPLETE else why.partition("\n")[0]
+        words = " ".join(f"{k}={v}" for k, v in trial.params.items())
+        print(f"tune      trial {trial.number}  {words}  {state.name.lower()}  {what}".rstrip(), flush=True)
+
+    def stop(self) -> None:
+        """Have what still runs save and end; its trials stay under way."""
+        for attempt in self.attempts:
+            attempt.running.process.terminate()
+        for attempt in self.attempts:
+            attempt.running.process.wait()
+            attempt.lock.release()

@@ -1,0 +1,9 @@
+"""Tune: python scripts/tune.py mpc_cartpole --trials 20 searches settings (conf/tune); many may share a study."""
+
+import sys
+from pathlib import Path
+
+from mbrl_lab.tune.command import main
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:], Path(__file__).resolve().with_name("train.py")))
