@@ -139,7 +139,8 @@ def pictures(runner: Runner, name: str) -> list[Path]:
 
 def judge(run: Path, checkpoint: str) -> None:
     """How good the run's world model is: numbers here, pictures and CSV files in diagnostics/."""
-    from mbrl_lab.report import draw_model, fitted, model_of
+    from mbrl_lab.dynamics.sequence import SequenceModel
+    from mbrl_lab.report import draw, draw_model, fitted, model_of
     from mbrl_lab.report.diagnosis import numbers
     from mbrl_lab.report.tables import words
 
@@ -149,6 +150,9 @@ def judge(run: Path, checkpoint: str) -> None:
         raise ConfigError(f"--model: {run} was trained by {type(runner.algo).__name__}, which has no world model")
     if not fitted(runner):
         raise ConfigError(f"--model: the model of {run} was not fitted yet by step {runner.steps:,}")
+    if isinstance(model_of(runner.algo), SequenceModel):
+        tell("report", draw(runner, checkpoint_name(runner.folder, checkpoint)))
+        return
     seen, paths = draw_model(runner, checkpoint_name(runner.folder, checkpoint))
     print(words(seen, numbers(seen)))
     tell("report", paths)
