@@ -144,6 +144,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "dynamics.consistency": number(0),
     "dynamics.balance": number(0),
     "dynamics.bins": odd(),
+    "dynamics.anneal_updates": integer(0),
     "dynamics.units": integer(1, 65536),
     "dynamics.blocks": integer(1, 65536),
     "dynamics.groups": integer(1, 65536),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -59,10 +58,10 @@ class Latent(SequenceModel):
         bins: int,
         lr: float,
         clip: float,
+        anneal_updates: int,
     ) -> None:
-        super().__init__()
-        self.spec, self.dim, self.length, self.clip = spec, latent, length, clip or math.inf
-        self.gaussian, self.consistency, self.balance = gaussian, consistency, balance
+        super().__init__(spec, length, lr, clip, anneal_updates)
+        self.dim, self.gaussian, self.consistency, self.balance = latent, gaussian, consistency, balance
         hidden, outputs = [width] * depth, latent * (1 + gaussian)
         self.standardise = Standardise(spec.obs_shape) if spec.obs_dtype == torch.float32 else None
         self.see = encoder(spec)
@@ -85,6 +84,15 @@ class Latent(SequenceModel):
 
     def features(self, state: Tree) -> Tensor:
         return state
+
+    @property
+    def tells(self) -> bool:
+        return self.decoder is not None
+
+    def decode(self, state: Tree) -> Tensor:
+        assert self.decoder is not None, "it does not tell observations"
+        seen = self.decoder.read(self.decoder(state))
+        return seen if self.standardise is None else self.standardise.undo(seen)
 
     def loss(self, steps: Step, start: Tree | None) -> tuple[Tensor, Tree, Metrics]:
         known = unbroken(steps.first)

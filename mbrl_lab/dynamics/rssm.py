@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -50,10 +48,10 @@ class RSSM(SequenceModel):
         bins: int,
         lr: float,
         clip: float,
+        anneal_updates: int,
     ) -> None:
-        super().__init__()
-        self.spec, self.length, self.clip, self.unimix = spec, length, clip or math.inf, unimix
-        self.units, self.groups, self.classes = units, groups, classes
+        super().__init__(spec, length, lr, clip, anneal_updates)
+        self.unimix, self.units, self.groups, self.classes = unimix, units, groups, classes
         self.kl_prior, self.kl_posterior, self.free_nats = kl_prior, kl_posterior, free_nats
         latents, hidden = groups * classes, [width] * depth
         self.dim = units + latents
@@ -85,7 +83,6 @@ class RSSM(SequenceModel):
         return torch.cat([state["memory"], state["latent"].flatten(-2)], -1)
 
     def decode(self, state: Tree) -> Tensor:
-        """[..., *obs_shape]: what an observation would be, in its own units."""
         seen = self.decoder.read(self.decoder(self.features(state)))
         return symexp(seen) if self.spec.obs_dtype == torch.float32 else seen
 

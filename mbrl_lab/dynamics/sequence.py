@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from mbrl_lab.nets.anneal import anneal
 from mbrl_lab.nets.precision import differentiate
 from mbrl_lab.ops import clip_norm
 from mbrl_lab.replay import Replay
@@ -13,13 +16,19 @@ from mbrl_lab.types import EnvSpec, Metrics, Outcome, Step, Tree
 
 
 class SequenceModel(nn.Module):
-    """A WorldModel with features [B, `dim`], trained on windows of `length` rows by the loss of its class."""
+    """A WorldModel with features [B, `dim`], trained on windows of `length` rows by the loss of its class.
 
-    spec: EnvSpec
+    In the course of `anneal_updates` its learning rate falls to a hundredth; 0: never.
+    """
+
     dim: int
-    length: int
-    clip: float
     opt: torch.optim.Optimizer
+    updates: Tensor
+
+    def __init__(self, spec: EnvSpec, length: int, lr: float, clip: float, anneal_updates: int) -> None:
+        super().__init__()
+        self.spec, self.length, self.lr, self.clip, self.anneal_updates = spec, length, lr, clip, anneal_updates
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
     def observe(self, state: Tree | None, step: Step) -> Tree:
         raise NotImplementedError
@@ -37,6 +46,15 @@ class SequenceModel(nn.Module):
     def recall(self, replay: Replay, cells: Tensor) -> Tree:
         """[N, ...]: states that cells [N] of replay would begin, as if nothing had been seen before."""
         return self.observe(None, replay.read(cells, 1).at(0))
+
+    @property
+    def tells(self) -> bool:
+        """Whether it has learned to tell observations."""
+        return True
+
+    def decode(self, state: Tree) -> Tensor:
+        """[..., *obs_shape]: what observations would be, in their own units."""
+        raise NotImplementedError
 
     def loss(self, steps: Step, start: Tree | None) -> tuple[Tensor, Tree, Metrics]:
         """Of windows [L, B], [] the mean over rows and windows, the states [L, B, ...], and what it consists of.
@@ -62,8 +80,10 @@ class SequenceModel(nn.Module):
             differentiate(loss * share)
             states.append(tree_map_only(Tensor, lambda x: x.detach(), state))
             sums = {k: sums.get(k, 0.0) + torch.as_tensor(v).detach() * share for k, v in metrics.items()}
-        norm = clip_norm(self.parameters(), self.clip)
+        norm = clip_norm(self.parameters(), self.clip or math.inf)
+        anneal(self.opt, self.lr, self.updates, self.anneal_updates)
         self.opt.step()
+        self.updates += 1
         return together(states), sums | {"model/gradient_norm": norm}
 
 

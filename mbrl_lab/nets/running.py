@@ -45,6 +45,10 @@ class Standardise(nn.Module):
         scale = (self.moments.var + 1e-8).rsqrt()
         return ((x - self.moments.mean) * scale).float().clamp(-self.bound, self.bound)
 
+    def undo(self, x: Tensor) -> Tensor:
+        """What was standardised, but for the cut."""
+        return (x * (self.moments.var + 1e-8).sqrt() + self.moments.mean).float()
+
 
 class RewardScale(nn.Module):
     """Rewards divided by the standard deviation of their discounted sums since each episode's beginning.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mbrl_lab.dynamics.rollout import Dream, dream, waking
 from mbrl_lab.nets.actor import Categorical, ClippedGaussian, Distribution
 from mbrl_lab.nets.adam import Adam
+from mbrl_lab.nets.anneal import anneal, left
 from mbrl_lab.nets.heads import begin_at_zero, head
 from mbrl_lab.nets.mlp import mlp
 from mbrl_lab.nets.precision import differentiate
@@ -130,7 +131,8 @@ class ActorCritic(nn.Module):
         return {"policy/real_loss": self._judge(seen.features[:-1], target, seen.valid.float())}
 
     def _learn(self, seen: Dream, through: bool) -> Metrics:
-        self._anneal()
+        for opt, lr in ((self.actor_opt, self.actor_lr), (self.critic_opt, self.critic_lr)):
+            anneal(opt, lr, self.updates, self.anneal_updates)
         with torch.set_grad_enabled(through):
             target, value = self._returns(seen)
         self._measure(target)
@@ -139,7 +141,7 @@ class ActorCritic(nn.Module):
         chosen = self.actor(features)
         entropy = chosen.entropy()
         gain = target / unit if through else (target - value) / unit * chosen.log_prob(seen.action)
-        loss = -(weight * (gain + self._share() * self.entropy_coef * entropy)).mean()
+        loss = -(weight * (gain + left(self.updates, self.anneal_updates) * self.entropy_coef * entropy)).mean()
         norm = self._descend(self.actor_opt, loss)
         polyak(self.mean_actor.parameters(), self.actor.parameters(), self.actor_tau)
         critic_loss = self._judge(features, target.detach(), weight)
@@ -187,15 +189,3 @@ class ActorCritic(nn.Module):
         norm = clip_norm(params, self.clip)
         opt.step()
         return norm
-
-    def _share(self) -> float:
-        """Of the learning rates and the entropy's weight, what is left."""
-        if not self.anneal_updates:
-            return 1.0
-        return max(1 - int(self.updates) / self.anneal_updates, 0.01)
-
-    def _anneal(self) -> None:
-        if self.anneal_updates:
-            for opt, lr in ((self.actor_opt, self.actor_lr), (self.critic_opt, self.critic_lr)):
-                for group in opt.param_groups:
-                    group["lr"] = lr * self._share()

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from mbrl_lab.dynamics import Visual
+from mbrl_lab.dynamics.sequence import SequenceModel
 from mbrl_lab.report.curves import draw_curves
 from mbrl_lab.report.diagnosis import diagnose, draw_diagnosis, model_of, numbers
+from mbrl_lab.report.open_loop import draw_open_loop
 from mbrl_lab.report.tables import words
 from mbrl_lab.report.visual import draw_visual, examine, visual_words
 from mbrl_lab.runner import Runner
@@ -20,7 +22,7 @@ __all__ = ["draw", "draw_model", "fitted", "model_of"]
 def draw(runner: Runner, checkpoint: str = "last") -> list[Path]:
     """Write pictures and numbers into the run's diagnostics/; training is not disturbed. Returns what was written.
 
-    curves.png for every run that has logged something; what `draw_model` writes where there is a fitted model.
+    curves.png for every run that has logged something, and where there is a fitted model, what `draw_model` writes.
     """
     runner.folder.diagnostics.mkdir(parents=True, exist_ok=True)
     paths = draw_curves(runner.folder)
@@ -34,6 +36,8 @@ def draw_model(runner: Runner, checkpoint: str = "last") -> tuple[str, list[Path
     home = runner.folder.diagnostics if checkpoint == "last" else runner.folder.diagnostics / checkpoint
     home.mkdir(parents=True, exist_ok=True)
     model, run = model_of(runner.algo), runner.folder.path.name
+    if isinstance(model, SequenceModel):
+        return draw_open_loop(runner, model, home)
     if isinstance(model, Visual):
         found = examine(runner, runner.algo)
         return visual_words(found), draw_visual(found, model, run, home, FPS)
