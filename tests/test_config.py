@@ -117,10 +117,14 @@ def test_every_experiment_composes_and_holds_what_can_be(experiment: str) -> Non
     check(compose_config([f"experiment={experiment}"]))
 
 
+OF_IMAGES = {"frames": ["env=breakout"], "grid": ["env=minatar_breakout"]}
+"""What can be built for its own family alone."""
+
+
 def test_all_groups_and_options_compose_and_build(tmp_path: Path) -> None:
     for group in ("dynamics", "planner", "logger", "runtime"):
         for option in sorted(path.stem for path in (CONF / group).glob("*.yaml")):
-            cfg = compose_config([f"{group}={option}"])
+            cfg = compose_config([f"{group}={option}", *OF_IMAGES.get(option, [])])
             check(cfg)
             build_runner(cfg, RunFolder(tmp_path)).envs.close()
 
