@@ -137,6 +137,7 @@ def test_several_loggers_compose() -> None:
 def every_config() -> list[DictConfig]:
     return [compose_config(small(recipe)) for recipe in RECIPES] + [
         compose_config(["planner=icem"]),
+        compose_config(["value=ddqn"]),
         compose_config(["algo=ddqn", "env=breakout", "encoder=impala"]),
     ]
 
@@ -188,6 +189,8 @@ def test_every_number_is_guarded(every_config: list[DictConfig]) -> None:
         "algo.planner.",
         "algo.dynamics.",
         "algo.policy.",
+        "algo.value.",
+        "value.policy.",
         "policy.encoder.",
         "env.actions",
         "planner.",
