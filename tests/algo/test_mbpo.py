@@ -88,6 +88,7 @@ def mbpo(world: dict[str, float] | None = None, student: type[Student] = Student
     loop: dict[str, Any] = {
         "warmup": 10, "every": 5, "starts": 8, "epoch": 10, "keep": 1, "rollout": [1, 1, 0, 1], "real_ratio": 0.25,
         "batch": 40, "updates": 3, "updates_every": 1, "reward_clip": 0.0, "max_uncertainty": 0.0, "explore_bonus": 0.0,
+        "earn": False,
     }  # fmt: skip
     algo = MBPO(SPEC, lambda spec: World(spec, **(world or {})), student, Fitted(), **(loop | settings))  # type: ignore[arg-type]
     algo.allocate()
@@ -300,3 +301,14 @@ def test_imagined_stacks_are_those_that_were_imagined() -> None:
     torch.manual_seed(0)
     other = again.sample(50, 3)
     assert torch.equal(one.first, other.first) and torch.equal(one.obs[~one.first], other.obs[~one.first])
+
+
+def test_rollouts_are_as_long_as_the_model_has_earned() -> None:
+    algo = mbpo(rollout=[4, 4, 0, 1], earn=True)
+    lengths = iter([0, 3, 9])
+    algo.fit = lambda model, replay: {"model/earned_length": float(next(lengths))}
+    told = [m["model/rollout_length"] for m in run(algo, 20) if "model/rollout_length" in m]
+    assert told == [1, 3, 4]
+    other = mbpo(rollout=[4, 4, 0, 1], earn=True)
+    other.remember(algo.memory())
+    assert other.length(20) == 4 and mbpo(rollout=[4, 4, 0, 1]).length(20) == 4
