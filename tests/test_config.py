@@ -117,10 +117,14 @@ def test_every_experiment_composes_and_holds_what_can_be(experiment: str) -> Non
     check(compose_config([f"experiment={experiment}"]))
 
 
+OF_IMAGES = {"frames": ["env=breakout"], "grid": ["env=minatar_breakout"]}
+"""What can be built for its own family alone."""
+
+
 def test_all_groups_and_options_compose_and_build(tmp_path: Path) -> None:
     for group in ("dynamics", "planner", "logger", "runtime"):
         for option in sorted(path.stem for path in (CONF / group).glob("*.yaml")):
-            cfg = compose_config([f"{group}={option}"])
+            cfg = compose_config([f"{group}={option}", *OF_IMAGES.get(option, [])])
             check(cfg)
             build_runner(cfg, RunFolder(tmp_path)).envs.close()
 
@@ -133,6 +137,7 @@ def test_several_loggers_compose() -> None:
 def every_config() -> list[DictConfig]:
     return [compose_config(small(recipe)) for recipe in RECIPES] + [
         compose_config(["planner=icem"]),
+        compose_config(["value=ddqn"]),
         compose_config(["algo=ddqn", "env=breakout", "encoder=impala"]),
         compose_config(["launcher=parallel"]),
         compose_config(["launcher=slurm"]),
@@ -187,6 +192,8 @@ def test_every_number_is_guarded(every_config: list[DictConfig]) -> None:
         "algo.planner.",
         "algo.dynamics.",
         "algo.policy.",
+        "algo.value.",
+        "value.policy.",
         "policy.encoder.",
         "dynamics.encoder.",
         "env.actions",

@@ -136,10 +136,11 @@ def test_several_environments_and_a_full_ring_resume_exactly(recipe: str, option
     ("recipe", "options"),
     [
         ("mpc_discrete", ["planner=icem", "planner.elites=4", "planner.iterations=2"]),
+        ("mpc_discrete", ["value=ddqn"]),
         ("mpc_continuous", ["planner=random_shooting", "dynamics.propagation=ts1", "dynamics.noise=0.01"]),
         ("mpc_continuous", ["dynamics.gaussian=true", "planner=icem", "planner.elites=4", "planner.iterations=2"]),
     ],
-    ids=["icem", "random_shooting", "gaussian"],
+    ids=["icem", "value", "random_shooting", "gaussian"],
 )
 def test_other_planners_and_models_resume_exactly(recipe: str, options: list[str], tmp_path: Path) -> None:
     kept = [word for word in arguments(recipe) if not word.startswith("planner.")]

@@ -6,5 +6,6 @@ from mbrl_lab.algo.mpc import MPC
 from mbrl_lab.algo.off_policy import OffPolicy
 from mbrl_lab.algo.on_policy import OnPolicy
 from mbrl_lab.algo.random import Random
+from mbrl_lab.algo.value import Value
 
-__all__ = ["MBPO", "MPC", "Dreamer", "OffPolicy", "OnPolicy", "Random"]
+__all__ = ["MBPO", "MPC", "Dreamer", "OffPolicy", "OnPolicy", "Random", "Value"]

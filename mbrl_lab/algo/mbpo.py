@@ -36,6 +36,7 @@ class MBPO(Learner):
     rollouts each time instead, and nothing real.
     `max_uncertainty`: rollouts stop before a step on which the elites disagree more, in standard deviations; 0: never.
     `explore_bonus`: so much reward for each unit of disagreement, in imagination.
+    `earn`: rollouts are no longer than the latest fit of a model of images says that it has earned, but one step.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class MBPO(Learner):
         reward_clip: float,
         max_uncertainty: float,
         explore_bonus: float,
+        earn: bool,
     ) -> None:
         model = dynamics(spec)
         felt = spec.of_features(model.dim) if isinstance(model, SequenceModel) else spec
@@ -71,6 +73,7 @@ class MBPO(Learner):
         self.warmup, self.every, self.starts, self.epoch, self.keep = warmup, every, starts, epoch, keep
         self.lengths, self.batch, self.updates, self.updates_every = tuple(rollout), batch, updates, updates_every
         self.reward_clip, self.max_uncertainty, self.explore_bonus = reward_clip, max_uncertainty, explore_bonus
+        self.earn, self.earned = earn, 1
         self.imagined: Imagined | None = None
 
     @torch.no_grad()
@@ -100,6 +103,7 @@ class MBPO(Learner):
         if self.real == self.batch:  # nothing would be learned from it
             return {}
         metrics = self.fit(self.model, replay) if isinstance(self.model, nn.Module) else {}
+        self.earned = max(1, int(metrics.get("model/earned_length", 1)))
         states = self.draw(replay, self.starts)
         if not self.on_policy:
             steps = self.imagine(states, step)
@@ -142,7 +146,8 @@ class MBPO(Learner):
         """How far rollouts go after so many environment steps."""
         low, high, first, last = self.lengths
         share = ((step - self.warmup) // self.epoch - first) / (last - first)
-        return int(low + (high - low) * min(max(share, 0.0), 1.0))
+        length = int(low + (high - low) * min(max(share, 0.0), 1.0))
+        return min(length, self.earned) if self.earn else length
 
     def allocate(self) -> None:
         if isinstance(self.fit, FitVisual) and isinstance(self.model, Visual):
@@ -156,10 +161,11 @@ class MBPO(Learner):
         return self.imagined
 
     def memory(self) -> dict[str, Any]:
-        return {} if self.imagined is None else self.imagined.memory()
+        return {"earned": self.earned} | ({} if self.imagined is None else self.imagined.memory())
 
     def remember(self, memory: dict[str, Any]) -> None:
-        if memory:
+        self.earned = memory.get("earned", 1)
+        if "rows" in memory:
             self.imagined_rows().remember(memory)
 
 

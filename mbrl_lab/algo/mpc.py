@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from mbrl_lab.algo.value import Prolonged, Value
 from mbrl_lab.dynamics.fit_visual import FitVisual
 from mbrl_lab.dynamics.visual import Visual
 from mbrl_lab.ops import crossed
@@ -17,7 +19,10 @@ from mbrl_lab.types import Algo, EnvSpec, Metrics, Planner, Step, Tree, WorldMod
 
 
 class MPC(Algo):
-    """Random actions for `warmup` steps, then plans; a model that learns is fitted then, and every `every` steps."""
+    """Random actions for `warmup` steps, then plans; a model that learns is fitted then, and every `every` steps.
+
+    With a `value` a plan is worth what is expected after it, too.
+    """
 
     ready: Tensor
 
@@ -29,10 +34,11 @@ class MPC(Algo):
         fit: Callable[[WorldModel, Replay], Metrics],
         warmup: int,
         every: int,
+        value: Callable[[EnvSpec], Value] | None = None,
     ) -> None:
         super().__init__()
         self.spec, self.model, self.planner, self.fit = spec, dynamics(spec), planner, fit
-        self.warmup, self.every = warmup, every
+        self.warmup, self.every, self.value = warmup, every, None if value is None else value(spec)
         self.register_buffer("ready", torch.zeros((), dtype=torch.bool))
         self.promise, self.seconds = torch.zeros(()), 0.0
 
@@ -46,7 +52,8 @@ class MPC(Algo):
         if not self.ready:
             return self.spec.random(batch, device), {"state": state, "plan": plan}
         began = time.monotonic()
-        action, plan = self.planner.plan(self.model, state, plan)
+        model = self.model if self.value is None else cast(WorldModel, Prolonged(self.model, self.value))
+        action, plan = self.planner.plan(model, state, plan)
         if explore:
             self.promise, self.seconds = plan["score"].mean(), taken(began, device)
         return action, {"state": state, "plan": plan}
@@ -60,6 +67,8 @@ class MPC(Algo):
         if after >= self.warmup and crossed(before - self.warmup, after - self.warmup, self.every):
             metrics |= self.fit(self.model, replay) if isinstance(self.model, nn.Module) else {}
             self.ready.fill_(True)
+        if self.value is not None:
+            metrics |= self.value.learn(replay, before, after, self.warmup)
         return metrics
 
 

@@ -16,6 +16,7 @@ from mbrl_lab.types import Candidates, EnvSpec, Tree, WorldModel
 def evaluate(model: WorldModel, state: Tree, sequences: Tensor, particles: int = 1, discount: float = 1.0) -> Tensor:
     """Mean return over particles [B, N] of sequences [B, N, H(, A)] from state [B]; -inf where anything is not finite.
 
+    A model that has a `value` of states [M] adds it to what a sequence gets, where the episode goes on after it.
     The model sees P * N * B rows ordered by particle, sequence, environment: an ensemble that gives each member a
     contiguous block of rows then shows every environment's sequences to all members.
     """
@@ -30,6 +31,8 @@ def evaluate(model: WorldModel, state: Tree, sequences: Tensor, particles: int =
         wide, outcome = model.imagine(wide, action)
         total = total + alive * outcome.reward
         alive = alive * outcome.discount * discount
+    if hasattr(model, "value"):
+        total = total + alive * model.value(wide)
     sane = total.isfinite() & alive.isfinite()
     return total.where(sane, -torch.inf).view(particles, count, batch).mean(0).T.contiguous()
 

@@ -176,6 +176,10 @@ class DDQN(nn.Module):
             return drawn
         return torch.where(random, drawn, self.greedy(features))
 
+    def value(self, features: Tensor) -> Tensor:
+        """[B]: the value of the best action."""
+        return self.head.value(self.online(features)).amax(-1)
+
     def greedy(self, features: Tensor) -> Tensor:
         """[B] actions of greatest value."""
         return self.head.value(self.online(features)).argmax(-1)

@@ -65,7 +65,7 @@ def examine(runner: Runner, algo: Algo, num: int = ENVS, steps: int = STEPS) -> 
 
 def windows(rows: Step, length: int, most: int) -> Step:
     """[length, N] windows of rows [T + 1, B] whose first two rows are of one episode, N at most `most`, evenly."""
-    starts = (~rows.first[1 : len(rows.first) - length + 1]).nonzero()
+    starts = (~rows.first[1 : len(rows.first) - length + 2]).nonzero()
     starts = starts[torch.linspace(0, len(starts) - 1, min(most, len(starts))).long().to(starts.device)]
     time = starts[:, 0] + torch.arange(length, device=starts.device).unsqueeze(-1)
     return rows.at((time, starts[:, 1]))

@@ -88,6 +88,7 @@ def mbpo(world: dict[str, float] | None = None, student: type[Student] = Student
     loop: dict[str, Any] = {
         "warmup": 10, "every": 5, "starts": 8, "epoch": 10, "keep": 1, "rollout": [1, 1, 0, 1], "real_ratio": 0.25,
         "batch": 40, "updates": 3, "updates_every": 1, "reward_clip": 0.0, "max_uncertainty": 0.0, "explore_bonus": 0.0,
+        "earn": False,
     }  # fmt: skip
     algo = MBPO(SPEC, lambda spec: World(spec, **(world or {})), student, Fitted(), **(loop | settings))  # type: ignore[arg-type]
     algo.allocate()
@@ -266,3 +267,48 @@ PPO = [
 def test_it_brings_a_point_to_its_goal(words: list[str], tmp_path: Path) -> None:
     """Going straight there costs about 1, acting at random about 8."""
     assert final_return("mbpo", 0, tmp_path, *QUICK, *words, steps=160) > -1.6
+
+
+def stacked_rollouts(starts: int, length: int, shade: int) -> Step:
+    """[length + 1, starts] rows of stacks of 3, each frame of its own grey: rollout n goes from 10 n + shade on."""
+    grey = shade + 10 * torch.arange(starts) + torch.arange(length + 1).unsqueeze(-1)
+    obs = torch.stack([grey, grey + 1, grey + 2], -1)[..., None, None].expand(-1, -1, -1, 4, 4).byte()
+    no = torch.zeros(length + 1, starts, dtype=torch.bool)
+    first = no.clone()
+    first[0] = True
+    return Step(no.long(), obs, grey.float(), no, first)
+
+
+def test_imagined_stacks_are_those_that_were_imagined() -> None:
+    spec = EnvSpec((3, 4, 4), torch.uint8, 2, discrete=True, stack=3)
+    rows = Imagined(spec, keep=2, starts=2, longest=3, device="cpu")
+    for length, shade in ((3, 0), (1, 40), (2, 80)):
+        rows.add(stacked_rollouts(2, length, shade))
+    assert len(rows.cells) == 2 * (1 + 2), "a transition for each imagined step of the two newest"
+    assert rows.replay.store.obs.shape[2:] == (4, 4), "a frame a row"
+    windows = rows.sample(500, 3)
+    obs, grey = windows.obs[..., 0, 0].long(), windows.reward.long()
+    assert not windows.first[0].any()
+    for t in range(3):
+        there = ~windows.first[: t + 1].any(0)
+        assert torch.equal(obs[t, there], grey[t, there, None] + torch.arange(3))
+    reached = {(int(g[0]), bool(~f[1]), bool(~f[1] & ~f[2])) for g, f in zip(grey.T, windows.first.T, strict=True)}
+    assert reached == {(g, True, False) for g in (40, 50, 81, 91)} | {(80, True, True), (90, True, True)}
+    again = Imagined(spec, keep=2, starts=2, longest=3, device="cpu")
+    again.remember(rows.memory())
+    torch.manual_seed(0)
+    one = rows.sample(50, 3)
+    torch.manual_seed(0)
+    other = again.sample(50, 3)
+    assert torch.equal(one.first, other.first) and torch.equal(one.obs[~one.first], other.obs[~one.first])
+
+
+def test_rollouts_are_as_long_as_the_model_has_earned() -> None:
+    algo = mbpo(rollout=[4, 4, 0, 1], earn=True)
+    lengths = iter([0, 3, 9])
+    algo.fit = lambda model, replay: {"model/earned_length": float(next(lengths))}
+    told = [m["model/rollout_length"] for m in run(algo, 20) if "model/rollout_length" in m]
+    assert told == [1, 3, 4]
+    other = mbpo(rollout=[4, 4, 0, 1], earn=True)
+    other.remember(algo.memory())
+    assert other.length(20) == 4 and mbpo(rollout=[4, 4, 0, 1]).length(20) == 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor
 
 from mbrl_lab import make_run
-from mbrl_lab.algo import MPC
+from mbrl_lab.algo import MPC, Value
+from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Metrics, Outcome, Step, Tree
 
 SPEC = EnvSpec((1,), torch.float32, 5, True)
@@ -169,3 +171,52 @@ def test_it_learns_cartpole(seed: int, tmp_path: Path) -> None:
     runner.envs.close()
     returns = [e.ret for e in runner.evaluate(5)]
     assert sum(returns) / 5 > 150
+
+
+class Critic(torch.nn.Module):
+    """Says what it saw; counts its updates."""
+
+    window = 2
+
+    def __init__(self, spec: EnvSpec) -> None:
+        super().__init__()
+        self.updates: list[tuple[int, float]] = []
+
+    def value(self, features: Tensor) -> Tensor:
+        return 7 * features
+
+    def update(self, steps: Step) -> Metrics:
+        self.updates.append((steps.reward.shape[1], float(steps.reward.max())))
+        return {"policy/loss": 0.0}
+
+
+class Shown(Model):
+    def features(self, state: Tree) -> Tensor:
+        return state
+
+
+def test_with_a_value_planners_see_what_comes_after_and_it_learns_after_the_warm_up() -> None:
+    seen: list[Any] = []
+
+    class Asking(Planner):
+        def plan(self, model: Any, state: Tensor, warm: Tree) -> tuple[Tensor, Tree]:
+            seen.append(model.value(state).tolist())
+            return super().plan(model, state, warm)
+
+    value = partial(Value, policy=Critic, batch=5, updates=2, every=3, reward_clip=1.0)  # type: ignore[arg-type]
+    algo = MPC(SPEC, lambda spec: Shown(), Asking(), lambda model, replay: {}, warmup=4, every=4, value=value)
+    replay = Replay(SPEC, 100, 1, 0)
+    for step in range(10):
+        replay.add(row([float(step)], [step == 0])._replace(reward=torch.full((1,), 3.0)))
+        if step:
+            algo.learn(replay, step - 1, step)
+    assert algo.value is not None
+    critic: Any = algo.value.policy
+    assert critic.updates == [(5, 1.0)] * 4, "at steps 6 and 9"
+    algo.act(row([2.0], [True]), None, explore=True)
+    assert seen == [[14.0]]
+
+
+def test_a_value_needs_a_policy_that_has_one() -> None:
+    with pytest.raises(ValueError, match=r"value\.policy is Linear, which knows no values: try policy=ddqn"):
+        Value(SPEC, lambda spec: torch.nn.Linear(1, 1), 1, 1, 1, 0.0)  # type: ignore[arg-type, return-value]
