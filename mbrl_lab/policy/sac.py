@@ -15,7 +15,7 @@ from mbrl_lab.nets.adam import Adam
 from mbrl_lab.nets.encoder import MakeEncoder
 from mbrl_lab.nets.ensemble import uniform
 from mbrl_lab.nets.mlp import mlp
-from mbrl_lab.nets.precision import differentiate
+from mbrl_lab.nets.precision import affordable, differentiate
 from mbrl_lab.ops import polyak
 from mbrl_lab.policy.soft import Categorical, Choices, SoftActor, SquashedGaussian
 from mbrl_lab.types import EnvSpec, Metrics, Step, Transition
@@ -78,7 +78,7 @@ class SAC(nn.Module):
 
     @torch.no_grad()
     def act(self, obs: Tensor, explore: bool) -> Tensor:
-        return self.kind.act(self.actor(self.encoder(obs)), explore)
+        return self.kind.act(affordable(self.actor, self.encoder(obs)), explore)
 
     def update(self, steps: Step) -> Metrics:
         return self.update_weighted(steps, torch.ones_like(steps.reward[0]))[0]
