@@ -45,7 +45,14 @@ def start(folder: Path, *more: str, before: tuple[str, ...] = (), **env: str) ->
     """The run, or another with more settings, in a process of its own."""
     command = [*before, sys.executable, str(TRAIN), *SETTINGS, *more, f"hydra.run.dir={folder}"]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env={**os.environ, **env})
+    return subprocess.Popen(
+        command, stdout=pipe, stderr=pipe, text=True, env={**os.environ, **env}, preexec_fn=heed_interrupts
+    )
+
+
+def heed_interrupts() -> None:
+    """What is started in the background of a shell ignores SIGINT, and so would the run."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def run(folder: Path, *more: str, **how: Any) -> tuple[int, str]:
