@@ -160,14 +160,13 @@ def small_disk(place: Path, mebibytes: int) -> Iterator[Path]:
 
 def full_disk(place: Path, calm: Path) -> Iterator[tuple[str, str]]:
     """The disk is full all of a sudden, and later it is not."""
-    with small_disk(place, 8) as disk:
+    with small_disk(place, 64) as disk:
         folder = disk / "run"
         process = run_until(folder, 60)
-        with (disk / "filler").open("wb") as filler:
+        with (disk / "filler").open("wb", buffering=0) as filler:
             while True:
                 try:
                     filler.write(bytes(4096))
-                    filler.flush()
                 except OSError:
                     break
         _, said = process.communicate(timeout=60)
