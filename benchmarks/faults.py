@@ -243,8 +243,8 @@ def damaged(place: Path, calm: Path) -> Iterator[tuple[str, str]]:
     yield "the newest rows of replay with one bit flipped", goes_on(folder, calm)
 
     for what, word in {"another algorithm": "algo=random", "a model of another size": "dynamics.width=16"}.items():
-        folder, state = copy(word)
-        other = place / f"other-{word}"
+        folder, state = copy(what.replace(" ", "-"))
+        other = place / f"{folder.name}-other"
         code, said = run(other, word, "steps=200")
         assert code == 0, said
         shutil.rmtree(state.parent)
