@@ -286,6 +286,8 @@ def test_the_same_command_goes_on_with_a_sweep_and_another_is_refused(
     assert code == 2 and "seed: 1 -> 2: choose another sweep_name" in error and len(error.splitlines()) == 1
     code, _, error = train("sweep_name=new", "seed=0,-1")
     assert code == 2 and "seed is -1" in error
+    code, _, error = train("sweep_name=new", "preset=mpc_cartpol")
+    assert code == 2 and "did you mean mpc_cartpole?" in error
     assert not (path.with_name("new") / "0").exists(), "no run begins before all can be"
     assert RunFolder(path / "0").status()["attempt"] == 1
 
