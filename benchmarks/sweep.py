@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 TRAIN = Path(__file__).resolve().parents[1] / "scripts" / "train.py"
-WORDS = ["algo=mpc", "env=cartpole", "steps=1500", "eval.every=0", "eval.final_episodes=2", "video.final=0"]
+WORDS = ["algo=mpc", "env=cartpole", "eval.every=0", "eval.final_episodes=2", "video.final=0"]
 
 
 def timed(words: list[str], cwd: str) -> tuple[float, float]:
@@ -33,14 +33,16 @@ def timed(words: list[str], cwd: str) -> tuple[float, float]:
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--runs", type=int, default=12)
+    p.add_argument("--steps", type=int, default=1500)
     p.add_argument("--workers", type=int, default=2)
     args = p.parse_args()
     with tempfile.TemporaryDirectory() as place:
         print(f"load of the machine before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores", flush=True)
-        alone, cpu = timed(["seed=0"], place)
+        alone, cpu = timed([f"steps={args.steps}", "seed=0"], place)
         print(f"one run alone   {alone:7.1f} s  {cpu:7.1f} s of a processor", flush=True)
         seeds = ",".join(map(str, range(args.runs)))
-        wall, all_cpu = timed([f"seed={seeds}", "launcher=parallel", f"launcher.workers={args.workers}"], place)
+        launcher = ["launcher=parallel", f"launcher.workers={args.workers}"]
+        wall, all_cpu = timed([f"steps={args.steps}", f"seed={seeds}", *launcher], place)
         print(f"{args.runs} runs         {wall:7.1f} s  {all_cpu:7.1f} s of a processor")
         ratio = wall / (args.runs / args.workers * alone)
         print(
