@@ -15,11 +15,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from mbrl_lab.config import ConfigError
 from mbrl_lab.sweep import parallel
 from mbrl_lab.sweep.command import main, to_retry
 from mbrl_lab.sweep.jobs import Job, Sweep, names, read_sweep
+from mbrl_lab.sweep.launch import hydra_flags
 from mbrl_lab.sweep.parallel import choose_places, run_parallel
 from mbrl_lab.sweep.start import SweepFailed, start
 from mbrl_lab.sweep.table import look, see, speed, table
@@ -284,5 +286,14 @@ def test_the_same_command_goes_on_with_a_sweep_and_another_is_refused(
     assert code == 2 and "seed: 1 -> 2: choose another sweep_name" in error and len(error.splitlines()) == 1
     code, _, error = train("sweep_name=new", "seed=0,-1")
     assert code == 2 and "seed is -1" in error
+    code, _, error = train("sweep_name=new", "preset=mpc_cartpol")
+    assert code == 2 and "did you mean mpc_cartpole?" in error
     assert not (path.with_name("new") / "0").exists(), "no run begins before all can be"
     assert RunFolder(path / "0").status()["attempt"] == 1
+
+
+def test_what_else_the_command_line_said_reaches_every_job() -> None:
+    sources = [{"provider": "main", "path": "/conf"}, {"provider": "command-line", "path": "/my conf"}]
+    own = ["hydra.mode=MULTIRUN", "hydra.sweep.dir=x", "hydra.verbose=true", "hydra/launcher=parallel"]
+    cfg = OmegaConf.create({"hydra": {"runtime": {"config_sources": sources}, "overrides": {"hydra": own}}})
+    assert hydra_flags(cfg) == ["--config-dir", "/my conf", "hydra.verbose=true"]

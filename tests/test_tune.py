@@ -6,11 +6,8 @@ import math
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
@@ -18,12 +15,11 @@ import pytest
 from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
+from other_process import held
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from mbrl_lab import config
 from mbrl_lab.config import CONF, ConfigError, check, compose_config
-from mbrl_lab.tracking import lock
-from mbrl_lab.tracking.lock import Lock
 from mbrl_lab.tune.command import main
 from mbrl_lab.tune.space import distribution, read_space
 from mbrl_lab.tune.study import base_preset, best, end, open_study, report, under_way, write_preset
@@ -158,39 +154,14 @@ def test_another_worker_goes_on_with_what_one_left(space_file: Path) -> None:
     assert [(t.state, t.value) for t in second.study.trials] == [(TrialState.COMPLETE, 9.3)]
 
 
-HOLD = """
-import sys, time
-from pathlib import Path
-import importlib.util
-spec = importlib.util.spec_from_file_location("lock", sys.argv[2])
-module = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(module)
-lock = module.Lock(Path(sys.argv[1]))
-assert lock.take()
-print("held", flush=True)
-time.sleep(60)
-"""
-
-
-@pytest.fixture
-def held(tmp_path: Path) -> Iterator[Path]:
-    """A lock that another process has."""
-    path = tmp_path / "study" / "trials" / "0000" / ".worker"
+def test_a_trial_in_another_workers_hands_is_left_alone(space_file: Path) -> None:
+    path = space_file.parent / "study" / "trials" / "0000" / ".worker"
     path.parent.mkdir(parents=True)
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(path), lock.__file__], stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None and process.stdout.readline() == "held\n"
-        yield path
-        process.kill()
-
-
-def test_a_trial_in_another_workers_hands_is_left_alone(space_file: Path, held: Path) -> None:
-    assert Lock(held).held_elsewhere() and not Lock(held).take()
-    work = worker(space_file, 1)
-    work.study.ask(dict(work.space.distributions))
-    assert [t.number for t in under_way(work.study)] == [0] and work.take_over() is None
-    assert not work.fill()
+    with held(path):
+        work = worker(space_file, 1)
+        work.study.ask(dict(work.space.distributions))
+        assert [t.number for t in under_way(work.study)] == [0] and work.take_over() is None
+        assert not work.fill()
 
 
 def test_what_is_not_a_number_never_wins(space_file: Path) -> None:

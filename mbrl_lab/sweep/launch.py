@@ -13,7 +13,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from mbrl_lab.config import ConfigError, check
+from mbrl_lab.config import ConfigError, check, refuse_unknown_preset
 from mbrl_lab.sweep.jobs import Job, Sweep, names, read_sweep
 from mbrl_lab.sweep.start import start
 from mbrl_lab.tracking.folder import AlreadyRunning, RunFolder, differences, plain
@@ -34,12 +34,12 @@ def launch(
     Raises ConfigError or SweepFailed, in one line.
     """
     path = Path(str(config.hydra.sweep.dir)).resolve()
-    jobs, waiting = [], []
+    jobs, waiting, flags = [], [], tuple(hydra_flags(config))
     for number, overrides in enumerate(job_overrides, first):
+        refuse_unknown_preset(overrides)
         cfg = compose_job(context, config, overrides, number)
         folder = path / str(cfg.hydra.sweep.subdir)
-        flags = hydra_flags(config)
-        job = Job(folder, tuple(overrides), tuple(flags), cfg.runtime.threads, str(cfg.runtime.device))
+        job = Job(folder, tuple(overrides), flags, cfg.runtime.threads, str(cfg.runtime.device))
         jobs.append(job)
         with open_dict(cfg):
             del cfg["hydra"]

@@ -135,7 +135,7 @@ class Checkpoint:
 
     def _read_rows(self, chunks: list[Chunk], first: int) -> Iterator[tuple[int, Step]]:
         for chunk in chunks:
-            step = Step(**read(self.directory / chunk.name)["rows"])
+            step = Step(**unpack(self.directory / chunk.name, mmap=True)["rows"])  # verified by then
             start = max(chunk.start, first)
             yield start, step.at(slice(start - chunk.start, None))
 
@@ -176,8 +176,8 @@ def chunks_of(content: Mapping[str, Any]) -> list[Chunk]:
 def chunks_in(path: Path) -> list[Chunk]:
     """Those that the state in a file names, its tensors left unread; none where there is no whole one."""
     try:
-        return chunks_of(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
-    except (OSError, RuntimeError, pickle.UnpicklingError):
+        return chunks_of(unpack(path, mmap=True))
+    except (OSError, ValueError):
         return []
 
 
@@ -194,8 +194,13 @@ def alone(x: Tensor) -> Tensor:
 def read(path: Path) -> dict[str, Any]:
     """A file of a checkpoint, on the CPU; ValueError if its format is unknown or it holds more than plain values."""
     verify(path)
+    return unpack(path)
+
+
+def unpack(path: Path, mmap: bool = False) -> dict[str, Any]:
+    """`read` without a look at checksums; with `mmap` the system reads tensors as they are used."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         raise ValueError(f"{path} holds more than tensors and plain values, so it is not opened") from error
     except RuntimeError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ def load_module_state(module: nn.Module, state: dict[str, Any]) -> None:
     parts, found = stateful(module), generators(module)
     for kind, names in {"weights": own.values(), "parts": parts, "generators": found}.items():
         check_names(kind, state[kind], names)
+    check_shapes(module.state_dict(), {name: state["weights"][plain] for name, plain in own.items()})
     module.load_state_dict({name: state["weights"][plain] for name, plain in own.items()})
     for name, part in parts.items():
         part.load_state_dict(state["parts"][name])
@@ -86,6 +87,14 @@ def check_names(kind: str, saved: Iterable[str], present: Iterable[str]) -> None
     if before != here:
         missing, unknown = sorted(before - here), sorted(here - before)
         raise ValueError(f"the checkpoint is of another model: only it has {kind} {missing}, only this run {unknown}")
+
+
+def check_shapes(here: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    """ValueError that shows the first weights whose shapes differ."""
+    for name, x in here.items():
+        if isinstance(x, Tensor) and x.shape != saved[name].shape:
+            shapes = f"{list(saved[name].shape)} in it, {list(x.shape)} here"
+            raise ValueError(f"the checkpoint is of another model: {bare(name)} has shape {shapes}")
 
 
 def generator_state(generator: torch.Generator | np.random.Generator) -> Any:

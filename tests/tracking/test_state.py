@@ -120,6 +120,8 @@ def test_another_model_is_refused_by_name(tmp_path: Path) -> None:
         load_module_state(other, state)
     with pytest.raises(ValueError, match=r"weights .*net\.0\.bias"):
         load_module_state(nn.Linear(1, 1), state)
+    with pytest.raises(ValueError, match=r"of another model: weight has shape \[1, 2\] in it, \[1, 3\] here"):
+        load_module_state(nn.Linear(3, 1), module_state(nn.Linear(2, 1)))
 
 
 def test_a_run_may_resume_with_its_modules_wrapped_for_compilation(tmp_path: Path) -> None:
