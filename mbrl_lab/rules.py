@@ -99,6 +99,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "algo.pretrain": integer(0),
     "algo.accumulate": integer(1),
     "algo.hybrid": integer(0),
+    "algo.latents": one_of("recomputed", "stored"),
     "algo.reward_clip": number(0),
     "encoder.hidden": integer(0, 65536),
     "encoder.width": integer(1, 64),
