@@ -53,9 +53,13 @@ class Replay:
 
     def sample(self, batch: int, length: int) -> Step:
         """[length, batch] windows, uniform over time and environments; they may span an episode's end."""
+        return self.read(self.windows(batch, length), length)
+
+    def windows(self, batch: int, length: int) -> Tensor:
+        """Cells [batch] where windows of `length` rows begin, uniform over time and environments."""
         row = self.oldest + torch.randint(self._starts(length), (batch,), generator=self.generator)
         env = torch.randint(self.num_envs, (batch,), generator=self.generator)
-        return self.read((row * self.num_envs + env).to(self.device), length)
+        return (row * self.num_envs + env).to(self.device)
 
     def draw(self, batch: int, length: int) -> tuple[Tensor, Tensor]:
         """Cells [batch] where windows of `length` rows begin, by their priorities, and how many times as probable as

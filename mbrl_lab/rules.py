@@ -112,6 +112,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "algo.pretrain": integer(0),
     "algo.accumulate": integer(1),
     "algo.hybrid": integer(0),
+    "algo.latents": one_of("recomputed", "stored"),
     "algo.reward_clip": number(0),
     "value.batch": integer(1),
     "value.updates": integer(1),

@@ -263,3 +263,13 @@ def test_a_killed_process_and_a_terminated_one_go_on(tmp_path: Path) -> None:
     assert third.returncode == 0, said
     assert RunFolder(folder).status()["state"] == "done" and RunFolder(folder).status()["attempt"] == 3
     assert_same_run(tmp_path / "a", folder)
+
+
+def test_stored_latents_resume_exactly(tmp_path: Path) -> None:
+    model = ["dynamics.units=16", "dynamics.groups=4", "dynamics.classes=4", "algo.hybrid=2", "algo.accumulate=2"]
+    words = arguments("dreamer_grid", "env.num=2", "checkpoint.every=37", "algo.latents=stored", *model)
+    words += ["replay.capacity=120", "dynamics.anneal_updates=30", "policy.anneal_updates=20", "policy.actor_tau=0.1"]
+    whole(words, tmp_path / "a")
+    stopped(words, tmp_path / "b", 83)
+    whole(words, tmp_path / "b")
+    assert_same_run(tmp_path / "a", tmp_path / "b")

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from mbrl_lab.algo.latents import Latents
+from mbrl_lab.dynamics.rssm import RSSM
 from mbrl_lab.dynamics.sequence import SequenceModel
 from mbrl_lab.ops import clipped, crossed
 from mbrl_lab.policy.actor_critic import ActorCritic
-from mbrl_lab.replay import Replay, free_memory, memory
+from mbrl_lab.replay import Replay, free_memory
+from mbrl_lab.replay import memory as bytes_of
 from mbrl_lab.types import Algo, EnvSpec, Metrics, Step, Tree
 
 
@@ -22,6 +26,8 @@ class Dreamer(Algo):
     The model learns from `batch` windows of as many rows as it wants, in `accumulate` parts. The policy learns from
     dreams of `horizon` steps, begun in `starts` of the states that the model was in, none of them an end; with `hybrid`
     above 0 its critic learns from the real rows too, at every so many updates.
+    `latents`: a window of a model with a memory begins with none (`recomputed`), or with that of its first row, kept
+    beside it and renewed whenever the model sees it (`stored`).
     """
 
     ready: Tensor
@@ -40,6 +46,7 @@ class Dreamer(Algo):
         starts: int,
         horizon: int,
         hybrid: int,
+        latents: str,
         reward_clip: float,
     ) -> None:
         super().__init__()
@@ -47,38 +54,63 @@ class Dreamer(Algo):
         self.policy = policy(spec.of_features(self.model.dim))
         self.warmup, self.pretrain, self.batch, self.accumulate = warmup, pretrain, batch, accumulate
         self.every, self.updates, self.starts, self.horizon = every, updates, starts, horizon
-        self.hybrid, self.reward_clip = hybrid, reward_clip
+        self.hybrid, self.stored, self.reward_clip = hybrid, latents == "stored", reward_clip
+        if self.stored and not isinstance(self.model, RSSM):
+            name = type(self.model).__name__
+            raise ValueError(f"algo.latents is {latents!r}; it must be recomputed with {name}, which has no memory")
+        self.latents: Latents | None = None
+        self.kept: dict[str, Any] = {}
+        self.seen: Tree = None
         self.register_buffer("ready", torch.zeros((), dtype=torch.bool))
 
     @torch.no_grad()
     def act(self, step: Step, carry: Tree | None, explore: bool) -> tuple[Tensor, Tree]:
         state = self.model.observe(carry, step)
+        self.seen = state if explore else self.seen
         if explore and not self.ready:
             return self.spec.random(len(step.first), step.first.device), state
         return self.policy.act(self.model.features(state), explore), state
 
     def learn(self, replay: Replay, before: int, after: int) -> Metrics:
         metrics: Metrics = {}
+        if self.stored:
+            self._latents(replay).put(replay.added - 2, self.seen)
         if after >= self.warmup > before:
             self.ready.fill_(True)
             for _ in range(self.pretrain):
-                metrics |= self.model.update(self._windows(replay), parts=self.accumulate)[1]
+                metrics |= self._update_model(replay)[2]
         for _ in range(self.updates * crossed(max(before, self.warmup), max(after, self.warmup), self.every)):
             metrics |= self._update(replay)
         return metrics
 
     def _update(self, replay: Replay) -> Metrics:
         """One gradient step of the model, and one of the policy."""
-        steps = self._windows(replay)
-        states, metrics = self.model.update(steps, parts=self.accumulate)
+        steps, states, metrics = self._update_model(replay)
         metrics |= self.policy.learn_in(self.model, self._begin(states, steps), self.horizon)
         if self.hybrid and int(self.policy.updates) % self.hybrid == 0:
             features = self.model.features(states).unflatten(0, steps.first.shape)
             metrics |= self.policy.update_critic(steps._replace(obs=features))
         return metrics
 
-    def _windows(self, replay: Replay) -> Step:
-        return clipped(replay.sample(self.batch, self.model.length), self.reward_clip)
+    def _update_model(self, replay: Replay) -> tuple[Step, Tree, Metrics]:
+        """One gradient step of the model; the windows [L, B] that it saw, and its states [L * B] there."""
+        cells = replay.windows(self.batch, self.model.length)
+        steps = clipped(replay.read(cells, self.model.length), self.reward_clip)
+        if not self.stored:
+            return steps, *self.model.update(steps, parts=self.accumulate)
+        latents = self._latents(replay)
+        states, metrics = self.model.update(steps, latents.read(cells), self.accumulate)
+        latents.renew(cells, states)
+        return steps, states, metrics
+
+    def _latents(self, replay: Replay) -> Latents:
+        """The states kept beside this replay, with what a checkpoint remembered of them."""
+        if self.latents is None:
+            assert isinstance(self.model, RSSM), type(self.model)
+            self.latents = Latents(self.model, replay)
+            if self.kept:
+                self.latents.load(self.kept)
+        return self.latents
 
     def _begin(self, states: Tree, steps: Step) -> Tree:
         """[starts] of the states [L * B] in which an episode goes on, drawn with replacement."""
@@ -87,7 +119,13 @@ class Dreamer(Algo):
         return tree_map_only(Tensor, lambda x: x[index], states)
 
     def allocate(self) -> None:
-        need, free = memory(self.spec, self.batch * self.model.length), free_memory(self.ready.device)
+        need, free = bytes_of(self.spec, self.batch * self.model.length), free_memory(self.ready.device)
         if need > free:
             asked = f"algo.batch={self.batch} windows of dynamics.length={self.model.length} rows"
             raise ValueError(f"{asked} need {need / 1e9:.1f} GB, where {free / 1e9:.1f} GB are free: make one smaller")
+
+    def memory(self) -> dict[str, Any]:
+        return {} if self.latents is None else self.latents.state()
+
+    def remember(self, memory: dict[str, Any]) -> None:
+        self.kept = memory

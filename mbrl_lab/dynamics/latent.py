@@ -76,11 +76,13 @@ class Latent(SequenceModel):
     def observe(self, state: Tree | None, step: Step) -> Tensor:
         return self._read(self.encode(self.see(self._scaled(step.obs)))).mean
 
-    def imagine(self, state: Tree, action: Tensor) -> tuple[Tensor, Outcome]:
+    def advance(self, state: Tree, action: Tensor) -> Tensor:
         after = self._follow(state, action)
-        z = after.sample() if self.gaussian else after.mean
-        discount = torch.sigmoid(-self.end(z).float().squeeze(-1))
-        return z, Outcome(self.head.mean(self.reward(z)), discount)
+        return after.sample() if self.gaussian else after.mean
+
+    def outcome(self, features: Tensor) -> Outcome:
+        going_on = torch.sigmoid(-self.end(features).float().squeeze(-1))
+        return Outcome(self.head.mean(self.reward(features)), going_on)
 
     def features(self, state: Tree) -> Tensor:
         return state

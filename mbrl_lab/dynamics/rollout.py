@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from mbrl_lab.types import EnvSpec, Policy, Step, Tree, WorldModel
+from mbrl_lab.types import EnvSpec, Outcome, Policy, Step, Tree, WorldModel
 
 Doubt = Callable[[Tree, Tensor], Tensor]
 """(state [B], action [B]) -> [B]: how little a model knows of what follows."""
@@ -63,21 +63,28 @@ class Dream(NamedTuple):
     valid: Tensor  # [H, B] bool: false where no transition lies between two rows
 
 
-def dream(model: WorldModel, choose: Callable[[Tensor], Tensor], state: Tree, horizon: int) -> Dream:
+class Dreamt(Protocol):
+    """What dreams ask of a model: its step and what that meant, one after the other or all at once."""
+
+    def features(self, state: Tree) -> Tensor: ...
+    def advance(self, state: Tree, action: Tensor) -> Tree: ...
+    def outcome(self, features: Tensor) -> Outcome: ...
+
+
+def dream(model: Dreamt, choose: Callable[[Tensor], Tensor], state: Tree, horizon: int) -> Dream:
     """What follows from states [B], with the gradients of all it consists of unless they are off.
 
-    Nothing ends here: where `rollout` draws whether an episode goes on, a dream keeps the probability.
+    Nothing ends here: where `rollout` draws whether an episode goes on, a dream keeps the probability. What steps pay
+    is asked for all of them at once.
     """
-    features, actions, outcomes = [model.features(state)], [], []
+    features, actions = [model.features(state)], []
     for _ in range(horizon):
         actions.append(choose(features[-1]))
-        state, outcome = model.imagine(state, actions[-1])
+        state = model.advance(state, actions[-1])
         features.append(model.features(state))
-        outcomes.append(outcome)
-    reward, discount = (torch.stack(x) for x in zip(*outcomes, strict=True))
-    return Dream(
-        torch.stack(features), torch.stack(actions), reward, discount, torch.ones_like(reward, dtype=torch.bool)
-    )
+    seen = torch.stack(features)
+    reward, discount = model.outcome(seen[1:])
+    return Dream(seen, torch.stack(actions), reward, discount, torch.ones_like(reward, dtype=torch.bool))
 
 
 def waking(steps: Step) -> Dream:

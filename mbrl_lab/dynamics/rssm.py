@@ -72,12 +72,13 @@ class RSSM(SequenceModel):
         state = self.begin(len(step.first), step.first.device) if state is None else state
         return self._infer(state, step.action, step.first, self._embed(step.obs))[0]
 
-    def imagine(self, state: Tree, action: Tensor) -> tuple[Tree, Outcome]:
+    def advance(self, state: Tree, action: Tensor) -> Tree:
         memory = self._remember(state["memory"], state["latent"], self.spec.encode(action))
-        after = {"memory": memory, "latent": self.draw(self._prior(memory))}
-        features = self.features(after)
+        return {"memory": memory, "latent": self.draw(self._prior(memory))}
+
+    def outcome(self, features: Tensor) -> Outcome:
         going_on = torch.sigmoid(-self.end(features).float().squeeze(-1))
-        return after, Outcome(self.head.mean(self.reward(features)), going_on)
+        return Outcome(self.head.mean(self.reward(features)), going_on)
 
     def features(self, state: Tree) -> Tensor:
         return torch.cat([state["memory"], state["latent"].flatten(-2)], -1)

@@ -18,7 +18,7 @@ from mbrl_lab.types import EnvSpec, Metrics, Outcome, Step, Tree
 class SequenceModel(nn.Module):
     """A WorldModel with features [B, `dim`], trained on windows of `length` rows by the loss of its class.
 
-    In the course of `anneal_updates` its learning rate falls to a hundredth; 0: never.
+    In the second half of `anneal_updates` its learning rate falls to a hundredth; 0: never.
     """
 
     dim: int
@@ -34,6 +34,15 @@ class SequenceModel(nn.Module):
         raise NotImplementedError
 
     def imagine(self, state: Tree, action: Tensor) -> tuple[Tree, Outcome]:
+        after = self.advance(state, action)
+        return after, self.outcome(self.features(after))
+
+    def advance(self, state: Tree, action: Tensor) -> Tree:
+        """The state that follows, without a word of what it pays."""
+        raise NotImplementedError
+
+    def outcome(self, features: Tensor) -> Outcome:
+        """What it meant to arrive in states with features [..., F]."""
         raise NotImplementedError
 
     def features(self, state: Tree) -> Tensor:

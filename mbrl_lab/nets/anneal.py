@@ -10,8 +10,8 @@ LEAST = 0.01
 
 
 def left(updates: Tensor, over: int) -> float:
-    """What is left, of 1 to begin with, after so many updates []: it falls linearly over so many; 0: never."""
-    return max(1 - int(updates) / over, LEAST) if over else 1.0
+    """What is left of 1 after so many updates []: all for half of `over`, then less and less until its end; 0: all."""
+    return min(max(2 - 2 * int(updates) / over, LEAST), 1.0) if over else 1.0
 
 
 def anneal(opt: torch.optim.Optimizer, lr: float, updates: Tensor, over: int) -> None:

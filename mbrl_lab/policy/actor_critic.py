@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from mbrl_lab.dynamics.rollout import Dream, dream, waking
+from mbrl_lab.dynamics.rollout import Dream, Dreamt, dream, waking
 from mbrl_lab.nets.actor import Categorical, ClippedGaussian, Distribution
 from mbrl_lab.nets.adam import Adam
 from mbrl_lab.nets.anneal import anneal, left
@@ -16,7 +16,7 @@ from mbrl_lab.nets.heads import begin_at_zero, head
 from mbrl_lab.nets.mlp import mlp
 from mbrl_lab.nets.precision import differentiate
 from mbrl_lab.ops import clip_norm, lambda_returns, polyak
-from mbrl_lab.types import EnvSpec, Metrics, Step, Tree, WorldModel
+from mbrl_lab.types import EnvSpec, Metrics, Step, Tree
 
 LOW, HIGH, MEMORY = 0.05, 0.95, 0.99
 """Returns are measured in units of the range between these quantiles, of which so much is remembered each update."""
@@ -64,7 +64,7 @@ class ActorCritic(nn.Module):
     there it is always `reinforce`. Returns are divided by their range, where that is above 1 (Hafner et al. 2023).
     `bins`: the critic is a distribution over so many (two-hot); 0: a number, in units of 1 / (1 - gamma).
     Evaluations show the actor with the mean of its latest weights, of which each update makes the share `actor_tau`.
-    In the course of `anneal_updates` learning rates and the entropy's weight fall to a hundredth; 0: never.
+    In the second half of `anneal_updates` learning rates and the entropy's weight fall to a hundredth; 0: never.
     """
 
     updates: Tensor
@@ -114,7 +114,7 @@ class ActorCritic(nn.Module):
     def act(self, features: Tensor, explore: bool) -> Tensor:
         return self.actor(features).sample() if explore else self.mean_actor(features).mode()
 
-    def learn_in(self, model: WorldModel, state: Tree, horizon: int) -> Metrics:
+    def learn_in(self, model: Dreamt, state: Tree, horizon: int) -> Metrics:
         """Learn from `horizon` imagined steps that begin in states [B]; the model stays as it is."""
         through = self.gradient == "dynamics"
         with torch.set_grad_enabled(through):

@@ -69,7 +69,7 @@ class Student(nn.Module):
 def dreamer(**settings: Any) -> Any:
     loop: dict[str, Any] = {
         "warmup": 6, "pretrain": 2, "batch": 5, "accumulate": 1, "every": 3, "updates": 1, "starts": 40, "horizon": 7,
-        "hybrid": 0, "reward_clip": 0.0,
+        "hybrid": 0, "latents": "recomputed", "reward_clip": 0.0,
     }  # fmt: skip
     return Dreamer(SPEC, Model, Student, **(loop | settings))  # type: ignore[arg-type]
 
@@ -157,7 +157,7 @@ RATES = ["dynamics.lr=3e-3", "policy.actor_lr=2e-3", "policy.critic_lr=3e-3", "a
 def test_it_brings_a_point_to_its_goal(hybrid: int, tmp_path: Path) -> None:
     """Going straight there costs about 1, acting at random about 8."""
     words = [*QUICK, *RATES, f"algo.hybrid={hybrid}", "preset=none"]
-    assert final_return("dreamer", 0, tmp_path, *words, "algo.every=1", steps=200) > -2.5
+    assert final_return("dreamer", 0, tmp_path, *words, "algo.every=1", steps=300) > -2.5
 
 
 def test_a_planner_in_a_recurrent_model_brings_it_there(tmp_path: Path) -> None:

@@ -1,0 +1,54 @@
+"""Latents: what a model inferred at each row of replay, so that windows may begin where it was."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mbrl_lab.dynamics.rssm import RSSM
+from mbrl_lab.replay import Replay
+from mbrl_lab.types import Tree
+
+
+class Latents:
+    """A ring of states beside a replay's ring of rows, each a memory and the numbers of its latents' classes.
+
+    `put` keeps what was inferred while acting; `renew` what a newer model infers at the same rows (Hafner et al. 2023).
+    """
+
+    def __init__(self, model: RSSM, replay: Replay) -> None:
+        self.model, self.replay = model, replay
+        places = replay.capacity_rows * replay.num_envs
+        self.memory = torch.zeros(places, model.units, device=replay.device)
+        self.classes = torch.zeros(places, model.groups, dtype=torch.int16, device=replay.device)
+
+    def put(self, row: int, state: Tree) -> None:
+        """Keep the states [num_envs] of a row."""
+        cells = row * self.replay.num_envs + torch.arange(self.replay.num_envs, device=self.memory.device)
+        self._write(cells, state)
+
+    def renew(self, cells: Tensor, states: Tree) -> None:
+        """Keep the states [L * B] of windows [L, B] that begin at cells [B], but for first rows, which were given."""
+        length = len(states["memory"]) // len(cells)
+        every = cells + torch.arange(length, device=cells.device)[:, None] * self.replay.num_envs
+        self._write(every[1:].flatten(), {key: x[len(cells) :] for key, x in states.items()})
+
+    def read(self, cells: Tensor) -> dict[str, Tensor]:
+        """The states [B] at cells [B]."""
+        place = cells % len(self.memory)
+        latent = torch.nn.functional.one_hot(self.classes[place].long(), self.model.classes).float()
+        return {"memory": self.memory[place], "latent": latent}
+
+    def _write(self, cells: Tensor, state: Tree) -> None:
+        place = cells % len(self.memory)
+        self.memory[place] = state["memory"].to(self.memory)
+        self.classes[place] = state["latent"].argmax(-1).to(self.classes)
+
+    def state(self) -> dict[str, Any]:
+        return {"memory": self.memory.cpu(), "classes": self.classes.cpu()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.memory.copy_(state["memory"])
+        self.classes.copy_(state["classes"])
