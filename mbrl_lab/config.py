@@ -130,6 +130,7 @@ def check_room(cfg: DictConfig) -> None:
     """ConfigError where replay cannot hold what is asked of it, or the run ends before anything is learned."""
     num, capacity = cfg.env.num, cfg.replay.capacity
     rows = 1 + max(OmegaConf.select(cfg, f"policy.{key}", default=1) for key in ("n_step", "n_step_start"))
+    rows = max(rows, sum(OmegaConf.select(cfg, f"dynamics.{key}", default=0) for key in ("history", "unroll")))
     if num * rows > capacity:
         most = f"it must be at most {capacity // rows}" if rows <= capacity else "replay.capacity must be larger"
         raise ConfigError(f"env.num is {num}; with replay.capacity={capacity} and {rows} rows for each {most}")

@@ -109,6 +109,14 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
         ["algo=ddqn", "policy.n_step=99", "replay.capacity=60", "algo.warmup=20"],
         ["env.num is 1", "100 rows for each", "replay.capacity must be larger"],
     ),
+    "a past longer than the replay": (
+        [
+            *["algo=mbpo", "env=minatar_breakout", "preset=none", "dynamics.history=60", "replay.capacity=50"],
+            *["algo.batch=8", "algo.warmup=20"],
+        ],
+        ["env.num is 1", "61 rows for each", "replay.capacity must be larger"],
+    ),
+    "target": (["algo=mbpo", "env=breakout", "dynamics.target=blur"], ["dynamics.target is 'blur'", "levels | delta"]),
     "half a score": (["+env.score={random: 1.7}"], ["env.score is {'random': 1.7}", "of random and of human"]),
     "a score of nothing": (["+env.score={random: 1, human: 1}"], ["two different returns"]),
     "a target of nothing": (["stop.target=9"], ["stop.target is 9", "stop.metric=eval/return"]),

@@ -65,7 +65,8 @@ class Ensemble(nn.Module):
     ) -> None:
         super().__init__()
         assert propagation in ("ts_inf", "ts1", "expectation"), propagation
-        assert len(spec.obs_shape) == 1, f"an ensemble predicts vectors, not observations of shape {spec.obs_shape}"
+        if len(spec.obs_shape) != 1:
+            raise ValueError(f"dynamics=ensemble predicts vectors, not {spec.obs_shape}: try dynamics=frames or grid")
         self.spec, self.members, self.gaussian, self.propagation, self.clip = spec, members, gaussian, propagation, clip
         self.noise, self.reward_fn, self.termination_fn = noise, reward_fn, termination_fn
         dim = spec.obs_shape[0]

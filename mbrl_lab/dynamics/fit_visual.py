@@ -50,6 +50,7 @@ class FitVisual(Fit):
 
     def __call__(self, model: Visual, replay: Replay) -> Metrics:  # type: ignore[override]
         train, test = self.split(self.windows(model, replay, model.unroll))
+        train = train[~self.held(train + (model.unroll - 1) * replay.num_envs)]
         train = train if len(train) else test
         if not len(train):
             most = model.lead + 1 + model.unroll
@@ -88,8 +89,12 @@ class FitVisual(Fit):
 
     def split(self, cells: Tensor) -> tuple[Tensor, Tensor]:
         """Those to train on, and the newest of those that never are: whole blocks, evenly spread."""
-        held = ((cells // BLOCK + 0.5).double() * GOLDEN).frac() < self.holdout
+        held = self.held(cells)
         return cells[~held], cells[held][-self.max_holdout :]
+
+    def held(self, cells: Tensor) -> Tensor:
+        """[N] bool: whether cells [N] are in blocks that are held out; the second block is, if any are."""
+        return ((cells // BLOCK).double() * GOLDEN + (1 - GOLDEN) + 1e-9).frac() < self.holdout
 
     def prepare(self, model: Visual, replay: Replay, train: Tensor) -> list[Tensor]:
         """Balance the model for what batches will hold; the cells of each kind of event that there is."""

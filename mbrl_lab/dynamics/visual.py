@@ -112,12 +112,12 @@ class Visual(nn.Module):
         """[N] from 0: the share of the pixels that change, by any member's word, of which members say different things,
         and the standard deviations over members of the probabilities of a reward and of an end; 0 with one member."""
         said = self.guesses(state, action)
-        frames = torch.stack([s.frame for s in said]).flatten(2).int()
-        old = state[:, -self.shape[0] :].flatten(1).int()
-        apart = (frames.amax(0) - frames.amin(0) > self.far).sum(-1)
-        changed = ((frames - old).abs() > self.far).any(0).sum(-1).clamp(min=1)
+        frames = torch.stack([s.frame for s in said]).flatten(2)
+        old, high, low = state[:, -self.shape[0] :].flatten(1), frames.amax(0), frames.amin(0)
+        apart = (high - low > self.far).sum(-1)
+        changed = (torch.maximum(high, old) - old > self.far) | (old - torch.minimum(low, old) > self.far)
         odds = torch.stack([torch.cat([s.reward[:, ::2], s.end[:, None]], -1) for s in said])
-        return apart / changed + odds.std(0, correction=0).sum(-1)
+        return apart / changed.sum(-1).clamp(min=1) + odds.std(0, correction=0).sum(-1)
 
     far = 16
     """Bytes that differ by more are different."""
@@ -158,7 +158,7 @@ class Visual(nn.Module):
     def update(self, steps: Step) -> tuple[Tensor, Metrics]:
         """Rows [lead + 1 + U, B] for all members alike, or [lead + 1 + U, K, B] for each its own: U steps to learn."""
         each = [self._of_member(steps, k) for k in range(self.members)]
-        self.opt.zero_grad(set_to_none=False)
+        self.opt.zero_grad()
         losses = [self._descend(k, rows) for k, rows in enumerate(each)]
         metrics: Metrics = {k: torch.stack([x[k] for x in losses]).mean() for k in losses[0]}
         if self.clip:
