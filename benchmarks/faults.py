@@ -242,7 +242,7 @@ def damaged(place: Path, calm: Path) -> Iterator[tuple[str, str]]:
     flip(max(state.parent.glob("rows-*.pt"), key=lambda path: path.stat().st_mtime_ns))
     yield "the newest rows of replay with one bit flipped", goes_on(folder, calm)
 
-    for what, word in {"another algorithm": "algo=random", "a model of another size": "dynamics.width=16"}.items():
+    for what, word in {"a deeper model": "dynamics.depth=3", "a smaller model": "dynamics.width=16"}.items():
         folder, state = copy(what.replace(" ", "-"))
         other = place / f"{folder.name}-other"
         code, said = run(other, word, "steps=200")

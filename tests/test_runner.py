@@ -275,6 +275,17 @@ def test_the_best_checkpoint_is_the_best(tmp_path: Path, monkeypatch: pytest.Mon
     assert saved == ["best.save"] * 2 and runner.best == 4.0
 
 
+def test_the_best_is_judged_by_the_metric_that_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = real(tmp_path, replace(FOREVER, best="eval/return_min"))
+    saved: Tape = []
+    monkeypatch.setattr(module, "Checkpoint", lambda path: Writes(saved, path.name))
+    with runner.tracker:
+        for low, high in ((1.0, 2.0), (0.0, 9.0), (1.5, 1.6)):
+            monkeypatch.setattr(runner, "evaluate", lambda *_, v=(low, high): [replace(EPISODE, ret=r) for r in v])
+            runner.judge()
+    assert saved == ["best.save"] * 2 and runner.best == 1.5
+
+
 class Bad(Drawing):
     """Its loss is no number from the 8th step on."""
 

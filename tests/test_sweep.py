@@ -274,7 +274,6 @@ def test_the_same_command_goes_on_with_a_sweep_and_another_is_refused(
             code = stop.code
         return code, *capfd.readouterr()
 
-    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(TRAIN))
     code, _, error = train()
     path = tmp_path / "outputs" / "sweeps" / "mine"
     assert code == 0, error

@@ -69,7 +69,7 @@ def submit(sweep: Sweep, jobs: Sequence[Job], wait: bool, requeues: int, **setti
             time.sleep(PAUSE)
     except KeyboardInterrupt:
         print("sweep     no longer waiting; the jobs go on (scancel ends them)", file=sys.stderr)
-        raise
+        raise SystemExit(130) from None
     return wait
 
 
