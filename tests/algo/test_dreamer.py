@@ -68,8 +68,8 @@ class Student(nn.Module):
 
 def dreamer(**settings: Any) -> Any:
     loop: dict[str, Any] = {
-        "warmup": 6, "pretrain": 2, "batch": 5, "ends": 0.0, "accumulate": 1, "every": 3, "updates": 1, "starts": 40, "horizon": 7,
-        "hybrid": 0, "latents": "recomputed", "reward_clip": 0.0,
+        "warmup": 6, "pretrain": 2, "batch": 5, "ends": 0.0, "accumulate": 1, "every": 3, "updates": 1, "starts": 40,
+        "horizon": 7, "hybrid": 0, "latents": "recomputed", "reward_clip": 0.0,
     }  # fmt: skip
     return Dreamer(SPEC, Model, Student, **(loop | settings))  # type: ignore[arg-type]
 
