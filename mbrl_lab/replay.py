@@ -61,6 +61,12 @@ class Replay:
         env = torch.randint(self.num_envs, (batch,), generator=self.generator)
         return (row * self.num_envs + env).to(self.device)
 
+    def endings(self, length: int) -> Tensor:
+        """Cells [M] where windows of `length` rows begin whose last row is terminal."""
+        row = torch.arange(self.oldest + length - 1, self.added, device=self.device)
+        cells = (row - length + 1)[:, None] * self.num_envs + torch.arange(self.num_envs, device=self.device)
+        return cells[self.store.terminal[row % self.capacity_rows]]
+
     def draw(self, batch: int, length: int) -> tuple[Tensor, Tensor]:
         """Cells [batch] where windows of `length` rows begin, by their priorities, and how many times as probable as
         if all were alike each was [batch]. A replay has windows of one length to draw, for ever."""

@@ -111,6 +111,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "algo.horizon": integer(1),
     "algo.pretrain": integer(0),
     "algo.accumulate": integer(1),
+    "algo.ends": number(0, 1),
     "algo.hybrid": integer(0),
     "algo.latents": one_of("recomputed", "stored"),
     "algo.reward_clip": number(0),

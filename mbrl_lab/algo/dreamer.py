@@ -23,9 +23,10 @@ class Dreamer(Algo):
     """Random actions for `warmup` steps, then `pretrain` updates of the model; from then on the policy acts, and every
     `every` steps model and policy learn `updates` times in turn.
 
-    The model learns from `batch` windows of as many rows as it wants, in `accumulate` parts. The policy learns from
-    dreams of `horizon` steps, begun in `starts` of the states that the model was in, none of them an end; with `hybrid`
-    above 0 its critic learns from the real rows too, at every so many updates.
+    The model learns from `batch` windows of as many rows as it wants, in `accumulate` parts. The share `ends` of them
+    lead to an end, as far as one was seen: where ends are rare and the model misses them, dreams go on beyond.
+    The policy learns from dreams of `horizon` steps, begun in `starts` of the states that the model was in, none of them
+    an end; with `hybrid` above 0 its critic learns from the real rows too, at every so many updates.
     `latents`: a window of a model with a memory begins with none (`recomputed`), or with that of its first row, kept
     beside it and renewed whenever the model sees it (`stored`).
     """
@@ -40,6 +41,7 @@ class Dreamer(Algo):
         warmup: int,
         pretrain: int,
         batch: int,
+        ends: float,
         accumulate: int,
         every: int,
         updates: int,
@@ -54,6 +56,7 @@ class Dreamer(Algo):
         self.policy = policy(spec.of_features(self.model.dim))
         self.warmup, self.pretrain, self.batch, self.accumulate = warmup, pretrain, batch, accumulate
         self.every, self.updates, self.starts, self.horizon = every, updates, starts, horizon
+        self.ends = ends
         self.hybrid, self.stored, self.reward_clip = hybrid, latents == "stored", reward_clip
         if self.stored and not isinstance(self.model, RSSM):
             name = type(self.model).__name__
@@ -94,7 +97,7 @@ class Dreamer(Algo):
 
     def _update_model(self, replay: Replay) -> tuple[Step, Tree, Metrics]:
         """One gradient step of the model; the windows [L, B] that it saw, and its states [L * B] there."""
-        cells = replay.windows(self.batch, self.model.length)
+        cells = self._cells(replay)
         steps = clipped(replay.read(cells, self.model.length), self.reward_clip)
         if not self.stored:
             return steps, *self.model.update(steps, parts=self.accumulate)
@@ -102,6 +105,14 @@ class Dreamer(Algo):
         states, metrics = self.model.update(steps, latents.read(cells), self.accumulate)
         latents.renew(cells, states)
         return steps, states, metrics
+
+    def _cells(self, replay: Replay) -> Tensor:
+        """[batch] cells where windows begin, the first ones those that lead to an end."""
+        cells = replay.windows(self.batch, self.model.length)
+        endings = replay.endings(self.model.length) if self.ends else cells[:0]
+        count = int(self.batch * self.ends) if len(endings) else 0
+        drawn = torch.randint(max(len(endings), 1), (count,), device=endings.device)
+        return torch.cat([endings[drawn], cells[count:]])
 
     def _latents(self, replay: Replay) -> Latents:
         """The states kept beside this replay, with what a checkpoint remembered of them."""

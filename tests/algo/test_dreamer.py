@@ -68,8 +68,8 @@ class Student(nn.Module):
 
 def dreamer(**settings: Any) -> Any:
     loop: dict[str, Any] = {
-        "warmup": 6, "pretrain": 2, "batch": 5, "accumulate": 1, "every": 3, "updates": 1, "starts": 40, "horizon": 7,
-        "hybrid": 0, "latents": "recomputed", "reward_clip": 0.0,
+        "warmup": 6, "pretrain": 2, "batch": 5, "ends": 0.0, "accumulate": 1, "every": 3, "updates": 1, "starts": 40,
+        "horizon": 7, "hybrid": 0, "latents": "recomputed", "reward_clip": 0.0,
     }  # fmt: skip
     return Dreamer(SPEC, Model, Student, **(loop | settings))  # type: ignore[arg-type]
 
@@ -103,6 +103,14 @@ def test_dreams_begin_in_states_that_are_no_ends() -> None:
     assert begun.shape == (8 * 40, 2) and (begun[:, 1] == 2).all(), "states, not observations"
     times = begun[:, 0] / 2
     assert not (times % 4 == 3).any() and len(times.unique()) > 10
+
+
+def test_a_share_of_windows_leads_to_an_end() -> None:
+    algo = dreamer(ends=0.5)
+    run(algo, 30)
+    last = torch.cat([s.terminal[-1, :2] for s in algo.model.steps])
+    assert last.all() and not all(s.terminal[-1, 2:].all() for s in algo.model.steps)
+    assert {int(s.obs[-1, 0, 0]) % 4 for s in algo.model.steps} == {3}
 
 
 def test_the_hybrid_learns_from_real_rows_as_the_model_sees_them() -> None:
