@@ -53,6 +53,7 @@ def play(game: str, steps: int, seed: int, stack: int) -> Replay:
     """A replay of so many steps of players from random to good."""
     rules: dict[str, Any] = {"protocol": "100k", "frame_skip": 4, "serve": True, "actions": None}
     make = partial(AtariVector, game=GAMES[game][0], frame_stack=stack, **rules)
+    torch.manual_seed(seed)
     envs = Envs(make, NUM, seed, make_vector=make)
     replay = Replay(envs.spec, steps + 32 * NUM, NUM, seed)
     random = torch.cat([torch.ones(NUM // 4), torch.linspace(0.5, 0.02, NUM - NUM // 4)])
@@ -180,7 +181,7 @@ def main() -> None:
     args = parsed()
     torch.manual_seed(args.seed)
     keep_freed_memory()
-    replay, unseen = play(args.game, args.steps, args.seed, 4), play(args.game, args.held_out, args.seed + 1, 4)
+    unseen, replay = play(args.game, args.held_out, args.seed + 1, 4), play(args.game, args.steps, args.seed, 4)
     spec: EnvSpec = replay.spec
     model = Frames(
         spec, args.members, args.history, args.unroll, args.width, args.depth, args.target, args.lr, args.clip

@@ -38,5 +38,8 @@ def small(recipe: str) -> list[str]:
     words = [f"algo={algo}", f"env={env_of(family)}", "debug=smoke"]
     cfg = compose_config(words)
     fewer = [f"{key}={n}" for key, n in SMALL.items() if OmegaConf.select(cfg, key) is not None]
+    if OmegaConf.select(cfg, "dynamics.target") is not None:  # frames: many pixels, and long episodes
+        fewer += ["dynamics.width=8", "dynamics.members=2"]
+        fewer += ["planner.population=4", "planner.horizon=2"] if "planner" in cfg.algo else []
     short = [SHORT] if cfg.env.make._target_ == "mbrl_lab.env.make_gym" else []
     return [*words, *fewer, *short, "env.num=1", "video.final=0", "steps=220"]

@@ -67,8 +67,7 @@ class LevelNet(FrameNet):
         error = F.binary_cross_entropy_with_logits(gate, changes.float(), reduction="none").sum((1, 2, 3))
         level = self._levels(features, changes.any(-1))[changes[changes.any(-1)]]
         wrong = F.cross_entropy(level, (new[changes] // STEP).long(), reduction="none")
-        row = changes.nonzero()[:, 0]
-        error = error.index_add(0, row, LEVEL * wrong)
+        error = error + LEVEL * torch.zeros_like(gate).masked_scatter(changes, wrong).sum((1, 2, 3))
         return FRAME * error, logits, self._decide(old, features, gate) if on else frame
 
     def forward(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:

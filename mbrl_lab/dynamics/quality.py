@@ -133,8 +133,7 @@ def recall_of(parts: Parts, seen: OpenLoop) -> dict[str, Tensor]:
         for name, part in true.items():
             counts = seen.valid[h] & part.visible & past[0][name].visible & past[1][name].visible
             right = matches(predicted[name], part) & counts
-            share = right.sum() / counts.sum() if counts.any() else torch.tensor(torch.nan)
-            found.setdefault(name, []).append(share)
+            found.setdefault(name, []).append(right.sum() / counts.sum())
     return {name: torch.stack(x) for name, x in found.items()}
 
 
