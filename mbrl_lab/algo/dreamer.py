@@ -25,8 +25,8 @@ class Dreamer(Algo):
 
     The model learns from `batch` windows of as many rows as it wants, in `accumulate` parts. The share `ends` of them
     lead to an end, as far as one was seen: where ends are rare and the model misses them, dreams go on beyond.
-    The policy learns from dreams of `horizon` steps, begun in `starts` of the states that the model was in, none of them
-    an end; with `hybrid` above 0 its critic learns from the real rows too, at every so many updates.
+    The policy learns from dreams of `horizon` steps, begun in `starts` of the states the model was in, none an end;
+    with `hybrid` above 0 its critic learns from the real rows too, at every so many updates.
     `latents`: a window of a model with a memory begins with none (`recomputed`), or with that of its first row, kept
     beside it and renewed whenever the model sees it (`stored`).
     """
