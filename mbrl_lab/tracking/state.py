@@ -92,7 +92,8 @@ def check_names(kind: str, saved: Iterable[str], present: Iterable[str]) -> None
 def check_shapes(here: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
     """ValueError that shows the first weights whose shapes differ."""
     for name, x in here.items():
-        if isinstance(x, Tensor) and x.shape != saved[name].shape:
+        extra = name.endswith("_extra_state")  # whose shape is for its module to know
+        if not extra and isinstance(x, Tensor) and x.shape != saved[name].shape:
             shapes = f"{list(saved[name].shape)} in it, {list(x.shape)} here"
             raise ValueError(f"the checkpoint is of another model: {bare(name)} has shape {shapes}")
 

@@ -295,7 +295,7 @@ def test_members_learn_from_rows_of_their_own() -> None:
 
 
 def test_spaces_it_cannot_predict() -> None:
-    with pytest.raises((AssertionError, ValueError), match="observations of shape"):
+    with pytest.raises((AssertionError, ValueError), match="predicts vectors, not"):
         ensemble(EnvSpec((4, 84, 84), torch.uint8, 6, True))
 
 
