@@ -250,7 +250,8 @@ def closing(folder: RunFolder, final: dict[str, float], episodes: int, pictures:
     if "final/hns" in final:
         lines[0] += f"; {final['final/hns']:.3f} of human"
     lines += [f"video     {path}" for path in videos]
-    lines += [f"{'picture' if path.suffix == '.png' else 'numbers'}   {path}" for path in pictures]
+    kinds = {".png": "picture", ".mp4": "video"}
+    lines += [f"{kinds.get(path.suffix, 'numbers'):9} {path}" for path in pictures]
     return "\n".join([*lines, f"evaluate  python scripts/evaluate.py {folder.path}"])
 
 

@@ -49,7 +49,7 @@ def _unknown(key: str, overrides: Sequence[str], conf: Path, keys: set[str]) -> 
     given = next((o for o in overrides if re.match(rf"[+~]*{re.escape(key)}(=|$)", o)), key)
     head = key.partition(".")[0].partition("/")[0]
     if (conf / head).is_dir() and head not in {k.partition(".")[0] for k in keys}:
-        algo = next((o.partition("=")[2] for o in overrides if o.startswith("algo=")), "mpc")
+        algo = next((o.partition("=")[2] for o in reversed(overrides) if o.startswith("algo=")), "mpc")
         return f"{given}: algo={algo} uses no {head}; leave it out"
     groups = {p.name for p in conf.iterdir() if p.is_dir()}
     names = {p for k in keys for p in _prefixes(k)} | groups

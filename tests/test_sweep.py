@@ -280,7 +280,7 @@ def test_the_same_command_goes_on_with_a_sweep_and_another_is_refused(
     assert [RunFolder(path / k).status()["state"] for k in "01"] == ["done", "done"]
     assert [RunFolder(path / k).config()["seed"] for k in "01"] == [0, 1]
     code, said, _ = train()
-    assert code == 0 and "0 to run, 2 done or running" in said
+    assert code == 0 and "0 to run, 2 left as they are" in said
     code, _, error = train("seed=0,2")
     assert code == 2 and "seed: 1 -> 2: choose another sweep_name" in error and len(error.splitlines()) == 1
     code, _, error = train("sweep_name=new", "seed=0,-1")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from mbrl_lab.policy.actor_critic import ActorCritic
 from mbrl_lab.replay import Replay, free_memory
 from mbrl_lab.replay import memory as bytes_of
 from mbrl_lab.types import Algo, EnvSpec, Metrics, Step, Tree
+
+Part = TypeVar("Part")
 
 
 class Dreamer(Algo):
@@ -52,8 +54,8 @@ class Dreamer(Algo):
         reward_clip: float,
     ) -> None:
         super().__init__()
-        self.spec, self.model = spec, dynamics(spec)
-        self.policy = policy(spec.of_features(self.model.dim))
+        self.spec, self.model = spec, able(dynamics(spec), "dim", "dynamics=latent or rssm_xs, rssm_s, rssm_m")
+        self.policy = able(policy(spec.of_features(self.model.dim)), "learn_in", "policy=actor_critic")
         self.warmup, self.pretrain, self.batch, self.accumulate = warmup, pretrain, batch, accumulate
         self.every, self.updates, self.starts, self.horizon = every, updates, starts, horizon
         self.ends = ends
@@ -140,3 +142,10 @@ class Dreamer(Algo):
 
     def remember(self, memory: dict[str, Any]) -> None:
         self.kept = memory
+
+
+def able(part: Part, verb: str, choices: str) -> Part:
+    """The part, if it has what Dreamer asks of it."""
+    if not hasattr(part, verb):
+        raise ValueError(f"algo=dreamer cannot learn with {type(part).__name__}; it must be {choices}")
+    return part

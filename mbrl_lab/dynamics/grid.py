@@ -10,6 +10,9 @@ from mbrl_lab.dynamics.visual import Net, Visual
 from mbrl_lab.nets.dilated import Dilated, Pooled
 from mbrl_lab.types import EnvSpec
 
+LARGEST = 32
+"""Cells of a side; what is larger is an image."""
+
 SELDOM = -4.0
 """With what logit a change begins."""
 
@@ -58,6 +61,9 @@ class Grid(Visual):
         lr: float,
         clip: float,
     ) -> None:
+        if max(spec.obs_shape[1:], default=0) > LARGEST:
+            size = " x ".join(map(str, spec.obs_shape[1:]))
+            raise ValueError(f"dynamics=grid predicts cells of 0 and 1, not images of {size}: try dynamics=frames")
         channels = spec.obs_shape[0] // spec.stack
 
         def make() -> Net:

@@ -119,7 +119,9 @@ def draw_open_loop(runner: Runner, model: SequenceModel, home: Path) -> tuple[st
     rows = by_step(seen)
     said = table([row for row in rows if row["steps"] in (0, *SHOWN)])
     paths = [write_csv(rows, home / "open_loop.csv")]
-    title = f"{runner.folder.path.name}: {CONTEXT} rows seen, then {AHEAD} imagined with the actions that were taken"
+    title = (
+        f"{runner.folder.path.name}: {CONTEXT} rows seen, then up to {AHEAD} imagined with the actions that were taken"
+    )
     if seen.true.ndim == 3:
         return said, [*paths, draw_vectors(seen, rows, title, home / "open_loop.png")]
     write_video(home / "open_loop.mp4", frames(seen), FPS)
@@ -156,7 +158,7 @@ def draw_vectors(seen: OpenLoop, rows: list[dict[str, float]], title: str, path:
 def draw_images(seen: OpenLoop, title: str, path: Path) -> Path:
     """Rows of pictures of one window: the truth, what was told, and how far they are apart."""
     window = typical(seen)
-    columns = [*range(CONTEXT), *range(CONTEXT, len(seen.true), AHEAD // 9)]
+    columns = [*range(CONTEXT), *range(CONTEXT, int(seen.valid[:, window].sum()), AHEAD // 9)]
     strip = np.concatenate([pictures(seen, window, t) for t in columns], 1)
     figure, (at,) = grid(1, 1, title)
     figure.set_size_inches(1.2 * len(columns), 4.4)

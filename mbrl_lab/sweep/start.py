@@ -16,7 +16,7 @@ class SweepFailed(ValueError):
 
 def start(sweep: Sweep, jobs: Sequence[Job], skipped: int = 0) -> None:
     """Run or submit these jobs. Raises SweepFailed once all have ended, if some did not end well."""
-    print(f"sweep     {sweep.path}: {len(jobs)} to run, {skipped} done or running", flush=True)
+    print(f"sweep     {sweep.path}: {len(jobs)} to run, {skipped} left as they are", flush=True)
     if not jobs:
         return
     settings = {key: value for key, value in sweep.launcher.items() if key != "kind"}

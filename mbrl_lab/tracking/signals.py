@@ -12,7 +12,7 @@ from typing import Any
 NAMES = ("SIGTERM", "SIGINT", "SIGUSR2")
 
 
-STOPPED = "stopped: the same command with the same hydra.run.dir goes on from the last save"
+STOPPED = "stopped: the same command with the same hydra.run.dir, or sweep_name, goes on from the last save"
 
 
 class Signals:

@@ -53,6 +53,8 @@ def tune(args: argparse.Namespace, script: Path) -> None:
     Worker(study, space, path, script, args.trials, args.workers).run()
     found, preset = best(study), write_preset(study, space, path / PRESET)
     if found is None or preset is None:
-        raise ConfigError(f"no trial came to an end: python scripts/sweep.py status {path} says why")
+        raise ConfigError(
+            f"no trial came to a finite {space.metric}: python scripts/sweep.py status {path} shows the runs"
+        )
     print(f"best      trial {found.number}: {space.metric} {found.value:.4g}")
     print(f"preset    {preset}\n          copied to conf/preset/NAME.yaml it is used by preset=NAME")

@@ -133,6 +133,12 @@ def test_it_acts_at_random_until_the_warm_up_is_over_and_remembers_its_belief() 
     assert [c is None for c in algo.model.carried] == [True, True, False] and algo.model.carried[2] is carry
 
 
+@pytest.mark.parametrize("part", ["dynamics=ensemble", "policy=ppo"])
+def test_parts_that_it_cannot_learn_with_are_refused(part: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^algo=dreamer cannot learn with (Ensemble|PPO); it must be (dynam|polic)"):
+        make_run("dreamer", "cartpole", part, "preset=none", folder=tmp_path)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

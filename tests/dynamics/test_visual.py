@@ -208,6 +208,10 @@ def test_ensembles_learn_each_from_rows_of_its_own() -> None:
         (lambda: Grid(EnvSpec((4,), torch.float32, 2, True), 1, 1, 1, 8, 1, 1e-3, 0.0), "uint8 images"),
         (lambda: frames(history=1), "dynamics.history is 1; it must be at least env.frame_stack, 2"),
         (lambda: frames(EnvSpec((2, 18, 16), torch.uint8, 3, True, 2)), "no multiples of 4"),
+        (
+            lambda: Grid(EnvSpec((4, 84, 84), torch.uint8, 3, True, 4), 1, 4, 1, 8, 1, 1e-3, 0.0),
+            "images of 84 x 84: try",
+        ),
         (lambda: frames(EnvSpec((4, 12, 12), torch.uint8, 3, True)), "not 4 channels: try grid"),
     ],
 )
