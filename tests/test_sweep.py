@@ -7,6 +7,7 @@ import json
 import os
 import runpy
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -23,7 +24,7 @@ from mbrl_lab.sweep.command import main, to_retry
 from mbrl_lab.sweep.jobs import Job, Sweep, names, read_sweep
 from mbrl_lab.sweep.launch import hydra_flags
 from mbrl_lab.sweep.parallel import choose_places, run_parallel
-from mbrl_lab.sweep.start import SweepFailed, start
+from mbrl_lab.sweep.start import LOCK, SweepFailed, start
 from mbrl_lab.sweep.table import look, see, speed, table
 from mbrl_lab.tracking.folder import RunFolder
 from mbrl_lab.tracking.provenance import born
@@ -219,6 +220,21 @@ def test_the_script_retries_and_collects(tmp_path: Path, capsys: pytest.CaptureF
     capsys.readouterr()
     assert main(["status", str(sweep.path)], TRAIN) == 0
     assert "1 done, 1 waiting" in capsys.readouterr().out
+
+
+def test_one_command_at_a_time_starts_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = sweep_of(tmp_path, "work")
+    sweep.write()
+    hold = f"from mbrl_lab.tracking.lock import Lock; k = Lock(__import__('pathlib').Path({str(sweep.path / LOCK)!r}))"
+    words = [sys.executable, "-c", f"{hold}; print(k.take(), flush=True); input()"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "True\n"
+        assert main(["retry", str(sweep.path)], TRAIN) == 2
+        assert "another command is still starting the runs of" in capsys.readouterr().err
+        assert states(sweep) == ["waiting"]
+        other.communicate("\n")
+    assert main(["retry", str(sweep.path)], TRAIN) == 0
+    assert states(sweep) == ["done"]
 
 
 @pytest.mark.parametrize(

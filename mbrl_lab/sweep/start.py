@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from mbrl_lab.config import ConfigError
 from mbrl_lab.sweep.jobs import Job, Sweep
 from mbrl_lab.sweep.parallel import run_parallel
 from mbrl_lab.sweep.slurm import submit
 from mbrl_lab.tracking.folder import RunFolder
+from mbrl_lab.tracking.lock import Lock
+
+LOCK = ".lock"
+"""In a sweep's folder: held by the command that deals its runs to processes."""
 
 
 class SweepFailed(ValueError):
@@ -24,10 +29,22 @@ def start(sweep: Sweep, jobs: Sequence[Job], skipped: int = 0) -> None:
         if not submit(sweep, jobs, **settings):
             return
     else:
-        run_parallel(sweep, jobs, **settings)
+        alone(sweep, lambda: run_parallel(sweep, jobs, **settings))
     wrong = [job for job in jobs if RunFolder(job.folder).status().get("state") != "done"]
     if wrong:
         where = ", ".join(job.folder.name for job in wrong[:10])
         raise SweepFailed(
             f"{len(wrong)} of {len(jobs)} runs are not done ({where}): python scripts/sweep.py status {sweep.path}"
         )
+
+
+def alone(sweep: Sweep, work: Callable[[], None]) -> None:
+    """Do it while no other command starts runs of this sweep. ConfigError where one does."""
+    sweep.path.mkdir(parents=True, exist_ok=True)
+    lock = Lock(sweep.path / LOCK)
+    if not lock.take():
+        raise ConfigError(f"another command is still starting the runs of {sweep.path}: wait for it, or stop it")
+    try:
+        work()
+    finally:
+        lock.release()
