@@ -147,8 +147,7 @@ def signalled(place: Path, calm: Path) -> Iterator[tuple[str, str]]:
 @contextmanager
 def small_disk(place: Path, mebibytes: int) -> Iterator[Path]:
     """A file system of its own."""
-    disk = place / "disk"
-    disk.mkdir()
+    disk = Path(tempfile.mkdtemp(prefix="disk", dir=place))
     command = ["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m", "tmpfs", str(disk)]
     if subprocess.run(command, capture_output=True).returncode:
         raise Skipped("needs the right to mount a tmpfs")

@@ -24,7 +24,7 @@ from mbrl_lab.tracking.folder import RunFolder
 
 TRAIN = Path(__file__).parents[1] / "scripts" / "train.py"
 SETTINGS = [
-    *("debug=smoke", "steps=600", "log_every=10", "checkpoint.every=20", "eval.every=100", "video.final=0"),
+    *("debug=smoke", "steps=2000", "log_every=10", "checkpoint.every=20", "eval.every=100", "video.final=0"),
     *("planner.horizon=8", "planner.population=64"),
 ]
 FILES = ("episodes.jsonl", "actions.bin")
@@ -36,7 +36,7 @@ def test_where_there_is_no_slurm_it_is_one_line(tmp_path: Path, monkeypatch: pyt
         submit(Sweep(tmp_path, "x", ".", {}, {}), [], wait=False, requeues=1)
 
 
-def wait_for(happened: Callable[[], bool], what: str, seconds: float = 150) -> None:
+def wait_for(happened: Callable[[], bool], what: str, seconds: float = 400) -> None:
     until = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < until, f"{what}: it never came"
@@ -61,7 +61,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 def test_requeued_signalled_and_killed_jobs_leave_no_trace(tmp_path: Path) -> None:
     command = [sys.executable, str(TRAIN), *SETTINGS]
     subprocess.run([*command, f"hydra.run.dir={tmp_path / 'calm'}"], check=True, capture_output=True)
-    settings = ["launcher=slurm", "launcher.wait=false", "launcher.minutes=5", "launcher.memory_gb=null"]
+    settings = ["launcher=slurm", "launcher.wait=false", "launcher.minutes=15", "launcher.memory_gb=null"]
     four = "name=signalled,requeued,killed,left"  # one config and one seed: the name changes nothing
     subprocess.run([*command, *settings, four, "sweep_name=x"], check=True, cwd=tmp_path, capture_output=True)
     path = tmp_path / "outputs" / "sweeps" / "x"
