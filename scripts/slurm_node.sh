@@ -20,6 +20,11 @@ if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
 	exit 1
 fi
 
+if [ -s /etc/slurm/slurm.conf ] && ! grep -q '^ClusterName=one_node$' /etc/slurm/slurm.conf; then
+	echo "slurm_node.sh: /etc/slurm/slurm.conf is of another cluster, which does not answer; it is left alone" >&2
+	exit 1
+fi
+
 if ! command -v slurmctld >/dev/null || ! command -v slurmd >/dev/null || ! command -v munged >/dev/null; then
 	apt-get update -qq
 	DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes slurmctld slurmd slurm-client munge >/dev/null
