@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from recipes import RECIPES, small
+from runs import metrics
 from torch.utils._pytree import tree_leaves
 
 from mbrl_lab import make_run
@@ -56,12 +56,6 @@ def stopped(words: list[str], folder: Path, after: int) -> None:
     with pytest.raises(Stopped):
         runner.run()
     runner.envs.close()
-
-
-def metrics(folder: Path) -> list[dict[str, Any]]:
-    """Rows of metrics.jsonl without what is measured with a clock."""
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
 
 
 def same(a: Any, b: Any) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -10,9 +9,9 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from runs import metrics
 
 from mbrl_lab.config import ConfigError
 from mbrl_lab.sweep.command import to_retry
@@ -51,12 +50,6 @@ def attempts(folder: Path) -> int:
     return int(RunFolder(folder).status().get("attempt", 0))
 
 
-def rows(folder: Path) -> list[dict[str, Any]]:
-    """metrics.jsonl but for what cannot repeat."""
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if not k.startswith("time/")} for line in lines]
-
-
 @pytest.mark.slurm
 def test_requeued_signalled_and_killed_jobs_leave_no_trace(tmp_path: Path) -> None:
     command = [sys.executable, str(TRAIN), *SETTINGS]
@@ -85,7 +78,7 @@ def test_requeued_signalled_and_killed_jobs_leave_no_trace(tmp_path: Path) -> No
     start(Sweep(path, sweep.script, sweep.cwd, {**sweep.launcher, "wait": True}, sweep.jobs, sweep.submitted), jobs)
     assert attempts(killed) == 2
     for folder in (signalled, requeued, killed, left):
-        assert rows(folder) == rows(tmp_path / "calm")
+        assert metrics(folder) == metrics(tmp_path / "calm")
         assert all((folder / f).read_bytes() == (tmp_path / "calm" / f).read_bytes() for f in FILES)
 
 
