@@ -158,8 +158,9 @@ def keep_freed_memory() -> None:
 def compile_parts(algo: nn.Module) -> None:
     """torch.compile for the methods that modules name in `compilable`: pure functions of tensors, called often."""
     cpu = all(p.device.type == "cpu" for p in algo.parameters())
-    # On a CPU what calls the kernels is C++ too, or Python would take longer than small kernels do.
-    options: dict[str, Any] | None = {"cpp_wrapper": True} if cpu else None
+    # On a CPU what calls the kernels is C++ too, or Python would take longer than small kernels do, and random numbers
+    # are torch's: compiled ones are others, and are drawn one after the other.
+    options: dict[str, Any] | None = {"cpp_wrapper": True, "fallback_random": True} if cpu else None
     for module in algo.modules():
         for name in getattr(module, "compilable", ()):
             setattr(module, name, torch.compile(getattr(module, name), options=options))
