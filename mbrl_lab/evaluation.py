@@ -146,7 +146,7 @@ def judge(run: Path, checkpoint: str) -> None:
     if model_of(runner.algo) is None:
         raise ConfigError(f"--model: {run} was trained by {type(runner.algo).__name__}, which has no world model")
     if not fitted(runner):
-        raise ConfigError(f"--model: the model of {run} was not fitted yet by step {runner.steps:,}")
+        raise ConfigError(f"--model: the model of {run} has learned nothing by step {runner.steps:,}")
     said, paths = draw_model(runner, checkpoint_name(runner.folder, checkpoint))
     print(said)
     tell("report", paths)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mbrl_lab.dynamics import Visual
+from mbrl_lab.dynamics import Analytic, Visual
 from mbrl_lab.dynamics.sequence import SequenceModel
 from mbrl_lab.report.curves import draw_curves
 from mbrl_lab.report.diagnosis import diagnose, draw_diagnosis, model_of, numbers
@@ -46,5 +46,8 @@ def draw_model(runner: Runner, checkpoint: str = "last") -> tuple[str, list[Path
 
 
 def fitted(runner: Runner) -> bool:
-    """Whether there is a world model that has seen data."""
-    return model_of(runner.algo) is not None and bool(getattr(runner.algo, "ready", True))
+    """Whether there is a world model that has seen data, or true equations of vectors; rules of images are not judged."""
+    model = model_of(runner.algo)
+    if model is None or (isinstance(model, Analytic) and len(model.spec.obs_shape) > 1):
+        return False
+    return bool(getattr(runner.algo, "ready", True))

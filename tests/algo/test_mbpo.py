@@ -217,6 +217,19 @@ def test_epochs_do_not_cut_episodes(tmp_path: Path) -> None:
     assert lengths[:2] == [200, 200]
 
 
+def test_the_rules_of_a_game_can_stand_in_for_a_model(tmp_path: Path) -> None:
+    """An upper bound for what a learned model of grids could give."""
+    words = ["preset=none", "dynamics=analytic", "steps=40", "algo.warmup=32", "algo.every=8", "algo.batch=8"]
+    more = ["algo.starts=20", "algo.rollout=[3,3,0,1]", "replay.capacity=100", "eval.every=0", "eval.final_episodes=1"]
+    runner = make_run("mbpo", "minatar_breakout", *words, *more, "video.final=0", folder=tmp_path)
+    runner.run()
+    runner.envs.close()
+    assert isinstance(runner.algo, MBPO)
+    rows = runner.algo.imagined_rows().sample(100, 2)
+    ball, trail = rows.obs[0, :, 1], rows.obs[1, :, 2]
+    assert torch.equal(trail[~rows.first[1]], ball[~rows.first[1]])
+
+
 def test_windows_do_not_run_over_the_newest_row() -> None:
     kept = Imagined(SPEC, keep=2, starts=3, longest=2, device="cpu")
     for now in range(3):
