@@ -31,18 +31,18 @@ class Ball(NamedTuple):
 
 
 def breakout_next_obs(obs: Tensor, action: Tensor) -> Tensor:
-    """What is seen after an action, see `minatar_games.Breakout`; after an end, the ball that was lost."""
+    """What is seen after an action, see `minatar_games.Breakout`; a ball that was lost stays in the last row."""
     ball, bricks = ball_of(obs), obs[:, 3].bool()
     paddle = (place(obs[:, 0])[1] + (action == RIGHT).long() - (action == LEFT).long()).clamp(0, LAST)
     dx = torch.where((ball.x + ball.dx < 0) | (ball.x + ball.dx > LAST), -ball.dx, ball.dx)
     x = torch.where(dx == ball.dx, ball.x + dx, ball.x)
-    y = ball.y + ball.dy
-    everyone = torch.arange(len(obs), device=obs.device)
-    brick = (y >= 0) & bricks[everyone, y.clamp(min=0), x]
+    y = (ball.y + ball.dy).clamp(max=LAST)
+    inside = y.clamp(min=0)
+    brick = (y >= 0) & bricks[torch.arange(len(obs), device=obs.device), inside, x]
     breaks = brick & ~ball.struck
     kept = (y == LAST) & ((paddle == ball.x) | (paddle == x))
-    after = torch.where(breaks | kept, ball.y, y.clamp(min=0))
-    bricks = bricks & ~(spot(y.clamp(min=0), x) & breaks[:, None, None])
+    after = torch.where(breaks | kept, ball.y, inside)
+    bricks = bricks & ~(spot(inside, x) & breaks[:, None, None])
     bare = (y == LAST) & ~bricks.flatten(1).any(1)
     bricks = bricks | (bare[:, None, None] & WALL.to(obs.device))
     boards = spot(torch.full_like(paddle, LAST), paddle), spot(after, x), spot(ball.y, ball.x), bricks
