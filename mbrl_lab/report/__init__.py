@@ -46,7 +46,7 @@ def draw_model(runner: Runner, checkpoint: str = "last") -> tuple[str, list[Path
 
 
 def fitted(runner: Runner) -> bool:
-    """Whether there is a world model that has seen data, or true equations of vectors; rules of images are not judged."""
+    """Whether there is a world model that has seen data or is known; the known rules of images are not judged."""
     model = model_of(runner.algo)
     if model is None or (isinstance(model, Analytic) and len(model.spec.obs_shape) > 1):
         return False
