@@ -60,13 +60,10 @@ class Fit:
         """Some gradient steps on windows of replay; the means of what they measured."""
         windows = max(self.batch // model.length, 1)
         updates = self.max_updates or -(-len(replay) * replay.num_envs // (windows * model.length))
-        sums: Metrics = {}
+        tally = Tally()
         for _ in range(updates):
-            _, metrics = model.update(replay.sample(windows, model.length))
-            sums = {k: sums.get(k, 0.0) + v for k, v in metrics.items()}
-        averages: Metrics = {k: v / updates for k, v in sums.items()}
-        refuse_divergence(averages)
-        return averages | {"model/updates": float(updates)}
+            tally.add(model.update(replay.sample(windows, model.length))[1])
+        return tally.means()
 
     def converge(self, model: Fittable, replay: Replay) -> Metrics:
         """Gradient steps until nothing is gained, and the elites."""
@@ -78,30 +75,25 @@ class Fit:
         model.bound(rows)
         ends = cells[rows.terminal[1]]
         best = Best(model, replay.read(test, 2))
-        stale = updates = 0
-        sums: Metrics = {}
-        while stale <= self.patience and not self._spent(updates):
+        stale, tally = 0, Tally()
+        while stale <= self.patience and not self.spent(tally):
             for batch in self._epoch(model.members, train):
                 about_ends = replay.read(balanced(ends, cells, batch.shape), 2) if len(ends) else None
-                _, metrics = model.update(replay.read(batch, 2), about_ends)
-                sums = {k: sums.get(k, 0.0) + v for k, v in metrics.items()}
-                updates += 1
-                if self._spent(updates):
+                tally.add(model.update(replay.read(batch, 2), about_ends)[1])
+                if self.spent(tally):
                     break
             stale = 0 if best.keep(self.gain) else stale + 1
         best.restore()
-        averages: Metrics = {k: v / updates for k, v in sums.items()}
-        refuse_divergence(averages)
-        averages |= {"model/holdout_error": best.error.mean(), "model/updates": float(updates)}
-        return averages | model.judge(best.rows).metrics()
+        return tally.means() | {"model/holdout_error": best.error.mean()} | model.judge(best.rows).metrics()
 
     def split(self, cells: Tensor) -> tuple[Tensor, Tensor]:
         """Those to train on, and the newest of those that never are."""
         held = hash_uniform(cells, salt=0) < self.holdout
         return cells[~held], cells[held][-self.max_holdout :]
 
-    def _spent(self, updates: int) -> bool:
-        return 0 < self.max_updates <= updates
+    def spent(self, tally: Tally) -> bool:
+        """Whether no more updates are allowed."""
+        return 0 < self.max_updates <= tally.updates
 
     def _epoch(self, members: int, cells: Tensor) -> list[Tensor]:
         """[K, batch] cells at a time: every member goes once through its own bootstrap, in an order of its own."""
@@ -159,9 +151,22 @@ def balanced(ends: Tensor, cells: Tensor, shape: torch.Size) -> Tensor:
     return drawn
 
 
-def refuse_divergence(averages: Metrics) -> None:
-    """FloatingPointError where a fit's losses are not finite."""
-    for name, value in averages.items():
-        if not torch.as_tensor(value).isfinite():
-            how = "lower dynamics.lr or set dynamics.clip"
-            raise FloatingPointError(f"the model diverged: {name} is {float(value)} in a fit; {how}")
+class Tally:
+    """What the updates of a fit measured, and how many there were."""
+
+    def __init__(self) -> None:
+        self.updates = 0
+        self.sums: Metrics = {}
+
+    def add(self, metrics: Metrics) -> None:
+        self.sums = {k: self.sums.get(k, 0.0) + v for k, v in metrics.items()}
+        self.updates += 1
+
+    def means(self) -> Metrics:
+        """The mean of each. FloatingPointError where one is not finite."""
+        means: Metrics = {k: v / self.updates for k, v in self.sums.items()}
+        for name, value in means.items():
+            if not torch.as_tensor(value).isfinite():
+                how = "lower dynamics.lr or set dynamics.clip"
+                raise FloatingPointError(f"the model diverged: {name} is {float(value)} in a fit; {how}")
+        return means | {"model/updates": float(self.updates)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mbrl_lab.dynamics.fit import Fit, refuse_divergence
+from mbrl_lab.dynamics.fit import Fit, Tally
 from mbrl_lab.dynamics.quality import AHEAD, Parts, judged, open_loop
 from mbrl_lab.dynamics.visual import Visual
 from mbrl_lab.replay import Replay, free_memory
@@ -56,23 +56,18 @@ class FitVisual(Fit):
             most = model.lead + 1 + model.unroll
             raise ValueError(f"dynamics.history and .unroll ask for windows of {most} rows; raise algo.warmup")
         kinds = self.prepare(model, replay, train)
-        sums: dict[str, Tensor | float] = {}
-        best, stale, updates = torch.full((model.members,), torch.inf), 0, 0
-        while stale <= self.patience and not self._spent(updates):
+        best, stale, tally = torch.full((model.members,), torch.inf), 0, Tally()
+        while stale <= self.patience and not self.spent(tally):
             for batch in self._epoch(model.members, train):
                 rows = model_rows(model, replay, self.enrich(batch, kinds), model.unroll)
-                metrics = model.update(rows)[1]
-                sums = {k: sums.get(k, 0.0) + v for k, v in metrics.items()}
-                updates += 1
-                if self._spent(updates):
+                tally.add(model.update(rows)[1])
+                if self.spent(tally):
                     break
-            if not self._spent(updates):
+            if not self.spent(tally):
                 error = self.validate(model, replay, test if len(test) else train)
                 stale = 0 if (error < best * (1 - self.gain)).any() else stale + 1
                 best = torch.minimum(best, error)
-        averages: Metrics = {k: v / updates for k, v in sums.items()}
-        refuse_divergence(averages)
-        return averages | {"model/updates": float(updates)} | self.judge(model, replay)
+        return tally.means() | self.judge(model, replay)
 
     def afford(self, model: Visual) -> None:
         """ValueError where the ensemble and an update of a batch do not fit the memory."""
