@@ -13,6 +13,7 @@ from mbrl_lab.nets.encoder import MakeEncoder
 from mbrl_lab.nets.gru import BlockGRU
 from mbrl_lab.nets.heads import begin_at_zero, head
 from mbrl_lab.nets.mlp import mlp
+from mbrl_lab.nets.precision import worthwhile
 from mbrl_lab.ops import symexp, symlog
 from mbrl_lab.types import EnvSpec, Metrics, Outcome, Step, Tree
 
@@ -28,7 +29,7 @@ class RSSM(SequenceModel):
     Vectors are seen and told in symlog.
     """
 
-    compilable = ("_remember", "_prior", "_posterior")
+    compilable = ("advance", "_infer")
 
     def __init__(
         self,
@@ -130,7 +131,7 @@ class RSSM(SequenceModel):
         upto = probability.detach().cumsum(-1)  # one random number for all classes: torch.multinomial draws one for each
         index = torch.searchsorted(upto, torch.rand_like(upto[..., :1]) * upto[..., -1:])
         hot = torch.zeros_like(probability).scatter_(-1, index, 1.0)
-        return hot + (probability - probability.detach())
+        return hot + (probability - probability.detach()) if probability.requires_grad else hot
 
     def _filter(self, steps: Step, start: Tree | None) -> tuple[dict[str, Tensor], Tensor]:
         """States [L, B, ...] and posteriors' log-probabilities [L, B, groups, classes] of windows [L, B]."""
@@ -150,8 +151,9 @@ class RSSM(SequenceModel):
         """One real step [B]; where it is `first` nothing of the state before is left."""
         keep = (~first).float().unsqueeze(-1)
         before, latent = state["memory"] * keep, state["latent"] * keep.unsqueeze(-1)
-        memory = self._remember(before, latent, self.spec.encode(action) * keep)
-        logp = self._posterior(memory, seen)
+        with worthwhile(len(first), first.device.type):
+            memory = self._remember(before, latent, self.spec.encode(action) * keep)
+            logp = self._posterior(memory, seen)
         return {"memory": memory, "latent": self.draw(logp)}, logp
 
     def _remember(self, memory: Tensor, latent: Tensor, action: Tensor) -> Tensor:
