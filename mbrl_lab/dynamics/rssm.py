@@ -71,7 +71,9 @@ class RSSM(SequenceModel):
 
     def observe(self, state: Tree | None, step: Step) -> Tree:
         state = self.begin(len(step.first), step.first.device) if state is None else state
-        return self._infer(state, step.action, step.first, self._embed(step.obs))[0]
+        seen = self._embed(step.obs)
+        with worthwhile(len(seen), seen.device.type):
+            return self._infer(state, step.action, step.first, seen)[0]
 
     def advance(self, state: Tree, action: Tensor) -> Tree:
         memory = self._remember(state["memory"], state["latent"], self.spec.encode(action))
@@ -137,13 +139,14 @@ class RSSM(SequenceModel):
         """States [L, B, ...] and posteriors' log-probabilities [L, B, groups, classes] of windows [L, B]."""
         embedded = self._embed(steps.obs)
         blank = self.begin(steps.first.shape[1], steps.first.device)
-        state, logp = self._infer(blank, steps.action[0], torch.ones_like(steps.first[0]), embedded[0])
-        state = state if start is None else start
-        states, logps = [state], [logp]
-        for action, first, seen in zip(steps.action[1:], steps.first[1:], embedded[1:], strict=True):
-            state, logp = self._infer(state, action, first, seen)
-            states.append(state)
-            logps.append(logp)
+        with worthwhile(len(embedded[0]), embedded.device.type):
+            state, logp = self._infer(blank, steps.action[0], torch.ones_like(steps.first[0]), embedded[0])
+            state = state if start is None else start
+            states, logps = [state], [logp]
+            for action, first, seen in zip(steps.action[1:], steps.first[1:], embedded[1:], strict=True):
+                state, logp = self._infer(state, action, first, seen)
+                states.append(state)
+                logps.append(logp)
         together = {key: torch.stack([state[key] for state in states]) for key in blank}
         return together, torch.stack(logps)
 
@@ -151,9 +154,8 @@ class RSSM(SequenceModel):
         """One real step [B]; where it is `first` nothing of the state before is left."""
         keep = (~first).float().unsqueeze(-1)
         before, latent = state["memory"] * keep, state["latent"] * keep.unsqueeze(-1)
-        with worthwhile(len(first), first.device.type):
-            memory = self._remember(before, latent, self.spec.encode(action) * keep)
-            logp = self._posterior(memory, seen)
+        memory = self._remember(before, latent, self.spec.encode(action) * keep)
+        logp = self._posterior(memory, seen)
         return {"memory": memory, "latent": self.draw(logp)}, logp
 
     def _remember(self, memory: Tensor, latent: Tensor, action: Tensor) -> Tensor:
