@@ -2,20 +2,21 @@
 
     OMP_NUM_THREADS=1 python benchmarks/dreamer.py --bf16 --compile  # the latent model and rssm_xs, on vectors
     OMP_NUM_THREADS=1 python benchmarks/dreamer.py --env breakout --models rssm_xs --rounds 3
-    OMP_NUM_THREADS=1 python benchmarks/dreamer.py --models rssm_xs --bf16 --compile --dreamerv3-torch ../dreamerv3-torch
+    OMP_NUM_THREADS=1 python benchmarks/dreamer.py --models rssm_xs --bf16 --dreamerv3-torch ../dreamerv3-torch
 
-An update is one gradient step of the model on `--batch` windows of `--length` rows, and one of actor and critic on dreams
-of 15 steps from `--starts` states. Imagination is such dreams alone, with what their steps pay, without gradients. Images
-are 64 x 64. The actor learns by REINFORCE where actions are discrete, else through the model.
+An update is one gradient step of the model on `--batch` windows of `--length` rows, and one of actor and critic on
+dreams of 15 steps from `--starts` states. Imagination is such dreams alone, with what their steps pay, without
+gradients. Images are 64 x 64. The actor learns by REINFORCE where actions are discrete, else through the model.
 
-Beside dreamerv3-torch (NM512) batch, dreams, units, latents, widths, depths, bins and parameters are equal, and our memory
-is one block. Theirs learns the memory that windows begin with, keeps the critic near its slow copy and computes more
-metrics; for images its four convolutions with norms have about as many parameters as our three without. Its own
-`compile` option leaves all that learns as it is, so it is timed as it stands.
+Beside dreamerv3-torch (NM512) batch, dreams, units, latents, widths, depths and bins are equal, every row of the batch
+begins a dream, and our memory is one block. Theirs also learns the memory that windows begin with, keeps the critic near
+its slow copy and computes more metrics; its norms have no biases before them; for images it has four convolutions with
+norms where ours has three without. Its `compile` option wraps modules whose methods then run as they were, so it is
+timed without.
 
-Each variant runs in a process of its own and waits while another is timed. Each round times every variant once, so that a
-busy machine slows all of them. Printed are medians of the rounds: by the clock, and how many times as many updates as the
-first variant makes by the clock and in seconds of the processor, which other work on the machine disturbs least.
+Each variant runs in a process of its own and waits while another is timed. Each round times every variant once, so that
+a busy machine slows all of them. Printed are medians of the rounds: by the clock, and how many times as many updates as
+the first variant makes, by the clock and in seconds of the processor, which other work on the machine disturbs least.
 """
 
 from __future__ import annotations
@@ -75,6 +76,8 @@ def main() -> None:
         there.close()  # so that a process that fails is noticed
         parameters[name] = lines[name].recv()
     rounds = [{name: asked(line) for name, line in lines.items()} for _ in range(given.rounds)]
+    for line in lines.values():
+        line.send("stop")
     report(given, parameters, rounds)
 
 
@@ -146,7 +149,7 @@ def theirs(given: argparse.Namespace, model: str) -> Work:
     @torch.no_grad()
     def imagine() -> None:
         features = behaviour._imagine(begun, behaviour.actor, HORIZON)[0]
-        heads["reward"](features).mode(), heads["cont"](features).mean  # noqa: B018
+        heads["reward"](features).mode(), heads["cont"](features).mean
 
     return Work(update, imagine, size(world, behaviour.actor, behaviour.value))
 
@@ -190,7 +193,7 @@ def their_config(path: str, cfg: DictConfig, spec: EnvSpec, name: str) -> Simple
 
 
 def chosen(given: argparse.Namespace, model: str) -> tuple[DictConfig, EnvSpec]:
-    """A config of ours, and what its environment is like; that of a process that is set up to learn."""
+    """A config of ours, and what its environment is like, in a process that is set up as ours are to learn."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -226,17 +229,18 @@ def size(*nets: torch.nn.Module) -> int:
 
 
 def serve(make: Callable[[], Work], line: Connection) -> None:
-    """A variant's process: seconds of an update and of imagining, by the clock and of the processor, when asked."""
+    """A variant's process: when asked, seconds of an update by the clock and of the processor, and of imagining."""
     work = make()
-    for _ in range(2):
+    for _ in range(3):  # compiles, and fills the memory that freed blocks are kept in
         work.update()
         work.imagine()
     line.send(work.parameters)
     while line.recv() == "go":
-        line.send((*seconds(work.update), *seconds(work.imagine)))
+        line.send((*seconds(work.update), seconds(work.imagine)[0]))
 
 
 def seconds(work: Callable[[], object]) -> tuple[float, float]:
+    """By the clock, and of the processor."""
     clock, processor = time.perf_counter(), time.process_time()
     work()
     return time.perf_counter() - clock, time.process_time() - processor
@@ -252,7 +256,7 @@ def report(given: argparse.Namespace, parameters: dict[str, int], rounds: list[d
     base = next(iter(parameters))
     print(f"{given.env}, batch {given.batch} x {given.length}, {given.starts} dreams of {HORIZON} steps")
     for name, count in parameters.items():
-        clock, processor, imagined, _ = (statistics.median(x) for x in zip(*(r[name] for r in rounds), strict=True))
+        clock, imagined = (statistics.median(r[name][k] for r in rounds) for k in (0, 2))
         by_clock, by_processor = (statistics.median(r[base][k] / r[name][k] for r in rounds) for k in (0, 1))
         speed = f"{1 / clock:6.2f} updates/s, {given.starts * HORIZON / imagined:8,.0f} imagined steps/s"
         print(f"{name:28} {count:10,} parameters {speed} {by_clock:5.2f} x, of processor {by_processor:5.2f} x")
