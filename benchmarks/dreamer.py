@@ -9,10 +9,10 @@ dreams of 15 steps from `--starts` states. Imagination is such dreams alone, wit
 gradients. Images are 64 x 64. The actor learns by REINFORCE where actions are discrete, else through the model.
 
 Beside dreamerv3-torch (NM512) batch, dreams, units, latents, widths, depths and bins are equal, every row of the batch
-begins a dream, and our memory is one block. Theirs also learns the memory that windows begin with, keeps the critic near
-its slow copy and computes more metrics; its norms have no biases before them; for images it has four convolutions with
-norms where ours has three without. Its `compile` option wraps modules whose methods then run as they were, so it is
-timed without.
+begins a dream, and our memory is one block. Theirs also learns the memory that windows begin with, keeps the critic
+near its slow copy and computes more metrics; its layers before norms have no biases; for images it has four
+convolutions with norms where ours has three without. Its `compile` option wraps modules whose methods then run as they
+were, so it is timed without.
 
 Each variant runs in a process of its own and waits while another is timed. Each round times every variant once, so that
 a busy machine slows all of them. Printed are medians of the rounds: by the clock, and how many times as many updates as
