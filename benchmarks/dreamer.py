@@ -6,7 +6,7 @@
 
 An update is one gradient step of the model on `--batch` windows of `--length` rows, and one of actor and critic on
 dreams of 15 steps from `--starts` states. Imagination is such dreams alone, with what their steps pay, without
-gradients. Images are 64 x 64. The actor learns by REINFORCE where actions are discrete, else through the model.
+gradients. Screens are 64 x 64. The actor learns by REINFORCE where actions are discrete, else through the model.
 
 Beside dreamerv3-torch (NM512) batch, dreams, units, latents, widths, depths and bins are equal, every row of the batch
 begins a dream, and our memory is one block. Theirs also learns the memory that windows begin with, keeps the critic

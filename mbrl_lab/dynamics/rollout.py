@@ -89,7 +89,9 @@ def dream(model: Dreamt, choose: Callable[[Tensor], Tensor], state: Tree, horizo
         state = model.advance(state, actions[-1])
         features.append(_cast(model.features(state)))
     seen = torch.stack(features)
-    reward, discount = (x[1:] for x in model.outcome(seen))
+    reward, discount = (
+        x[1:] for x in model.outcome(seen)
+    )  # gradients of a part of `seen` would be padded to all of it
     return Dream(seen, torch.stack(actions), reward, discount, torch.ones_like(reward, dtype=torch.bool))
 
 
