@@ -81,7 +81,7 @@ def dream(model: Dreamt, choose: Callable[[Tensor], Tensor], state: Tree, horizo
     """What follows from states [B], with the gradients of all it consists of unless they are off.
 
     Nothing ends here: where `rollout` draws whether an episode goes on, a dream keeps the probability. What steps pay
-    is asked for all of them at once.
+    is asked for all of them at once, and for the first states too, as cutting them off would cost more.
     """
     features, actions = [_cast(model.features(state))], []
     for _ in range(horizon):
@@ -89,9 +89,7 @@ def dream(model: Dreamt, choose: Callable[[Tensor], Tensor], state: Tree, horizo
         state = model.advance(state, actions[-1])
         features.append(_cast(model.features(state)))
     seen = torch.stack(features)
-    reward, discount = (
-        x[1:] for x in model.outcome(seen)
-    )  # gradients of a part of `seen` would be padded to all of it
+    reward, discount = (x[1:] for x in model.outcome(seen))
     return Dream(seen, torch.stack(actions), reward, discount, torch.ones_like(reward, dtype=torch.bool))
 
 

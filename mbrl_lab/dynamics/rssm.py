@@ -128,11 +128,12 @@ class RSSM(SequenceModel):
         return relative_entropy(posterior.detach(), prior), relative_entropy(posterior, prior.detach())
 
     def draw(self, logp: Tensor) -> Tensor:
-        """[N, groups, classes] log-probabilities -> one-hot, with the gradient of the probabilities."""
+        """[N, groups, classes] log-probabilities -> one-hot, with the gradient of the probabilities.
+
+        One random number decides among all classes; torch.multinomial draws one for each, which takes ten times longer.
+        """
         probability = logp.exp()
-        upto = probability.detach().cumsum(
-            -1
-        )  # one random number for all classes: torch.multinomial draws one for each
+        upto = probability.detach().cumsum(-1)
         index = torch.searchsorted(upto, torch.rand_like(upto[..., :1]) * upto[..., -1:])
         hot = torch.zeros_like(probability).scatter_(-1, index, 1.0)
         return hot + (probability - probability.detach()) if probability.requires_grad else hot
