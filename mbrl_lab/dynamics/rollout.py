@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from mbrl_lab.nets.precision import autocast_dtype
 from mbrl_lab.types import EnvSpec, Outcome, Policy, Step, Tree, WorldModel
 
 Doubt = Callable[[Tree, Tensor], Tensor]
@@ -71,19 +72,24 @@ class Dreamt(Protocol):
     def outcome(self, features: Tensor) -> Outcome: ...
 
 
+def _cast(features: Tensor) -> Tensor:
+    """In the digits that networks compute in, which each of those that read them would cast them to anew."""
+    return features.to(autocast_dtype(features.device.type))
+
+
 def dream(model: Dreamt, choose: Callable[[Tensor], Tensor], state: Tree, horizon: int) -> Dream:
     """What follows from states [B], with the gradients of all it consists of unless they are off.
 
     Nothing ends here: where `rollout` draws whether an episode goes on, a dream keeps the probability. What steps pay
-    is asked for all of them at once.
+    is asked for all of them at once, and for the first states too, as cutting them off would cost more.
     """
-    features, actions = [model.features(state)], []
+    features, actions = [_cast(model.features(state))], []
     for _ in range(horizon):
         actions.append(choose(features[-1]))
         state = model.advance(state, actions[-1])
-        features.append(model.features(state))
+        features.append(_cast(model.features(state)))
     seen = torch.stack(features)
-    reward, discount = model.outcome(seen[1:])
+    reward, discount = (x[1:] for x in model.outcome(seen))
     return Dream(seen, torch.stack(actions), reward, discount, torch.ones_like(reward, dtype=torch.bool))
 
 

@@ -16,13 +16,15 @@ def autocast_dtype(device: str) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
 
 
+def worthwhile(rows: int, device: str) -> torch.autocast:
+    """A surrounding autocast, or float32 for so few rows that to cast weights would take longer than it saves."""
+    return torch.autocast(device, enabled=rows >= FEW and torch.is_autocast_enabled(device))
+
+
 def affordable(net: nn.Module, x: Tensor) -> Tensor:
-    """`net` of [N, D], in float32 if there are so few rows that to cast its weights would take longer than it saves."""
-    device = x.device.type
-    if len(x) >= FEW:
-        return net(x)
-    with torch.autocast(device, enabled=False):
-        return net(x.float())
+    """`net` of [N, D], where that is `worthwhile` in the digits of a surrounding autocast."""
+    with worthwhile(len(x), x.device.type):
+        return net(x if len(x) >= FEW else x.float())
 
 
 def differentiate(loss: Tensor, inputs: Sequence[Tensor] | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from torch.distributions import Categorical, kl_divergence
 from mbrl_lab.config import build
 from mbrl_lab.dynamics import RSSM
 from mbrl_lab.nets.encoder import Grid, Vector
+from mbrl_lab.nets.precision import FEW
 from mbrl_lab.types import EnvSpec, Step
 
 SMALL = {"encoder": None, "units": 32, "blocks": 4, "groups": 4, "classes": 8, "width": 32, "length": 8, "bins": 41}
@@ -181,6 +183,23 @@ def test_it_learns_a_grid() -> None:
     assert states["memory"].shape == (6 * 16, 32)
     right = model.decode(states).flatten(1).argmax(-1) == obs.flatten(0, 1).flatten(1).argmax(-1)
     assert right.float().mean() > 0.5
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # torch's compiler looks at it
+def test_its_steps_can_be_compiled_for_any_number_of_rows() -> None:
+    """By the compiler's tracer alone: the code that it would write takes minutes."""
+    model = rssm()
+    traced = copy.deepcopy(model)
+    for name in RSSM.compilable:
+        setattr(traced, name, torch.compile(getattr(traced, name), backend="eager", fullgraph=True))
+    for batch in (1, 2, 3, FEW):
+        steps, states = rows(2, batch), []
+        for each in (model, traced):
+            torch.manual_seed(0)
+            with torch.autocast("cpu", torch.bfloat16):
+                states.append(each.imagine(each.observe(None, steps.at(0)), steps.action[1])[0])
+        for key, x in states[0].items():
+            assert torch.equal(x, states[1][key]), f"{key} of {batch}"
 
 
 @pytest.mark.parametrize("size", ["xs", "s", "m"])

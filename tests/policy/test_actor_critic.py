@@ -90,6 +90,12 @@ def test_a_dream_is_what_the_model_says() -> None:
     assert seen.discount.unique().tolist() == [0.75] and seen.valid.all()
 
 
+def test_a_dream_is_kept_in_the_digits_that_networks_compute_in() -> None:
+    for enabled, dtype in ((False, torch.float32), (True, torch.bfloat16)):
+        with torch.autocast("cpu", torch.bfloat16, enabled):
+            assert dream(Target(DISCRETE), lambda f: torch.ones(len(f)), torch.zeros(5, 2), 3).features.dtype == dtype
+
+
 def test_rows_of_replay_read_as_a_dream() -> None:
     no = torch.zeros(3, 1, dtype=torch.bool)
     first, terminal = no.clone(), no.clone()
