@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -106,14 +107,17 @@ class Replay:
         """[length, *cells.shape]: the windows that begin at each cell."""
         time = torch.arange(length, device=self.device).view(-1, *[1] * cells.ndim)
         cells = cells + time * self.num_envs
-        action, obs, *rest = self.store
-        seen = self._stacked(cells) if self.behind else self._take(obs, cells)
-        return Step(self._take(action, cells), seen, *(self._take(x, cells) for x in rest))
+        if not self.behind:
+            return Step(*self._take(self.store, cells))
+        action, _, *rest = self.store
+        taken = self._take((action, *rest), cells)
+        return Step(taken[0], self._stacked(cells), *taken[1:])
 
-    def _take(self, field: Tensor, cells: Tensor) -> Tensor:
-        """[*cells.shape, ...]: whole rows are copied, which plain indexing does number by number."""
+    def _take(self, fields: Sequence[Tensor], cells: Tensor) -> list[Tensor]:
+        """[*cells.shape, ...] of each: whole rows are copied, which plain indexing does number by number."""
         place = cells.flatten() % (self.capacity_rows * self.num_envs)
-        return field.flatten(0, 1).index_select(0, place).view(*cells.shape, *field.shape[2:])
+        taken = (x.flatten(0, 1).index_select(0, place) for x in fields)
+        return [x.view(*cells.shape, *x.shape[1:]) for x in taken]
 
     def _frames(self, step: Step) -> Step:
         """The row as it is kept."""
@@ -122,9 +126,9 @@ class Replay:
     def _stacked(self, cells: Tensor) -> Tensor:
         """[*cells.shape, stack, H, W]: the newest frames at each cell; 0 where they precede its episode."""
         cells = cells.unsqueeze(-1) + torch.arange(-self.behind, 1, device=self.device) * self.num_envs
-        first = self._take(self.store.first, cells).int()
+        frames, starts = self._take((self.store.obs, self.store.first), cells)
+        first = starts.int()
         begun_since = first.flip(-1).cumsum(-1).flip(-1) > first
-        frames = self._take(self.store.obs, cells)
         frames[begun_since] = 0
         return frames
 
@@ -138,7 +142,8 @@ class Replay:
     def outcomes(self, cells: Tensor) -> tuple[Tensor, Tensor]:
         """(reward, terminal) [N] of the transitions that begin at cells [N], without what was seen."""
         after = cells + self.num_envs
-        return self._take(self.store.reward, after), self._take(self.store.terminal, after)
+        reward, terminal = self._take((self.store.reward, self.store.terminal), after)
+        return reward, terminal
 
     def state_dict(self) -> dict:
         """Counters, randomness and priorities; the rows are saved by number, through `rows` and `restore`."""

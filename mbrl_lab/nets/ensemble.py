@@ -23,7 +23,15 @@ def apply(layers: Layers, x: Tensor, activation: Activation = nn.functional.silu
     if _one_by_one(x):
         members = ([tuple(p[k] for p in layer) for layer in layers] for k in range(len(x)))
         return torch.stack([_chain(torch.addmm, one, x[k], activation, dropout) for k, one in enumerate(members)])
-    return _chain(torch.baddbmm, layers, x, activation, dropout)
+    return _chain(_affine, layers, x, activation, dropout)
+
+
+def _affine(bias: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """[K, N, i] -> [K, N, o]. A compiler adds a bias that stands apart in the same pass as the activation."""
+    if torch.compiler.is_compiling():
+        product = torch.bmm(x, weight)
+        return product + bias.to(product.dtype)
+    return torch.baddbmm(bias, x, weight)
 
 
 def as_computed(layers: Layers) -> Layers:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,15 @@ from mbrl_lab.nets.precision import affordable, differentiate
 from mbrl_lab.ops import polyak
 from mbrl_lab.policy.soft import Categorical, Choices, SoftActor, SquashedGaussian
 from mbrl_lab.types import EnvSpec, Metrics, Step, Transition
+
+
+class Judged(NamedTuple):
+    """What the critics' part of an update finds on N transitions, without gradients."""
+
+    features: Tensor  # [N, D]
+    weight: Tensor  # [N]: the same for each that is valid, one together
+    error: Tensor  # [N]: sizes of the critics' mean errors
+    metrics: Metrics
 
 
 class SAC(nn.Module):
@@ -85,38 +94,36 @@ class SAC(nn.Module):
 
     def update_weighted(self, steps: Step, importance: Tensor) -> tuple[Metrics, Tensor]:
         """The critics' loss is weighed by importance [B]; the sizes [B] of their mean errors come back."""
-        t = Transition(*(x.flatten(0, 1) for x in steps.transitions()))
-        weight = t.valid / t.valid.sum().clamp(min=1)
-        alpha = self.log_alpha.detach().exp()
-
-        critic_loss, error, q, features = self.critic_loss(t, importance * weight, alpha)
+        critic_loss, seen = self.critic_loss(steps, importance)
         descend(self.critic_opt, critic_loss)
-        actor_loss, entropy = self.actor_loss(features, weight, alpha)
-        descend(self.actor_opt, actor_loss + self.log_alpha * (entropy - self.target_entropy))
-
+        actor_loss, metrics = self.actor_loss(seen.features, seen.weight)
+        descend(self.actor_opt, actor_loss)
         targets = [*self.target_encoder.parameters(), *self.target_critic.parameters()]
         polyak(targets, self.critic_opt.param_groups[0]["params"], self.tau)
-        metrics: Metrics = {
-            "policy/critic_loss": critic_loss.detach() / self.critics,
-            "policy/actor_loss": actor_loss.detach(),
-            "policy/alpha": alpha,
-            "policy/entropy": entropy,
-            "policy/q": (q.mean(0) * weight).sum(),
-        }
-        return metrics, t.valid * error.mean(0).abs()
+        return seen.metrics | metrics, seen.error
 
-    def critic_loss(self, t: Transition, weight: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Of N transitions that count `weight` [N]: a loss; with no gradient errors and values [K, N] and features."""
+    def critic_loss(self, steps: Step, importance: Tensor) -> tuple[Tensor, Judged]:
+        """Of rows [2, B] that count `importance` [B]: a loss, and what else was found."""
+        t = Transition(*(x.flatten(0, 1) for x in steps.transitions()))
+        weight = t.valid / t.valid.sum().clamp(min=1)
         features = self.encoder(t.obs)
         q = self.kind.taken(self.judge(self.critic, features, t.action), t.action)
-        error = q - self.returns(t, alpha)
-        return (error.square() * weight).sum(), error.detach(), q.detach(), features.detach()
+        error = q - self.returns(t, self.log_alpha.detach().exp())
+        loss = (error.square() * (importance * weight)).sum()
+        metrics: Metrics = {
+            "policy/critic_loss": loss.detach() / self.critics,
+            "policy/q": (q.detach().mean(0) * weight).sum(),
+        }
+        return loss, Judged(features.detach(), weight, t.valid * error.detach().mean(0).abs(), metrics)
 
-    def actor_loss(self, features: Tensor, weight: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
-        """Of features [N, D] that count `weight` [N]: a loss, and without a gradient the entropy."""
+    def actor_loss(self, features: Tensor, weight: Tensor) -> tuple[Tensor, Metrics]:
+        """Of features [N, D] that count `weight` [N]: a loss of actor and temperature."""
+        alpha = self.log_alpha.detach().exp()
         choices = self.kind.consider(self.actor(features))
         loss = (self.regret(features, choices, alpha) * weight).sum()
-        return loss, (-choices.expect(choices.logp) * weight).sum().detach()
+        entropy = (-choices.expect(choices.logp) * weight).sum().detach()
+        metrics: Metrics = {"policy/actor_loss": loss.detach(), "policy/alpha": alpha, "policy/entropy": entropy}
+        return loss + self.log_alpha * (entropy - self.target_entropy), metrics
 
     def judge(self, critic: EnsembleMLP, features: Tensor, action: Tensor | None) -> Tensor:
         """[N, D] features and actions -> [K, N, C]: what each critic says."""
@@ -142,8 +149,9 @@ class SAC(nn.Module):
 
 def descend(opt: torch.optim.Optimizer, loss: Tensor) -> None:
     """A gradient step of an optimizer's own parameters, and of nothing else that the loss depends on."""
+    params = [p for group in opt.param_groups for p in group["params"]]
     opt.zero_grad()
-    differentiate(loss, [p for group in opt.param_groups for p in group["params"]])
+    differentiate(loss, params)
     opt.step()
 
 
