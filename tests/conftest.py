@@ -11,12 +11,14 @@ if sys.platform == "linux":
     os.environ.setdefault("MUJOCO_GL", "egl")
 
 import random
+import signal
 
 import numpy as np
 import pytest
 import torch
 
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has what it starts in the background ignore it
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -34,6 +34,7 @@ AT_RUN_TIME = {
     "mbrl_lab.env.physics.": {"obs", "action", "next_obs"},
     "mbrl_lab.env.cs285_physics.": {"obs", "action", "next_obs"},
     "mbrl_lab.env.mujoco_physics.": {"obs", "action", "next_obs"},
+    "mbrl_lab.env.minatar_physics.": {"obs", "action", "next_obs"},
     "mbrl_lab.env.cs285.make_cs285": {"render_mode"},
     "mbrl_lab.env.cs285.simulated": {"obs", "action"},
     "mbrl_lab.env.MinAtar": {"render_mode", "num"},
