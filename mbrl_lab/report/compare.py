@@ -88,12 +88,12 @@ def grouped(curves: Sequence[Curve]) -> list[Group]:
 
 
 def labels(groups: Sequence[Sequence[Curve]], differing: Sequence[str]) -> list[str]:
-    """Of each group the first override that tells all apart, else all that differ, else settings, else its folder."""
+    """Of each group the first override that tells all apart, alone or with algo, or all; else settings, or a folder."""
     first = [group[0] for group in groups]
     if len(first) == 1:
         return [first[0].overrides.get("algo", first[0].folder.name)]
     said = [k for k in keys_of(c.overrides for c in first) if len({told(c, k) for c in first}) > 1]
-    for keys in (*([k] for k in said), said):
+    for keys in (*([k] for k in said), *(["algo", k] for k in said), said):
         named = [", ".join(filter(None, (word(k, told(c, k)) for k in keys))) for c in first]
         if len(set(named)) == len(first):
             return named
@@ -103,9 +103,9 @@ def labels(groups: Sequence[Sequence[Curve]], differing: Sequence[str]) -> list[
 
 
 def told(curve: Curve, key: str) -> str:
-    """An override; where it was not given the setting, or the class of a group's choice; else nothing."""
+    """A setting; the override that chose a group, or the class of a group that none chose; else nothing."""
     chosen = str(curve.settings.get(f"{key}._target_", "")).split(".")[-1].lower()
-    return str(curve.overrides.get(key, curve.settings.get(key, chosen)))
+    return str(curve.settings.get(key, curve.overrides.get(key, chosen)))
 
 
 def word(key: str, given: Any) -> str:

@@ -73,6 +73,14 @@ CASES = [
         ["k 1, l 3", "k 1, l 4", "k 2, l 3", "k 2, l 4"],
     ),
     ([({}, {"a.k": 1, "b.m": 2}), ({}, {"a.k": 1, "b.m": 3})], ["m 2", "m 3"]),
+    (
+        [
+            ({"algo": "mbpo", "x": "1"}, {"algo._target_": "x.MBPO", "a.on": True, "a.k": 9}),
+            ({"algo": "sac", "x": "2"}, {"a.on": False, "a.k": 1}),
+            ({"algo": "sac", "a.on": "true", "a.k": "9", "x": "2"}, {"a.on": True, "a.k": 9}),
+        ],
+        ["mbpo, on True", "sac, on False", "sac, on True"],
+    ),
 ]
 
 
