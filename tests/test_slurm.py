@@ -62,11 +62,12 @@ def test_requeued_signalled_and_killed_jobs_leave_no_trace(tmp_path: Path) -> No
     assert sweep is not None and len(sweep.submitted) == 4
     signalled, requeued, killed, left = (path / k for k in "0123")
 
-    wait_for(lambda: saved(requeued) > 0, "a save of the second")
-    subprocess.run(["scontrol", "requeue", sweep.submitted["1"]], check=True)
     wait_for(lambda: saved(signalled) > 0, "a save of the first")
     # scancel sends again and again to a job that is being requeued, and would hit its next attempt
-    subprocess.run(["timeout", "2", "scancel", "--signal=USR2", sweep.submitted["0"]], check=False)
+    sent = subprocess.Popen(["timeout", "2", "scancel", "--signal=USR2", sweep.submitted["0"]])
+    wait_for(lambda: saved(requeued) > 0, "a save of the second")
+    subprocess.run(["scontrol", "requeue", sweep.submitted["1"]], check=True)
+    sent.wait()
     wait_for(lambda: saved(killed) > 80, "a save of the third")
     os.kill(RunFolder(killed).status()["pid"], signal.SIGKILL)
 
