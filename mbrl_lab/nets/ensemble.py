@@ -22,16 +22,16 @@ def apply(layers: Layers, x: Tensor, activation: Activation = nn.functional.silu
     """[K, N, i] -> [K, N, o]; between layers dropout, layer norm and the activation (DroQ, Hiraoka et al. 2022)."""
     if _one_by_one(x):
         members = ([tuple(p[k] for p in layer) for layer in layers] for k in range(len(x)))
-        return torch.stack([_chain(torch.addmm, one, x[k], activation, dropout) for k, one in enumerate(members)])
-    return _chain(_affine, layers, x, activation, dropout)
+        return torch.stack([_chain(one, x[k], activation, dropout) for k, one in enumerate(members)])
+    return _chain(layers, x, activation, dropout)
 
 
 def _affine(bias: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    """[K, N, i] -> [K, N, o]. A compiler adds a bias that stands apart in the same pass as the activation."""
+    """[K, N, i] -> [K, N, o], or without K. A compiler adds a bias that stands apart in the activation's pass."""
     if torch.compiler.is_compiling():
-        product = torch.bmm(x, weight)
+        product = x @ weight
         return product + bias.to(product.dtype)
-    return torch.baddbmm(bias, x, weight)
+    return torch.addmm(bias, x, weight) if x.dim() == 2 else torch.baddbmm(bias, x, weight)
 
 
 def as_computed(layers: Layers) -> Layers:
@@ -51,25 +51,19 @@ def _one_by_one(x: Tensor) -> bool:
     )
 
 
-def _chain(
-    affine: Callable[[Tensor, Tensor, Tensor], Tensor],
-    layers: Layers,
-    x: Tensor,
-    activation: Activation,
-    dropout: float,
-) -> Tensor:
+def _chain(layers: Layers, x: Tensor, activation: Activation, dropout: float) -> Tensor:
     *hidden, (weight, bias) = layers
     inplace = not torch.is_grad_enabled()
     overwrite = inplace or activation is nn.functional.relu  # whose gradient is found from what it returns
     for w, b, *norm in hidden:
-        x = affine(b, x, w)
+        x = _affine(b, x, w)
         if dropout:
             x = nn.functional.dropout(x, dropout, inplace=inplace)
         if norm:
             gain, shift = norm
             x = torch.addcmul(shift, nn.functional.layer_norm(x, x.shape[-1:]), gain)
         x = activation(x, inplace=overwrite)
-    return affine(bias, x, weight)
+    return _affine(bias, x, weight)
 
 
 def truncated_normal(members: int, inputs: int, outputs: int) -> tuple[Tensor, Tensor]:
