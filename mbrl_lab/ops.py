@@ -95,6 +95,13 @@ def project(x: Tensor, weight: Tensor, bins: Tensor) -> Tensor:
     return (weight.unsqueeze(-1) * two_hot(x, bins)).sum(-2)
 
 
+def unimix(logits: Tensor, share: float) -> Tensor:
+    """Logits [..., K] as log-probabilities, of which a share of probability is spread evenly (Hafner et al. 2023)."""
+    if not share:
+        return logits.log_softmax(-1)
+    return ((1 - share) * logits.softmax(-1) + share / logits.shape[-1]).log()
+
+
 @torch.no_grad()
 def polyak(target: Iterable[Tensor], source: Iterable[Tensor], tau: float) -> None:
     """Move each target tensor a share `tau` of the way to its source."""

@@ -10,7 +10,6 @@ from mbrl_lab.dynamics.normaliser import Normaliser, fold
 from mbrl_lab.nets import EnsembleMLP
 from mbrl_lab.nets.adam import Adam
 from mbrl_lab.nets.ensemble import Layers, apply, as_computed
-from mbrl_lab.nets.precision import differentiate
 from mbrl_lab.ops import masked_mean
 from mbrl_lab.types import Transition
 
@@ -65,8 +64,7 @@ class Ends(nn.Module):
     def update(self, t: Transition) -> Tensor:
         """One gradient step on [K, N] transitions, half of them ends; returns the mean loss."""
         loss = self.loss(t)
-        self.opt.zero_grad()
-        differentiate(loss.sum())
+        self.opt.differentiate(loss.sum())
         self.opt.step()
         return loss.detach().mean()
 

@@ -15,7 +15,7 @@ from mbrl_lab.dynamics.normaliser import Normaliser, fold
 from mbrl_lab.nets import EnsembleMLP
 from mbrl_lab.nets.adam import Adam
 from mbrl_lab.nets.ensemble import Layers, apply, as_computed
-from mbrl_lab.nets.precision import autocast_dtype, differentiate
+from mbrl_lab.nets.precision import autocast_dtype
 from mbrl_lab.ops import clip_norm, masked_mean
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Metrics, Outcome, Step, Transition, Tree
@@ -157,10 +157,9 @@ class Ensemble(nn.Module):
         """Rows [L, B] for all members alike, or [L, K, B] for each its own; `ends` feeds the end network instead."""
         t = steps.transitions()
         loss = self.loss(self._by_member(self._noised(t)))
-        self.opt.zero_grad()
-        differentiate(loss.sum())
+        params = self.opt.differentiate(loss.sum())
         if self.clip:
-            clip_norm((p for group in self.opt.param_groups for p in group["params"]), self.clip)
+            clip_norm(params, self.clip)
         self.opt.step()
         metrics: Metrics = {"model/loss": loss.detach().mean()}
         if self.termination_fn is None and self.ends.unexplained:

@@ -14,7 +14,7 @@ from mbrl_lab.nets.gru import BlockGRU
 from mbrl_lab.nets.heads import begin_at_zero, head
 from mbrl_lab.nets.mlp import mlp
 from mbrl_lab.nets.precision import worthwhile
-from mbrl_lab.ops import symexp, symlog
+from mbrl_lab.ops import symexp, symlog, unimix
 from mbrl_lab.types import EnvSpec, Metrics, Outcome, Step, Tree
 
 
@@ -172,8 +172,7 @@ class RSSM(SequenceModel):
         return self._mixed(self.posterior(self.expect(memory) + seen))
 
     def _mixed(self, logits: Tensor) -> Tensor:
-        probability = logits.float().unflatten(-1, (self.groups, self.classes)).softmax(-1)
-        return ((1 - self.unimix) * probability + self.unimix / self.classes).clamp(min=1e-8).log()
+        return unimix(logits.float().unflatten(-1, (self.groups, self.classes)), self.unimix)
 
     def _embed(self, obs: Tensor) -> Tensor:
         return self.embed(self.see(self._scaled(obs)))

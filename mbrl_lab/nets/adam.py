@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mbrl_lab.nets.precision import differentiate
+
 
 class Adam(torch.optim.Adam):
     """torch's fused Adam, its settings and its state; a step keeps its books once, not a parameter at a time.
@@ -16,6 +18,13 @@ class Adam(torch.optim.Adam):
 
     def __init__(self, params: Any, lr: float, eps: float = 1e-8) -> None:
         super().__init__(params, lr, eps=eps, fused=True)
+
+    def differentiate(self, loss: Tensor) -> list[Tensor]:
+        """Its parameters, whose gradients are then those of a loss; nothing else that the loss depends on gets any."""
+        params = [p for group in self.param_groups for p in group["params"]]
+        self.zero_grad()
+        differentiate(loss, params)
+        return params
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         assert set_to_none

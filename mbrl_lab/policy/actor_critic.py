@@ -14,8 +14,7 @@ from mbrl_lab.nets.adam import Adam
 from mbrl_lab.nets.anneal import anneal, left
 from mbrl_lab.nets.heads import begin_at_zero, head
 from mbrl_lab.nets.mlp import mlp
-from mbrl_lab.nets.precision import differentiate
-from mbrl_lab.ops import clip_norm, lambda_returns, polyak
+from mbrl_lab.ops import clip_norm, lambda_returns, polyak, unimix
 from mbrl_lab.types import EnvSpec, Metrics, Step, Tree
 
 LOW, HIGH, MEMORY = 0.05, 0.95, 0.99
@@ -42,17 +41,10 @@ class Actor(nn.Module):
         """[..., F] -> a distribution over actions [...]."""
         out = self.net(features).float()
         if self.discrete:
-            return Categorical(mixed(out, self.unimix))
+            return Categorical(unimix(out, self.unimix))
         mean, spread = out.chunk(2, -1)
         std = self.min_std + (self.max_std - self.min_std) * (spread + 2).sigmoid()
         return ClippedGaussian(mean.tanh(), std.log())
-
-
-def mixed(logits: Tensor, unimix: float) -> Tensor:
-    """Logits [..., K] of which the share `unimix` of probability is spread evenly (Hafner et al. 2023)."""
-    if not unimix:
-        return logits
-    return ((1 - unimix) * logits.softmax(-1) + unimix / logits.shape[-1]).log()
 
 
 class ActorCritic(nn.Module):
@@ -181,11 +173,8 @@ class ActorCritic(nn.Module):
         low, high = torch.quantile(target.detach().flatten(), target.new_tensor([LOW, HIGH]))
         self.range.lerp_(high - low, 1 - MEMORY)
 
-    def _descend(self, opt: torch.optim.Optimizer, loss: Tensor) -> Tensor:
-        """A gradient step of an optimizer's own parameters, and of nothing else that the loss depends on."""
-        params = [p for group in opt.param_groups for p in group["params"]]
-        opt.zero_grad()
-        differentiate(loss, params)
-        norm = clip_norm(params, self.clip)
+    def _descend(self, opt: Adam, loss: Tensor) -> Tensor:
+        """A gradient step; the gradient's norm."""
+        norm = clip_norm(opt.differentiate(loss), self.clip)
         opt.step()
         return norm

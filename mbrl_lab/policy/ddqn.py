@@ -14,7 +14,7 @@ from mbrl_lab.nets.adam import Adam
 from mbrl_lab.nets.augment import random_shift
 from mbrl_lab.nets.encoder import MakeEncoder
 from mbrl_lab.nets.mlp import mlp
-from mbrl_lab.nets.precision import affordable, differentiate
+from mbrl_lab.nets.precision import affordable
 from mbrl_lab.ops import clip_norm, masked_mean, n_step_return, polyak, project
 from mbrl_lab.policy.cycle import Cycle, forget, shrink_and_perturb
 from mbrl_lab.types import EnvSpec, Metrics, Step
@@ -222,9 +222,7 @@ class DDQN(nn.Module):
 
     def _descend(self, loss: Tensor) -> Tensor:
         """One step of both networks, and a reset where one is due; the gradient's norm."""
-        self.opt.zero_grad()
-        differentiate(loss)
-        norm = clip_norm(self.online.parameters(), self.clip)
+        norm = clip_norm(self.opt.differentiate(loss), self.clip)
         self.opt.step()
         self.updates += 1
         if self.target_every == 1 or int(self.updates) % self.target_every == 0:

@@ -13,7 +13,6 @@ from mbrl_lab.nets.adam import Adam
 from mbrl_lab.nets.encoder import MakeEncoder
 from mbrl_lab.nets.mlp import mlp
 from mbrl_lab.nets.orthogonal import orthogonal
-from mbrl_lab.nets.precision import differentiate
 from mbrl_lab.nets.running import RewardScale, Standardise
 from mbrl_lab.ops import clip_norm, gae, masked_mean
 from mbrl_lab.types import EnvSpec, Metrics, Step
@@ -133,9 +132,8 @@ class PPO(nn.Module):
         loss = masked_mean(surrogate_loss(ratio, b.advantage, self.ratio_clip), b.valid)
         value_loss = masked_mean(squared_error(self.value(features), b.value, b.returns, self.value_clip), b.valid)
         entropy = masked_mean(distribution.entropy(), b.valid)
-        self.opt.zero_grad()
-        differentiate(loss + self.value_coef * value_loss - self.entropy_coef * entropy)
-        norm = clip_norm(self.parameters(), self.clip)
+        total = loss + self.value_coef * value_loss - self.entropy_coef * entropy
+        norm = clip_norm(self.opt.differentiate(total), self.clip)
         self.opt.step()
         with torch.no_grad():
             return {

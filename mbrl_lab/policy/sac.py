@@ -15,7 +15,7 @@ from mbrl_lab.nets.adam import Adam
 from mbrl_lab.nets.encoder import MakeEncoder
 from mbrl_lab.nets.ensemble import uniform
 from mbrl_lab.nets.mlp import mlp
-from mbrl_lab.nets.precision import affordable, differentiate
+from mbrl_lab.nets.precision import affordable
 from mbrl_lab.ops import polyak
 from mbrl_lab.policy.soft import Categorical, Choices, SoftActor, SquashedGaussian
 from mbrl_lab.types import EnvSpec, Metrics, Step, Transition
@@ -95,9 +95,11 @@ class SAC(nn.Module):
     def update_weighted(self, steps: Step, importance: Tensor) -> tuple[Metrics, Tensor]:
         """The critics' loss is weighed by importance [B]; the sizes [B] of their mean errors come back."""
         critic_loss, seen = self.critic_loss(steps, importance)
-        descend(self.critic_opt, critic_loss)
+        self.critic_opt.differentiate(critic_loss)
+        self.critic_opt.step()
         actor_loss, metrics = self.actor_loss(seen.features, seen.weight)
-        descend(self.actor_opt, actor_loss)
+        self.actor_opt.differentiate(actor_loss)
+        self.actor_opt.step()
         targets = [*self.target_encoder.parameters(), *self.target_critic.parameters()]
         polyak(targets, self.critic_opt.param_groups[0]["params"], self.tau)
         return seen.metrics | metrics, seen.error
@@ -145,14 +147,6 @@ class SAC(nn.Module):
         q = self.judge(self.critic, features, choices.action)
         q = q.amin(0) if self.target_subset is None else q.mean(0)
         return choices.expect(alpha * choices.logp - q)
-
-
-def descend(opt: torch.optim.Optimizer, loss: Tensor) -> None:
-    """A gradient step of an optimizer's own parameters, and of nothing else that the loss depends on."""
-    params = [p for group in opt.param_groups for p in group["params"]]
-    opt.zero_grad()
-    differentiate(loss, params)
-    opt.step()
 
 
 def refuse(critics: int, target_subset: int | None, target_entropy: float | None) -> None:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from mbrl_lab.config import CONF, build
 from mbrl_lab.dynamics.rollout import Dream, dream, waking
-from mbrl_lab.policy.actor_critic import ActorCritic, mixed
+from mbrl_lab.ops import unimix
+from mbrl_lab.policy.actor_critic import ActorCritic
 from mbrl_lab.types import EnvSpec, Outcome, Step, Tree
 
 DISCRETE = EnvSpec((2,), torch.float32, 3, discrete=True)
@@ -51,8 +52,8 @@ def flat(*shape: int) -> Tensor:
 
 def test_unimix_spreads_its_share_evenly() -> None:
     logits = torch.tensor([[0.0, 40.0, -40.0]])
-    torch.testing.assert_close(mixed(logits, 0.3).exp(), torch.tensor([[0.1, 0.8, 0.1]]))
-    assert mixed(logits, 0.0) is logits
+    torch.testing.assert_close(unimix(logits, 0.3).exp(), torch.tensor([[0.1, 0.8, 0.1]]))
+    torch.testing.assert_close(unimix(logits, 0.0), logits.log_softmax(-1))
     probability = actor_critic(unimix=0.3).actor(torch.randn(5, 2)).logp.exp()
     torch.testing.assert_close(probability, torch.full((5, 3), 1 / 3), msg="it begins without a preference")
 
