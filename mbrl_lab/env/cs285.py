@@ -35,7 +35,7 @@ class Cheetah(MujocoEnv):
 
     def __init__(self, render_mode: str | None = None) -> None:
         space = Box(-np.inf, np.inf, (21,), np.float64)
-        super().__init__("half_cheetah.xml", 1, space, render_mode, default_camera_config={"distance": 4.0})
+        super().__init__("half_cheetah.xml", 1, space, render_mode, camera_name="track")
 
     def reset_model(self) -> Array:
         position = self.init_qpos + self.np_random.uniform(-0.1, 0.1, self.model.nq)

@@ -10,7 +10,11 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete
 
+from mbrl_lab.config import build, compose_config
 from mbrl_lab.env import make_gym
+from mbrl_lab.tracking.video import rendering
+
+RUNNERS = ["ant", "cheetah", "cheetah_cs285", "hopper", "humanoid", "swimmer", "walker"]
 
 
 class Picture(gymnasium.Env[Any, Any]):
@@ -65,3 +69,21 @@ def test_a_package_that_is_not_there(package: str, extra: str, monkeypatch: pyte
     with pytest.raises(ValueError) as caught:
         make_gym("LunarLander-v3")
     assert str(caught.value).endswith(f"{package} is not installed: pip install 'gymnasium[{extra}]'")
+
+
+@pytest.mark.parametrize("name", RUNNERS)
+def test_the_camera_follows_what_runs_away(name: str) -> None:
+    cfg = compose_config(["algo=random", f"env={name}"])
+    try:
+        with rendering(build(cfg.env.make)) as env:
+            robot: Any = env.unwrapped
+            far = robot.data.qpos.copy()
+            far[0] += 30
+            shown = []
+            for bend in (0.0, 0.7):
+                far[-1] += bend
+                robot.set_state(far, robot.data.qvel)
+                shown.append(env.render())
+    except RuntimeError as error:
+        pytest.skip(f"no renderer: {error}")
+    assert (np.asarray(shown[0]) != np.asarray(shown[1])).any(), "an empty floor"
