@@ -42,7 +42,7 @@ def missing(name: str, conf: Path) -> str:
         has, instead = ", ".join(known) or "none", ", ".join(others) or "none"
         start = f"algo={algo} has no recipe for environments of family {family}; it has them for: {has}"
         return f"{start}. For {family} there are algo={instead}"
-    return f"{group}={value} does not exist{_did_you_mean(value, options)} {group} can be: {', '.join(options)}"
+    return f"{group}={value} does not exist{did_you_mean(value, options)} {group} can be: {', '.join(options)}"
 
 
 def _unknown(key: str, overrides: Sequence[str], conf: Path, keys: set[str]) -> str:
@@ -53,14 +53,15 @@ def _unknown(key: str, overrides: Sequence[str], conf: Path, keys: set[str]) -> 
         return f"{given}: algo={algo} uses no {head}; leave it out"
     groups = {p.name for p in conf.iterdir() if p.is_dir()}
     names = {p for k in keys for p in _prefixes(k)} | groups
-    return f"{given}: there is no setting {key!r}{_did_you_mean(key, names)} `--cfg job` shows all of them"
+    return f"{given}: there is no setting {key!r}{did_you_mean(key, names)} `--cfg job` shows all of them"
 
 
 def _options(folder: Path) -> list[str]:
     return sorted(p.stem for p in folder.glob("*.yaml"))
 
 
-def _did_you_mean(word: str, words: Iterable[str]) -> str:
+def did_you_mean(word: str, words: Iterable[str]) -> str:
+    """The end of a sentence about a word that is not among `words`: one of them that is close to it, or a full stop."""
     close = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
     return f"; did you mean {close[0]}?" if close else "."
 

@@ -122,6 +122,16 @@ def test_trials_fail_or_come_to_something_and_the_search_goes_on(space_file: Pat
     assert len(work.study.trials) == 4, "there are enough"
 
 
+def test_a_metric_that_no_run_logs_is_told_of_at_the_first_trial(
+    space_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space_file.write_text(SPACE.replace("eval/return", "eval/retrun"))
+    work = worker(space_file, 1, 3)
+    work.run()
+    said = "its run logged no 'eval/retrun'; did you mean eval/return?"
+    assert work.study.trials[0].user_attrs["reason"] == said and said in capsys.readouterr().out
+
+
 def test_a_hopeless_trial_is_pruned(space_file: Path) -> None:
     work = worker(space_file, 1, 6)
     work.run()

@@ -11,6 +11,7 @@ import optuna
 from optuna.trial import Trial, TrialState
 
 from mbrl_lab.config import ConfigError, check, compose_config
+from mbrl_lab.explain import did_you_mean
 from mbrl_lab.report.curves import read_metrics
 from mbrl_lab.sweep.jobs import Job, Sweep
 from mbrl_lab.sweep.parallel import OUTPUT, Place, Running, begin, choose_places, free_place, reason
@@ -124,7 +125,7 @@ class Worker:
             running.process.wait()
             why = f"at step {last} of its run"
         else:
-            why = "" if code == 0 else reason(code, running.job.folder / OUTPUT)
+            why = self.unlogged(running.job.folder) if code == 0 else reason(code, running.job.folder / OUTPUT)
             pruned = False
         self.attempts.remove(attempt)
         self.finish(trial, lock, end(self.study, trial, None if why else value, pruned, why), why)
@@ -133,6 +134,12 @@ class Worker:
         """Steps and values of the metric so far; what was not finite is not there."""
         rows = read_metrics(RunFolder(folder).metrics)
         return [(int(row["step"]), row[self.space.metric]) for row in rows if row.get(self.space.metric) is not None]
+
+    def unlogged(self, folder: Path) -> str:
+        """What to say where a run never wrote of the metric, perhaps for a slip in its name; else nothing."""
+        names = {key for row in read_metrics(RunFolder(folder).metrics) for key in row}
+        metric = self.space.metric
+        return "" if metric in names else f"its run logged no {metric!r}{did_you_mean(metric, names)}"
 
     def finish(self, trial: Trial, lock: Lock, state: TrialState, why: str) -> None:
         """Let a trial go, and say what it came to."""
