@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mbrl_lab.app import attempt, run, stored_config
 from mbrl_lab.config import CONF, ConfigError, check, compose_config
-from mbrl_lab.report.compare import by_group, by_run, draw_comparison, find_runs, grouped, read_run
+from mbrl_lab.report.compare import Curve, by_group, by_run, draw_comparison, find_runs, grouped, read_run
 from mbrl_lab.report.tables import table, write_csv
 from mbrl_lab.tracking.folder import ConfigMismatch, RunFolder
 from mbrl_lab.tracking.signals import STOPPED
@@ -134,15 +134,15 @@ def show(places: Sequence[Path], out: Path, threshold: float | None) -> None:
     cfg = stored_config(RunFolder(curves[0].folder))
     target = threshold if threshold is not None else threshold_of(cfg)
     out.parent.mkdir(parents=True, exist_ok=True)
-    draw_comparison(groups, title(places, cfg), target, out)
+    draw_comparison(groups, title(cfg, curves[0]), target, out)
     print(table(by_group(groups, target)))
     print(f"picture   {out}\nnumbers   {write_csv(by_run(groups, target), out.with_suffix('.csv'))}")
 
 
-def title(places: Sequence[Path], cfg: DictConfig) -> str:
-    """The environment, by the name of its gymnasium id where it has one."""
-    env = OmegaConf.select(cfg, "env.make.id") or OmegaConf.select(cfg, "env.game") or places[0].parent.name
-    return str(env)
+def title(cfg: DictConfig, first: Curve) -> str:
+    """The environment: its gymnasium id, its game, or its file, as far as a run tells."""
+    known = (OmegaConf.select(cfg, "env.make.id"), OmegaConf.select(cfg, "env.game"), first.overrides.get("env"))
+    return str(next(filter(None, known), first.folder.parent.name))
 
 
 def threshold_of(cfg: DictConfig) -> float | None:

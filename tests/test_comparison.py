@@ -7,13 +7,15 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from mbrl_lab import comparison
-from mbrl_lab.comparison import algos_of, main, parser, threshold_of, words
+from mbrl_lab.comparison import algos_of, main, parser, threshold_of, title, words
 from mbrl_lab.config import CONF, check, compose_config
+from mbrl_lab.report.compare import Curve
 
 SMALL = ["debug=smoke", "eval.every=100", "steps=120", "+env.make.max_episode_steps=30"]
 SWEEPS = sorted(path.stem for path in CONF.glob("sweep/*.yaml"))
@@ -117,3 +119,18 @@ def test_every_run_of_a_sweep_composes(name: str) -> None:
     assert all(len(x) > 2 for x in choices)
     for combination in itertools.product(*choices):
         check(compose_config([f"algo={algo}", "env=pendulum", f"sweep={name}", *combination]))
+
+
+@pytest.mark.parametrize(
+    ("env", "overrides", "said"),
+    [
+        ({"make": {"id": "Pendulum-v1"}}, {"env": "pendulum"}, "Pendulum-v1"),
+        ({"make": {}, "game": "pong"}, {"env": "atari"}, "pong"),
+        ({"make": {"task": "reacher"}}, {"env": "reacher_cs285"}, "reacher_cs285"),
+        ({"make": {}}, {}, "home"),
+    ],
+)
+def test_a_figure_is_called_after_its_environment(env: dict[str, Any], overrides: dict[str, str], said: str) -> None:
+    none = np.zeros(0)
+    first = Curve(Path("home/run"), 0, {}, overrides, none, none, none)
+    assert title(OmegaConf.create({"env": env}), first) == said
