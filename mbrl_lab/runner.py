@@ -80,6 +80,12 @@ class Runner:
         checkpoint = Checkpoint(self.folder.last, self.schedule.keep_last)
         loaded = checkpoint.load()
         with Signals() as signals, self.tracker:
+
+            def give_way() -> None:
+                self.folder.mark("preempted", self.steps)
+                signals.hand_over()
+                self.folder.mark("running", self.steps)
+
             if loaded is None:
                 self.begin()
             else:
@@ -92,12 +98,11 @@ class Runner:
                 if signals.received or crossed(before, self.steps, self.schedule.checkpoint_every):
                     self.save(checkpoint)
                 if signals.received:
-                    self.folder.mark("preempted", self.steps)
-                    signals.hand_over()
-                    self.folder.mark("running", self.steps)
+                    give_way()
             self.monitor.close()
             self.save(checkpoint)
-            final = self.finish()
+            with signals.at_once(give_way):  # all is saved: what is left can be done again
+                final = self.finish()
         self.folder.mark("done", self.steps)
         return final
 

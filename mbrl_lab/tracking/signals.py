@@ -6,6 +6,8 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -25,6 +27,18 @@ class Signals:
         self.pending: list[signal.Signals] = []
         self.previous: dict[signal.Signals, Any] = {}
         self.pid = os.getpid()
+        self.stop: Callable[[], None] | None = None
+
+    @contextmanager
+    def at_once(self, stop: Callable[[], None]) -> Iterator[None]:
+        """While entered, a signal calls `stop` where it comes, and so does one that was noted before."""
+        self.stop = stop
+        try:
+            if self.pending:
+                stop()
+            yield
+        finally:
+            self.stop = None
 
     @property
     def received(self) -> str | None:
@@ -64,6 +78,8 @@ class Signals:
             raise KeyboardInterrupt
         elif number not in self.pending:
             self.pending.append(signal.Signals(number))
+            if self.stop is not None:
+                self.stop()
 
 
 def _in_forked_worker(number: int) -> None:

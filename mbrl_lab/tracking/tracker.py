@@ -71,18 +71,25 @@ class Tracker:
         for e in episodes:
             self.episodes.add("train", e.env, e.index, e.seed, step, e.ret, e.actions)
             if self.film_every and self.count % self.film_every == 0:
-                self.film(self.folder.videos / f"train-{self.count}.mp4", e.seed, e.actions)
+                self._film(step, f"train-{self.count}.mp4", e)
             self.count += 1
             self.ended.append((e.ret, e.length))
             self.progress(step, train_return=e.ret)
 
     def evaluated(self, episodes: Sequence[Episode], step: int, films: int = 0) -> None:
         """Note an evaluation's episodes and film the first `films` of them."""
-        for k, e in enumerate(episodes):
+        for e in episodes:
             self.episodes.add("eval", e.env, e.index, e.seed, step, e.ret, e.actions)
-            if k < films:
-                self.film(self.folder.videos / f"final-{k}.mp4", e.seed, e.actions)
         self.progress(step, eval_return=float(np.mean([e.ret for e in episodes])))
+        for k, e in enumerate(episodes[:films]):
+            self._film(step, f"final-{k}.mp4", e)
+
+    def _film(self, step: int, name: str, e: Episode) -> None:
+        """Say so, as to draw a thousand frames without a GPU takes a while."""
+        if self.line is not None:
+            self.line.announce(f"filming {name}")
+        self.film(self.folder.videos / name, e.seed, e.actions)
+        self.progress(step)
 
     def log(self, row: dict[str, float]) -> dict[str, float]:
         """Write a row to every logger; returns it with what was added."""

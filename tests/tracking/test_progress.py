@@ -41,6 +41,47 @@ def test_the_speed_is_that_of_late() -> None:
     assert "  1 steps/s" in stream.getvalue().splitlines()[-1]
 
 
+def test_evaluations_count_neither_for_the_speed_nor_for_what_is_left() -> None:
+    clock, stream = Clock(), io.StringIO()
+    progress = Progress(1000, stream=stream, clock=clock)
+    for step in range(1, 101):
+        clock.now += 0.1
+        progress.update(step)
+    for _ in range(30):
+        clock.now += 10
+        progress.update(100, note="evaluating")
+    progress.update(100, eval_return=5.0)
+    for step in range(101, 202):
+        clock.now += 0.1
+        progress.update(step)
+    assert stream.getvalue().splitlines()[-1].endswith("eval 5  10 steps/s  0:05:20, 0:01:20 left")
+
+
+def test_of_a_speed_nothing_is_said_within_the_first_second() -> None:
+    clock, stream = Clock(), io.StringIO()
+    progress = Progress(1000, stream=stream, clock=clock)
+    clock.now += 0.001
+    progress.update(1)
+    assert stream.getvalue() == "1/1,000  0%  0:00:00, ? left\n"
+
+
+def test_what_takes_long_is_announced_at_once() -> None:
+    clock, stream = Clock(), io.StringIO()
+    progress = Progress(1000, stream=stream, clock=clock)
+    clock.now += 2
+    progress.update(20)
+    clock.now += 2
+    progress.announce("filming final-0.mp4")
+    clock.now += 100
+    progress.update(20)
+    progress.close()
+    assert [line.split("  ")[-1] for line in stream.getvalue().splitlines()] == [
+        "0:00:02, 0:01:38 left",
+        "0:00:04, filming final-0.mp4",
+        "0:01:44, 0:01:38 left",
+    ]
+
+
 def test_elsewhere_than_on_a_terminal_a_line_comes_now_and_then() -> None:
     clock, stream = Clock(), io.StringIO()
     progress = Progress(1000, stream=stream, clock=clock)
