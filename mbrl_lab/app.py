@@ -9,6 +9,7 @@ import random
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +203,8 @@ def train(cfg: DictConfig) -> None:
         if lines is None or hydra.mode == RunMode.MULTIRUN:
             raise
         print(f"error: {lines}", file=sys.stderr)
+        with suppress(OSError):  # it holds something
+            Path(hydra.runtime.output_dir).rmdir()
         raise SystemExit(2) from None
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mbrl_lab.env import cs285_physics as physics
+from mbrl_lab.env.gym import log_mujoco
 
 Array = NDArray[Any]
 Answer = tuple[Array, float, bool, bool, dict[str, Any]]
@@ -144,6 +145,7 @@ TASKS: dict[str, Callable[..., gymnasium.Env]] = {"cheetah": Cheetah, "obstacles
 
 def make_cs285(task: str, max_episode_steps: int, render_mode: str | None = None) -> gymnasium.Env:
     """cheetah, obstacles or reacher, with a time limit, which is not terminal."""
+    log_mujoco()
     if task not in TASKS:
         raise ValueError(f"env.make.task is {task!r}; it must be {' | '.join(TASKS)}")
     return TimeLimit(TASKS[task](render_mode=render_mode), max_episode_steps)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box
 from gymnasium.wrappers import RescaleAction, TransformObservation
+
+log = logging.getLogger("mbrl_lab")
 
 INSTALL = {"Box2D": "pip install 'gymnasium[box2d]'", "MuJoCo": "pip install 'gymnasium[mujoco]'"}
 
@@ -18,6 +21,8 @@ def make_gym(id: str, **kwargs: Any) -> gymnasium.Env:
 
     ValueError, one line, for an id that is unknown or lacks a package.
     """
+    if _needs_mujoco(id):
+        log_mujoco()
     try:
         env = gymnasium.make(id, **kwargs)
     except (gymnasium.error.Error, ImportError) as error:
@@ -29,6 +34,27 @@ def make_gym(id: str, **kwargs: Any) -> gymnasium.Env:
         low, high = (np.moveaxis(bound, -1, 0) for bound in (space.low, space.high))
         env = TransformObservation(env, lambda image: np.moveaxis(image, -1, 0), Box(low, high, dtype=np.uint8))
     return env
+
+
+def log_mujoco() -> None:
+    """Have MuJoCo's warnings in the log; it would print them for every simulator, and into MUJOCO_LOG.TXT.
+
+    That a robot's file has something deprecated in it, nobody who runs it can mend: that is for the debug level.
+    """
+    try:
+        import mujoco
+    except ImportError:
+        return
+
+    def say(message: str) -> None:
+        log.log(logging.DEBUG if "deprecated" in message else logging.WARNING, "MuJoCo: %s", message)
+
+    mujoco.set_mju_user_warning(say)
+
+
+def _needs_mujoco(id: str) -> bool:
+    spec = gymnasium.registry.get(id)
+    return spec is not None and "mujoco" in str(spec.entry_point)
 
 
 def _why(id: str, error: Exception) -> str:

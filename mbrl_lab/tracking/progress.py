@@ -78,8 +78,8 @@ class Progress:
         returns = [f"{phase} {value:.4g}" for phase, value in self.returns.items()]
         speed = self._speed(now)
         left = f"{_duration((self.total - self.step) / speed)} left" if speed > 0 else "? left"
-        said = [f"{speed:,.0f} steps/s"] if speed > 0 else []
-        parts = [f"{self.step:,}/{self.total:,}", f"{percent}%", *returns, *said]
+        pace = f"{speed:,.0f}" if speed > 0 else "?"
+        parts = [f"{self.step:,}/{self.total:,}", f"{percent}%", *returns, f"{pace} steps/s"]
         return "  ".join([*parts, f"{_duration(now - self.began)}, {self.note or left}"])
 
     def _leave(self, now: float, note: str) -> None:

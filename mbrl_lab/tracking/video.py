@@ -86,6 +86,7 @@ def frame_of(env: gymnasium.Env[Any, Any]) -> Frame:
 @contextmanager
 def rendering(make_env: MakeEnv) -> Iterator[gymnasium.Env[Any, Any]]:
     """An environment that has rendered once, without a display if need be; RuntimeError, one line, if it cannot."""
+    logging.getLogger("OpenGL").setLevel(logging.WARNING)  # else it tells of an accelerator that is not there
     if headless():
         prefer_offscreen()
     with drawing_errors():

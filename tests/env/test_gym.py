@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -87,3 +88,18 @@ def test_the_camera_follows_what_runs_away(name: str) -> None:
     except RuntimeError as error:
         pytest.skip(f"no renderer: {error}")
     assert (np.asarray(shown[0]) != np.asarray(shown[1])).any(), "an empty floor"
+
+
+@pytest.mark.parametrize("env", ["cheetah", "cheetah_cs285"])
+def test_mujoco_warns_through_the_log_and_nowhere_else(
+    env: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], caplog: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    made: Any = build(compose_config(["algo=random", f"env={env}"]).env.make)()
+    made.reset(seed=0)
+    assert not caplog.records, "what is deprecated in its file is nothing to warn of"
+    made.unwrapped.data.qvel[:] = 1e12
+    made.step(made.action_space.sample())
+    said = caplog.records[0].getMessage()
+    assert said.startswith("MuJoCo: Nan, Inf or huge value in QVEL")
+    assert "deprecated" not in "".join(capfd.readouterr()) and not list(tmp_path.iterdir())

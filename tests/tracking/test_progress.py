@@ -62,7 +62,7 @@ def test_of_a_speed_nothing_is_said_within_the_first_second() -> None:
     progress = Progress(1000, stream=stream, clock=clock)
     clock.now += 0.001
     progress.update(1)
-    assert stream.getvalue() == "1/1,000  0%  0:00:00, ? left\n"
+    assert stream.getvalue() == "1/1,000  0%  ? steps/s  0:00:00, ? left\n"
 
 
 def test_what_takes_long_is_announced_at_once() -> None:
