@@ -102,4 +102,4 @@ def test_mujoco_warns_through_the_log_and_nowhere_else(
     made.step(made.action_space.sample())
     said = caplog.records[0].getMessage()
     assert said.startswith("MuJoCo: Nan, Inf or huge value in QVEL")
-    assert "deprecated" not in "".join(capfd.readouterr()) and not list(tmp_path.iterdir())
+    assert "settotalmass" not in "".join(capfd.readouterr()) and not list(tmp_path.iterdir())
