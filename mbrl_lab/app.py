@@ -194,18 +194,18 @@ def refuse_other_family(envs: Envs, family: str) -> None:
 def train(cfg: DictConfig) -> None:
     """Run a config in Hydra's output folder: from the start, or from where it was stopped."""
     hydra = HydraConfig.get()
-    overrides = list(hydra.overrides.task)
-    try:
+    overrides, path = list(hydra.overrides.task), Path(hydra.runtime.output_dir)
+
+    def work() -> None:
         refuse_unknown_preset(overrides)
-        run(cfg, Path(hydra.runtime.output_dir), overrides)
-    except Exception as error:
-        lines = say(error)
-        if lines is None or hydra.mode == RunMode.MULTIRUN:
-            raise
-        print(f"error: {lines}", file=sys.stderr)
+        run(cfg, path, overrides)
+
+    if hydra.mode == RunMode.MULTIRUN:
+        work()
+    elif code := attempt(work):
         with suppress(OSError):  # it holds something
-            Path(hydra.runtime.output_dir).rmdir()
-        raise SystemExit(2) from None
+            path.rmdir()
+        raise SystemExit(code)
 
 
 def run(cfg: DictConfig, path: Path, overrides: Sequence[str]) -> None:

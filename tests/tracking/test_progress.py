@@ -24,6 +24,13 @@ class Terminal(io.StringIO):
         return True
 
 
+def train(progress: Progress, clock: Clock, steps: range, seconds: float) -> None:
+    """Update it after each of these steps, which take so long."""
+    for step in steps:
+        clock.now += seconds
+        progress.update(step)
+
+
 def test_the_line_counts_from_where_a_resumed_run_begins() -> None:
     clock, stream = Clock(), io.StringIO()
     progress = Progress(100_000, start=20_000, stream=stream, clock=clock)
@@ -44,16 +51,12 @@ def test_the_speed_is_that_of_late() -> None:
 def test_evaluations_count_neither_for_the_speed_nor_for_what_is_left() -> None:
     clock, stream = Clock(), io.StringIO()
     progress = Progress(1000, stream=stream, clock=clock)
-    for step in range(1, 101):
-        clock.now += 0.1
-        progress.update(step)
+    train(progress, clock, range(1, 101), 0.1)
     for _ in range(30):
         clock.now += 10
         progress.update(100, note="evaluating")
     progress.update(100, eval_return=5.0)
-    for step in range(101, 202):
-        clock.now += 0.1
-        progress.update(step)
+    train(progress, clock, range(101, 202), 0.1)
     assert stream.getvalue().splitlines()[-1].endswith("eval 5  10 steps/s  0:05:20, 0:01:20 left")
 
 
@@ -85,9 +88,7 @@ def test_what_takes_long_is_announced_at_once() -> None:
 def test_elsewhere_than_on_a_terminal_a_line_comes_now_and_then() -> None:
     clock, stream = Clock(), io.StringIO()
     progress = Progress(1000, stream=stream, clock=clock)
-    for step in range(1, 1001):
-        clock.now += 0.025
-        progress.update(step)
+    train(progress, clock, range(1, 1001), 0.025)
     progress.close()
     lines = stream.getvalue().splitlines()
     assert [line.split("/")[0] for line in lines] == ["1", "401", "801", "1,000"]
@@ -105,9 +106,7 @@ def test_a_last_line_is_not_said_twice() -> None:
 def test_on_a_terminal_the_line_is_rewritten_five_times_a_second_at_most() -> None:
     clock, stream = Clock(), Terminal()
     progress = Progress(10_000, stream=stream, clock=clock)
-    for step in range(1, 2001):
-        clock.now += 0.001
-        progress.update(step)
+    train(progress, clock, range(1, 2001), 0.001)
     progress.close()
     shown = stream.getvalue()
     assert 9 <= shown.count("\r") <= 12
