@@ -27,7 +27,7 @@ from typing import Any
 import torch
 
 from mbrl_lab import make_run
-from mbrl_lab.app import keep_freed_memory
+from mbrl_lab.nets.speed import keep_freed_memory
 
 WARMUP = 1_000
 ATARI = "encoder=nature encoder.hidden=512 policy.depth=0 algo.reward_clip=1.0"

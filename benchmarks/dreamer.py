@@ -41,9 +41,10 @@ from typing import Any, NamedTuple
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from mbrl_lab.app import compile_parts, env_makers, keep_freed_memory
+from mbrl_lab.app import env_makers
 from mbrl_lab.config import build, compose_config
 from mbrl_lab.dynamics.rollout import dream
+from mbrl_lab.nets.speed import compile_parts, keep_freed_memory
 from mbrl_lab.runner import TRAIN
 from mbrl_lab.types import EnvSpec, Step
 

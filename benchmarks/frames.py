@@ -18,8 +18,8 @@ from collections.abc import Callable
 
 import torch
 
-from mbrl_lab.app import keep_freed_memory
 from mbrl_lab.dynamics import Frames, Grid, Visual
+from mbrl_lab.nets.speed import keep_freed_memory
 from mbrl_lab.types import EnvSpec, Step
 
 SPECS = {

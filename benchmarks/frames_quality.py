@@ -25,7 +25,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mbrl_lab.app import keep_freed_memory
 from mbrl_lab.dynamics import FitVisual, Frames
 from mbrl_lab.dynamics.fit_visual import model_rows
 from mbrl_lab.dynamics.parts import breakout, part, spaceinvaders
@@ -42,6 +41,7 @@ from mbrl_lab.dynamics.quality import (
 )  # fmt: skip
 from mbrl_lab.env import Envs
 from mbrl_lab.env.atari import AtariVector
+from mbrl_lab.nets.speed import keep_freed_memory
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Step
 

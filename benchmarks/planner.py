@@ -34,9 +34,9 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from mbrl_lab.app import compile_parts, keep_freed_memory
 from mbrl_lab.dynamics import Ends, Ensemble
 from mbrl_lab.env import physics
+from mbrl_lab.nets.speed import compile_parts, keep_freed_memory
 from mbrl_lab.planner import CEM
 from mbrl_lab.planner.search import evaluate
 from mbrl_lab.types import EnvSpec, Step

@@ -33,9 +33,9 @@ import numpy as np
 import torch
 from planner import imported, settings
 
-from mbrl_lab.app import compile_parts, keep_freed_memory
 from mbrl_lab.dynamics import Ends, Ensemble
 from mbrl_lab.nets.encoder import Vector
+from mbrl_lab.nets.speed import compile_parts, keep_freed_memory
 from mbrl_lab.policy import SAC
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Step

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import random
@@ -20,7 +19,6 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
 
 from mbrl_lab.config import (
     ConfigError,
@@ -33,6 +31,7 @@ from mbrl_lab.config import (
 )
 from mbrl_lab.env import Envs
 from mbrl_lab.monitor import Monitor, Stop
+from mbrl_lab.nets.speed import compile_parts, keep_freed_memory
 from mbrl_lab.replay import Replay, memory
 from mbrl_lab.report import draw
 from mbrl_lab.runner import TRAIN, Runner, Schedule
@@ -145,26 +144,6 @@ def env_makers(cfg: DictConfig) -> tuple[Callable[..., gymnasium.Env], Callable[
         "make_vector": build(env.make_vector) if "make_vector" in env else None,
     }
     return make, lambda num, stream: Envs(make, num, cfg.seed, stream, **how)
-
-
-def keep_freed_memory() -> None:
-    """Tell glibc to keep large freed blocks: giving them back and faulting them in again slows planning by half."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        m_trim_threshold, m_mmap_threshold, size = -1, -3, 2**30
-        libc.mallopt(m_trim_threshold, size)
-        libc.mallopt(m_mmap_threshold, size)
-
-
-def compile_parts(algo: nn.Module) -> None:
-    """torch.compile for the methods that modules name in `compilable`: pure functions of tensors, called often."""
-    cpu = all(p.device.type == "cpu" for p in algo.parameters())
-    # On a CPU what calls the kernels is C++ too, or Python would take longer than small kernels do, and random numbers
-    # are torch's: compiled ones are others, and are drawn one after the other.
-    options: dict[str, Any] | None = {"cpp_wrapper": True, "fallback_random": True} if cpu else None
-    for module in algo.modules():
-        for name in getattr(module, "compilable", ()):
-            setattr(module, name, torch.compile(getattr(module, name), options=options))
 
 
 def film(make: Callable[..., Any], path: Path, seed: int, actions: np.ndarray) -> None:

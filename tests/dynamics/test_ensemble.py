@@ -10,8 +10,8 @@ import torch
 from linear import EDGE, SPEC, C, data, ensemble, fit, queries, reward_of, true_next
 from torch import Tensor
 
-from mbrl_lab.app import compile_parts
 from mbrl_lab.dynamics import Ensemble
+from mbrl_lab.nets.speed import compile_parts
 from mbrl_lab.types import EnvSpec, Step
 
 

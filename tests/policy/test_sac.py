@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.distributions import Independent, Normal, TanhTransform, TransformedDistribution
 
 from mbrl_lab import make_run
-from mbrl_lab.app import compile_parts
 from mbrl_lab.nets.encoder import Vector
+from mbrl_lab.nets.speed import compile_parts
 from mbrl_lab.policy import SAC
 from mbrl_lab.policy.soft import Categorical, SquashedGaussian
 from mbrl_lab.replay import Replay
