@@ -33,9 +33,9 @@ def made(kind: str, members: int, width: int, depth: int, compiled: bool) -> Vis
     sizes = {"members": members, "unroll": 1, "width": width, "depth": depth, "lr": 1e-3, "clip": 10.0}
     model: Visual
     if kind == "frames":
-        model = Frames(SPECS[kind], history=4, target="levels", **sizes)  # type: ignore[arg-type]
+        model = Frames(SPECS[kind], history=4, target="levels", patch=4, **sizes)  # type: ignore[arg-type]
     else:
-        model = Grid(SPECS[kind], history=2, **sizes)  # type: ignore[arg-type]
+        model = Grid(SPECS[kind], history=2, modes=4, **sizes)  # type: ignore[arg-type]
     if compiled:
         for net in model.nets:
             net.trunk = torch.compile(net.trunk)  # type: ignore[assignment]
@@ -90,7 +90,7 @@ def main() -> None:
         for compiled in (False, True):
             for dtype in (torch.float32, torch.bfloat16):
                 model = made(kind, args.members, args.width if kind == "frames" else 32, args.depth, compiled)
-                device = model.shift.device
+                device = model.odds.device
                 batch = rows(spec, model.lead + 2, args.batch, device)
                 start = model.begin(rows(spec, model.lead + 1, args.starts, device))
                 action = torch.randint(spec.action_dim, (args.starts,), device=device)

@@ -84,8 +84,8 @@ class Copy:
     def __init__(self, model: Frames) -> None:
         self.begin, self.lead, self.shape, self.model = model.begin, model.lead, model.shape, model
 
-    def imagine(self, state: Tensor, action: Tensor) -> tuple[Tensor, Any]:
-        _, outcome = self.model.imagine(state[:1], action[:1])
+    def expect(self, state: Tensor, action: Tensor) -> tuple[Tensor, Any]:
+        _, outcome = self.model.expect(state[:1], action[:1])
         zeros = torch.zeros(len(state))
         return self.model.follow(state, state[:, -1:]), outcome._replace(reward=zeros, discount=1 - zeros)
 
@@ -163,6 +163,7 @@ def parsed() -> argparse.Namespace:
     p.add_argument("--members", type=int, default=1)
     p.add_argument("--history", type=int, default=4)
     p.add_argument("--unroll", type=int, default=1)
+    p.add_argument("--patch", type=int, default=4)
     p.add_argument("--width", type=int, default=64)
     p.add_argument("--depth", type=int, default=2)
     p.add_argument("--batch", type=int, default=32)
@@ -184,7 +185,7 @@ def main() -> None:
     unseen, replay = play(args.game, args.held_out, args.seed + 1, 4), play(args.game, args.steps, args.seed, 4)
     spec: EnvSpec = replay.spec
     model = Frames(
-        spec, args.members, args.history, args.unroll, args.width, args.depth, args.target, args.lr, args.clip
+        spec, args.members, args.history, args.unroll, args.patch, args.width, args.depth, args.target, args.lr, args.clip
     )
     fit = FitVisual(args.batch, 0.0, 1, 0, 0.0, 0, False, args.events, GAMES[args.game][1])
     if args.load:

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from mbrl_lab.dynamics.fit import Fit, Tally
-from mbrl_lab.dynamics.quality import AHEAD, Parts, judged, open_loop
+from mbrl_lab.dynamics.quality import AHEAD, OpenLoop, Parts, judged, open_loop
 from mbrl_lab.dynamics.visual import Visual
+from mbrl_lab.nets.anneal import anneal
 from mbrl_lab.replay import Replay, free_memory
 from mbrl_lab.types import Metrics, Step
 
@@ -27,6 +28,8 @@ STUDIED = 1_000
 class FitVisual(Fit):
     """Goes on from the weights of the fit before, for at most `max_updates` gradient steps (0: no bound) of `batch`
     rows for each member, and until no member's hold-out loss has fallen by the share `gain` for `patience` epochs.
+    In the second half of the updates that it may take the learning rate falls to a hundredth: what is imagined goes on
+    for many steps, and the noise of a last few updates with the whole rate is an error in each of them.
 
     The share `events` of a batch begins just before a reward or an end, half of it before each if there are both.
     A row's part (hold-out or not, and how often it stands in each member's `bootstrap`) follows from its number.
@@ -60,6 +63,7 @@ class FitVisual(Fit):
         while stale <= self.patience and not self.spent(tally):
             for batch in self._epoch(model.members, train):
                 rows = model_rows(model, replay, self.enrich(batch, kinds), model.unroll)
+                anneal(model.opt, model.lr, tally.updates, self.max_updates)
                 tally.add(model.update(rows)[1])
                 if self.spent(tally):
                     break
@@ -71,7 +75,7 @@ class FitVisual(Fit):
 
     def afford(self, model: Visual) -> None:
         """ValueError where the ensemble and an update of a batch do not fit the memory."""
-        need, device = model.demand(self.batch), model.shift.device
+        need, device = model.demand(self.batch), model.odds.device
         if need > (free := free_memory(device)):
             asked = f"dynamics.members={model.members}, dynamics.width={model.width}, algo.fit.batch={self.batch}"
             lacking = f"{need / 1e9:.1f} GB on {device}, where {free / 1e9:.1f} GB are free"
@@ -94,17 +98,11 @@ class FitVisual(Fit):
     def prepare(self, model: Visual, replay: Replay, train: Tensor) -> list[Tensor]:
         """Balance the model for what batches will hold; the cells of each kind of event that there is."""
         reward, terminal = replay.outcomes(train)
-        kinds = [train[x] for x in (reward != 0, terminal) if x.any()]
-        classes = torch.stack([reward < 0, reward == 0, reward > 0, terminal], -1).double()
-        natural = classes.mean(0)
-        drawn = (1 - self.share(kinds)) * natural
-        for event in [x for x in (reward != 0, terminal) if x.any()]:
-            drawn = drawn + self.share(kinds) / len(kinds) * classes[event].mean(0)
-        more = torch.where(natural > 0, drawn / natural, 1.0)
-        less = torch.where(natural < 1, (1 - drawn) / (1 - natural), 1.0)[3]
-        shift = more.log()
-        shift[3] -= less.log()
-        model.balance(shift.float())
+        events = [x for x in (reward != 0, terminal) if x.any()]
+        kinds = [train[x] for x in events]
+        share = self.share(kinds)
+        more = [share / len(kinds) / x.double().mean() if x.any() else 0.0 for x in (reward != 0, terminal)]
+        model.balance(torch.tensor([1 - share, *more]))
         some = train[torch.randint(len(train), (STUDIED,), device=train.device)]
         model.study(replay.read(some, 1).obs[0][:, -model.shape[0] :])
         return kinds
@@ -135,7 +133,7 @@ class FitVisual(Fit):
     def judge(self, model: Visual, replay: Replay) -> Metrics:
         """What the model is worth on rows in a row that it never learned from."""
         rows = self.unseen(model, replay, max(AHEAD), JUDGED)
-        return judged(open_loop(model, rows), model.far, self.parts) if rows is not None else {}
+        return assess(model, rows, self.parts)[1] if rows is not None else {}
 
     def unseen(self, model: Visual, replay: Replay, steps: int, most: int) -> Step | None:
         """[lead + 1 + steps, N] held-out rows, N at most `most`, evenly spread; None where there are none."""
@@ -151,3 +149,9 @@ class FitVisual(Fit):
 def model_rows(model: Visual, replay: Replay, cells: Tensor, steps: int) -> Step:
     """[lead + 1 + steps, *cells.shape] rows: the state before each cell's transition, and so many steps."""
     return replay.read(cells - model.lead * replay.num_envs, model.lead + 1 + steps)
+
+
+def assess(model: Visual, rows: Step, parts: Parts | None) -> tuple[OpenLoop, Metrics]:
+    """What the model predicts along rows [lead + 1 + H, N], and what that is worth."""
+    seen = open_loop(model, rows)
+    return seen, judged(seen, open_loop(model, rows, told=True), model.far, parts)

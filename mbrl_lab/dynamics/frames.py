@@ -9,13 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mbrl_lab.dynamics.grid import SELDOM
-from mbrl_lab.dynamics.visual import Net, Visual
+from mbrl_lab.dynamics.visual import Net, Said, Visual
 from mbrl_lab.nets.dilated import Dilated, Pooled
 from mbrl_lab.nets.encoder import squared
 from mbrl_lab.types import EnvSpec
-
-SIDE = 4
-"""Pixels of a square that is one place in the network."""
 
 STEP = 8
 """Grey values in a level, and by more than how many a pixel changes."""
@@ -27,23 +24,24 @@ FRAME, LEVEL = 0.1, 0.3
 
 
 class FrameNet(Net):
-    """Images as squares of 4 x 4 pixels in their channels, through a trunk that keeps 21 x 21 places."""
+    """Images as squares of `patch` x `patch` pixels in their channels, through a trunk that keeps the places."""
 
-    def __init__(self, spec: EnvSpec, history: int, width: int, depth: int, outputs: int) -> None:
+    def __init__(self, spec: EnvSpec, history: int, patch: int, width: int, depth: int) -> None:
         super().__init__()
-        size = spec.obs_shape[1] // SIDE, spec.obs_shape[2] // SIDE
-        self.trunk = Dilated(SIDE * SIDE * history, size, spec.action_dim, width, depth)
-        self.pixels = nn.Linear(width, SIDE * SIDE)
-        self.rest = Pooled(width, outputs)
+        self.patch, self.square = patch, patch * patch
+        size = spec.obs_shape[1] // patch, spec.obs_shape[2] // patch
+        self.trunk = Dilated(self.square * history, size, spec.action_dim, width, depth)
+        self.pixels = nn.Linear(width, self.square)
+        self.rest = Pooled(width, 4)
         nn.init.zeros_(self.pixels.weight)
 
     def _say(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(the newest frame in squares, features, both [N, h, w, .], a number for each of its pixels, logits)."""
-        squares = squared(state, SIDE)
+        squares = squared(state, self.patch)
         seen = squares.to(torch.float32).mul_(1 / 255).movedim(-1, 1)
         features = self.trunk(seen, action)
         placed = features.movedim(1, -1)
-        return squares[..., -SIDE * SIDE :], placed, self.pixels(placed).float(), self.rest(features)
+        return squares[..., -self.square :], placed, self.pixels(placed).float(), self.rest(features)
 
 
 class LevelNet(FrameNet):
@@ -54,25 +52,25 @@ class LevelNet(FrameNet):
 
     palette: Tensor
 
-    def __init__(self, spec: EnvSpec, history: int, width: int, depth: int) -> None:
-        super().__init__(spec, history, width, depth, 4)
+    def __init__(self, spec: EnvSpec, history: int, patch: int, width: int, depth: int) -> None:
+        super().__init__(spec, history, patch, width, depth)
         nn.init.constant_(self.pixels.bias, SELDOM)
-        self.levels = nn.Linear(width, SIDE * SIDE * LEVELS)
+        self.levels = nn.Linear(width, self.square * LEVELS)
         self.register_buffer("palette", torch.arange(STEP // 2, 256, STEP).byte())
 
-    def loss(self, state: Tensor, action: Tensor, frame: Tensor, on: bool) -> tuple[Tensor, Tensor, Tensor]:
+    def loss(self, state: Tensor, action: Tensor, frame: Tensor, on: bool) -> Said:
         old, features, gate, logits = self._say(state, action)
-        new = squared(frame, SIDE)
+        new = squared(frame, self.patch)
         changes = (new.short() - old.short()).abs() > STEP
         error = F.binary_cross_entropy_with_logits(gate, changes.float(), reduction="none").sum((1, 2, 3))
         level = self._levels(features, changes.any(-1))[changes[changes.any(-1)]]
         wrong = F.cross_entropy(level, (new[changes] // STEP).long(), reduction="none")
         error = error + LEVEL * torch.zeros_like(gate).masked_scatter(changes, wrong).sum((1, 2, 3))
-        return FRAME * error, logits, self._decide(old, features, gate) if on else frame
+        return sure(FRAME * error, logits, self._decide(old, features, gate) if on else frame)
 
-    def forward(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         old, features, gate, logits = self._say(state, action)
-        return self._decide(old, features, gate), logits
+        return self._decide(old, features, gate)[:, None], logits[:, None], torch.zeros_like(logits[:, :1])
 
     @torch.no_grad()
     def _decide(self, old: Tensor, features: Tensor, gate: Tensor) -> Tensor:
@@ -82,37 +80,42 @@ class LevelNet(FrameNet):
         new = old.clone()
         seen = self.palette[self._levels(features, some).argmax(-1)]
         new[some] = torch.where(open_[some], seen, old[some])
-        return unsquared(new)
+        return unsquared(new, self.patch)
 
     def _levels(self, features: Tensor, where: Tensor) -> Tensor:
-        """[M, 16, 32] logits at the M places for which the mask [N, h, w] holds: they are few."""
-        return self.levels(features[where]).float().unflatten(-1, (SIDE * SIDE, LEVELS))
+        """[M, S, 32] logits of S pixels at the M places for which the mask [N, h, w] holds: they are few."""
+        return self.levels(features[where]).float().unflatten(-1, (self.square, LEVELS))
 
 
 class DeltaNet(FrameNet):
     """The change of each pixel by squared error: the classic form, which forgets what is small."""
 
-    def __init__(self, spec: EnvSpec, history: int, width: int, depth: int) -> None:
-        super().__init__(spec, history, width, depth, 4)
+    def __init__(self, spec: EnvSpec, history: int, patch: int, width: int, depth: int) -> None:
+        super().__init__(spec, history, patch, width, depth)
         nn.init.zeros_(self.pixels.bias)
 
-    def loss(self, state: Tensor, action: Tensor, frame: Tensor, on: bool) -> tuple[Tensor, Tensor, Tensor]:
+    def loss(self, state: Tensor, action: Tensor, frame: Tensor, on: bool) -> Said:
         old, _, delta, logits = self._say(state, action)
-        target = (squared(frame, SIDE).short() - old.short()) / 255
-        return (delta - target).square().sum((1, 2, 3)), logits, self._add(old, delta) if on else frame
+        target = (squared(frame, self.patch).short() - old.short()) / 255
+        return sure((delta - target).square().sum((1, 2, 3)), logits, self._add(old, delta) if on else frame)
 
-    def forward(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         old, _, delta, logits = self._say(state, action)
-        return self._add(old, delta), logits
+        return self._add(old, delta)[:, None], logits[:, None], torch.zeros_like(logits[:, :1])
 
     @torch.no_grad()
     def _add(self, old: Tensor, delta: Tensor) -> Tensor:
-        return unsquared((old + 255 * delta).round().clamp(0, 255).byte())
+        return unsquared((old + 255 * delta).round().clamp(0, 255).byte(), self.patch)
 
 
-def unsquared(squares: Tensor) -> Tensor:
-    """[N, h, w, 16] -> [N, 1, 4 h, 4 w]: the inverse of `squared` for one channel."""
-    return squares.unflatten(-1, (SIDE, SIDE)).transpose(2, 3).flatten(3, 4).flatten(1, 2).unsqueeze(1)
+def sure(error: Tensor, logits: Tensor, frame: Tensor) -> Said:
+    """One outcome, that is certain: errors [N], logits [N, 4]."""
+    return Said(error[:, None], logits[:, None], torch.zeros_like(error)[:, None], frame)
+
+
+def unsquared(squares: Tensor, side: int) -> Tensor:
+    """[N, h, w, side * side] -> [N, 1, side * h, side * w]: the inverse of `squared` for one channel."""
+    return squares.unflatten(-1, (side, side)).transpose(2, 3).flatten(3, 4).flatten(1, 2).unsqueeze(1)
 
 
 TARGETS: dict[str, type[LevelNet] | type[DeltaNet]] = {"levels": LevelNet, "delta": DeltaNet}
@@ -121,10 +124,8 @@ TARGETS: dict[str, type[LevelNet] | type[DeltaNet]] = {"levels": LevelNet, "delt
 class Frames(Visual):
     """The next grey frame of the newest `history`, as `target` says: levels or delta.
 
-    ValueError for observations that are no grey frames, or whose sides are no multiples of 4.
+    ValueError for observations that are no grey frames, or whose sides are no multiples of `patch`.
     """
-
-    square = SIDE * SIDE
 
     def __init__(
         self,
@@ -132,6 +133,7 @@ class Frames(Visual):
         members: int,
         history: int,
         unroll: int,
+        patch: int,
         width: int,
         depth: int,
         target: str,
@@ -140,11 +142,12 @@ class Frames(Visual):
     ) -> None:
         if len(spec.obs_shape) == 3 and spec.obs_shape[0] != spec.stack:
             raise ValueError(f"dynamics=frames predicts grey frames, not {spec.obs_shape[0]} channels: try grid")
-        if any(side % SIDE for side in spec.obs_shape[1:]):
-            raise ValueError(f"dynamics=frames halves images twice; {spec.obs_shape[1:]} are no multiples of {SIDE}")
+        if any(side % patch for side in spec.obs_shape[1:]):
+            raise ValueError(f"dynamics.patch is {patch}; it must divide the sides of the image, {spec.obs_shape[1:]}")
+        self.square = patch * patch
 
         def make() -> Net:
-            return TARGETS[target](spec, history, width, depth)
+            return TARGETS[target](spec, history, patch, width, depth)
 
         super().__init__(spec, make, members, history, unroll, width, lr, clip)
 

@@ -40,7 +40,8 @@ class ImageModel(Protocol):
     shape: tuple[int, int, int]
 
     def begin(self, steps: Step) -> Tensor: ...
-    def imagine(self, state: Tensor, action: Tensor) -> tuple[Tensor, Outcome]: ...
+    def expect(self, state: Tensor, action: Tensor) -> tuple[Tensor, Outcome]: ...
+    def recognise(self, state: Tensor, action: Tensor, frame: Tensor) -> Tensor: ...
 
 
 class OpenLoop(NamedTuple):
@@ -59,8 +60,11 @@ class OpenLoop(NamedTuple):
 
 
 @torch.no_grad()
-def open_loop(model: ImageModel, steps: Step) -> OpenLoop:
-    """Imagine along rows [lead + 1 + H, N] whose first lead + 1 begin a state of the model."""
+def open_loop(model: ImageModel, steps: Step, told: bool = False) -> OpenLoop:
+    """Imagine along rows [lead + 1 + H, N] whose first lead + 1 begin a state of the model.
+
+    `told`: of the outcomes that the model deems possible the one nearest to the truth, not the likeliest.
+    """
     lead, channels = model.lead, model.shape[0]
     state = model.begin(steps.at(slice(0, lead + 1)))
     start, before = state[:, -channels:], state[:, -2 * channels : -channels]
@@ -70,10 +74,11 @@ def open_loop(model: ImageModel, steps: Step) -> OpenLoop:
     seen: list[tuple[Tensor, ...]] = []
     for t in range(lead + 1, len(steps.first)):
         row = steps.at(t)
-        state, outcome = model.imagine(state, row.action)
+        true = row.obs[:, -channels:]
+        after, outcome = model.expect(state, row.action)
+        state = model.recognise(state, row.action, true) if told else after
         first = goes_on & ~row.first
         goes_on = first & ~row.terminal
-        true = row.obs[:, -channels:]
         said, was = (outcome.reward, 1 - outcome.discount), (row.reward, row.terminal)
         seen.append((state[:, -channels:], true, goes_on, said[0], was[0], said[1], was[1], first))
     return OpenLoop(start, before, *(torch.stack(x) for x in zip(*seen, strict=True)))
@@ -176,10 +181,11 @@ AHEAD = (1, 2, 5, 10)
 """Steps at which open-loop predictions are judged."""
 
 
-def judged(seen: OpenLoop, far: int, parts: Parts | None) -> Metrics:
-    """Everything that is logged about predictions, by name."""
+def judged(seen: OpenLoop, told: OpenLoop, far: int, parts: Parts | None) -> Metrics:
+    """Everything that is logged about predictions, by name; rollouts earn their length by `told` ones."""
     said, was = changed(seen, far)
     every = {"changed_f1": f1(said, was, seen.valid), "tiles_right": tiles_right(said, was, seen.valid)}
+    possible = tiles_right(*changed(told, far), told.valid)
     every |= {f"{name}_recall": x for name, x in (recall_of(parts, seen) if parts else {}).items()}
     reach = [h for h in AHEAD if h <= len(seen.true)]
     found: Metrics = {
@@ -188,4 +194,4 @@ def judged(seen: OpenLoop, far: int, parts: Parts | None) -> Metrics:
     first = seen.first[0]
     found |= rare("reward", seen.reward[0, first].abs(), seen.true_reward[0, first] != 0)
     found |= rare("end", seen.end[0, first], seen.true_end[0, first])
-    return found | {"model/earned_length": float(earned(every["tiles_right"]))}
+    return found | {"model/earned_length": float(earned(possible))}

@@ -8,7 +8,6 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mbrl_lab.nets.adam import Adam
 from mbrl_lab.nets.precision import differentiate
@@ -27,37 +26,60 @@ MAPS = 24
 
 
 class Guess(NamedTuple):
-    """One member's prediction for N rows."""
+    """One member's prediction for N rows: K outcomes, each with a frame, a reward and an end of its own."""
 
-    frame: Tensor  # [N, C, H, W] uint8
-    reward: Tensor  # [N, 3] probabilities of SIGNS
-    end: Tensor  # [N] probability
+    frame: Tensor  # [N, K, C, H, W] uint8
+    reward: Tensor  # [N, K, 3] probabilities of SIGNS
+    end: Tensor  # [N, K] probability
+    weight: Tensor  # [N, K] probability of the outcome
+
+    def drawn(self) -> tuple[Tensor, Outcome]:
+        """(frame, what it meant) of one outcome each, as often as it is likely."""
+        return self._of(torch.multinomial(self.weight, 1).squeeze(1) if self.weight.shape[1] > 1 else None)
+
+    def expected(self) -> tuple[Tensor, Outcome]:
+        """(the likeliest frame [N, C, H, W], the means [N] of reward and discount over all outcomes)."""
+        frame = self._of(self.weight.argmax(1))[0]
+        mean = self.reward.mul(self.weight[..., None]).sum(1) @ self.reward.new_tensor(SIGNS)
+        return frame, Outcome(mean, 1 - (self.end * self.weight).sum(1))
+
+    def _of(self, index: Tensor | None) -> tuple[Tensor, Outcome]:
+        frame, reward, end = (x[:, 0] if index is None else of(x, index) for x in self[:3])
+        return frame, Outcome(reward @ reward.new_tensor(SIGNS), 1 - end)
+
+
+class Said(NamedTuple):
+    """What a network makes of N rows in learning, for each of K outcomes."""
+
+    error: Tensor  # [N, K]: minus the log-likelihood of the true next frame, or what stands for it
+    logits: Tensor  # [N, K, 4]: of SIGNS, and of the end
+    weight: Tensor  # [N, K]: log-probabilities of the outcomes
+    frame: Tensor  # [N, C, H, W] uint8: of the outcome under which the true one is likeliest; the true one if not asked
 
 
 class Net(nn.Module, ABC):
-    """One member: frames [N, history * C, H, W] and actions [N, A] to the next frame and logits [N, 4] of the rest."""
+    """One member: frames [N, history * C, H, W] and actions [N, A] to K outcomes."""
 
     @abstractmethod
-    def loss(self, state: Tensor, action: Tensor, frame: Tensor, on: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """(losses [N] of the true next frame [N, C, H, W], logits [N, 4], the frame predicted if one goes `on` from it,
-        else the true one)."""
+    def loss(self, state: Tensor, action: Tensor, frame: Tensor, on: bool) -> Said:
+        """Beside the true next frame [N, C, H, W]; `on`: one goes on from a predicted one."""
 
     @abstractmethod
-    def forward(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        """(next frame [N, C, H, W] uint8, logits [N, 4])."""
+    def forward(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(next frames [N, K, C, H, W] uint8, logits [N, K, 4], log-probabilities of the outcomes [N, K])."""
 
 
 class Visual(nn.Module):
     """`members` networks; a state is the newest `history` frames [N, history * C, H, W] uint8, the oldest first.
 
     The state is shifted and only the newest frame predicted, in the bytes that real ones have. Row blocks are predicted
-    by one member each. Beside the frame members say the sign of the reward and whether the value ends. Batches in which
-    these are more frequent than in the data shift their logits by the logarithm of how much more (prior correction for
-    case-control sampling), so that without the shift they are calibrated: see `balance`.
+    by one member each. Beside the frame members say the sign of the reward and whether the value ends. Batches hold
+    these more often than the data does; the likelihood that is climbed is that of rows so drawn, and the probabilities
+    stay those of the data: see `balance`.
     With `unroll` above 1 it learns from so many steps in a row, all but the first from frames that it predicted itself.
     """
 
-    shift: Tensor
+    odds: Tensor
 
     def __init__(
         self,
@@ -77,12 +99,12 @@ class Visual(nn.Module):
         if history < spec.stack:
             raise ValueError(f"dynamics.history is {history}; it must be at least env.frame_stack, {spec.stack}")
         self.spec, self.members, self.history, self.unroll, self.clip = spec, members, history, unroll, clip
-        self.width = width
+        self.width, self.lr = width, lr
         self.shape = (spec.obs_shape[0] // spec.stack, spec.obs_shape[1], spec.obs_shape[2])
         self.lead = history - spec.stack
         self.nets = nn.ModuleList(make_net() for _ in range(members))
         self.opt = Adam(self.parameters(), lr)
-        self.register_buffer("shift", torch.zeros(4))
+        self.register_buffer("odds", torch.tensor([1.0, 0.0, 0.0]))
 
     def observe(self, state: Tensor | None, step: Step) -> Tensor:
         seen = self.spec.obs_shape[0]
@@ -98,25 +120,37 @@ class Visual(nn.Module):
 
     @torch.no_grad()
     def imagine(self, state: Tensor, action: Tensor) -> tuple[Tensor, Outcome]:
-        blocks = [self.guess(k, state[rows], action[rows]) for k, rows in self._blocks(len(state))]
-        frame, reward, end = (torch.cat(x) for x in zip(*blocks, strict=True))
-        return self.follow(state, frame), Outcome(reward @ reward.new_tensor(SIGNS), 1 - end)
+        blocks = [self.guess(k, state[rows], action[rows]).drawn() for k, rows in self._blocks(len(state))]
+        return self._after(state, blocks)
 
     @torch.no_grad()
-    def guesses(self, state: Tensor, action: Tensor) -> list[Guess]:
-        """What every member says of all rows."""
-        return [self.guess(k, state, action) for k in range(self.members)]
+    def expect(self, state: Tensor, action: Tensor) -> tuple[Tensor, Outcome]:
+        """As `imagine`, with nothing drawn: the state of the likeliest outcome, and the means of what it means."""
+        blocks = [self.guess(k, state[rows], action[rows]).expected() for k, rows in self._blocks(len(state))]
+        return self._after(state, blocks)
+
+    @torch.no_grad()
+    def recognise(self, state: Tensor, action: Tensor, frame: Tensor) -> Tensor:
+        """The state of that outcome under which the true next frames [N, C, H, W] are likeliest."""
+        code = self.spec.encode(action)
+        blocks = self._blocks(len(state))
+        frames = [self.net(k).loss(state[rows], code[rows], frame[rows], True).frame for k, rows in blocks]
+        return self.follow(state, torch.cat(frames))
+
+    def _after(self, state: Tensor, blocks: list[tuple[Tensor, Outcome]]) -> tuple[Tensor, Outcome]:
+        frames, outcomes = zip(*blocks, strict=True)
+        return self.follow(state, torch.cat(frames)), Outcome(*(torch.cat(x) for x in zip(*outcomes, strict=True)))
 
     @torch.no_grad()
     def disagreement(self, state: Tensor, action: Tensor) -> Tensor:
         """[N] from 0: the share of the pixels that change, by any member's word, of which members say different things,
-        and the standard deviations over members of the probabilities of a reward and of an end; 0 with one member."""
-        said = self.guesses(state, action)
-        frames = torch.stack([s.frame for s in said]).flatten(2)
+        and the standard deviations over members of the expected reward and of the end; 0 with one member."""
+        said = [self.guess(k, state, action).expected() for k in range(self.members)]
+        frames = torch.stack([frame for frame, _ in said]).flatten(2)
         old, high, low = state[:, -self.shape[0] :].flatten(1), frames.amax(0), frames.amin(0)
         apart = (high - low > self.far).sum(-1)
         changed = (torch.maximum(high, old) - old > self.far) | (old - torch.minimum(low, old) > self.far)
-        odds = torch.stack([torch.cat([s.reward[:, ::2], s.end[:, None]], -1) for s in said])
+        odds = torch.stack([torch.stack(outcome, -1) for _, outcome in said])
         return apart / changed.sum(-1).clamp(min=1) + odds.std(0, correction=0).sum(-1)
 
     far = 16
@@ -127,9 +161,9 @@ class Visual(nn.Module):
         said = [
             self.net(member)(s, self.spec.encode(a)) for s, a in zip(state.split(ROWS), action.split(ROWS), strict=True)
         ]
-        frame, logits = (torch.cat(x) for x in zip(*said, strict=True))
+        frame, logits, weight = (torch.cat(x) for x in zip(*said, strict=True))
         logits = logits.float()
-        return Guess(frame, logits[:, :3].softmax(-1), logits[:, 3].sigmoid())
+        return Guess(frame, logits[..., :3].softmax(-1), logits[..., 3].sigmoid(), weight.float().exp())
 
     def net(self, member: int) -> Net:
         """One member's network."""
@@ -180,23 +214,18 @@ class Visual(nn.Module):
         for t in range(self.lead + 1, len(steps.first)):
             row = steps.at(t)
             valid = valid & ~row.first
-            true = row.obs[:, -self.shape[0] :]
             first, on = t == self.lead + 1, t + 1 < len(steps.first)
-            image, logits, frame = self.net(member).loss(state, self.spec.encode(row.action), true, on)
-            logits = logits.float() + (self.shift if first else 0.0)
-            sign = row.reward.sign().long() + 1
-            reward = F.cross_entropy(logits[:, :3], sign, reduction="none")
-            end = F.binary_cross_entropy_with_logits(logits[:, 3], row.terminal.float(), reduction="none")
-            totals.append(torch.stack([(x * valid).mean() for x in (image, reward, end)]))
-            if on:
-                valid, state = valid & ~row.terminal, self.follow(state, frame)
-        parts = torch.stack(totals).mean(0)
+            said = self.net(member).loss(state, self.spec.encode(row.action), row.obs[:, -self.shape[0] :], on)
+            losses = likelihoods(said, row.reward, row.terminal, self.odds if first else None)
+            totals.append(torch.stack([(x * valid).mean() for x in losses]))
+            valid, state = valid & ~row.terminal, self.follow(state, said.frame)
+        loss, *parts = torch.stack(totals).mean(0)
         names = ("model/loss_frame", "model/loss_reward", "model/loss_end")
-        return parts.sum(), dict(zip(names, parts.detach(), strict=True))
+        return loss, dict(zip(names, (x.detach() for x in parts), strict=True))
 
-    def balance(self, shift: Tensor) -> None:
-        """Say by how much more frequent, as a logarithm [4], the signs of reward and the end are in what is learned."""
-        self.shift.copy_(shift)
+    def balance(self, odds: Tensor) -> None:
+        """Say how much more often than in the data rows are drawn: [3], for every row, for its reward, for its end."""
+        self.odds.copy_(odds)
 
     def study(self, frames: Tensor) -> None:
         """Look at real frames [N, C, H, W] before a fit; nothing to learn from them here."""
@@ -218,3 +247,28 @@ class Visual(nn.Module):
         for k in range(self.members):
             if k * size < rows:
                 yield k, slice(k * size, min((k + 1) * size, rows))
+
+
+def likelihoods(said: Said, reward: Tensor, terminal: Tensor, odds: Tensor | None) -> tuple[Tensor, ...]:
+    """[N] each: minus the log-likelihood of all that came of a step, and its parts for frame, reward and end.
+
+    Of K outcomes one came true, nobody knows which: their likelihoods are added. A row is drawn in proportion to
+    `odds[0] + odds[1] * (a reward) + odds[2] * (an end)`; dividing by the mean of that over what the model deems possible
+    gives the likelihood of what was drawn (as of any sample biased by what is sampled).
+    """
+    logits = said.logits.float()
+    sign, end = logits[..., :3].log_softmax(-1), logits[..., 3]
+    wrong_sign = -of(sign.movedim(-1, 1), reward.sign().long() + 1)
+    wrong_end = nn.functional.softplus(torch.where(terminal[:, None], -end, end))
+    joint = said.weight - said.error - wrong_sign - wrong_end
+    loss = -joint.logsumexp(-1)
+    if odds is not None:
+        mean = odds[1] * (1 - sign[..., 1].exp()) + odds[2] * end.sigmoid()
+        loss = loss + (odds[0] + (said.weight.exp() * mean).sum(-1)).log()
+    share = joint.detach().softmax(-1)
+    return loss, *((share * x).sum(-1) for x in (said.error, wrong_sign, wrong_end))
+
+
+def of(x: Tensor, index: Tensor) -> Tensor:
+    """[N, K, ...] -> [N, ...]: that of the K which [N] says."""
+    return x[torch.arange(len(x), device=x.device), index]

@@ -9,12 +9,12 @@ LEAST = 0.01
 """The share that stays."""
 
 
-def left(updates: Tensor, over: int) -> float:
+def left(updates: Tensor | int, over: int) -> float:
     """What is left of 1 after so many updates []: all for half of `over`, then less and less until its end; 0: all."""
     return min(max(2 - 2 * int(updates) / over, LEAST), 1.0) if over else 1.0
 
 
-def anneal(opt: torch.optim.Optimizer, lr: float, updates: Tensor, over: int) -> None:
+def anneal(opt: torch.optim.Optimizer, lr: float, updates: Tensor | int, over: int) -> None:
     """Set an optimizer's learning rate to what is left of `lr`."""
     if over:
         for group in opt.param_groups:

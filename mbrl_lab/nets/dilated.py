@@ -13,7 +13,7 @@ class Dilated(nn.Module):
     """[N, channels, h, w] and actions [N, A] -> [N, width, h, w].
 
     A convolution, a number for each place and channel, then `depth` times x + conv(relu(conv(relu(x)))). The action is
-    added to what each block begins with. There is no normalisation: on a CPU it takes longer than the convolutions do
+    added to what each block begins with; with 0 `actions` there is none. There is no normalisation: on a CPU it takes longer than the convolutions do
     in bfloat16. A block's second convolution begins at 0.
     """
 
@@ -21,7 +21,7 @@ class Dilated(nn.Module):
         super().__init__()
         self.first = nn.Conv2d(channels, width, 3, padding=1)
         self.place = nn.Parameter(torch.zeros(width, *size))
-        self.actions = nn.ModuleList(nn.Linear(actions, width) for _ in range(depth))
+        self.actions = nn.ModuleList(nn.Linear(actions, width) for _ in range(depth if actions else 0))
         pairs = [DILATIONS[k % len(DILATIONS)] for k in range(depth)]
         self.inner = nn.ModuleList(nn.Conv2d(width, width, 3, padding=d, dilation=d) for d, _ in pairs)
         self.outer = nn.ModuleList(nn.Conv2d(width, width, 3, padding=d, dilation=d) for _, d in pairs)
@@ -30,12 +30,12 @@ class Dilated(nn.Module):
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def forward(self, x: Tensor, action: Tensor) -> Tensor:
+    def forward(self, x: Tensor, action: Tensor | None = None) -> Tensor:
         x = self.first(x)
         x = x + self.place.to(x.dtype)
-        for tell, inner, outer in zip(self.actions, self.inner, self.outer, strict=True):
-            told = x + tell(action).to(x.dtype)[..., None, None]
-            x = x + outer(nn.functional.relu_(inner(nn.functional.relu_(told))))
+        for k, (inner, outer) in enumerate(zip(self.inner, self.outer, strict=True)):
+            told = x if action is None else x + self.actions[k](action).to(x.dtype)[..., None, None]
+            x = x + outer(nn.functional.relu_(inner(nn.functional.relu(told))))
         return nn.functional.relu(x)
 
 

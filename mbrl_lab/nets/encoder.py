@@ -88,7 +88,7 @@ def squared(obs: Tensor, side: int) -> Tensor:
     """[N, C, H, W] bytes -> [N, H / side, W / side, C * side * side], without what is left over at the edges."""
     high, wide = (n // side for n in obs.shape[-2:])
     whole = obs[..., : high * side, : wide * side].contiguous()
-    unit = torch.int32 if side == 4 else torch.uint8  # four bytes are moved at once
+    unit = {4: torch.int32, 2: torch.int16}.get(side, torch.uint8)  # so many bytes are moved at once
     cut = whole.view(unit).unflatten(-2, (high, side)).unflatten(-1, (wide, -1))
     return cut.permute(0, 2, 4, 1, 3, 5).contiguous().flatten(3).view(torch.uint8)
 

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mbrl_lab.dynamics.fit_visual import JUDGED
-from mbrl_lab.dynamics.quality import AHEAD, OpenLoop, changed, f1, judged, open_loop, recall_of, tiles_right
+from mbrl_lab.dynamics.fit_visual import JUDGED, assess
+from mbrl_lab.dynamics.quality import AHEAD, OpenLoop, changed, f1, recall_of, tiles_right
 from mbrl_lab.dynamics.visual import Visual
 from mbrl_lab.report.canvas import COLOURS, grid, legend, name, save
 from mbrl_lab.report.play import observe, play_policy, play_random
@@ -49,8 +49,8 @@ def examine(runner: Runner, algo: Algo, num: int = ENVS, steps: int = STEPS) -> 
     with runner.random_numbers_apart(DIAGNOSIS), runner.arithmetic():
         rows = play_policy(runner, algo, model, num, steps).rows
         both = Step(*(torch.cat(x, 1) for x in zip(rows, play_random(runner, num, steps), strict=True)))
-        loop = open_loop(model, windows(both, model.lead + 1 + max(AHEAD), JUDGED))
-        seen = {k: float(v) for k, v in judged(loop, model.far, parts).items()}
+        loop, found = assess(model, windows(both, model.lead + 1 + max(AHEAD), JUDGED), parts)
+        seen = {k: float(v) for k, v in found.items()}
         state = observe(model, rows)[:-1].flatten(0, 1)
         seen["model/disagreement"] = float(model.disagreement(state, rows.action[1:].flatten()).mean())
     said, was = changed(loop, model.far)
@@ -99,7 +99,7 @@ def film(model: Visual, rows: Step) -> list[NDArray[np.uint8]]:
     for t in range(len(states) - 1):
         row = rows.at((t + 1, slice(0, 1)))
         begins = t % max(AHEAD) == 0 or bool(row.first)
-        state = model.imagine(states[t] if begins else state, row.action)[0]
+        state = model.expect(states[t] if begins else state, row.action)[0]
         state = states[t + 1] if row.first else state
         true, said = (x[0, -model.shape[0] :] for x in (states[t + 1], state))
         apart = (true.short() - said.short()).abs().to(torch.uint8)

@@ -132,9 +132,12 @@ class Ticker:
     def begin(self, steps: Step) -> Tensor:
         return torch.cat([steps.obs[0], steps.obs[1]], 1)
 
-    def imagine(self, state: Tensor, action: Tensor) -> tuple[Tensor, Outcome]:
+    def expect(self, state: Tensor, action: Tensor) -> tuple[Tensor, Outcome]:
         frame = state[:, -1:] + action.view(-1, 1, 1, 1).byte()
         return torch.cat([state[:, 1:], frame], 1), Outcome(frame[:, 0, 0, 0].float(), torch.full((len(action),), 0.75))
+
+    def recognise(self, state: Tensor, action: Tensor, frame: Tensor) -> Tensor:
+        return torch.cat([state[:, 1:], frame // 2 * 2], 1)  # only even numbers are possible
 
 
 def test_open_loop_follows_the_true_actions_until_the_life_or_the_episode_ends() -> None:
@@ -143,9 +146,15 @@ def test_open_loop_follows_the_true_actions_until_the_life_or_the_episode_ends()
     action = torch.tensor([0, 2, 3, 4, 0]).view(5, 1).expand(5, 3)
     terminal, first = torch.zeros(5, 3, dtype=torch.bool), torch.zeros(5, 3, dtype=torch.bool)
     terminal[3, 1] = first[3, 2] = True
-    loop = open_loop(Ticker(), Step(action, obs, count.view(5, 1).float().expand(5, 3), terminal, first))
+    steps = Step(action, obs, count.view(5, 1).float().expand(5, 3), terminal, first)
+    loop = open_loop(Ticker(), steps)
     assert loop.predicted[:, 0, 0, 0, 0].tolist() == [5, 9, 9] and loop.reward[:, 0].tolist() == [5, 9, 9]
     assert loop.start[0, 0, 0, 0] == 2 and loop.before[0, 0, 0, 0] == 0 and loop.end[0, 0] == 0.25
     assert loop.valid.T.tolist() == [[True, True, True], [True, False, False], [True, False, False]]
     assert loop.first.T.tolist() == [[True, True, True], [True, True, False], [True, False, False]]
-    assert judged(loop, 0, None)["model/changed_f1_1"] == 1.0
+    told = open_loop(Ticker(), steps, told=True)
+    assert told.predicted[:, 0, 0, 0, 0].tolist() == [4, 8, 8] and told.reward[:, 0].tolist() == [5, 8, 8]
+    found = judged(loop, told, 0, None)
+    assert found["model/changed_f1_1"] == 1.0 and found["model/earned_length"] == 3.0
+    told.predicted[1] = told.start
+    assert judged(loop, told, 0, None)["model/earned_length"] == 1.0, "lengths are earned by what is possible"

@@ -13,10 +13,12 @@ from mbrl_lab.dynamics import FitVisual, Frames, Grid, Visual
 from mbrl_lab.dynamics.fit_visual import BLOCK
 from mbrl_lab.dynamics.frames import unsquared
 from mbrl_lab.dynamics.quality import changed, f1, open_loop
+from mbrl_lab.dynamics.visual import Said, likelihoods
 from mbrl_lab.nets.encoder import squared
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Step
 
+GONE = torch.zeros(0, dtype=torch.uint8)
 GRID = EnvSpec((2, 6, 6), torch.uint8, 3, discrete=True)
 GREY = EnvSpec((2, 16, 16), torch.uint8, 3, discrete=True, stack=2)
 
@@ -29,7 +31,7 @@ def grid(**settings: object) -> Grid:
 
 def frames(spec: EnvSpec = GREY, **settings: object) -> Frames:
     torch.manual_seed(0)
-    known = {"members": 1, "history": 2, "unroll": 1, "width": 24, "depth": 1, "lr": 3e-3, "clip": 0.0}
+    known = {"members": 1, "history": 2, "unroll": 1, "patch": 4, "width": 24, "depth": 1, "lr": 3e-3, "clip": 0.0}
     return Frames(spec, **(known | {"target": "levels"} | settings))  # type: ignore[arg-type]
 
 
@@ -114,9 +116,11 @@ def test_rows_are_dealt_to_the_members_in_equal_blocks() -> None:
     assert (grid(members=1).disagreement(state, action) == 0).all()
 
 
-def test_a_frame_of_squares_is_the_frame() -> None:
+@pytest.mark.parametrize("side", [1, 2, 4])
+def test_a_frame_of_squares_is_the_frame(side: int) -> None:
     frame = torch.randint(256, (3, 1, 16, 8), dtype=torch.uint8)
-    assert torch.equal(unsquared(squared(frame, 4)), frame)
+    assert squared(frame, side)[1, 0, 0].tolist() == frame[1, 0, :side, :side].flatten().tolist()
+    assert torch.equal(unsquared(squared(frame, side), side), frame)
 
 
 def test_the_loss_of_levels_by_hand() -> None:
@@ -128,7 +132,7 @@ def test_the_loss_of_levels_by_hand() -> None:
     with torch.no_grad():
         for p in (net.levels.weight, net.levels.bias):  # type: ignore[union-attr]
             p.zero_()  # type: ignore[operator]
-        loss = float(net.loss(state, torch.zeros(1, 3), frame, True)[0])
+        loss = float(net.loss(state, torch.zeros(1, 3), frame, True).error)
     stays, changes = math.log1p(math.exp(-4)), math.log1p(math.exp(4))
     assert loss == pytest.approx(0.1 * (255 * stays + changes + 0.3 * math.log(32)), rel=1e-4)
 
@@ -150,14 +154,80 @@ def test_balanced_batches_leave_the_probabilities_those_of_the_data() -> None:
     reward, end = replay.outcomes(train)
     pr, pe = float((reward > 0).float().mean()), float(end.float().mean())
     both = float(((reward > 0) & end).float().mean())
-    drawn = 0.5 * pr + 0.25 * 1 + 0.25 * both / pe
-    assert float(model.shift[2]) == pytest.approx(math.log(drawn / pr), rel=1e-4)
-    drawn = 0.5 * pe + 0.25 * both / pr + 0.25 * 1
-    odds = drawn / (1 - drawn) * (1 - pe) / pe
-    assert float(model.shift[3]) == pytest.approx(math.log(odds), rel=1e-4)
+    assert model.odds.tolist() == pytest.approx([0.5, 0.25 / pr, 0.25 / pe], rel=1e-4)
     batch = torch.cat([f.enrich(train[torch.randint(len(train), (1, 32))], kinds) for _ in range(200)])
     share = (replay.outcomes(batch.flatten())[0] > 0).float().mean()
     assert float(share) == pytest.approx(0.5 * pr + 0.25 + 0.25 * both / pe, abs=0.02)
+
+
+def test_the_likelihood_of_rows_drawn_for_what_came_of_them() -> None:
+    torch.manual_seed(0)
+    rows, modes, odds = 6, 3, torch.tensor([0.5, 2.0, 3.0])
+    said = Said(torch.rand(rows, modes), torch.randn(rows, modes, 4), torch.randn(rows, modes).log_softmax(-1), GONE)
+    reward, end = torch.tensor([-2.0, 0.0, 1.0, 0.0, 1.0, -1.0]), torch.tensor([0, 0, 0, 1, 1, 1]).bool()
+    loss = likelihoods(said, reward, end, odds)[0]
+    plain = likelihoods(said, reward, end, None)[0]
+    for n in range(rows):
+        drawn, total = 0.0, 0.0  # of this row, and of whatever could have come in its place beside the same frame
+        weight, error = said.weight[n].exp(), (-said.error[n]).exp()
+        signs, ends = said.logits[n, :, :3].softmax(-1), said.logits[n, :, 3].sigmoid()
+        for k in range(modes):
+            for sign in range(3):
+                for over in (False, True):
+                    p = float(weight[k] * signs[k, sign] * (ends[k] if over else 1 - ends[k]))
+                    total += p * float(odds[0] + odds[1] * (sign != 1) + odds[2] * over)
+                    if sign == int(reward[n].sign()) + 1 and over == bool(end[n]):
+                        drawn += p * float(error[k])
+        assert float(plain[n]) == pytest.approx(-math.log(drawn), rel=1e-4)
+        assert float(loss[n]) == pytest.approx(-math.log(drawn / total), rel=1e-4)
+
+
+def test_of_one_outcome_the_parts_are_the_loss() -> None:
+    torch.manual_seed(0)
+    said = Said(torch.rand(4, 1), torch.randn(4, 1, 4), torch.zeros(4, 1), GONE)
+    loss, *parts = likelihoods(said, torch.tensor([0.0, 1, -1, 0]), torch.tensor([1, 0, 0, 1]).bool(), None)
+    assert torch.allclose(loss, torch.stack(parts).sum(0))
+    assert torch.allclose(parts[1], -said.logits[:, 0, :3].log_softmax(-1)[torch.arange(4), [1, 2, 0, 1]])
+
+
+def sticky(rows: int) -> Replay:
+    """A thing goes left, right or nowhere around a row of 6; with a probability of 0.3 it does what it did before, not
+    what it is told. Going right pays, and going left ends."""
+    replay = Replay(GRID, 4_000, 4, 0)
+    generator, now, moved = torch.Generator().manual_seed(0), torch.zeros(4).long(), torch.zeros(4).long()
+    for t in range(rows):
+        first = torch.full((4,), t % 40 == 0)
+        action = torch.randint(3, (4,), generator=generator)
+        moved = torch.where(torch.rand(4, generator=generator) < 0.3, moved, action - 1)
+        before, now = now, (now + moved) % 6
+        obs = torch.zeros(4, 2, 6, 6, dtype=torch.uint8)
+        obs[torch.arange(4), 0, 3, now] = obs[torch.arange(4), 1, 3, before] = 1
+        replay.add(Step(action * ~first, obs, ((moved == 1) & ~first).float(), (moved == -1) & ~first, first))
+    return replay
+
+
+def test_where_actions_stick_what_is_imagined_is_what_one_of_them_does() -> None:
+    model, replay = grid(members=1, lr=1e-2), sticky(600)
+    fit(max_updates=600, holdout=0.0)(model, replay)
+    assert float(model.net(0).slip.detach().sigmoid()) == pytest.approx(0.3, abs=0.07)  # type: ignore[operator, union-attr]
+    states = model.recall(replay, model.reached(replay, replay.transitions())[:1000])
+    places = [model.features(states)[:, k, 3].argmax(1) for k in (0, 1)]
+    states = states[(places[0] - places[1]) % 6 == 1]  # what went right is told to go left
+    torch.manual_seed(0)
+    after, outcome = model.imagine(states, torch.zeros(len(states)).long())
+    frame = model.features(after)[:, 0, 3]
+    step = (frame.argmax(1) - model.features(states)[:, 0, 3].argmax(1)) % 6
+    assert (frame.sum(1) == 1).float().mean() > 0.98, "one thing stays one thing"
+    assert (step == 5).float().mean() == pytest.approx(0.7, abs=0.1)
+    assert (step == 1).float().mean() == pytest.approx(0.3, abs=0.1)
+    assert outcome.reward[step == 1].mean() > 0.97 and outcome.reward[step == 5].mean() < 0.03
+    assert outcome.discount[step == 1].mean() > 0.97 and outcome.discount[step == 5].mean() < 0.03
+    frames, mean = model.expect(states, torch.zeros(len(states)).long())
+    assert (model.features(frames)[:, 0, 3].argmax(1) == (places[0][(places[0] - places[1]) % 6 == 1] - 1) % 6).all()
+    assert mean.reward.mean() == pytest.approx(0.3, abs=0.1) and mean.discount.mean() == pytest.approx(0.3, abs=0.1)
+    right = model.features(states).clone()
+    right[:, 1], right[:, 0] = right[:, 0].clone(), torch.roll(right[:, 0], 1, 2)
+    assert torch.equal(model.features(model.recognise(states, torch.zeros(len(states)).long(), right)), right)
 
 
 def test_whole_blocks_are_held_out_and_a_row_stays_what_it_is() -> None:
@@ -171,7 +241,7 @@ def test_whole_blocks_are_held_out_and_a_row_stays_what_it_is() -> None:
 
 @pytest.mark.parametrize(
     ("make", "unroll", "updates"),
-    [(grid, 1, 400), (grid, 3, 450), (frames, 1, 600)],
+    [(grid, 1, 400), (grid, 3, 700), (frames, 1, 600)],
     ids=["grid", "unrolled", "frames"],
 )
 def test_a_trained_model_beats_the_last_frame_and_knows_rewards_and_ends(
@@ -207,7 +277,7 @@ def test_ensembles_learn_each_from_rows_of_its_own() -> None:
     [
         (lambda: Grid(EnvSpec((4,), torch.float32, 2, True), 1, 1, 1, 8, 1, 1e-3, 0.0), "uint8 images"),
         (lambda: frames(history=1), "dynamics.history is 1; it must be at least env.frame_stack, 2"),
-        (lambda: frames(EnvSpec((2, 18, 16), torch.uint8, 3, True, 2)), "no multiples of 4"),
+        (lambda: frames(EnvSpec((2, 18, 16), torch.uint8, 3, True, 2)), "dynamics.patch is 4; it must divide the sides of the image"),
         (
             lambda: Grid(EnvSpec((4, 84, 84), torch.uint8, 3, True, 4), 1, 4, 1, 8, 1, 1e-3, 0.0),
             "images of 84 x 84: try",
