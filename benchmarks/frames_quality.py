@@ -185,7 +185,16 @@ def main() -> None:
     unseen, replay = play(args.game, args.held_out, args.seed + 1, 4), play(args.game, args.steps, args.seed, 4)
     spec: EnvSpec = replay.spec
     model = Frames(
-        spec, args.members, args.history, args.unroll, args.patch, args.width, args.depth, args.target, args.lr, args.clip
+        spec,
+        args.members,
+        args.history,
+        args.unroll,
+        args.patch,
+        args.width,
+        args.depth,
+        args.target,
+        args.lr,
+        args.clip,
     )
     fit = FitVisual(args.batch, 0.0, 1, 0, 0.0, 0, False, args.events, GAMES[args.game][1])
     if args.load:

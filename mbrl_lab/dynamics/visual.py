@@ -253,8 +253,8 @@ def likelihoods(said: Said, reward: Tensor, terminal: Tensor, odds: Tensor | Non
     """[N] each: minus the log-likelihood of all that came of a step, and its parts for frame, reward and end.
 
     Of K outcomes one came true, nobody knows which: their likelihoods are added. A row is drawn in proportion to
-    `odds[0] + odds[1] * (a reward) + odds[2] * (an end)`; dividing by the mean of that over what the model deems possible
-    gives the likelihood of what was drawn (as of any sample biased by what is sampled).
+    `odds[0] + odds[1] * (a reward) + odds[2] * (an end)`; dividing by the mean of that over what the model deems
+    possible gives the likelihood of what was drawn (as of any sample biased by what is sampled).
     """
     logits = said.logits.float()
     sign, end = logits[..., :3].log_softmax(-1), logits[..., 3]

@@ -13,8 +13,8 @@ class Dilated(nn.Module):
     """[N, channels, h, w] and actions [N, A] -> [N, width, h, w].
 
     A convolution, a number for each place and channel, then `depth` times x + conv(relu(conv(relu(x)))). The action is
-    added to what each block begins with; with 0 `actions` there is none. There is no normalisation: on a CPU it takes longer than the convolutions do
-    in bfloat16. A block's second convolution begins at 0.
+    added to what each block begins with; with 0 `actions` there is none. There is no normalisation: on a CPU it takes
+    longer than the convolutions do in bfloat16. A block's second convolution begins at 0.
     """
 
     def __init__(self, channels: int, size: tuple[int, int], actions: int, width: int, depth: int) -> None:

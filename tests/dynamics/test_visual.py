@@ -260,6 +260,21 @@ def test_a_trained_model_beats_the_last_frame_and_knows_rewards_and_ends(
     assert f1(said, was, still.valid).tolist() == [0.0, 0.0]
 
 
+def test_the_learning_rate_falls_within_a_fit_and_begins_anew_with_the_next() -> None:
+    model, replay = grid(members=1, lr=1e-2), world(GRID, 200)
+    rates: list[float] = []
+    step = model.opt.step
+
+    def watched(closure: None = None) -> None:
+        rates.append(model.opt.param_groups[0]["lr"])
+        step()
+
+    model.opt.step = watched  # type: ignore[method-assign]
+    for _ in range(2):
+        fit(max_updates=8)(model, replay)
+    assert rates == pytest.approx([1e-2] * 5 + [7.5e-3, 5e-3, 2.5e-3] + [1e-2] * 5 + [7.5e-3, 5e-3, 2.5e-3])
+
+
 def test_ensembles_learn_each_from_rows_of_its_own() -> None:
     model, replay = grid(), world(GRID, 80)
     weights = [[p.clone() for p in net.parameters()] for net in model.nets]
@@ -277,7 +292,11 @@ def test_ensembles_learn_each_from_rows_of_its_own() -> None:
     [
         (lambda: Grid(EnvSpec((4,), torch.float32, 2, True), 1, 1, 1, 8, 1, 1e-3, 0.0), "uint8 images"),
         (lambda: frames(history=1), "dynamics.history is 1; it must be at least env.frame_stack, 2"),
-        (lambda: frames(EnvSpec((2, 18, 16), torch.uint8, 3, True, 2)), "dynamics.patch is 4; it must divide the sides of the image"),
+        (
+            lambda: frames(EnvSpec((2, 18, 16), torch.uint8, 3, True, 2)),
+            "dynamics.patch is 4; it must divide the sides of the image",
+        ),
+        (lambda: Grid(EnvSpec((4, 6, 6), torch.uint8, 2, False), 1, 4, 1, 8, 1, 1e-3, 0.0), "needs discrete actions"),
         (
             lambda: Grid(EnvSpec((4, 84, 84), torch.uint8, 3, True, 4), 1, 4, 1, 8, 1, 1e-3, 0.0),
             "images of 84 x 84: try",
