@@ -110,7 +110,8 @@ class DeltaNet(FrameNet):
 
 def sure(error: Tensor, logits: Tensor, frame: Tensor) -> Said:
     """One outcome, that is certain: errors [N], logits [N, 4]."""
-    return Said(error[:, None], logits[:, None], torch.zeros_like(error)[:, None], frame)
+    zero = torch.zeros_like(error)
+    return Said(error[:, None], logits[:, None], zero[:, None], zero.long(), frame)
 
 
 def unsquared(squares: Tensor, side: int) -> Tensor:

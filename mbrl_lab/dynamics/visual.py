@@ -54,6 +54,7 @@ class Said(NamedTuple):
     error: Tensor  # [N, K]: minus the log-likelihood of the true next frame, or what stands for it
     logits: Tensor  # [N, K, 4]: of SIGNS, and of the end
     weight: Tensor  # [N, K]: log-probabilities of the outcomes
+    asked: Tensor  # [N]: which of them was asked for
     frame: Tensor  # [N, C, H, W] uint8: of the outcome under which the true one is likeliest; the true one if not asked
 
 
@@ -179,6 +180,10 @@ class Visual(nn.Module):
 
     def begin(self, steps: Step) -> Tensor:
         """The state at the last of rows [lead + 1, N]."""
+        if self.spec.stack == 1:  # quicker than one row after the other
+            later = steps.first.long().flip(0).cumsum(0).flip(0) - steps.first.long()
+            kept = steps.obs * (later == 0).view(*later.shape, 1, 1, 1)
+            return kept.transpose(0, 1).flatten(1, 2)
         state = None
         for t in range(len(steps.first)):
             state = self.observe(state, steps.at(t))
@@ -228,7 +233,7 @@ class Visual(nn.Module):
         self.odds.copy_(odds)
 
     def study(self, frames: Tensor) -> None:
-        """Look at real frames [N, C, H, W] before a fit; nothing to learn from them here."""
+        """Look at real frames [N, C, H, W] before a fit."""
 
     def demand(self, batch: int) -> int:
         """About so many bytes an update of so many rows takes, weights and optimizer among them."""
@@ -249,24 +254,33 @@ class Visual(nn.Module):
                 yield k, slice(k * size, min((k + 1) * size, rows))
 
 
+ASKED = 0.05
+"""Share of the loss in which the outcome that was asked for has to explain all by itself."""
+
+
 def likelihoods(said: Said, reward: Tensor, terminal: Tensor, odds: Tensor | None) -> tuple[Tensor, ...]:
     """[N] each: minus the log-likelihood of all that came of a step, and its parts for frame, reward and end.
 
-    Of K outcomes one came true, nobody knows which: their likelihoods are added. A row is drawn in proportion to
-    `odds[0] + odds[1] * (a reward) + odds[2] * (an end)`; dividing by the mean of that over what the model deems
-    possible gives the likelihood of what was drawn (as of any sample biased by what is sampled).
+    Of K outcomes one came true, nobody knows which: their likelihoods are added. Where the outcome that was asked for
+    need not explain what the state tells, such as when aliens march, it never does, and all of it passes for chance.
+    A row is drawn in proportion to `odds[0] + odds[1] * (a reward) + odds[2] * (an end)`; dividing by the mean of that
+    over what the model deems possible gives the likelihood of what was drawn (as of any sample biased by what is
+    sampled).
     """
     logits = said.logits.float()
     sign, end = logits[..., :3].log_softmax(-1), logits[..., 3]
     wrong_sign = -of(sign.movedim(-1, 1), reward.sign().long() + 1)
     wrong_end = nn.functional.softplus(torch.where(terminal[:, None], -end, end))
-    joint = said.weight - said.error - wrong_sign - wrong_end
-    loss = -joint.logsumexp(-1)
+    each = said.error + wrong_sign + wrong_end
+    drawn = torch.ones_like(each)
     if odds is not None:
-        mean = odds[1] * (1 - sign[..., 1].exp()) + odds[2] * end.sigmoid()
-        loss = loss + (odds[0] + (said.weight.exp() * mean).sum(-1)).log()
+        drawn = odds[0] + odds[1] * (1 - sign[..., 1].exp()) + odds[2] * end.sigmoid()
+    joint = said.weight - each
+    loss = (said.weight.exp() * drawn).sum(-1).log() - joint.logsumexp(-1)
+    alone = of(each + drawn.log(), said.asked)
     share = joint.detach().softmax(-1)
-    return loss, *((share * x).sum(-1) for x in (said.error, wrong_sign, wrong_end))
+    parts = ((share * x).sum(-1) for x in (said.error, wrong_sign, wrong_end))
+    return (1 - ASKED) * loss + ASKED * alone, *parts
 
 
 def of(x: Tensor, index: Tensor) -> Tensor:

@@ -163,28 +163,34 @@ def test_balanced_batches_leave_the_probabilities_those_of_the_data() -> None:
 def test_the_likelihood_of_rows_drawn_for_what_came_of_them() -> None:
     torch.manual_seed(0)
     rows, modes, odds = 6, 3, torch.tensor([0.5, 2.0, 3.0])
-    said = Said(torch.rand(rows, modes), torch.randn(rows, modes, 4), torch.randn(rows, modes).log_softmax(-1), GONE)
+    weight, asked = torch.randn(rows, modes).log_softmax(-1), torch.tensor([0, 1, 2, 0, 1, 2])
+    said = Said(torch.rand(rows, modes), torch.randn(rows, modes, 4), weight, asked, GONE)
     reward, end = torch.tensor([-2.0, 0.0, 1.0, 0.0, 1.0, -1.0]), torch.tensor([0, 0, 0, 1, 1, 1]).bool()
-    loss = likelihoods(said, reward, end, odds)[0]
-    plain = likelihoods(said, reward, end, None)[0]
-    for n in range(rows):
+
+    def by_hand(n: int, chance: list[float], odds: list[float]) -> float:
         drawn, total = 0.0, 0.0  # of this row, and of whatever could have come in its place beside the same frame
-        weight, error = said.weight[n].exp(), (-said.error[n]).exp()
         signs, ends = said.logits[n, :, :3].softmax(-1), said.logits[n, :, 3].sigmoid()
         for k in range(modes):
             for sign in range(3):
                 for over in (False, True):
-                    p = float(weight[k] * signs[k, sign] * (ends[k] if over else 1 - ends[k]))
-                    total += p * float(odds[0] + odds[1] * (sign != 1) + odds[2] * over)
+                    p = chance[k] * float(signs[k, sign] * (ends[k] if over else 1 - ends[k]))
+                    total += p * (odds[0] + odds[1] * (sign != 1) + odds[2] * over)
                     if sign == int(reward[n].sign()) + 1 and over == bool(end[n]):
-                        drawn += p * float(error[k])
-        assert float(plain[n]) == pytest.approx(-math.log(drawn), rel=1e-4)
-        assert float(loss[n]) == pytest.approx(-math.log(drawn / total), rel=1e-4)
+                        drawn += p * math.exp(-float(said.error[n, k]))
+        return -math.log(drawn / total)
+
+    for given in (odds, None):
+        loss = likelihoods(said, reward, end, given)[0]
+        for n in range(rows):
+            known = [1.0, 0.0, 0.0] if given is None else given.tolist()
+            alone = [float(k == int(asked[n])) for k in range(modes)]
+            right = 0.95 * by_hand(n, weight[n].exp().tolist(), known) + 0.05 * by_hand(n, alone, known)
+            assert float(loss[n]) == pytest.approx(right, rel=1e-4)
 
 
 def test_of_one_outcome_the_parts_are_the_loss() -> None:
     torch.manual_seed(0)
-    said = Said(torch.rand(4, 1), torch.randn(4, 1, 4), torch.zeros(4, 1), GONE)
+    said = Said(torch.rand(4, 1), torch.randn(4, 1, 4), torch.zeros(4, 1), torch.zeros(4).long(), GONE)
     loss, *parts = likelihoods(said, torch.tensor([0.0, 1, -1, 0]), torch.tensor([1, 0, 0, 1]).bool(), None)
     assert torch.allclose(loss, torch.stack(parts).sum(0))
     assert torch.allclose(parts[1], -said.logits[:, 0, :3].log_softmax(-1)[torch.arange(4), [1, 2, 0, 1]])
@@ -228,6 +234,25 @@ def test_where_actions_stick_what_is_imagined_is_what_one_of_them_does() -> None
     right = model.features(states).clone()
     right[:, 1], right[:, 0] = right[:, 0].clone(), torch.roll(right[:, 0], 1, 2)
     assert torch.equal(model.features(model.recognise(states, torch.zeros(len(states)).long(), right)), right)
+
+
+def test_a_channel_that_always_has_as_many_cells_keeps_them() -> None:
+    model = grid(members=1, history=1)
+    seen = torch.zeros(3, 2, 6, 6, dtype=torch.uint8)
+    seen[:, 0, 2, 3] = 1  # one in the first channel always, in the second none, one or two
+    seen[1, 1, 0, 0] = seen[2, 1, 4, 4] = seen[2, 1, 5, 5] = 1
+    model.study(seen[:2])
+    model.study(seen[2:])
+    state, action = seen[:1], torch.zeros(1).long()
+    bias = model.net(0).change.bias  # type: ignore[union-attr]
+    with torch.no_grad():
+        bias.view(3, 2)[0] = torch.tensor([1.0, -1.0])  # type: ignore[operator]
+    frame = model.features(model.expect(state, action)[0])
+    assert frame[0, 0].sum() == 1 and frame[0, 1].sum() == 0, "all want to change, but there is one"
+    with torch.no_grad():
+        bias.view(3, 2)[0] = torch.tensor([-1.0, 1.0])  # type: ignore[operator]
+    frame = model.features(model.expect(state, action)[0])
+    assert torch.equal(frame[0, 0], state[0, 0]) and frame[0, 1].all(), "the second may have as many as it likes"
 
 
 def test_whole_blocks_are_held_out_and_a_row_stays_what_it_is() -> None:
