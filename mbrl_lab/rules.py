@@ -138,6 +138,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "dynamics.depth": integer(0, 100),
     "dynamics.history": integer(1, 64),
     "dynamics.unroll": integer(1, 1000),
+    "dynamics.patch": integer(1, 256),
     "dynamics.target": one_of("levels", "delta"),
     "dynamics.gaussian": one_of(True, False),
     "dynamics.propagation": one_of("ts_inf", "ts1", "expectation"),

@@ -27,9 +27,9 @@ class GridNet(Net):
 
     That is the one that was asked for but for a learned probability, `slip`, with which it is one that the state makes
     likely: where actions stick, the last one is done again now and then. Cells that are drawn apart, each with its own
-    probability, would fit neither. In one outcome a cell changes where that has a probability over a half; but a channel
-    that has had the same number of cells in all real frames keeps it, in the likeliest cells: a ball neither vanishes nor
-    doubles where the network is unsure of its way.
+    probability, would fit neither. In one outcome a cell changes where that has a probability over a half; but a
+    channel that has had the same number of cells in all real frames keeps it, in the likeliest cells: a ball neither
+    vanishes nor doubles where the network is unsure of its way.
     """
 
     least: Tensor
