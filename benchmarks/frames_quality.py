@@ -156,6 +156,7 @@ def parsed() -> argparse.Namespace:
     p.add_argument("--game", choices=sorted(GAMES), default="breakout")
     p.add_argument("--steps", type=int, default=60_000, help="of play to learn from")
     p.add_argument("--held-out", type=int, default=8_000, help="of play to judge by")
+    p.add_argument("--windows", type=int, default=1_800, help="of it, to judge by")
     p.add_argument("--updates", type=int, default=2_000)
     p.add_argument("--begun", type=int, default=0, help="updates that --load was saved after")
     p.add_argument("--every", type=int, default=1_000, help="updates between tables")
@@ -199,7 +200,7 @@ def main() -> None:
     fit = FitVisual(args.batch, 0.0, 1, 0, 0.0, 0, False, args.events, GAMES[args.game][1])
     if args.load:
         model.load_state_dict(torch.load(args.load))
-    rows = windows(model, unseen, fit, 1_800)
+    rows = windows(model, unseen, fit, args.windows)
     rewards, ends = unseen.outcomes(unseen.transitions())
     print(
         f"{spec}; held out: {len(rewards)} steps, {int((rewards != 0).sum())} rewards, {int(ends.sum())} ends",
@@ -225,6 +226,8 @@ def main() -> None:
             write(table, args.csv)
 
     told(0, 0.0, {}, Copy(model), "copy")
+    if args.load:
+        told(args.begun, 0.0, {})
     train(model, fit, replay, args, told)
 
 
