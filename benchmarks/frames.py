@@ -35,7 +35,7 @@ def made(kind: str, members: int, width: int, depth: int, compiled: bool) -> Vis
     if kind == "frames":
         model = Frames(SPECS[kind], history=4, target="levels", patch=4, **sizes)  # type: ignore[arg-type]
     else:
-        model = Grid(SPECS[kind], history=2, modes=4, **sizes)  # type: ignore[arg-type]
+        model = Grid(SPECS[kind], history=2, **sizes)  # type: ignore[arg-type]
     if compiled:
         for net in model.nets:
             net.trunk = torch.compile(net.trunk)  # type: ignore[assignment]
