@@ -66,8 +66,9 @@ class MBPO(Learner):
         self.model, self.fit, self.felt_spec = model, fit, felt
         self.doubt: Doubt | None = getattr(model, "disagreement", None)
         if (max_uncertainty or explore_bonus) and self.doubt is None:
-            key = "max_uncertainty" if max_uncertainty else "explore_bonus"
-            raise ValueError(f"algo.{key} must be 0 with {type(model).__name__}, which cannot tell what it doubts")
+            key, value = ("max_uncertainty", max_uncertainty) if max_uncertainty else ("explore_bonus", explore_bonus)
+            name = type(model).__name__
+            raise ValueError(f"algo.{key} is {value}; with {name}, which cannot tell what it doubts, it must be 0")
         self.on_policy = not hasattr(self.policy, "window")
         self.real = share(real_ratio, self.on_policy, batch)
         self.warmup, self.every, self.starts, self.epoch, self.keep = warmup, every, starts, epoch, keep

@@ -56,8 +56,9 @@ class FitVisual(Fit):
         train = train[~self.held(train + (model.unroll - 1) * replay.num_envs)]
         train = train if len(train) else test
         if not len(train):
-            most = model.lead + 1 + model.unroll
-            raise ValueError(f"dynamics.history and .unroll ask for windows of {most} rows; raise algo.warmup")
+            most, num = model.lead + 1 + model.unroll, replay.num_envs
+            asked = f"dynamics.history={model.history} and dynamics.unroll={model.unroll} ask for {most} rows in a row"
+            raise ValueError(f"{asked}, there are {len(replay)}: algo.warmup must be at least {most * num}")
         kinds = self.prepare(model, replay, train)
         best, stale, tally = torch.full((model.members,), torch.inf), 0, Tally()
         while stale <= self.patience and not self.spent(tally):
@@ -154,4 +155,4 @@ def model_rows(model: Visual, replay: Replay, cells: Tensor, steps: int) -> Step
 def assess(model: Visual, rows: Step, parts: Parts | None) -> tuple[OpenLoop, Metrics]:
     """What the model predicts along rows [lead + 1 + H, N], and what that is worth."""
     seen = open_loop(model, rows)
-    return seen, judged(seen, open_loop(model, rows, told=True), model.far, parts)
+    return seen, judged(seen, open_loop(model, rows, told=True) if model.chance else seen, model.far, parts)

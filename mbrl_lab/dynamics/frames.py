@@ -142,9 +142,13 @@ class Frames(Visual):
         clip: float,
     ) -> None:
         if len(spec.obs_shape) == 3 and spec.obs_shape[0] != spec.stack:
-            raise ValueError(f"dynamics=frames predicts grey frames, not {spec.obs_shape[0]} channels: try grid")
+            raise ValueError(
+                f"dynamics=frames predicts grey frames, not {spec.obs_shape[0]} channels: try dynamics=grid"
+            )
         if any(side % patch for side in spec.obs_shape[1:]):
-            raise ValueError(f"dynamics.patch is {patch}; it must divide the sides of the image, {spec.obs_shape[1:]}")
+            high, wide = spec.obs_shape[1:]
+            allowed = ", ".join(str(n) for n in range(1, min(high, wide) + 1) if not high % n and not wide % n)
+            raise ValueError(f"dynamics.patch is {patch}; for images of {high} x {wide} it must be one of {allowed}")
         self.square = patch * patch
 
         def make() -> Net:

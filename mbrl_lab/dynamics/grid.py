@@ -99,7 +99,7 @@ class Grid(Visual):
     ValueError for images, and for actions that are no choice among some.
     """
 
-    far = 0
+    far, chance = 0, True
 
     def __init__(
         self,

@@ -157,6 +157,9 @@ class Visual(nn.Module):
     far = 16
     """Bytes that differ by more are different."""
 
+    chance = False
+    """Whether one step can have several outcomes."""
+
     def guess(self, member: int, state: Tensor, action: Tensor) -> Guess:
         """What one member says."""
         said = [

@@ -84,6 +84,11 @@ class ActorCritic(nn.Module):
         anneal_updates: int,
     ) -> None:
         super().__init__()
+        if len(spec.obs_shape) != 1:
+            raise ValueError(
+                f"policy=actor_critic reads vectors, or what dynamics=latent and rssm_* make of images, not images of "
+                f"{spec.obs_shape}: try policy=ddqn, or algo=dreamer"
+            )
         if gradient == "dynamics" and spec.discrete:
             raise ValueError("policy.gradient is 'dynamics'; it must be reinforce where actions are discrete")
         if min_std > max_std:

@@ -122,7 +122,7 @@ def visual_words(seen: Seen) -> str:
     """What `scripts/evaluate.py RUN --model` prints."""
     known = seen.numbers
     lines = [
-        f"open loop on fresh episodes, from {seen.loop.start.shape[0]} starts; the last frame again has 0",
+        f"open loop on fresh episodes, from {seen.loop.start.shape[0]} starts; the last frame again has an f1 of 0",
         table([row for row in seen.table if row["steps"] in AHEAD]),
     ]
     for kind in ("reward", "end"):
@@ -131,5 +131,6 @@ def visual_words(seen: Seen) -> str:
             said = ", ".join(f"{w.replace('_', ' ')} {number(known[f'model/{kind}_{w}'])}" for w in words)
             lines.append(f"{kind:8} {said}")
     lines.append(f"members  disagree by {number(known['model/disagreement'])}")
-    lines.append(f"earned   rollouts of {int(known['model/earned_length'])} steps")
+    length = max(1, int(known["model/earned_length"]))
+    lines.append(f"earned   rollouts of {length} steps, by the possible outcomes nearest to the truth")
     return "\n".join(lines)

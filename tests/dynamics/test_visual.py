@@ -319,14 +319,14 @@ def test_ensembles_learn_each_from_rows_of_its_own() -> None:
         (lambda: frames(history=1), "dynamics.history is 1; it must be at least env.frame_stack, 2"),
         (
             lambda: frames(EnvSpec((2, 18, 16), torch.uint8, 3, True, 2)),
-            "dynamics.patch is 4; it must divide the sides of the image",
+            "dynamics.patch is 4; for images of 18 x 16 it must be one of 1, 2",
         ),
         (lambda: Grid(EnvSpec((4, 6, 6), torch.uint8, 2, False), 1, 4, 1, 8, 1, 1e-3, 0.0), "needs discrete actions"),
         (
             lambda: Grid(EnvSpec((4, 84, 84), torch.uint8, 3, True, 4), 1, 4, 1, 8, 1, 1e-3, 0.0),
             "images of 84 x 84: try",
         ),
-        (lambda: frames(EnvSpec((4, 12, 12), torch.uint8, 3, True)), "not 4 channels: try grid"),
+        (lambda: frames(EnvSpec((4, 12, 12), torch.uint8, 3, True)), "not 4 channels: try dynamics=grid"),
     ],
 )
 def test_what_it_cannot_predict_is_refused(make: object, said: str) -> None:
