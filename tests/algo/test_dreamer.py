@@ -193,5 +193,5 @@ def test_rollouts_of_a_latent_model_teach_a_policy_to_bring_it_there(tmp_path: P
 
 
 def test_a_model_without_doubts_cannot_be_asked_for_them() -> None:
-    with pytest.raises(ValueError, match=r"^algo.explore_bonus must be 0 with Latent, which cannot tell"):
+    with pytest.raises(ValueError, match=r"^algo.explore_bonus is 1; with Latent, which cannot .* must be 0"):
         make_run("mbpo", "pendulum", "dynamics=latent", "preset=none", "algo.explore_bonus=1", folder="/nowhere")

@@ -180,6 +180,8 @@ def test_rates_fall_to_a_hundredth() -> None:
 
 
 def test_what_cannot_be() -> None:
+    with pytest.raises(ValueError, match=r"policy=actor_critic reads vectors, .* not images of \(4, 10, 10\): try"):
+        actor_critic(EnvSpec((4, 10, 10), torch.uint8, 6, discrete=True))
     with pytest.raises(ValueError, match=r"^policy.gradient is 'dynamics'; it must be reinforce where actions"):
         actor_critic(gradient="dynamics")
     with pytest.raises(ValueError, match=r"^policy.min_std is 2.0; it must be at most policy.max_std, 1.0"):
