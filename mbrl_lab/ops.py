@@ -69,6 +69,11 @@ def n_step_return(
     return (counted * weight * reward).sum(0), gamma**length * ~ended, length
 
 
+def pick(x: Tensor, index: Tensor) -> Tensor:
+    """[N, K, ...] -> [N, ...]: in each row that of the K which [N] says."""
+    return x[torch.arange(len(x), device=x.device), index]
+
+
 def symlog(x: Tensor) -> Tensor:
     """sign(x) log(1 + |x|) (Hafner et al. 2023, eq. 9)."""
     return x.sign() * x.abs().log1p()

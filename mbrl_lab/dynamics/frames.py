@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable
 
 import torch
@@ -34,6 +35,14 @@ class FrameNet(Net):
         self.pixels = nn.Linear(width, self.square)
         self.rest = Pooled(width, 4)
         nn.init.zeros_(self.pixels.weight)
+
+    def forward(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        old, features, out, logits = self._say(state, action)
+        return self._decide(old, features, out)[:, None], logits[:, None], torch.zeros_like(logits[:, :1])
+
+    @abstractmethod
+    def _decide(self, old: Tensor, features: Tensor, out: Tensor) -> Tensor:
+        """[N, 1, H, W] uint8: the next frame, by what `_say` says."""
 
     def _say(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(the newest frame in squares, features, both [N, h, w, .], a number for each of its pixels, logits)."""
@@ -68,10 +77,6 @@ class LevelNet(FrameNet):
         error = error + LEVEL * torch.zeros_like(gate).masked_scatter(changes, wrong).sum((1, 2, 3))
         return sure(FRAME * error, logits, self._decide(old, features, gate) if on else frame)
 
-    def forward(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        old, features, gate, logits = self._say(state, action)
-        return self._decide(old, features, gate)[:, None], logits[:, None], torch.zeros_like(logits[:, :1])
-
     @torch.no_grad()
     def _decide(self, old: Tensor, features: Tensor, gate: Tensor) -> Tensor:
         """[N, 1, H, W]: the levels where a change is more likely than not."""
@@ -95,16 +100,14 @@ class DeltaNet(FrameNet):
         nn.init.zeros_(self.pixels.bias)
 
     def loss(self, state: Tensor, action: Tensor, frame: Tensor, on: bool) -> Said:
-        old, _, delta, logits = self._say(state, action)
+        old, features, delta, logits = self._say(state, action)
         target = (squared(frame, self.patch).short() - old.short()) / 255
-        return sure((delta - target).square().sum((1, 2, 3)), logits, self._add(old, delta) if on else frame)
-
-    def forward(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        old, _, delta, logits = self._say(state, action)
-        return self._add(old, delta)[:, None], logits[:, None], torch.zeros_like(logits[:, :1])
+        return sure(
+            (delta - target).square().sum((1, 2, 3)), logits, self._decide(old, features, delta) if on else frame
+        )
 
     @torch.no_grad()
-    def _add(self, old: Tensor, delta: Tensor) -> Tensor:
+    def _decide(self, old: Tensor, features: Tensor, delta: Tensor) -> Tensor:
         return unsquared((old + 255 * delta).round().clamp(0, 255).byte(), self.patch)
 
 

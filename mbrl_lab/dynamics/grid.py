@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mbrl_lab.dynamics.visual import Net, Said, Visual, of
+from mbrl_lab.dynamics.visual import Net, Said, Visual
 from mbrl_lab.nets.dilated import Dilated, Pooled
+from mbrl_lab.ops import pick
 from mbrl_lab.types import EnvSpec
 
 LARGEST = 32
@@ -52,7 +53,7 @@ class GridNet(Net):
         changed = (state[:, -self.channels :] != frame).float().unsqueeze(1).expand_as(change)
         error = F.binary_cross_entropy_with_logits(change, changed, reduction="none").sum((2, 3, 4))
         if on:
-            likeliest = of(change, (weight - error).argmax(1)).unsqueeze(1)
+            likeliest = pick(change, (weight - error).argmax(1)).unsqueeze(1)
             frame = self._decide(state, likeliest)[:, 0]
         return Said(error, logits, weight, action.argmax(1), frame)
 
@@ -82,15 +83,11 @@ class GridNet(Net):
         old = state[:, None, -self.channels :].bool()
         filled = torch.where(old, -change, change)
         frame = (filled > 0).byte()
-        for channel, number in enumerate(self.most.tolist()):
-            if self.least[channel] == number:
-                best = filled[:, :, channel].flatten(2).topk(number, -1).indices
-                frame[:, :, channel] = (
-                    torch.zeros_like(frame[:, :, channel].flatten(2))
-                    .scatter_(-1, best, 1)
-                    .unflatten(-1, frame.shape[-2:])
-                )
-        return frame
+        cells = frame.flatten(3)
+        for channel in (self.least == self.most).nonzero().flatten().tolist():
+            best = filled[:, :, channel].flatten(2).topk(int(self.most[channel]), -1).indices
+            cells[:, :, channel] = torch.zeros_like(cells[:, :, channel]).scatter_(-1, best, 1)
+        return cells.view_as(frame)
 
 
 class Grid(Visual):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mbrl_lab.nets.adam import Adam
 from mbrl_lab.nets.precision import differentiate
-from mbrl_lab.ops import clip_norm
+from mbrl_lab.ops import clip_norm, pick
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Metrics, Outcome, Step
 
@@ -44,7 +44,7 @@ class Guess(NamedTuple):
         return frame, Outcome(mean, 1 - (self.end * self.weight).sum(1))
 
     def _of(self, index: Tensor | None) -> tuple[Tensor, Outcome]:
-        frame, reward, end = (x[:, 0] if index is None else of(x, index) for x in self[:3])
+        frame, reward, end = (x[:, 0] if index is None else pick(x, index) for x in self[:3])
         return frame, Outcome(reward @ reward.new_tensor(SIGNS), 1 - end)
 
 
@@ -272,7 +272,7 @@ def likelihoods(said: Said, reward: Tensor, terminal: Tensor, odds: Tensor | Non
     """
     logits = said.logits.float()
     sign, end = logits[..., :3].log_softmax(-1), logits[..., 3]
-    wrong_sign = -of(sign.movedim(-1, 1), reward.sign().long() + 1)
+    wrong_sign = -pick(sign.movedim(-1, 1), reward.sign().long() + 1)
     wrong_end = nn.functional.softplus(torch.where(terminal[:, None], -end, end))
     each = said.error + wrong_sign + wrong_end
     drawn = torch.ones_like(each)
@@ -280,12 +280,7 @@ def likelihoods(said: Said, reward: Tensor, terminal: Tensor, odds: Tensor | Non
         drawn = odds[0] + odds[1] * (1 - sign[..., 1].exp()) + odds[2] * end.sigmoid()
     joint = said.weight - each
     loss = (said.weight.exp() * drawn).sum(-1).log() - joint.logsumexp(-1)
-    alone = of(each + drawn.log(), said.asked)
+    alone = pick(each + drawn.log(), said.asked)
     share = joint.detach().softmax(-1)
     parts = ((share * x).sum(-1) for x in (said.error, wrong_sign, wrong_end))
     return (1 - ASKED) * loss + ASKED * alone, *parts
-
-
-def of(x: Tensor, index: Tensor) -> Tensor:
-    """[N, K, ...] -> [N, ...]: that of the K which [N] says."""
-    return x[torch.arange(len(x), device=x.device), index]

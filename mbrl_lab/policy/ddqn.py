@@ -15,7 +15,7 @@ from mbrl_lab.nets.augment import random_shift
 from mbrl_lab.nets.encoder import MakeEncoder
 from mbrl_lab.nets.mlp import mlp
 from mbrl_lab.nets.precision import affordable
-from mbrl_lab.ops import clip_norm, masked_mean, n_step_return, polyak, project
+from mbrl_lab.ops import clip_norm, masked_mean, n_step_return, pick, polyak, project
 from mbrl_lab.policy.cycle import Cycle, forget, shrink_and_perturb
 from mbrl_lab.types import EnvSpec, Metrics, Step
 
@@ -192,7 +192,7 @@ class DDQN(nn.Module):
         assert len(steps.first) == self.window, (len(steps.first), self.window)
         t = steps.transitions()
         target, valid = self.target(steps), t.valid[0]
-        out = _of(t.action[0], self.online(self.see(t.obs[0])))
+        out = pick(self.online(self.see(t.obs[0])), t.action[0])
         loss = masked_mean(weight * self.head.error(out, target), valid)
         norm = self._descend(loss)
         out = out.detach()
@@ -214,7 +214,7 @@ class DDQN(nn.Module):
         obs = self.see(steps.obs[length, torch.arange(len(length), device=length.device)])
         out = self.slow(obs)
         action = self.head.value(self.online(obs) if self.double_q else out).argmax(-1)
-        return self.head.target(reward, discount, _of(action, out))
+        return self.head.target(reward, discount, pick(out, action))
 
     def see(self, obs: Tensor) -> Tensor:
         """[B, ...] as they are learned from."""
@@ -236,8 +236,3 @@ class DDQN(nn.Module):
         shrink_and_perturb(self.online, self.fresh(), self.shrink)
         self.slow.load_state_dict(self.online.state_dict())
         forget(self.opt)
-
-
-def _of(action: Tensor, out: Tensor) -> Tensor:
-    """[B, K]: what `out` [B, A, K] says of actions [B]."""
-    return out[torch.arange(len(action), device=action.device), action]
