@@ -11,8 +11,8 @@ Beside the model: the last frame again (`copy`), and a straight line of the true
 Ball recall at k: over starts with the ball visible in the last two real frames and the true one k steps on, and no life
 lost between, the share where the predicted ball has 0.4 to 2.5 times the true grey and its centre within 2 pixels.
 Changed pixels: those that differ from the last real frame by more than 16. `bricks_f1`: the same in rows 22 to 37, and
-of Space Invaders `aliens_f1` in rows 10 to 53, `shots_f1` in 54 to 73, `cannon_f1` in 74 to 77. The aliens march by a pixel
-every eight steps, so that their recall tells nothing: the last frame has all of it.
+of Space Invaders `aliens_f1` in rows 10 to 53, `shots_f1` in 54 to 73, `cannon_f1` in 74 to 77. The aliens march by a
+pixel every eight steps, so that their recall tells nothing: the last frame has all of it.
 """
 
 from __future__ import annotations
