@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import csv
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -57,22 +58,31 @@ NUM, AHEAD, FIRE, RIGHT, LEFT = 16, 10, 1, 2, 3
 
 def play(game: str, steps: int, seed: int, stack: int) -> Replay:
     """A replay of so many steps of players from random to good."""
+    rows = played(game, steps, seed, stack)
+    spec, first = next(rows)
+    replay = Replay(spec, steps + 32 * NUM, NUM, seed)
+    replay.add(first)
+    for _, row in rows:
+        replay.add(row)
+    return replay
+
+
+def played(game: str, steps: int, seed: int, stack: int) -> Iterator[tuple[EnvSpec, Step]]:
+    """The rows of such players, one of NUM environments after the other, with what environments are like."""
     rules: dict[str, Any] = {"protocol": "100k", "frame_skip": 4, "serve": True, "actions": None}
     make = partial(AtariVector, game=GAMES[game][0], frame_stack=stack, **rules)
     torch.manual_seed(seed)
     envs = Envs(make, NUM, seed, make_vector=make)
-    replay = Replay(envs.spec, steps + 32 * NUM, NUM, seed)
     random = torch.cat([torch.ones(NUM // 4), torch.linspace(0.5, 0.02, NUM - NUM // 4)])
     row = envs.reset()
-    replay.add(row)
+    yield envs.spec, row
     held = envs.spec.random(NUM)
     for _ in range(steps // NUM):
         held = torch.where(torch.rand(NUM) < 0.2, envs.spec.random(NUM), held)
         wise = follow(row.obs[:, -2:]) if game == "breakout" else held
         row = envs.step(torch.where(torch.rand(NUM) < random, envs.spec.random(NUM), wise))
-        replay.add(row)
+        yield envs.spec, row
     envs.close()
-    return replay
 
 
 def follow(frames: Tensor) -> Tensor:
@@ -129,7 +139,7 @@ def measure(seen: OpenLoop, game: str) -> dict[str, float]:
     every = {"f1": f1(said, was, seen.valid), "tiles": tiles_right(said, was, seen.valid)}
     every |= {name: f1(said[..., rows, :], was[..., rows, :], seen.valid) for name, rows in BANDS[game].items()}
     every |= recall_of(GAMES[game][1], seen)
-    found = {f"{k}_{h}": round(float(x[h - 1]), 3) for k, x in every.items() for h in (1, 2, 5, 10)}
+    found = {f"{k}_{h}": round(float(x[h - 1]), 3) for k, x in every.items() for h in (1, 2, 5, 10)[: len(x)]}
     first = seen.first[0]
     for name, score, label in (
         ("reward", seen.reward[0].abs(), seen.true_reward[0] != 0),

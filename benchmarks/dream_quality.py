@@ -1,0 +1,104 @@
+"""How well a run of Dreamer on Atari's Breakout or Space Invaders sees and foresees, on play that is not its own.
+
+    OMP_NUM_THREADS=1 python benchmarks/dream_quality.py outputs/RUN
+    OMP_NUM_THREADS=1 python benchmarks/dream_quality.py outputs/RUN --game spaceinvaders --csv quality.csv
+
+The play is what benchmarks/frames_quality.py holds out, and figures have the names and meanings that they have there.
+The model sees all of it. `seen`: what it tells of a frame that it has just seen. `imagined`: what it tells of frames so
+many steps after the last one that it saw, from the actions that were taken. `copy`: the last frame again.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from frames_quality import AHEAD, GAMES, measure, played, write
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from mbrl_lab import load_run
+from mbrl_lab.dynamics.quality import OpenLoop
+from mbrl_lab.dynamics.sequence import SequenceModel
+from mbrl_lab.report.play import observe
+from mbrl_lab.types import Outcome, Step, Tree
+
+
+def from_second(rows: Step, steps: int, later: int) -> Step:
+    """Rows `later` after each of T - `steps` rows [T, B] from the second on, flat: they have one before, `steps` after."""
+    return Step(*(x[1 + later : len(x) - steps + later].flatten(0, 1) for x in rows))
+
+
+def telling(model: SequenceModel, state: Tree, outcome: Outcome, row: Step, goes_on: Tensor) -> tuple[Tensor, ...]:
+    """What an OpenLoop holds of one step [N] of episodes that went on until then."""
+    first = goes_on & ~row.first
+    told = torch.cat([model.decode(part).round().byte() for part in parts(state)])
+    return told, row.obs, first & ~row.terminal, outcome.reward, row.reward, 1 - outcome.discount, row.terminal, first
+
+
+def parts(state: Tree) -> list[Tree]:
+    """States [N, ...] in few enough at a time to decode."""
+    count = len(next(iter(state.values())))
+    return [tree_map_only(Tensor, lambda x, i=i: x[i : i + 256], state) for i in range(0, count, 256)]
+
+
+def looked(model: SequenceModel, rows: Step, states: Tree, steps: int) -> OpenLoop:
+    """`steps` steps that are imagined; 0: what is told of the next row when it has been seen."""
+    ahead = max(steps, 1)
+    begun = tree_map_only(Tensor, lambda x: x[1 : len(x) - ahead].flatten(0, 1), states)
+    after = tree_map_only(Tensor, lambda x: x[2:].flatten(0, 1), states)
+    start, before = (from_second(rows, ahead, later).obs for later in (0, -1))
+    goes_on = torch.ones(len(start), dtype=torch.bool)
+    seen: list[tuple[Tensor, ...]] = []
+    for h in range(1, ahead + 1):
+        row = from_second(rows, ahead, h)
+        if steps:
+            begun, outcome = model.imagine(begun, row.action)
+        else:
+            begun, outcome = after, model.outcome(model.features(after))
+        seen.append(telling(model, begun, outcome, row, goes_on))
+        goes_on = seen[-1][2]
+    return OpenLoop(start, before, *(torch.stack(x) for x in zip(*seen, strict=True)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--game", choices=sorted(GAMES), default="breakout")
+    parser.add_argument("--steps", type=int, default=8_000, help="of play to judge by")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--csv", type=Path)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    runner = load_run(given.run, device="cpu")
+    model = getattr(runner.algo, "model", None)
+    if not isinstance(model, SequenceModel) or len(model.spec.obs_shape) != 3:
+        parser.error(f"{given.run} holds no Dreamer that learned from frames")
+    play = [row for _, row in played(given.game, given.steps, given.seed, 4)]
+    rows = Step(*map(torch.stack, zip(*play, strict=True)))
+    rows = rows._replace(obs=rows.obs[:, :, -model.spec.obs_shape[0] :])
+    with torch.no_grad(), runner.arithmetic():
+        states = observe(model, rows)
+        seen, imagined = (looked(model, rows, states, steps) for steps in (0, AHEAD))
+    copied = imagined._replace(
+        predicted=imagined.start.expand_as(imagined.true),
+        reward=torch.zeros_like(imagined.reward),
+        end=torch.zeros_like(imagined.end),
+    )
+    table: list[dict[str, Any]] = []
+    for name, x in {"copy": copied, "seen": seen, "imagined": imagined}.items():
+        figures = measure(x, given.game)
+        table.append({"what": name, "game": given.game} | {k: v for k, v in figures.items() if k not in REWARDS})
+        print(table[-1], flush=True)
+    if given.csv:
+        write(table, given.csv)
+
+
+REWARDS = {"reward_precision", "reward_recall", "reward_calibration"}
+"""Figures of a sign's probability: here rewards are told as they are."""
+
+
+if __name__ == "__main__":
+    main()
