@@ -27,7 +27,7 @@ from mbrl_lab.types import Outcome, Step, Tree
 
 
 def from_second(rows: Step, steps: int, later: int) -> Step:
-    """Rows `later` after each of T - `steps` rows [T, B] from the second on, flat: they have one before, `steps` after."""
+    """Rows `later` after each of the rows [T, B] that have one before them and `steps` after them, flat."""
     return Step(*(x[1 + later : len(x) - steps + later].flatten(0, 1) for x in rows))
 
 
