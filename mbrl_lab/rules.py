@@ -103,7 +103,6 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "algo.rollout": schedule(),
     "algo.real_ratio": optional(number(0, 1)),
     "algo.max_uncertainty": number(0),
-    "algo.explore": number(0, 1),
     "algo.explore_bonus": number(0),
     "algo.earn": one_of(True, False),
     "algo.priority_exponent": number(0, 1),

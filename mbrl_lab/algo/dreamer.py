@@ -20,9 +20,6 @@ from mbrl_lab.types import Algo, EnvSpec, Metrics, Step, Tree
 
 Part = TypeVar("Part")
 
-LONGEST = 20
-"""Steps for which a random action is held at most."""
-
 
 class Dreamer(Algo):
     """Random actions for `warmup` steps, then `pretrain` updates of the model; from then on the policy acts, and every
@@ -34,8 +31,6 @@ class Dreamer(Algo):
     with `hybrid` above 0 its critic learns from the real rows too, at every so many updates.
     `latents`: a window of a model with a memory begins with none (`recomputed`), or with that of its first row, kept
     beside it and renewed whenever the model sees it (`stored`).
-    `explore`: the probability that a step in the environment begins a random action, which is then held for a while:
-    what the policy never does the model cannot know.
     """
 
     ready: Tensor
@@ -56,7 +51,6 @@ class Dreamer(Algo):
         horizon: int,
         hybrid: int,
         latents: str,
-        explore: float,
         reward_clip: float,
     ) -> None:
         super().__init__()
@@ -64,7 +58,7 @@ class Dreamer(Algo):
         self.policy = able(policy(spec.of_features(self.model.dim)), "learn_in", "policy=actor_critic")
         self.warmup, self.pretrain, self.batch, self.accumulate = warmup, pretrain, batch, accumulate
         self.every, self.updates, self.starts, self.horizon = every, updates, starts, horizon
-        self.ends, self.explore = ends, explore
+        self.ends = ends
         self.hybrid, self.stored, self.reward_clip = hybrid, latents == "stored", reward_clip
         if self.stored and not isinstance(self.model, RSSM):
             name = type(self.model).__name__
@@ -76,15 +70,11 @@ class Dreamer(Algo):
 
     @torch.no_grad()
     def act(self, step: Step, carry: Tree | None, explore: bool) -> tuple[Tensor, Tree]:
-        state = self.model.observe(None if carry is None else carry["state"], step)
+        state = self.model.observe(carry, step)
         self.seen = state if explore else self.seen
         if explore and not self.ready:
-            return self.spec.random(len(step.first), step.first.device), {"state": state}
-        action = self.policy.act(self.model.features(state), explore)
-        if not explore or not self.explore:
-            return action, {"state": state}
-        action, held = persist(self.spec, action, carry, step.first, self.explore)
-        return action, {"state": state, **held}
+            return self.spec.random(len(step.first), step.first.device), state
+        return self.policy.act(self.model.features(state), explore), state
 
     def learn(self, replay: Replay, before: int, after: int) -> Metrics:
         metrics: Metrics = {}
@@ -152,26 +142,6 @@ class Dreamer(Algo):
 
     def remember(self, memory: dict[str, Any]) -> None:
         self.kept = memory
-
-
-def persist(
-    spec: EnvSpec, action: Tensor, carry: Tree | None, first: Tensor, share: float
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Actions [B] of which some are random ones that are held, and what to remember of these.
-
-    With probability `share` a random action begins where none is held. It takes n steps with probability
-    1 / (n (n + 1)), but at most LONGEST, or until the episode is over. After Dabney, Ostrovski and Barreto (2021).
-    """
-    if carry is None or "left" not in carry:
-        carry = {"held": action, "left": torch.zeros_like(first, dtype=torch.int64)}
-    left = carry["left"] * ~first
-    begins = (left == 0) & (torch.rand_like(left, dtype=torch.float32) < share)
-    length = (1 / (1 - torch.rand_like(left, dtype=torch.float32))).clamp(max=LONGEST).long()
-    left = torch.where(begins, length, left)
-    drawn = spec.random(len(first), first.device)
-    held = torch.where(begins.view(-1, *[1] * (action.ndim - 1)), drawn, carry["held"])
-    taken = torch.where((left > 0).view(-1, *[1] * (action.ndim - 1)), held, action)
-    return taken, {"held": held, "left": (left - 1).clamp(min=0)}
 
 
 def able(part: Part, verb: str, choices: str) -> Part:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from mbrl_lab import make_run
 from mbrl_lab.algo import Dreamer
-from mbrl_lab.algo.dreamer import LONGEST, persist
 from mbrl_lab.config import ConfigError, check, compose_config
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Metrics, Step, Tree
@@ -70,7 +69,7 @@ class Student(nn.Module):
 def dreamer(**settings: Any) -> Any:
     loop: dict[str, Any] = {
         "warmup": 6, "pretrain": 2, "batch": 5, "ends": 0.0, "accumulate": 1, "every": 3, "updates": 1, "starts": 40,
-        "horizon": 7, "hybrid": 0, "latents": "recomputed", "explore": 0.0, "reward_clip": 0.0,
+        "horizon": 7, "hybrid": 0, "latents": "recomputed", "reward_clip": 0.0,
     }  # fmt: skip
     return Dreamer(SPEC, Model, Student, **(loop | settings))  # type: ignore[arg-type]
 
@@ -131,33 +130,7 @@ def test_it_acts_at_random_until_the_warm_up_is_over_and_remembers_its_belief() 
     assert algo.act(row, None, explore=False)[0].item() == pytest.approx(0.002)
     run(algo, 6)
     assert algo.act(row, carry, explore=True)[0].item() == pytest.approx(0.002)
-    assert [c is None for c in algo.model.carried] == [True, True, False] and algo.model.carried[2] is carry["state"]
-
-
-def test_random_actions_are_held_for_as_long_as_they_should_be_and_never_into_the_next_episode() -> None:
-    torch.manual_seed(0)
-    spec, batch = EnvSpec((2,), torch.float32, 1000, discrete=True), 4_000
-    chosen, no = torch.full((batch,), 1000), torch.zeros(batch, dtype=torch.bool)
-    taken, carry = persist(spec, chosen, None, no, 0.25)
-    begun = taken != 1000
-    assert begun.double().mean() == pytest.approx(0.25, abs=0.03)
-    times = begun.long()
-    for _ in range(LONGEST):
-        after, carry = persist(spec, chosen, carry, no, 0.0)
-        times += (after == taken) & begun
-    assert times.max() == LONGEST
-    for n in (1, 2, 3):
-        assert (times[begun] == n).double().mean() == pytest.approx(1 / (n * (n + 1)), abs=0.05)
-    _, carry = persist(spec, chosen, None, no, 1.0)
-    assert torch.equal(persist(spec, chosen, carry, ~no, 0.0)[0], chosen)
-
-
-def test_only_training_explores() -> None:
-    algo = dreamer(explore=1.0)
-    row = Step(torch.zeros(1, 1), torch.ones(1, 2), *torch.zeros(1, 1), *torch.zeros(2, 1, dtype=torch.bool))
-    run(algo, 6)
-    assert algo.act(row, None, explore=True)[0].item() != pytest.approx(0.002)
-    assert algo.act(row, None, explore=False)[0].item() == pytest.approx(0.002)
+    assert [c is None for c in algo.model.carried] == [True, True, False] and algo.model.carried[2] is carry
 
 
 @pytest.mark.parametrize("part", ["dynamics=ensemble", "policy=ppo"])
