@@ -32,7 +32,7 @@ def curves_of(runs: Sequence[Path]) -> dict[str, dict[str, Curve]]:
     seeds: dict[tuple[str, str], int] = defaultdict(int)
     for run in runs:
         words = dict(w.split("=", 1) for w in (run / "overrides.txt").read_text().split() if "=" in w)
-        key = words.get("env", "cartpole"), words.get("algo", "mpc")
+        key = words.get("env", "cartpole"), words.get("algo", words.get("experiment", "mpc"))
         seeds[key] += 1
         points = {}
         for row in read_metrics(RunFolder(run).metrics):
