@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from mbrl_lab import load_run
+from mbrl_lab.config import ConfigError
 from mbrl_lab.dynamics.quality import OpenLoop
 from mbrl_lab.dynamics.sequence import SequenceModel
 from mbrl_lab.report.play import observe
@@ -72,10 +73,13 @@ def main() -> None:
     parser.add_argument("--csv", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    runner = load_run(given.run, device="cpu")
+    try:
+        runner = load_run(given.run, device="cpu")
+    except ConfigError as error:
+        parser.error(str(error))
     model = getattr(runner.algo, "model", None)
-    if not isinstance(model, SequenceModel) or len(model.spec.obs_shape) != 3:
-        parser.error(f"{given.run} holds no Dreamer that learned from frames")
+    if not isinstance(model, SequenceModel) or model.spec.obs_shape[1:] != (84, 84):
+        parser.error(f"{given.run} holds no Dreamer that learned from frames of 84 x 84")
     play = [row for _, row in played(given.game, given.steps, given.seed, 4)]
     rows = Step(*map(torch.stack, zip(*play, strict=True)))
     rows = rows._replace(obs=rows.obs[:, :, -model.spec.obs_shape[0] :])
