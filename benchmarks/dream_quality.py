@@ -45,23 +45,31 @@ def parts(state: Tree) -> list[Tree]:
     return [tree_map_only(Tensor, lambda x, i=i: x[i : i + 256], state) for i in range(0, count, 256)]
 
 
-def looked(model: SequenceModel, rows: Step, states: Tree, steps: int) -> OpenLoop:
-    """`steps` steps that are imagined; 0: what is told of the next row when it has been seen."""
-    ahead = max(steps, 1)
-    begun = tree_map_only(Tensor, lambda x: x[1 : len(x) - ahead].flatten(0, 1), states)
+def seen(model: SequenceModel, rows: Step, states: Tree) -> OpenLoop:
+    """What is told of each of the rows [T, B] from the state in which it has been seen."""
     after = tree_map_only(Tensor, lambda x: x[2:].flatten(0, 1), states)
-    start, before = (from_second(rows, ahead, later).obs for later in (0, -1))
-    goes_on = torch.ones(len(start), dtype=torch.bool)
-    seen: list[tuple[Tensor, ...]] = []
-    for h in range(1, ahead + 1):
-        row = from_second(rows, ahead, h)
-        if steps:
-            begun, outcome = model.imagine(begun, row.action)
-        else:
-            begun, outcome = after, model.outcome(model.features(after))
-        seen.append(telling(model, begun, outcome, row, goes_on))
-        goes_on = seen[-1][2]
-    return OpenLoop(start, before, *(torch.stack(x) for x in zip(*seen, strict=True)))
+    row = from_second(rows, 1, 1)
+    told = telling(model, after, model.outcome(model.features(after)), row, torch.ones_like(row.first))
+    return compared(rows, 1, [told])
+
+
+def imagined(model: SequenceModel, rows: Step, states: Tree, steps: int) -> OpenLoop:
+    """What is told of `steps` rows that were not seen, from the actions that were taken."""
+    state = tree_map_only(Tensor, lambda x: x[1 : len(x) - steps].flatten(0, 1), states)
+    goes_on = torch.ones_like(from_second(rows, steps, 0).first)
+    told = []
+    for h in range(1, steps + 1):
+        row = from_second(rows, steps, h)
+        state, outcome = model.imagine(state, row.action)
+        told.append(telling(model, state, outcome, row, goes_on))
+        goes_on = told[-1][2]
+    return compared(rows, steps, told)
+
+
+def compared(rows: Step, steps: int, told: list[tuple[Tensor, ...]]) -> OpenLoop:
+    """What was told of each step, beside the two frames that were last seen."""
+    start, before = (from_second(rows, steps, later).obs for later in (0, -1))
+    return OpenLoop(start, before, *(torch.stack(x) for x in zip(*told, strict=True)))
 
 
 def main() -> None:
@@ -85,14 +93,14 @@ def main() -> None:
     rows = rows._replace(obs=rows.obs[:, :, -model.spec.obs_shape[0] :])
     with torch.no_grad(), runner.arithmetic():
         states = observe(model, rows)
-        seen, imagined = (looked(model, rows, states, steps) for steps in (0, AHEAD))
-    copied = imagined._replace(
-        predicted=imagined.start.expand_as(imagined.true),
-        reward=torch.zeros_like(imagined.reward),
-        end=torch.zeros_like(imagined.end),
+        now, later = seen(model, rows, states), imagined(model, rows, states, AHEAD)
+    copied = later._replace(
+        predicted=later.start.expand_as(later.true),
+        reward=torch.zeros_like(later.reward),
+        end=torch.zeros_like(later.end),
     )
     table: list[dict[str, Any]] = []
-    for name, x in {"copy": copied, "seen": seen, "imagined": imagined}.items():
+    for name, x in {"copy": copied, "seen": now, "imagined": later}.items():
         figures = measure(x, given.game)
         table.append({"what": name, "game": given.game} | {k: v for k, v in figures.items() if k not in REWARDS})
         print(table[-1], flush=True)

@@ -10,11 +10,10 @@ from torch.nn import functional as F
 
 from mbrl_lab.dynamics.sequence import SequenceModel, unbroken
 from mbrl_lab.nets.adam import Adam
-from mbrl_lab.nets.decoder import decoder
+from mbrl_lab.nets.decoder import decoder, scale_of
 from mbrl_lab.nets.encoder import MakeEncoder
 from mbrl_lab.nets.heads import begin_at_zero, head
 from mbrl_lab.nets.mlp import mlp
-from mbrl_lab.nets.running import Standardise
 from mbrl_lab.types import EnvSpec, Metrics, Outcome, Step, Tree
 
 MIN_LOG_STD, MAX_LOG_STD = -5.0, 1.0
@@ -63,8 +62,8 @@ class Latent(SequenceModel):
         super().__init__(spec, length, lr, clip, anneal_updates)
         self.dim, self.gaussian, self.consistency, self.balance = latent, gaussian, consistency, balance
         hidden, outputs = [width] * depth, latent * (1 + gaussian)
-        self.standardise = Standardise(spec.obs_shape) if spec.obs_dtype == torch.float32 else None
         self.see = encoder(spec)
+        self.scale = scale_of(spec, self.see)
         self.encode = mlp([self.see.dim, *hidden, outputs], activation=nn.SiLU)
         self.step = begin_at_zero(mlp([latent + spec.action_dim, *hidden, outputs], activation=nn.SiLU))
         self.head = head(bins)
@@ -93,15 +92,16 @@ class Latent(SequenceModel):
 
     def decode(self, state: Tree) -> Tensor:
         assert self.decoder is not None, "it does not tell observations"
-        seen = self.decoder.read(self.decoder(state))
-        return seen if self.standardise is None else self.standardise.undo(seen)
+        return self.decoder.read(self.decoder(state), self.scale)
 
     def loss(self, steps: Step, start: Tree | None) -> tuple[Tensor, Tree, Metrics]:
         known = unbroken(steps.first)
-        obs = self._count(steps.obs)
-        seen = self._read(self.encode(self.see(obs)))
+        self._count(steps.obs)
+        seen = self._read(self.encode(self.see(self._scaled(steps.obs))))
         z, foreseen = self._unroll(seen, steps.action)
-        loss = {"decode": self.decoder.error(self.decoder(z), obs)} if self.decoder is not None else {}
+        loss: dict[str, Tensor] = {}
+        if self.decoder is not None:
+            loss["decode"] = self.decoder.error(self.decoder(z), steps.obs, self.scale)
         after, passed = z[1:], known[1:]
         apart = self._apart(Normal(*(x[1:] for x in seen)), foreseen)
         loss["consistency"] = F.pad(self.consistency * apart, (0, 0, 1, 0))
@@ -144,14 +144,13 @@ class Latent(SequenceModel):
         return Normal(mean, MIN_LOG_STD + (MAX_LOG_STD - MIN_LOG_STD) * log_std.sigmoid())
 
     def _scaled(self, obs: Tensor) -> Tensor:
-        return obs if self.standardise is None else self.standardise(obs)
+        return obs if self.scale is None else self.scale(obs)
 
-    def _count(self, obs: Tensor) -> Tensor:
-        """Observations [L, B, ...] as they are seen, and counted to that end."""
-        if self.standardise is not None:
+    def _count(self, obs: Tensor) -> None:
+        """Count observations [L, B, ...] for what they are standardised by."""
+        if self.scale is not None:
             rows = obs.flatten(0, 1)
-            self.standardise.moments.add(rows, torch.ones_like(rows[:, 0], dtype=torch.bool))
-        return self._scaled(obs)
+            self.scale.moments.add(rows, torch.ones(len(rows), dtype=torch.bool, device=rows.device))
 
 
 def distance(seen: Normal, foreseen: Normal) -> Tensor:

@@ -8,13 +8,13 @@ from torch.nn import functional as F
 
 from mbrl_lab.dynamics.sequence import SequenceModel
 from mbrl_lab.nets.adam import Adam
-from mbrl_lab.nets.decoder import decoder
+from mbrl_lab.nets.decoder import decoder, scale_of
 from mbrl_lab.nets.encoder import MakeEncoder
 from mbrl_lab.nets.gru import BlockGRU
 from mbrl_lab.nets.heads import begin_at_zero, head
 from mbrl_lab.nets.mlp import mlp
 from mbrl_lab.nets.precision import worthwhile
-from mbrl_lab.ops import symexp, symlog, unimix
+from mbrl_lab.ops import unimix
 from mbrl_lab.types import EnvSpec, Metrics, Outcome, Step, Tree
 
 
@@ -26,7 +26,7 @@ class RSSM(SequenceModel):
     passes gradients on as if it were the probabilities (straight-through).
     The losses: observation, reward and going on, told from the state; and the relative entropy of posterior and prior,
     `kl_prior` times for the prior to follow and `kl_posterior` times for the posterior, of which `free_nats` are free.
-    Vectors are seen and told in symlog.
+    Vectors and pixels are standardised by mean and deviation of the rows that began the windows it learned from.
     """
 
     compilable = ("advance", "_infer")
@@ -57,6 +57,7 @@ class RSSM(SequenceModel):
         latents, hidden = groups * classes, [width] * depth
         self.dim = units + latents
         self.see = encoder(spec)
+        self.scale = scale_of(spec, self.see)
         deep = mlp([self.see.dim, *hidden, width], True, activation=nn.SiLU)
         self.embed = deep if spec.obs_dtype == torch.float32 else nn.Linear(self.see.dim, width)
         self.gru = BlockGRU(latents + spec.action_dim, units, width, blocks)
@@ -87,8 +88,7 @@ class RSSM(SequenceModel):
         return torch.cat([state["memory"], state["latent"].flatten(-2)], -1)
 
     def decode(self, state: Tree) -> Tensor:
-        seen = self.decoder.read(self.decoder(self.features(state)))
-        return symexp(seen) if self.spec.obs_dtype == torch.float32 else seen
+        return self.decoder.read(self.decoder(self.features(state)), self.scale)
 
     def begin(self, batch: int, device: torch.device) -> dict[str, Tensor]:
         """The state before anything was seen."""
@@ -97,6 +97,8 @@ class RSSM(SequenceModel):
 
     def loss(self, steps: Step, start: Tree | None) -> tuple[Tensor, Tree, Metrics]:
         """Where `start` is known it is the state in the first row, which then is not learned from."""
+        if self.scale is not None:
+            self.scale.moments.add(steps.obs[0], torch.ones_like(steps.first[0]))
         states, logp = self._filter(steps, start)
         features = self.features(states)
         learned = torch.ones_like(steps.reward)
@@ -104,7 +106,7 @@ class RSSM(SequenceModel):
         arrived = learned * ~steps.first
         apart = self.divergences(logp, self._prior(states["memory"].flatten(0, 1)).unflatten(0, steps.first.shape))
         loss = {
-            "decode": learned * self.decoder.error(self.decoder(features), self._scaled(steps.obs)),
+            "decode": learned * self.decoder.error(self.decoder(features), steps.obs, self.scale),
             "reward": arrived * self.head.error(self.reward(features), steps.reward),
             "end": arrived * self._end_error(features, steps.terminal.float()),
             "kl_prior": learned * self.kl_prior * apart[0].clamp(min=self.free_nats),
@@ -175,10 +177,7 @@ class RSSM(SequenceModel):
         return unimix(logits.float().unflatten(-1, (self.groups, self.classes)), self.unimix)
 
     def _embed(self, obs: Tensor) -> Tensor:
-        return self.embed(self.see(self._scaled(obs)))
-
-    def _scaled(self, obs: Tensor) -> Tensor:
-        return symlog(obs) if self.spec.obs_dtype == torch.float32 else obs
+        return self.embed(self.see(obs if self.scale is None else self.scale(obs)))
 
     def _end_error(self, features: Tensor, ends: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(self.end(features).float().squeeze(-1), ends, reduction="none")

@@ -8,29 +8,34 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.special import entr as entropy
 
 from mbrl_lab.nets.encoder import Convolutional, Encoder
 from mbrl_lab.nets.mlp import mlp
+from mbrl_lab.nets.running import Standardise
 from mbrl_lab.types import EnvSpec
 
 DARK = -2.0
-"""The logit that every pixel begins with: most of a game's screen is empty."""
+"""The logit that every pixel of a grid begins with: most of it is empty."""
+
+SELDOM = 0.003
+"""No pixel of an image begins nearer to black or white than so much."""
 
 
 class Decoder(nn.Module):
-    """Vectors [..., D] -> what `error` and `read` understand."""
+    """Vectors [..., D] -> what `error` and `read` understand, given what observations are standardised by."""
 
-    def error(self, out: Tensor, obs: Tensor) -> Tensor:
-        """[...]: the loss of observations [..., *obs_shape], vectors scaled as the encoder sees them."""
+    def error(self, out: Tensor, obs: Tensor, scale: Standardise | None) -> Tensor:
+        """[...]: the loss of observations [..., *obs_shape]."""
         raise NotImplementedError
 
-    def read(self, out: Tensor) -> Tensor:
-        """[..., *obs_shape]: the observation in units of the environment, but for a vector's scale."""
+    def read(self, out: Tensor, scale: Standardise | None) -> Tensor:
+        """[..., *obs_shape]: the observation in units of the environment."""
         raise NotImplementedError
 
 
 class Vector(Decoder):
-    """Observations that are vectors; the loss is the squared error, summed over them."""
+    """Observations that are vectors; the loss is the squared error of what is standardised, summed over them."""
 
     def __init__(self, spec: EnvSpec, dim: int, hidden: Sequence[int], norm: bool) -> None:
         super().__init__()
@@ -39,19 +44,22 @@ class Vector(Decoder):
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)
 
-    def error(self, out: Tensor, obs: Tensor) -> Tensor:
-        return (out.float() - obs).square().sum(-1)
+    def error(self, out: Tensor, obs: Tensor, scale: Standardise | None) -> Tensor:
+        return (out.float() - (obs if scale is None else scale(obs))).square().sum(-1)
 
-    def read(self, out: Tensor) -> Tensor:
-        return out.float()
+    def read(self, out: Tensor, scale: Standardise | None) -> Tensor:
+        return out.float() if scale is None else scale.undo(out.float())
 
 
 class Image(Decoder):
-    """Images, by the layers of a convolutional encoder in reverse order.
+    """Images, by the layers of a convolutional encoder in reverse order, in logits around those of the mean image.
 
-    The loss of bytes up to 255 is the squared error of numbers up to 1, that of 0 and 1 the cross-entropy; both summed
-    over pixels. ValueError for an encoder that is more than convolutions.
+    A pixel's brightness is told as a probability; the loss is the relative entropy, summed over pixels. A squared error
+    asks too little for what is small and seldom in one place, such as a ball.
+    ValueError for an encoder that is more than convolutions.
     """
+
+    entropy: Tensor
 
     def __init__(self, spec: EnvSpec, encoder: Convolutional, dim: int) -> None:
         super().__init__()
@@ -68,20 +76,29 @@ class Image(Decoder):
         self.largest, self.size = encoder.largest, sizes[-1]
         self.start = nn.Linear(dim, math.prod(self.size))
         self.net = nn.Sequential(*layers[1:])
-        nn.init.constant_(layers[-1].bias, DARK)  # type: ignore[arg-type]
+        nn.init.zeros_(layers[-1].bias)  # type: ignore[arg-type]
+        brightness = (torch.arange(256) / self.largest).clamp(max=1)
+        self.register_buffer("entropy", entropy(brightness) + entropy(1 - brightness), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        start = F.silu(self.start(x.flatten(0, -2))).unflatten(-1, self.size)
-        return self.net(start).unflatten(0, x.shape[:-1])
+        out = F.silu(self.start(x.flatten(0, -2))).unflatten(-1, self.size)
+        out = out.contiguous(memory_format=torch.channels_last)
+        for layer in self.net:
+            out = deconvolve(out, layer) if isinstance(layer, nn.ConvTranspose2d) else layer(out)
+        return out.unflatten(0, x.shape[:-1])
 
-    def error(self, out: Tensor, obs: Tensor) -> Tensor:
-        out, obs = out.float(), obs.float() / self.largest
-        if self.largest == 1:
-            return F.binary_cross_entropy_with_logits(out, obs, reduction="none").sum((-3, -2, -1))
-        return (out.sigmoid() - obs).square().sum((-3, -2, -1))
+    def error(self, out: Tensor, obs: Tensor, scale: Standardise | None) -> Tensor:
+        brightness = obs / self.largest
+        cross = F.binary_cross_entropy_with_logits(self._logits(out, scale), brightness, reduction="none")
+        return (cross - self.entropy[obs.int()]).sum((-3, -2, -1))
 
-    def read(self, out: Tensor) -> Tensor:
-        return out.float().sigmoid() * self.largest
+    def read(self, out: Tensor, scale: Standardise | None) -> Tensor:
+        return self._logits(out, scale).sigmoid() * self.largest
+
+    def _logits(self, out: Tensor, scale: Standardise | None) -> Tensor:
+        if scale is None:
+            return out.float() + DARK
+        return out.float() + (scale.moments.mean / self.largest).clamp(SELDOM, 1 - SELDOM).logit().float()
 
 
 def reverse(layer: nn.Conv2d, inputs: torch.Size, outputs: torch.Size) -> nn.ConvTranspose2d:
@@ -91,8 +108,31 @@ def reverse(layer: nn.Conv2d, inputs: torch.Size, outputs: torch.Size) -> nn.Con
     return nn.ConvTranspose2d(outputs[0], inputs[0], kernel, stride, padding, output_padding=(high, wide))
 
 
+def deconvolve(x: Tensor, layer: nn.ConvTranspose2d) -> Tensor:
+    """The layer of images [N, C, H, W].
+
+    Where its kernel is a multiple of its stride, each square of stride x stride pixels is made as the channels of one
+    place: the same products, in a plain convolution with outputs enough to fill a processor's vectors.
+    """
+    kernel, stride = layer.kernel_size[0], layer.stride[0]
+    if stride == 1 or kernel % stride or layer.padding[0] or any(layer.output_padding):
+        return layer(x)
+    squares = kernel // stride
+    weight = layer.weight.unflatten(2, (squares, stride)).unflatten(4, (squares, stride)).flip(2, 4)
+    weight = weight.permute(1, 3, 5, 0, 2, 4).flatten(0, 2).contiguous(memory_format=torch.channels_last)
+    assert layer.bias is not None
+    bias = layer.bias.repeat_interleave(stride * stride)
+    return F.pixel_shuffle(F.conv2d(x, weight, bias, padding=squares - 1), stride)
+
+
 def decoder(spec: EnvSpec, encoder: Encoder, dim: int, hidden: Sequence[int], norm: bool = False) -> Decoder:
     """The decoder that suits an encoder."""
     if isinstance(encoder, Convolutional):
         return Image(spec, encoder, dim)
     return Vector(spec, dim, hidden, norm)
+
+
+def scale_of(spec: EnvSpec, encoder: Encoder) -> Standardise | None:
+    """What observations are standardised by before they are seen; None: grids are seen as they are."""
+    grid = isinstance(encoder, Convolutional) and encoder.largest == 1
+    return None if grid else Standardise(spec.obs_shape)

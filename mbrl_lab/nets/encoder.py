@@ -40,7 +40,8 @@ class Vector(Encoder):
 class Convolutional(Encoder):
     """Images [..., C, H, W] through `net`, a convolution first; `hidden`: units of a layer with ReLU after it, 0: none.
 
-    Bytes up to `largest` count as numbers up to 1. ValueError for what is no image, or one less than `smallest` wide.
+    Bytes up to `largest` count as numbers up to 1, floats as they are. ValueError for what is no image, or one less
+    than `smallest` wide.
     """
 
     smallest = 1
@@ -64,11 +65,11 @@ class Convolutional(Encoder):
 
     def _flat(self, obs: Tensor) -> Tensor:
         first, rest = self.net[0], self.net[1:]
-        return rest(convolve(obs, first, 1 / self.largest)).flatten(1)
+        return rest(convolve(obs, first, 1.0 if obs.is_floating_point() else 1 / self.largest)).flatten(1)
 
 
 def convolve(obs: Tensor, layer: nn.Conv2d, scale: float) -> Tensor:
-    """The layer of `scale` times bytes [N, C, H, W], channels last.
+    """The layer of `scale` times images [N, C, H, W], channels last.
 
     Where its kernel is a multiple of its stride, each square of stride x stride pixels becomes the channels of one
     place, and the stride 1: the same products, but of channels enough to fill a processor's vectors.
@@ -80,17 +81,18 @@ def convolve(obs: Tensor, layer: nn.Conv2d, scale: float) -> Tensor:
         return nn.functional.conv2d(image, weight, layer.bias, layer.stride, layer.padding)
     squares = layer.kernel_size[0] // stride
     weight = weight.unflatten(2, (squares, stride)).unflatten(4, (squares, stride)).permute(0, 1, 3, 5, 2, 4)
-    image = squared(obs, stride).to(dtype).movedim(-1, 1)
+    image = squared(obs.to(dtype) if obs.is_floating_point() else obs, stride).to(dtype).movedim(-1, 1)
     return nn.functional.conv2d(image, weight.flatten(1, 3).contiguous(memory_format=torch.channels_last), layer.bias)
 
 
 def squared(obs: Tensor, side: int) -> Tensor:
-    """[N, C, H, W] bytes -> [N, H / side, W / side, C * side * side], without what is left over at the edges."""
+    """[N, C, H, W] -> [N, H / side, W / side, C * side * side], without what is left over at the edges."""
     high, wide = (n // side for n in obs.shape[-2:])
     whole = obs[..., : high * side, : wide * side].contiguous()
-    unit = {4: torch.int32, 2: torch.int16}.get(side, torch.uint8)  # so many bytes are moved at once
+    width = side * obs.element_size()
+    unit = {8: torch.int64, 4: torch.int32, 2: torch.int16}.get(width, obs.dtype)  # so many bytes are moved at once
     cut = whole.view(unit).unflatten(-2, (high, side)).unflatten(-1, (wide, -1))
-    return cut.permute(0, 2, 4, 1, 3, 5).contiguous().flatten(3).view(torch.uint8)
+    return cut.permute(0, 2, 4, 1, 3, 5).contiguous().flatten(3).view(obs.dtype)
 
 
 class Nature(Convolutional):

@@ -35,15 +35,17 @@ class Moments(nn.Module):
 
 
 class Standardise(nn.Module):
-    """Vectors [..., *shape] standardised by the moments of those counted, and cut at `bound` standard deviations."""
+    """Tensors [..., *shape] standardised by the moments of those counted, and cut at `bound` standard deviations."""
 
     def __init__(self, shape: tuple[int, ...], bound: float = 10.0) -> None:
         super().__init__()
         self.moments, self.bound = Moments(shape), bound
 
     def forward(self, x: Tensor) -> Tensor:
-        scale = (self.moments.var + 1e-8).rsqrt()
-        return ((x - self.moments.mean) * scale).float().clamp(-self.bound, self.bound)
+        mean, scale = self.moments.mean, (self.moments.var + 1e-8).rsqrt()
+        if not x.is_floating_point():  # bytes lose nothing in the faster arithmetic
+            mean, scale = mean.float(), scale.float()
+        return ((x - mean) * scale).float().clamp(-self.bound, self.bound)
 
     def undo(self, x: Tensor) -> Tensor:
         """What was standardised, but for the cut."""

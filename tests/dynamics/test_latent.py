@@ -60,7 +60,7 @@ def changed(steps: Step, row: int) -> Step:
 
 def test_nothing_is_learned_from_rows_of_another_episode() -> None:
     model = latent(length=6)
-    model.standardise = None
+    model.scale = None
     steps = data(40).read(torch.zeros(4, dtype=torch.int64), 6)
     first = torch.zeros_like(steps.first)
     first[3] = True
@@ -85,7 +85,7 @@ def test_what_it_imagines_is_what_it_was_unrolled_to_be() -> None:
 def test_parts_of_a_batch_add_up_to_the_whole() -> None:
     one, two = latent(), latent()
     two.load_state_dict(copy.deepcopy(one.state_dict()))
-    one.standardise = two.standardise = None
+    one.scale = two.scale = None
     steps = data(40).sample(7, 5)
     states, metrics = one.update(steps)
     in_parts, sums = two.update(steps, parts=3)

@@ -6,8 +6,10 @@ import math
 
 import pytest
 import torch
+from torch import nn
+from torch.distributions import Bernoulli, kl_divergence
 
-from mbrl_lab.nets.decoder import DARK, Image, decoder
+from mbrl_lab.nets.decoder import DARK, SELDOM, Image, decoder, deconvolve, scale_of
 from mbrl_lab.nets.encoder import Grid, Impala, Nature, Vector
 from mbrl_lab.types import EnvSpec
 
@@ -20,11 +22,11 @@ VECTOR = EnvSpec((5,), torch.float32, 3, discrete=True)
     ("spec", "encoder"), [(PIXELS, Nature(PIXELS, 0)), (GRID, Grid(GRID, 16, 0)), (VECTOR, Vector(VECTOR))]
 )
 def test_it_says_what_the_encoder_sees(spec: EnvSpec, encoder: torch.nn.Module) -> None:
-    net = decoder(spec, encoder, 7, [8])  # type: ignore[arg-type]
+    net, scale = decoder(spec, encoder, 7, [8]), scale_of(spec, encoder)  # type: ignore[arg-type]
     out = net(torch.randn(3, 2, 7))
-    assert out.shape == (3, 2, *spec.obs_shape) == net.read(out).shape
-    obs = net.read(out).round().to(spec.obs_dtype)
-    assert net.error(out, obs).shape == (3, 2)
+    assert out.shape == (3, 2, *spec.obs_shape) == net.read(out, scale).shape
+    obs = net.read(out, scale).round().to(spec.obs_dtype)
+    assert net.error(out, obs, scale).shape == (3, 2)
 
 
 def test_sizes_that_strides_do_not_divide_come_back() -> None:
@@ -32,14 +34,39 @@ def test_sizes_that_strides_do_not_divide_come_back() -> None:
     assert decoder(spec, Nature(spec, 0), 4, [])(torch.randn(2, 4)).shape == (2, 1, 87, 90)
 
 
-def test_bytes_are_told_by_squared_errors_and_bits_by_cross_entropy() -> None:
-    pixels, grid = Image(PIXELS, Nature(PIXELS, 0), 4), Image(GRID, Grid(GRID, 4, 0), 4)
-    assert pixels.net[-1].bias.unique().item() == DARK  # type: ignore[union-attr]
-    grey = torch.full((1, *PIXELS.obs_shape), 51, dtype=torch.uint8)
-    assert pixels.error(torch.zeros(1, 2, 84, 84), grey).item() == pytest.approx(2 * 84 * 84 * 0.3**2, rel=1e-4)
-    assert pixels.read(torch.full((1, 2, 84, 84), math.log(0.2 / 0.8))).unique().item() == pytest.approx(51, rel=1e-4)
+def test_grids_are_told_by_cross_entropy_and_begin_dark() -> None:
+    grid = Image(GRID, Grid(GRID, 4, 0), 4)
     bits = torch.randint(2, (1, *GRID.obs_shape), dtype=torch.uint8)
-    assert grid.error(torch.zeros(1, 4, 10, 10), bits).item() == pytest.approx(400 * math.log(2), rel=1e-4)
+    dark = torch.zeros(1, *GRID.obs_shape)
+    assert grid.error(dark - DARK, bits, None).item() == pytest.approx(400 * math.log(2), rel=1e-4)
+    torch.testing.assert_close(grid.read(dark, None), torch.full_like(dark, DARK).sigmoid())
+
+
+def test_images_are_told_around_their_mean_by_relative_entropy() -> None:
+    encoder = Nature(PIXELS, 0)
+    pixels, scale = Image(PIXELS, encoder, 4), scale_of(PIXELS, encoder)
+    assert scale is not None
+    seen = torch.zeros(2, *PIXELS.obs_shape, dtype=torch.uint8)
+    seen[1, 0, :40] = 102
+    scale.moments.add(seen, torch.ones(2))
+    nothing_else = torch.zeros(1, *PIXELS.obs_shape)
+    mean = pixels.read(nothing_else, scale)
+    torch.testing.assert_close(mean[0, 0, :40], torch.full((40, 84), 51.0))
+    torch.testing.assert_close(mean[0, 1], torch.full((84, 84), 255 * SELDOM))
+    told = (mean / 255).expand_as(seen)
+    true = kl_divergence(Bernoulli(probs=seen / 255), Bernoulli(probs=told)).sum((1, 2, 3))
+    torch.testing.assert_close(pixels.error(nothing_else.expand_as(seen), seen, scale), true, rtol=1e-4, atol=1e-2)
+
+
+def test_standardised_images_and_bytes_go_through_the_same_convolutions() -> None:
+    encoder, images = Nature(PIXELS, 0), torch.randint(255, (3, *PIXELS.obs_shape), dtype=torch.uint8)
+    torch.testing.assert_close(encoder(images / 255), encoder(images), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("kernel", "stride", "added"), [(8, 4, 0), (4, 2, 0), (6, 3, 0), (3, 1, 0), (8, 4, 2)])
+def test_deconvolutions_as_plain_ones_are_torchs(kernel: int, stride: int, added: int) -> None:
+    layer, x = nn.ConvTranspose2d(5, 3, kernel, stride, output_padding=added), torch.randn(2, 5, 4, 7)
+    torch.testing.assert_close(deconvolve(x, layer), layer(x), rtol=1e-4, atol=1e-5)
 
 
 def test_what_is_more_than_convolutions_cannot_be_reversed() -> None:
