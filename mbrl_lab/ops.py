@@ -74,13 +74,8 @@ def pick(x: Tensor, index: Tensor) -> Tensor:
     return x[torch.arange(len(x), device=x.device), index]
 
 
-def symlog(x: Tensor) -> Tensor:
-    """sign(x) log(1 + |x|) (Hafner et al. 2023, eq. 9)."""
-    return x.sign() * x.abs().log1p()
-
-
 def symexp(x: Tensor) -> Tensor:
-    """Inverse of `symlog`."""
+    """sign(x) (exp |x| - 1), the inverse of symlog, sign(x) log(1 + |x|) (Hafner et al. 2023, eq. 9)."""
     return x.sign() * x.abs().expm1()
 
 
