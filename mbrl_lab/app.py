@@ -200,6 +200,8 @@ def run(cfg: DictConfig, path: Path, overrides: Sequence[str]) -> None:
     print(f"run       {path}\nreplay    {cfg.replay.capacity:,} steps, {size:,.1f} MB on {runner.replay.device}")
     if folder.last.exists():
         print(f"resumed   at step {folder.status()['step']:,}, attempt {folder.status()['attempt']}")
+    elif folder.status()["attempt"] > 1:
+        print("resumed   at step 0: it was stopped before its first checkpoint, see checkpoint.every")
     with runner.tracker:
         try:
             final = runner.run()
@@ -208,6 +210,7 @@ def run(cfg: DictConfig, path: Path, overrides: Sequence[str]) -> None:
             raise
         finally:
             runner.envs.close()
+        print("drawing   what was learned", flush=True)  # with a planner it takes a minute
         pictures = draw(runner)
         seen = [*sorted(folder.videos.glob("*.mp4")), *(path for path in pictures if path.suffix == ".png")]
         runner.tracker.attach(seen)

@@ -55,14 +55,19 @@ class Dreamer(Algo):
     ) -> None:
         super().__init__()
         self.spec, self.model = spec, able(dynamics(spec), "dim", "dynamics=latent or rssm_xs, rssm_s, rssm_m")
-        self.policy = able(policy(spec.of_features(self.model.dim)), "learn_in", "policy=actor_critic")
+        self.policy = able(
+            policy(spec.of_features(self.model.dim)), "learn_in", "policy=actor_critic or actor_critic_xs"
+        )
         self.warmup, self.pretrain, self.batch, self.accumulate = warmup, pretrain, batch, accumulate
         self.every, self.updates, self.starts, self.horizon = every, updates, starts, horizon
         self.ends = ends
         self.hybrid, self.stored, self.reward_clip = hybrid, latents == "stored", reward_clip
         if self.stored and not isinstance(self.model, RSSM):
             name = type(self.model).__name__
-            raise ValueError(f"algo.latents is {latents!r}; it must be recomputed with {name}, which has no memory")
+            raise ValueError(
+                f"algo.latents is {latents!r}; it must be recomputed with {name}, which has no memory, or the model "
+                f"one of dynamics=rssm_xs, rssm_s, rssm_m"
+            )
         self.latents: Latents | None = None
         self.kept: dict[str, Any] = {}
         self.seen: Tree = None

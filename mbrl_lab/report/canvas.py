@@ -44,8 +44,8 @@ def name(axes: Axes, title: str, x: str, y: str = "") -> None:
 
 
 def legend(axes: Axes) -> None:
-    """Name the lines, without a frame, where they hide least."""
-    axes.legend(fontsize=8, frameon=False)
+    """Name the lines, where they hide least."""
+    axes.legend(fontsize=8, loc="best", framealpha=0.6, edgecolor="none")
 
 
 def save(figure: Figure, path: Path) -> Path:

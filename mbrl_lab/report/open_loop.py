@@ -160,11 +160,17 @@ def draw_images(seen: OpenLoop, title: str, path: Path) -> Path:
     window = typical(seen)
     columns = [*range(CONTEXT), *range(CONTEXT, int(seen.valid[:, window].sum()), AHEAD // 9)]
     strip = np.concatenate([pictures(seen, window, t) for t in columns], 1)
+    error = errors(seen.told, seen)[:, window]
     figure, (at,) = grid(1, 1, title)
-    figure.set_size_inches(1.2 * len(columns), 4.4)
-    at.set_position((0.01, 0.02, 0.98, 0.84))
-    at.imshow(strip)
-    at.axis("off")
+    figure.set_size_inches(1.2 * len(columns) + 0.8, 4.7)
+    at.set_position((0.05, 0.16, 0.94, 0.72))
+    at.imshow(strip, aspect="auto")
+    middle = (np.arange(len(columns)) + 0.5) * strip.shape[1] / len(columns)
+    at.set_xticks(middle, [f"{t - CONTEXT + 1}\n{error[t]:.3f}" for t in columns])
+    at.set_yticks((np.arange(3) + 0.5) * strip.shape[0] / 3, ["true", "told", "apart"])
+    at.tick_params(length=0)
+    at.grid(visible=False)
+    at.set_xlabel("steps ahead (up to 0: seen), and the root mean square error", fontsize=9)
     return save(figure, path)
 
 
