@@ -154,7 +154,7 @@ def test_n_step_return_is_its_sum(steps: int) -> None:
 
 
 def test_symexp_undoes_symlog() -> None:
-    x = torch.cat([-torch.logspace(-4, 4, 9), torch.zeros(1), torch.logspace(-4, 4, 9)])
+    x = torch.tensor([-1e6, -3.0, -1e-4, 0.0, 1e-4, 3.0, 1e6])
     torch.testing.assert_close(ops.symexp(x.sign() * x.abs().log1p()), x, rtol=1e-5, atol=0)
     torch.testing.assert_close(ops.symexp(torch.tensor([-0.6931472, 1.0])), torch.tensor([-1.0, torch.e - 1]))
 

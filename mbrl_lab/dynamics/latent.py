@@ -73,7 +73,7 @@ class Latent(SequenceModel):
         self.opt = Adam(self.parameters(), lr)
 
     def observe(self, state: Tree | None, step: Step) -> Tensor:
-        return self._read(self.encode(self.see(self._scaled(step.obs)))).mean
+        return self._read(self.encode(self.see(self.scaled(step.obs)))).mean
 
     def advance(self, state: Tree, action: Tensor) -> Tensor:
         after = self._follow(state, action)
@@ -96,8 +96,8 @@ class Latent(SequenceModel):
 
     def loss(self, steps: Step, start: Tree | None) -> tuple[Tensor, Tree, Metrics]:
         known = unbroken(steps.first)
-        self._count(steps.obs)
-        seen = self._read(self.encode(self.see(self._scaled(steps.obs))))
+        self.count(steps.obs.flatten(0, 1))
+        seen = self._read(self.encode(self.see(self.scaled(steps.obs))))
         z, foreseen = self._unroll(seen, steps.action)
         loss: dict[str, Tensor] = {}
         if self.decoder is not None:
@@ -142,15 +142,6 @@ class Latent(SequenceModel):
             return Normal(out, out.new_zeros(()).expand_as(out))
         mean, log_std = out.chunk(2, -1)
         return Normal(mean, MIN_LOG_STD + (MAX_LOG_STD - MIN_LOG_STD) * log_std.sigmoid())
-
-    def _scaled(self, obs: Tensor) -> Tensor:
-        return obs if self.scale is None else self.scale(obs)
-
-    def _count(self, obs: Tensor) -> None:
-        """Count observations [L, B, ...] for what they are standardised by."""
-        if self.scale is not None:
-            rows = obs.flatten(0, 1)
-            self.scale.moments.add(rows, torch.ones(len(rows), dtype=torch.bool, device=rows.device))
 
 
 def distance(seen: Normal, foreseen: Normal) -> Tensor:

@@ -97,8 +97,7 @@ class RSSM(SequenceModel):
 
     def loss(self, steps: Step, start: Tree | None) -> tuple[Tensor, Tree, Metrics]:
         """Where `start` is known it is the state in the first row, which then is not learned from."""
-        if self.scale is not None:
-            self.scale.moments.add(steps.obs[0], torch.ones_like(steps.first[0]))
+        self.count(steps.obs[0])
         states, logp = self._filter(steps, start)
         features = self.features(states)
         learned = torch.ones_like(steps.reward)
@@ -177,7 +176,7 @@ class RSSM(SequenceModel):
         return unimix(logits.float().unflatten(-1, (self.groups, self.classes)), self.unimix)
 
     def _embed(self, obs: Tensor) -> Tensor:
-        return self.embed(self.see(obs if self.scale is None else self.scale(obs)))
+        return self.embed(self.see(self.scaled(obs)))
 
     def _end_error(self, features: Tensor, ends: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(self.end(features).float().squeeze(-1), ends, reduction="none")

@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_map_only
 
 from mbrl_lab.nets.anneal import anneal
 from mbrl_lab.nets.precision import differentiate
+from mbrl_lab.nets.running import Standardise
 from mbrl_lab.ops import clip_norm
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Metrics, Outcome, Step, Tree
@@ -22,6 +23,7 @@ class SequenceModel(nn.Module):
     """
 
     dim: int
+    scale: Standardise | None
     opt: torch.optim.Optimizer
     updates: Tensor
 
@@ -55,6 +57,15 @@ class SequenceModel(nn.Module):
     def recall(self, replay: Replay, cells: Tensor) -> Tree:
         """[N, ...]: states that cells [N] of replay would begin, as if nothing had been seen before."""
         return self.observe(None, replay.read(cells, 1).at(0))
+
+    def scaled(self, obs: Tensor) -> Tensor:
+        """Observations [..., *obs_shape] as the encoder sees them."""
+        return obs if self.scale is None else self.scale(obs)
+
+    def count(self, obs: Tensor) -> None:
+        """Let observations [N, *obs_shape] have a say in what they are standardised by."""
+        if self.scale is not None:
+            self.scale.moments.add(obs, torch.ones(len(obs), device=obs.device))
 
     @property
     def tells(self) -> bool:

@@ -45,7 +45,7 @@ def name(axes: Axes, title: str, x: str, y: str = "") -> None:
 
 def legend(axes: Axes) -> None:
     """Name the lines, where they hide least."""
-    axes.legend(fontsize=8, loc="best", framealpha=0.6, edgecolor="none")
+    axes.legend(fontsize=8, framealpha=0.6, edgecolor="none")
 
 
 def save(figure: Figure, path: Path) -> Path:
