@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import random
@@ -248,6 +249,8 @@ def say(error: BaseException) -> str | None:
             "out of memory: make planner.population, planner.particles, dynamics.width, dynamics.members,"
             " algo.fit.batch, eval.num or replay.capacity smaller"
         )
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"{error}: make room there, and give the same command again"
     if isinstance(error, ConfigError | RunRefused | FloatingPointError | OSError | ValueError):
         return str(error)
     return None

@@ -15,7 +15,7 @@ UNFINISHED = ".tmp"
 def replacing(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
     """A file to write that takes the place of `path` when the block ends well, and leaves it as it was when not.
 
-    What stood at `path` goes to `previous`, if given.
+    What stood at `path` goes to `previous`, if given. A disk that fails raises OSError, which names `path`.
     """
     unfinished = path.with_name(path.name + UNFINISHED)
     try:
@@ -26,8 +26,11 @@ def replacing(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
         if previous is not None and path.exists():
             keep(path, previous)
         os.replace(unfinished, path)
-    except BaseException:
+    except BaseException as error:
         unfinished.unlink(missing_ok=True)
+        fault = error.__context__ if isinstance(error, RuntimeError) else error  # torch.save's hides the disk's
+        if isinstance(fault, OSError) and fault.filename is None:
+            raise OSError(fault.errno, fault.strerror, str(path)) from None
         raise
     sync_directory(path.parent)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import pickle
@@ -328,3 +329,19 @@ def test_a_checkpoint_of_a_gpu_loads_on_the_cpu(checkpoint: Checkpoint) -> None:
     checkpoint.save({"w": torch.ones(3, device="cuda")})
     loaded = Checkpoint(checkpoint.directory).load()
     assert loaded is not None and loaded.state["w"].device.type == "cpu"
+
+
+def test_a_full_disk_is_named_though_torch_hides_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = Checkpoint(tmp_path)
+    checkpoint.save({"step": 1})
+
+    def full(*_: object) -> None:
+        error = RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")
+        error.__context__ = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise error
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match=r"^\[Errno 28\] No space left on device: '.*state.pt'$"):
+        checkpoint.save({"step": 2})
+    loaded = checkpoint.load()
+    assert loaded is not None and loaded.state == {"step": 1}
