@@ -1,4 +1,4 @@
-"""What every test stands on: one thread, no display, fixed seeds, and markers that know their hardware."""
+"""What every test stands on: its threads, no display, fixed seeds, and markers that know their hardware."""
 
 from __future__ import annotations
 
@@ -10,14 +10,23 @@ os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 if sys.platform == "linux":
     os.environ.setdefault("MUJOCO_GL", "egl")
 
+import copy
 import random
 import signal
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-torch.set_num_threads(1)
+from mbrl_lab import config
+from mbrl_lab.tracking import provenance
+
+THREADS = int(os.environ.get("TEST_THREADS", "1"))
+"""Of torch, in runs too that are made from Python. `make test-processors` has them be two once."""
+torch.set_num_threads(THREADS)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has what it starts in the background ignore it
 
 
@@ -32,9 +41,34 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--seed-offset", type=int, default=0, help="added to every seed, see benchmarks/bounds.py")
+
+
 @pytest.fixture(autouse=True)
-def seeded() -> None:
+def seeded(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """A test's random numbers are the same alone, in any order, and on any worker."""
-    random.seed(0)
-    np.random.seed(0)
+    torch.set_num_threads(THREADS)  # a run that came before may have changed it
+    offset = request.config.getoption("--seed-offset")
+    if offset:
+        seed = torch.manual_seed
+        monkeypatch.setattr(torch, "manual_seed", lambda n: seed(int(n) + 1000 * offset))
+    random.seed(offset)
+    np.random.seed(offset)
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def composed_once() -> Iterator[None]:
+    """The same words compose the same config, so Hydra reads its files once for them; and git is asked once."""
+    compose, git = config.compose, provenance.git
+    threads = [] if THREADS == 1 else [f"runtime.threads={THREADS}"]
+    composed = cache(lambda conf, name, words: compose(name, [*threads, *words]))
+
+    def compose_once(name: str, words: list[str]) -> Any:
+        return copy.deepcopy(composed(config.CONF, name, tuple(words)))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(config, "compose", compose_once)
+        patch.setattr(provenance, "git", cache(git))
+        yield

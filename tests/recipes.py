@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from omegaconf import OmegaConf
 
 from mbrl_lab.config import CONF, compose_config
@@ -17,8 +19,17 @@ FAVOURITES = ("cartpole", "pendulum", "breakout")
 NEEDS = {"gym": ["env.id=Acrobot-v1"], "atari": ["env.game=pong"]}
 """What an environment's file leaves open."""
 
-SMALL = {"planner.population": 16, "planner.elites": 4, "planner.horizon": 5, "planner.iterations": 1}
+SMALL = {
+    **{"planner.population": 16, "planner.elites": 4, "planner.horizon": 5, "planner.iterations": 1},
+    **{"dynamics.members": 2, "dynamics.elites": 2, "dynamics.width": 16, "policy.width": 16},
+    **{"dynamics.units": 16, "dynamics.blocks": 2, "dynamics.groups": 4, "dynamics.classes": 4},
+}
+OF_IMAGES = {"planner.population": 4, "planner.horizon": 2, "dynamics.width": 8, "algo.fit.max_updates": 4}
+"""Images are many numbers, and a plan foresees them."""
+OF_PIXELS = {"algo.batch": 4, "algo.fit.batch": 8, "algo.starts": 8}
 SHORT = "+env.make.max_episode_steps=40"
+SHORT_OF = {"pixels": ["env.frame_skip=16"], "grid": ["env.make.max_steps=40"]}
+"""What makes episodes of a few dozen steps: Atari has no limit, but a step may hold more of its frames."""
 
 
 def family_of(env: str) -> str:
@@ -32,14 +43,14 @@ def env_of(family: str) -> str:
     return next(env for env in sorted(ENVS, key=lambda e: (e not in FAVOURITES, e)) if family_of(env) == family)
 
 
+@cache
 def small(recipe: str) -> list[str]:
     """A recipe's algo and an environment of its family, with debug=smoke, a quick planner and short episodes."""
     algo, _, family = recipe.rpartition("_")
     words = [f"algo={algo}", f"env={env_of(family)}", "debug=smoke"]
     cfg = compose_config(words)
-    fewer = [f"{key}={n}" for key, n in SMALL.items() if OmegaConf.select(cfg, key) is not None]
-    if OmegaConf.select(cfg, "dynamics.target") is not None:  # frames: many pixels, and long episodes
-        fewer += ["dynamics.width=8", "dynamics.members=2"]
-        fewer += ["planner.population=4", "planner.horizon=2"] if "planner" in cfg.algo else []
-    short = [SHORT] if cfg.env.make._target_ == "mbrl_lab.env.make_gym" else []
+    sizes = SMALL | (OF_IMAGES if family in SHORT_OF else {}) | (OF_PIXELS if family == "pixels" else {})
+    fewer = [f"{key}={n}" for key, n in sizes.items() if OmegaConf.select(cfg, key) is not None]
+    gym = cfg.env.make._target_ == "mbrl_lab.env.make_gym"
+    short = [SHORT] if gym else SHORT_OF.get(family, [])
     return [*words, *fewer, *short, "env.num=1", "video.final=0", "steps=220"]

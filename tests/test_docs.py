@@ -118,14 +118,20 @@ def examples(language: str, folder: str) -> dict[str, str]:
     return {found[1]: text for text in texts if (found := first.match(text))}
 
 
-@pytest.fixture
-def with_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The config tree and the package as if the examples had been added."""
-    conf = tmp_path / "conf"
-    shutil.copytree(CONF, conf)
+@pytest.fixture(scope="module")
+def conf_with_examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The config tree as if the examples had been added."""
+    root = tmp_path_factory.mktemp("examples")
+    shutil.copytree(CONF, root / "conf")
     for path, text in examples("yaml", "conf").items():
-        (tmp_path / path).write_text(text)
-    monkeypatch.setattr(config, "CONF", conf)
+        (root / path).write_text(text)
+    return root / "conf"
+
+
+@pytest.fixture
+def with_examples(conf_with_examples: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The config tree and the package as if the examples had been added."""
+    monkeypatch.setattr(config, "CONF", conf_with_examples)
     for path, text in examples("python", "mbrl_lab").items():
         module = types.ModuleType(path.removesuffix(".py").replace("/", "."))
         monkeypatch.setitem(sys.modules, module.__name__, module)

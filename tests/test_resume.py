@@ -32,7 +32,7 @@ class Stopped(Exception):
 
 def arguments(recipe: str, *more: str) -> list[str]:
     algo, env, *rest = small(recipe)
-    return [algo[5:], env[4:], *rest, "log_every=40", "eval.every=30", *more]
+    return [algo[5:], env[4:], *rest, "log_every=40", "eval.every=60", *more]
 
 
 def whole(words: list[str], folder: Path) -> Runner:
@@ -96,9 +96,13 @@ def last_rows(chunks: Any) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_every_recipe_resumes_exactly(recipe: str, tmp_path: Path) -> None:
+def test_every_recipe_runs_and_resumes_exactly(recipe: str, tmp_path: Path) -> None:
     words = arguments(recipe, "checkpoint.every=37", "seed=2")
     a = whole(words, tmp_path / "a")
+    rows = metrics(tmp_path / "a")
+    assert [row["step"] for row in rows] == [40, 60, 80, 120, 160, 180, 200, 220]
+    assert "eval/return" in rows[1] and "final/return" in rows[-1]
+    assert a.folder.status()["state"] == "done"
     stopped(words, tmp_path / "b", 133)
     assert metrics(tmp_path / "b")[-1]["step"] == 120, "a row since the checkpoint at 111 is there, to be cut"
     first = saved_state(tmp_path / "b")

@@ -8,6 +8,7 @@ import os
 import platform
 import socket
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ def _git(directory: Path, *args: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
+@cache  # half a second, and it stays so while the process runs
 def packages() -> dict[str, str]:
     """Every installed distribution and its version, by name."""
     found = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions() if d.metadata["Name"]}

@@ -139,7 +139,8 @@ def test_log_probabilities_integrate_to_one() -> None:
 def test_acting(spec: EnvSpec) -> None:
     policy, obs = sac(spec), torch.randn(1, 2).expand(4000, 2)
     greedy, drawn = policy.act(obs, explore=False), policy.act(obs, explore=True)
-    assert (greedy == greedy[0]).all() and not (drawn == drawn[0]).all()
+    torch.testing.assert_close(greedy, greedy[:1].expand_as(greedy))
+    assert not torch.allclose(drawn, drawn[:1])
     out = policy.actor(obs[:1])
     if spec.discrete:
         assert greedy[0] == out.argmax() and greedy.dtype == torch.int64
