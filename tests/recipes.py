@@ -26,7 +26,7 @@ SMALL = {
 }
 OF_IMAGES = {"planner.population": 4, "planner.horizon": 2, "dynamics.width": 8, "algo.fit.max_updates": 4}
 """Images are many numbers, and a plan foresees them."""
-OF_PIXELS = {"algo.batch": 4, "algo.fit.batch": 8, "algo.starts": 8}
+OF_PIXELS = {"algo.batch": 4, "algo.fit.batch": 8, "algo.starts": 8, "encoder.hidden": 32}
 SHORT = "+env.make.max_episode_steps=40"
 SHORT_OF = {"pixels": ["env.frame_skip=16"], "grid": ["env.make.max_steps=40"]}
 """What makes episodes of a few dozen steps: Atari has no limit, but a step may hold more of its frames."""
@@ -50,7 +50,8 @@ def small(recipe: str) -> list[str]:
     words = [f"algo={algo}", f"env={env_of(family)}", "debug=smoke"]
     cfg = compose_config(words)
     sizes = SMALL | (OF_IMAGES if family in SHORT_OF else {}) | (OF_PIXELS if family == "pixels" else {})
-    fewer = [f"{key}={n}" for key, n in sizes.items() if OmegaConf.select(cfg, key) is not None]
+    fewer = [f"{key}={n}" for key, n in sizes.items() if (OmegaConf.select(cfg, key) or 0) > n]
+    fewer += ["algo.every=8"] if family == "pixels" and OmegaConf.select(cfg, "algo.every", default=8) < 8 else []
     gym = cfg.env.make._target_ == "mbrl_lab.env.make_gym"
     short = [SHORT] if gym else SHORT_OF.get(family, [])
-    return [*words, *fewer, *short, "env.num=1", "video.final=0", "steps=220"]
+    return [*words, *fewer, *short, "env.num=1", "video.final=0", "steps=160"]

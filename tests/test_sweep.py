@@ -7,7 +7,6 @@ import json
 import os
 import runpy
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
+from other_process import held
 
 from mbrl_lab.config import ConfigError
 from mbrl_lab.sweep import parallel
@@ -225,14 +225,10 @@ def test_the_script_retries_and_collects(tmp_path: Path, capsys: pytest.CaptureF
 def test_one_command_at_a_time_starts_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sweep = sweep_of(tmp_path, "work")
     sweep.write()
-    hold = f"from mbrl_lab.tracking.lock import Lock; k = Lock(__import__('pathlib').Path({str(sweep.path / LOCK)!r}))"
-    words = [sys.executable, "-c", f"{hold}; print(k.take(), flush=True); input()"]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout is not None and other.stdout.readline() == "True\n"
+    with held(sweep.path / LOCK):
         assert main(["retry", str(sweep.path)], TRAIN) == 2
         assert "another command is still starting the runs of" in capsys.readouterr().err
         assert states(sweep) == ["waiting"]
-        other.communicate("\n")
     assert main(["retry", str(sweep.path)], TRAIN) == 0
     assert states(sweep) == ["done"]
 

@@ -167,13 +167,14 @@ QUICK = ["policy.gradient=dynamics", "policy.gamma=0.9", "algo.horizon=6", "algo
 RATES = ["dynamics.lr=3e-3", "policy.actor_lr=2e-3", "policy.critic_lr=3e-3", "algo.starts=32"]
 
 
-@pytest.mark.parametrize("hybrid", [0, 2])
+@pytest.mark.parametrize("hybrid", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_it_brings_a_point_to_its_goal(hybrid: int, tmp_path: Path) -> None:
     """Going straight there costs about 1, acting at random about 8."""
     words = [*QUICK, *RATES, f"algo.hybrid={hybrid}", "preset=none"]
     assert final_return("dreamer", 0, tmp_path, *words, "algo.every=1", steps=300) > -2.5
 
 
+@pytest.mark.slow
 def test_a_planner_in_a_recurrent_model_brings_it_there(tmp_path: Path) -> None:
     """PlaNet, on the toy."""
     model = ["dynamics=rssm_xs", "dynamics.units=32", "dynamics.groups=4", "dynamics.classes=8", "dynamics.width=32"]
@@ -183,6 +184,7 @@ def test_a_planner_in_a_recurrent_model_brings_it_there(tmp_path: Path) -> None:
     assert final_return("mpc", 0, tmp_path, *words, steps=250) > -4
 
 
+@pytest.mark.slow
 def test_rollouts_of_a_latent_model_teach_a_policy_to_bring_it_there(tmp_path: Path) -> None:
     """MBPO in latent space, on the toy."""
     model = ["dynamics=latent", "preset=none", "dynamics.lr=3e-3", "algo.warmup=60", "algo.fit.max_updates=60"]

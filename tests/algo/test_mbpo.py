@@ -276,7 +276,10 @@ PPO = [
 ]
 
 
-@pytest.mark.parametrize("words", [SAC, [*PPO, "algo.real_ratio=0"]], ids=["sac", "ppo"])
+@pytest.mark.parametrize(
+    "words",
+    [pytest.param(SAC, id="sac"), pytest.param([*PPO, "algo.real_ratio=0"], id="ppo", marks=pytest.mark.slow)],
+)
 def test_it_brings_a_point_to_its_goal(words: list[str], tmp_path: Path) -> None:
     """Going straight there costs about 1, acting at random about 8."""
     assert final_return("mbpo", 0, tmp_path, *QUICK, *words, steps=160) > -1.6

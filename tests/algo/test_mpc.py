@@ -135,7 +135,7 @@ def final_return(algo: str, seed: int, folder: Path, *words: str, steps: int = 1
     return float(json.loads(runner.folder.metrics.read_text().splitlines()[-1])["final/return"])
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
 def test_it_brings_a_point_to_its_goal(seed: int, tmp_path: Path) -> None:
     """Going straight there costs about 1, acting at random about 8."""
     random = final_return("random", seed, tmp_path / "random")
@@ -156,7 +156,7 @@ def test_every_planner_brings_it_there(words: list[str], tmp_path: Path) -> None
     assert final_return("mpc", 0, tmp_path, *LEARN, *words) > -3.5
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 3))])
 def test_particles_of_a_probabilistic_ensemble_bring_it_there(seed: int, tmp_path: Path) -> None:
     words = [*CEM, "dynamics.gaussian=true", "dynamics.propagation=ts1", "planner.particles=5"]
     assert final_return("mpc", seed, tmp_path, *LEARN, *words, "algo.warmup=200", steps=300) > -2.2

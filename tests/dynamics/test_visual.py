@@ -266,8 +266,11 @@ def test_whole_blocks_are_held_out_and_a_row_stays_what_it_is() -> None:
 
 @pytest.mark.parametrize(
     ("make", "unroll", "updates"),
-    [(grid, 1, 400), (grid, 3, 700), (frames, 1, 600)],
-    ids=["grid", "unrolled", "frames"],
+    [
+        pytest.param(grid, 1, 400, id="grid"),
+        pytest.param(grid, 3, 700, id="unrolled", marks=pytest.mark.slow),
+        pytest.param(frames, 1, 600, id="frames", marks=pytest.mark.slow),
+    ],
 )
 def test_a_trained_model_beats_the_last_frame_and_knows_rewards_and_ends(
     make: Callable[..., Visual], unroll: int, updates: int

@@ -60,7 +60,7 @@ def test_mppi_holds_the_cartpole_for_500_steps() -> None:
     assert returns(small("mppi"), CARTPOLE, torch.rand(4, 4) * 0.1 - 0.05, 500).tolist() == [500.0] * 4
 
 
-@pytest.mark.parametrize("name", ["cem", "icem", "mppi"])
+@pytest.mark.parametrize("name", ["cem", *(pytest.param(name, marks=pytest.mark.slow) for name in ("icem", "mppi"))])
 def test_pendulums_swing_up_and_stay(name: str) -> None:
     angle, velocity = torch.linspace(-3.1, 3.1, 8), torch.linspace(1, -1, 8)
     score = returns(small(name), PENDULUM, torch.stack([angle.cos(), angle.sin(), velocity], -1), 200)

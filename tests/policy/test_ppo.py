@@ -379,7 +379,10 @@ POINT = ["env.make._target_=counting.Point", "~env.make.id", "preset=none", "vid
 QUICK = ["env.num=8", "algo.horizon=30", "policy.minibatches=2", "policy.lr=1e-2", "policy.gamma=0.9", "policy.std=0.5"]
 
 
-@pytest.mark.parametrize("options", [[], ["policy.normalise_obs=true", "policy.normalise_reward=true"]])
+NORMALISED = ["policy.normalise_obs=true", "policy.normalise_reward=true"]
+
+
+@pytest.mark.parametrize("options", [pytest.param([], marks=pytest.mark.slow), NORMALISED], ids=["raw", "normalised"])
 def test_it_brings_a_point_to_its_goal(options: list[str], tmp_path: Path) -> None:
     """Going straight there costs about 1, acting at random about 8."""
     settings = {"steps": 4000, "eval.every": 0, "eval.final_episodes": 20}

@@ -377,7 +377,7 @@ POINT = ["env.make._target_=counting.Point", "~env.make.id", "preset=none", "vid
 QUICK = ["algo.warmup=100", "algo.batch=64", "policy.actor_lr=3e-3", "policy.critic_lr=3e-3", "policy.alpha_lr=3e-3"]
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_it_brings_a_point_to_its_goal(seed: int, tmp_path: Path) -> None:
     """Going straight there costs about 1, acting at random about 8."""
     settings = {"steps": 700, "seed": seed, "eval.every": 0, "eval.final_episodes": 10}
