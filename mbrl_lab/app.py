@@ -21,6 +21,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from mbrl_lab.arithmetic import choose_arithmetic
 from mbrl_lab.config import (
     ConfigError,
     build,
@@ -45,8 +46,6 @@ from mbrl_lab.tracking.tracker import Tracker
 from mbrl_lab.tracking.video import record_episode
 
 log = logging.getLogger("mbrl_lab")
-
-PRECISION = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def make_run(algo: str = "mpc", env: str = "cartpole", *overrides: str, folder: Path | str, **settings: Any) -> Runner:
@@ -73,7 +72,9 @@ def load_run(folder: Path | str, checkpoint: str = "last", device: str = "auto",
     """
     home = RunFolder(folder)
     stored = stored_config(home)
-    changes: dict[str, Any] = {"runtime": {"device": device}} | ({} if with_replay else {"replay": {"capacity": 2}})
+    changes: dict[str, Any] = {"runtime": {"device": device, "precision": "auto"}} | (
+        {} if with_replay else {"replay": {"capacity": 2}}
+    )
     cfg = OmegaConf.merge(stored, changes)
     assert isinstance(cfg, DictConfig)
     place = {"last": home.last, "best": home.best}.get(checkpoint, Path(checkpoint))
@@ -97,7 +98,7 @@ def stored_config(folder: RunFolder) -> DictConfig:
 
 
 def build_runner(cfg: DictConfig, folder: RunFolder) -> Runner:
-    """Every part, from its config."""
+    """Every part, from its config, in which `runtime.precision` then is what the run computes in."""
     device = choose_device(cfg.runtime.device)
     torch.set_num_threads(cfg.runtime.threads)
     keep_freed_memory()
@@ -129,10 +130,17 @@ def build_runner(cfg: DictConfig, folder: RunFolder) -> Runner:
     )
     monitor = Monitor(envs.spec, Stop(**cfg.stop))
     reference = Reference(**cfg.env.score) if "score" in cfg.env else None
-    precision = PRECISION[cfg.runtime.precision]
-    return Runner(
-        algo, make_envs, envs, replay, folder, tracker, monitor, schedule, cfg.seed, device, precision, reference
-    )
+    chosen = choose_arithmetic(cfg.runtime.precision, stored_precision(folder), device, algo)
+    cfg.runtime.precision = chosen.name  # config.yaml keeps it, for a resume on any machine
+    if chosen.warning:
+        log.warning(chosen.warning)
+    parts = (algo, make_envs, envs, replay, folder, tracker, monitor, schedule)
+    return Runner(*parts, cfg.seed, device, chosen.dtype, reference, chosen.why)
+
+
+def stored_precision(folder: RunFolder) -> str | None:
+    """What a run has computed in until now; None where none has begun."""
+    return folder.config().get("runtime", {}).get("precision")
 
 
 def env_makers(cfg: DictConfig) -> tuple[Callable[..., gymnasium.Env], Callable[[int, int], Envs]]:
@@ -199,6 +207,7 @@ def run(cfg: DictConfig, path: Path, overrides: Sequence[str]) -> None:
         return
     size = memory(runner.envs.spec, cfg.replay.capacity) / 1e6
     print(f"run       {path}\nreplay    {cfg.replay.capacity:,} steps, {size:,.1f} MB on {runner.replay.device}")
+    print(precision_line(runner))
     if folder.last.exists():
         print(f"resumed   at step {folder.status()['step']:,}, attempt {folder.status()['attempt']}")
     elif folder.status()["attempt"] > 1:
@@ -218,6 +227,12 @@ def run(cfg: DictConfig, path: Path, overrides: Sequence[str]) -> None:
     if runner.steps < cfg.steps:
         print(f"stopped   at step {runner.steps:,}: {cfg.stop.metric} is at {cfg.stop.target} or above")
     print(closing(folder, final, cfg.eval.final_episodes, pictures))
+
+
+def precision_line(runner: Runner) -> str:
+    """What a run computes in, and why."""
+    name = "bf16" if runner.precision == torch.bfloat16 else "fp32"
+    return f"precision {name}, {runner.precision_why}"
 
 
 def how_to_go_on(step: int, cfg: DictConfig) -> str:

@@ -14,7 +14,7 @@ from gymnasium.error import DependencyNotInstalled
 from omegaconf import DictConfig, OmegaConf
 
 from mbrl_lab import scores
-from mbrl_lab.app import attempt, load_run, stored_config
+from mbrl_lab.app import attempt, load_run, precision_line, stored_config
 from mbrl_lab.config import CONF, ConfigError, build
 from mbrl_lab.env import Envs, Episode
 from mbrl_lab.runner import Runner
@@ -71,6 +71,7 @@ def evaluate(run: Path, checkpoint: str, episodes: int, films: int, logger: str 
     """Play, print, and leave results, videos and plots in the run's folder."""
     runner = load_run(run, checkpoint)
     name = checkpoint_name(runner.folder, checkpoint)
+    print(precision_line(runner))
     try:
         played = runner.evaluate(episodes)
     finally:

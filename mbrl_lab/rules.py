@@ -84,7 +84,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "launcher.at_once": integer(1),
     "launcher.signal_seconds": integer(1),
     "runtime.threads": integer(1, 4096),
-    "runtime.precision": one_of("fp32", "bf16"),
+    "runtime.precision": one_of("auto", "fp32", "bf16"),
     "runtime.compile": one_of(True, False),
     "env.num": integer(1, 65536),
     "env.asynchronous": one_of(True, False),

@@ -65,10 +65,12 @@ class Runner:
         device: torch.device,
         precision: torch.dtype,
         reference: Reference | None = None,
+        precision_why: str = "",
     ) -> None:
         self.algo, self.make_envs, self.envs, self.replay = algo, make_envs, envs, replay
         self.folder, self.tracker, self.monitor, self.schedule = folder, tracker, monitor, schedule
-        self.seed, self.device, self.precision, self.reference = seed, device, precision, reference
+        self.seed, self.device, self.reference = seed, device, reference
+        self.precision, self.precision_why = precision, precision_why
         self.steps, self.best, self.seconds, self.evaluating = 0, -math.inf, 0.0, 0.0
         self.row: Step | None = None
         self.carry: Tree | None = None
@@ -182,6 +184,7 @@ class Runner:
         row = {k: float(v) for k, v in (self.metrics | self.monitor.metrics()).items()}
         written = self.tracker.log(
             {"step": self.steps, "frames": self.steps * self.envs.frame_skip, "replay/size": self.size()}
+            | {"runtime/bits": torch.finfo(self.precision).bits}
             | row
             | {"time/seconds": seconds, "time/evaluation": self.evaluating, "time/sps": self.steps / max(seconds, 1e-9)}
         )

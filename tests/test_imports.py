@@ -11,6 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "mbrl_lab"
 LAYERS = [
     "types",
+    "hardware",
     "ops",
     "nets",
     "priorities",
@@ -31,6 +32,7 @@ TOP = {
     "",
     "explain",
     "config",
+    "arithmetic",
     "app",
     "evaluation",
     "comparison",
@@ -38,7 +40,7 @@ TOP = {
     "sweep",
     "tune",
 }  # what puts a run together may import everything
-NARROWER: dict[str, set[str]] = {"tracking": {"types", "ops", "env"}, "rules": set()}
+NARROWER: dict[str, set[str]] = {"tracking": {"types", "hardware", "ops", "env"}, "rules": set()}
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 

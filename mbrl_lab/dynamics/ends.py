@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mbrl_lab.dynamics.normaliser import Normaliser, fold
+from mbrl_lab.dynamics.normaliser import Folded, Normaliser, fold
 from mbrl_lab.nets import EnsembleMLP
 from mbrl_lab.nets.adam import Adam
-from mbrl_lab.nets.ensemble import Layers, apply, as_computed
+from mbrl_lab.nets.ensemble import Layers
 from mbrl_lab.ops import masked_mean
 from mbrl_lab.types import Transition
 
@@ -74,12 +74,12 @@ class Ends(nn.Module):
         error = F.binary_cross_entropy_with_logits(logit, t.terminal.float(), reduction="none")
         return masked_mean(error, t.valid & ~_outside(self.bound, t.next_obs), 1)
 
-    def freeze(self, elite: Tensor) -> Layers:
+    def freeze(self, elite: Tensor) -> Folded:
         """The classifiers of some members, ready for `learned`; no layers where bounds explain every end."""
         if not self.unexplained:
-            return []
+            return Folded([], None, None)
         layers: Layers = [(w.detach()[elite], b.detach()[elite]) for w, b in self.net.layers()]
-        return as_computed(fold(layers, self.inputs, torch.ones_like(self.prior), -self.prior))
+        return fold(layers, self.inputs, torch.ones_like(self.prior), -self.prior)
 
     @torch.no_grad()
     def known(self, obs: Tensor, next_obs: Tensor) -> Tensor:
@@ -91,9 +91,9 @@ class Ends(nn.Module):
         return going_on
 
     @torch.no_grad()
-    def learned(self, layers: Layers, next_obs: Tensor) -> Tensor:
+    def learned(self, net: Folded, next_obs: Tensor) -> Tensor:
         """[K, N, D] -> [K, N]: the probability that the episode goes on, by the classifiers."""
-        return (-apply(layers, next_obs).float().squeeze(-1)).sigmoid()
+        return (-net.predict(next_obs).squeeze(-1)).sigmoid()
 
     def _distance(self, obs: Tensor) -> Tensor:
         """[N, D] -> [N]: how far beyond what was seen to go on, in standard deviations, coordinates added up."""

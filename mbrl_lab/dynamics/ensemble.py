@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -11,10 +12,10 @@ from torch.nn import functional as F
 
 from mbrl_lab.dynamics.ends import Ends
 from mbrl_lab.dynamics.judge import Judgement, judgement
-from mbrl_lab.dynamics.normaliser import Normaliser, fold
+from mbrl_lab.dynamics.normaliser import Folded, Normaliser, fold
 from mbrl_lab.nets import EnsembleMLP
 from mbrl_lab.nets.adam import Adam
-from mbrl_lab.nets.ensemble import Layers, apply, as_computed
+from mbrl_lab.nets.ensemble import Layers
 from mbrl_lab.nets.precision import autocast_dtype
 from mbrl_lab.ops import clip_norm, masked_mean
 from mbrl_lab.replay import Replay
@@ -25,11 +26,11 @@ Head = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class Frozen(NamedTuple):
-    """The elites' weights with the normalisers folded into their first and last layers, as autocast would cast them."""
+    """The elites' networks, of observations and changes in the environment's units."""
 
     dtype: torch.dtype
-    net: Layers
-    ends: Layers | None  # None while no end was ever seen, or where it is computed
+    net: Folded
+    ends: Folded | None  # None while no end was ever seen, or where it is computed
 
 
 class Ensemble(nn.Module):
@@ -116,13 +117,13 @@ class Ensemble(nn.Module):
         that a Gaussian ensemble draws does not count, nor does the reward where it is computed.
         """
         x = torch.cat([state, self.spec.encode(action)], -1)
-        means = apply(self.freeze().net, x.expand(len(self.elite), *x.shape)).float()[..., : self.outputs]
+        means = self.freeze().net.predict(x.expand(len(self.elite), *x.shape))[..., : self.outputs]
         spread = (means / self.targets.scale).std(0, correction=0)
         return spread[:, : self.outputs - (self.reward_fn is not None)].square().mean(-1).sqrt()
 
     def _imagine(self, frozen: Frozen, obs: Tensor, action: Tensor) -> tuple[Tensor, Outcome]:
         x = torch.cat([obs, self.spec.encode(action)], -1)
-        change, reward = self._sample(self._by_block(frozen.net, x))
+        change, reward = self._sample(self._by_block(x, frozen.net.predict))
         next_obs = obs + change
         if self.reward_fn is not None:
             reward = self.reward_fn(obs, action, next_obs)
@@ -135,7 +136,9 @@ class Ensemble(nn.Module):
         if frozen.ends is None:
             return torch.ones_like(next_obs[:, 0])
         discount = self.ends.known(obs, next_obs)
-        return discount * self._by_block(frozen.ends, next_obs, self.ends.learned) if frozen.ends else discount
+        if not frozen.ends.layers:
+            return discount
+        return discount * self._by_block(next_obs, partial(self.ends.learned, frozen.ends))
 
     def _sample(self, out: Tensor) -> tuple[Tensor, Tensor]:
         """Network outputs [N, O or 2 O] -> change of observation [N, D] and reward [N], drawn if Gaussian."""
@@ -145,13 +148,13 @@ class Ensemble(nn.Module):
             out = out + std * torch.randn_like(std)
         return out[:, :-1], out[:, -1]
 
-    def _by_block(self, layers: Any, x: Tensor, net: Callable[[Any, Tensor], Tensor] = apply) -> Tensor:
+    def _by_block(self, x: Tensor, net: Callable[[Tensor], Tensor]) -> Tensor:
         """[N, i] -> [N, ...]: an equal block of rows for each elite, or the mean of all elites for every row."""
         elites, rows = len(self.elite), len(x)
         if self.propagation == "expectation":
-            return net(layers, x.expand(elites, *x.shape)).mean(0)
+            return net(x.expand(elites, *x.shape)).mean(0)
         x = F.pad(x, (0, 0, 0, -rows % elites))
-        return net(layers, x.view(elites, -1, x.shape[-1])).flatten(0, 1)[:rows]
+        return net(x.view(elites, -1, x.shape[-1])).flatten(0, 1)[:rows]
 
     def update(self, steps: Step, ends: Step | None = None) -> tuple[Tensor, Metrics]:
         """Rows [L, B] for all members alike, or [L, K, B] for each its own; `ends` feeds the end network instead."""
@@ -229,7 +232,7 @@ class Ensemble(nn.Module):
             layers: Layers = [(w.detach()[self.elite], b.detach()[self.elite]) for w, b in self.net.layers()]
             learned = self.termination_fn is None and bool(self.ends.seen)
             ends = self.ends.freeze(self.elite) if learned else None
-            self._frozen = Frozen(dtype, as_computed(fold(layers, self.inputs, scale, shift)), ends)
+            self._frozen = Frozen(dtype, fold(layers, self.inputs, scale, shift), ends)
         return self._frozen
 
     def thaw(self) -> None:

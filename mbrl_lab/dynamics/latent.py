@@ -67,7 +67,7 @@ class Latent(SequenceModel):
         self.encode = mlp([self.see.dim, *hidden, outputs], activation=nn.SiLU)
         self.step = begin_at_zero(mlp([latent + spec.action_dim, *hidden, outputs], activation=nn.SiLU))
         self.head = head(bins)
-        self.reward = begin_at_zero(mlp([latent, *hidden, self.head.outputs], activation=nn.SiLU))
+        self.reward = begin_at_zero(mlp([latent, *hidden, self.head.outputs], activation=nn.SiLU, fp32_output=True))
         self.end = begin_at_zero(mlp([latent, *hidden, 1], activation=nn.SiLU))
         self.decoder = decoder(spec, self.see, latent, hidden) if decode else None
         self.opt = Adam(self.parameters(), lr)

@@ -65,7 +65,8 @@ class RSSM(SequenceModel):
         self.expect = nn.Linear(units, width)
         self.posterior = nn.Sequential(nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, latents))
         self.head = head(bins)
-        self.reward = begin_at_zero(mlp([self.dim, *hidden, self.head.outputs], True, activation=nn.SiLU))
+        rewards = [self.dim, *hidden, self.head.outputs]
+        self.reward = begin_at_zero(mlp(rewards, True, activation=nn.SiLU, fp32_output=True))
         self.end = begin_at_zero(mlp([self.dim, *hidden, 1], True, activation=nn.SiLU))
         self.decoder = decoder(spec, self.see, self.dim, hidden, norm=True)
         self.opt = Adam(self.parameters(), lr)

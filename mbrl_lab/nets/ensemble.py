@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mbrl_lab.nets.precision import autocast_dtype
+from mbrl_lab.nets.precision import autocast_dtype, without_autocast
 
 Layers = list[tuple[Tensor, ...]]
 """(weight [K, i, o], bias [K, 1, o]) per layer, and with layer norm its gain and shift [K, 1, o] for a hidden one."""
@@ -18,12 +18,21 @@ Activation = Callable[..., Tensor]
 """Of a tensor, as torch.nn.functional has them: with `inplace`."""
 
 
-def apply(layers: Layers, x: Tensor, activation: Activation = nn.functional.silu, dropout: float = 0.0) -> Tensor:
-    """[K, N, i] -> [K, N, o]; between layers dropout, layer norm and the activation (DroQ, Hiraoka et al. 2022)."""
+def apply(
+    layers: Layers,
+    x: Tensor,
+    activation: Activation = nn.functional.silu,
+    dropout: float = 0.0,
+    fp32_output: bool = False,
+) -> Tensor:
+    """[K, N, i] -> [K, N, o]; between layers dropout, layer norm and the activation (DroQ, Hiraoka et al. 2022).
+
+    `fp32_output`: the last layer is float32 even under autocast.
+    """
     if _one_by_one(x):
         members = ([tuple(p[k] for p in layer) for layer in layers] for k in range(len(x)))
-        return torch.stack([_chain(one, x[k], activation, dropout) for k, one in enumerate(members)])
-    return _chain(layers, x, activation, dropout)
+        return torch.stack([_chain(one, x[k], activation, dropout, fp32_output) for k, one in enumerate(members)])
+    return _chain(layers, x, activation, dropout, fp32_output)
 
 
 def _affine(bias: Tensor, x: Tensor, weight: Tensor) -> Tensor:
@@ -51,7 +60,7 @@ def _one_by_one(x: Tensor) -> bool:
     )
 
 
-def _chain(layers: Layers, x: Tensor, activation: Activation, dropout: float) -> Tensor:
+def _chain(layers: Layers, x: Tensor, activation: Activation, dropout: float, fp32_output: bool) -> Tensor:
     *hidden, (weight, bias) = layers
     inplace = not torch.is_grad_enabled()
     overwrite = inplace or activation is nn.functional.relu  # whose gradient is found from what it returns
@@ -63,7 +72,10 @@ def _chain(layers: Layers, x: Tensor, activation: Activation, dropout: float) ->
             gain, shift = norm
             x = torch.addcmul(shift, nn.functional.layer_norm(x, x.shape[-1:]), gain)
         x = activation(x, inplace=overwrite)
-    return _affine(bias, x, weight)
+    if not fp32_output:
+        return _affine(bias, x, weight)
+    with without_autocast(x):
+        return _affine(bias, x.float(), weight)
 
 
 def truncated_normal(members: int, inputs: int, outputs: int) -> tuple[Tensor, Tensor]:
@@ -85,6 +97,7 @@ class EnsembleMLP(nn.Module):
     """K perceptrons, every parameter with the member as its first dimension; a dynamics' by default.
 
     `norm`: layer norm before each activation. `dropout`: before that, while the module is training.
+    `fp32_output`: the last layer is float32 even under autocast, as critics need.
     """
 
     def __init__(
@@ -98,9 +111,10 @@ class EnsembleMLP(nn.Module):
         norm: bool = False,
         dropout: float = 0.0,
         initial: Callable[[int, int, int], tuple[Tensor, Tensor]] = truncated_normal,
+        fp32_output: bool = False,
     ) -> None:
         super().__init__()
-        self.activation, self.dropout = activation, dropout
+        self.activation, self.dropout, self.fp32_output = activation, dropout, fp32_output
         sizes = [inputs, *[width] * depth, outputs]
         weights, biases = zip(*(initial(members, i, o) for i, o in itertools.pairwise(sizes)), strict=True)
         self.weights, self.biases = nn.ParameterList(weights), nn.ParameterList(biases)
@@ -116,4 +130,4 @@ class EnsembleMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[K, N, i] -> [K, N, o]."""
-        return apply(self.layers(), x, self.activation, self.dropout if self.training else 0.0)
+        return apply(self.layers(), x, self.activation, self.dropout if self.training else 0.0, self.fp32_output)

@@ -7,13 +7,20 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
+from mbrl_lab.nets.precision import Fp32Linear
+
 
 def mlp(
-    sizes: Sequence[int], norm: bool = False, dropout: float = 0.0, activation: Callable[[], nn.Module] = nn.ReLU
+    sizes: Sequence[int],
+    norm: bool = False,
+    dropout: float = 0.0,
+    activation: Callable[[], nn.Module] = nn.ReLU,
+    fp32_output: bool = False,
 ) -> nn.Sequential:
     """Linear layers of `sizes` (inputs, hidden ones, outputs), with an activation after all but the last.
 
     `dropout` and `norm` (layer norm) stand before each activation, in this order, as in DroQ (Hiraoka et al. 2022).
+    `fp32_output`: the last layer is float32 even under autocast, as values and rewards need.
     """
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(sizes[:-1]):
@@ -21,4 +28,5 @@ def mlp(
         layers += [nn.Dropout(dropout)] if dropout else []
         layers += [nn.LayerNorm(outputs)] if norm else []
         layers.append(activation())
-    return nn.Sequential(*layers, nn.Linear(sizes[-2], sizes[-1]))
+    last = Fp32Linear if fp32_output else nn.Linear
+    return nn.Sequential(*layers, last(sizes[-2], sizes[-1]))

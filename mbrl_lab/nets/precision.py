@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
 FEW = 128
 """Rows from which fewer digits pay, for layers of some hundred units on a CPU."""
+
+LARGE = 2**15
+"""Weights of a layer from which they pay at all, as measured by benchmarks/precision.py; 128 x 128 is less."""
 
 
 def autocast_dtype(device: str) -> torch.dtype:
@@ -21,10 +25,29 @@ def worthwhile(rows: int, device: str) -> torch.autocast:
     return torch.autocast(device, enabled=rows >= FEW and torch.is_autocast_enabled(device))
 
 
+def large_enough(net: nn.Module) -> bool:
+    """Whether bfloat16 makes a network quicker where the hardware multiplies it: casts outweigh small layers."""
+    return any((p[0] if p.ndim == 3 else p).numel() >= LARGE for p in net.parameters() if p.ndim > 1)
+
+
 def affordable(net: nn.Module, x: Tensor) -> Tensor:
     """`net` of [N, D], where that is `worthwhile` in the digits of a surrounding autocast."""
     with worthwhile(len(x), x.device.type):
         return net(x if len(x) >= FEW else x.float())
+
+
+class Fp32Linear(nn.Linear):
+    """A layer in float32 even under autocast: of numbers near 500 bfloat16 has every second or fourth only."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with without_autocast(x):
+            return super().forward(x.float())
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """A context in which products of x.float() are float32's."""
+    device = x.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def differentiate(loss: Tensor, inputs: Sequence[Tensor] | None = None) -> None:

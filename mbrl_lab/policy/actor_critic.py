@@ -100,7 +100,7 @@ class ActorCritic(nn.Module):
         self.mean_actor = copy.deepcopy(self.actor).requires_grad_(False)
         self.head = head(bins, 1 / (1 - gamma) if gamma < 1 else 1.0)
         sizes = [spec.obs_shape[0], *[width] * depth, self.head.outputs]
-        self.critic = begin_at_zero(mlp(sizes, norm, activation=nn.SiLU))
+        self.critic = begin_at_zero(mlp(sizes, norm, activation=nn.SiLU, fp32_output=True))
         self.slow = copy.deepcopy(self.critic).requires_grad_(False)
         self.actor_opt = Adam(self.actor.parameters(), actor_lr)
         self.critic_opt = Adam(self.critic.parameters(), critic_lr)

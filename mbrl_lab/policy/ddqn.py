@@ -85,15 +85,15 @@ class QNetwork(nn.Module):
         super().__init__()
         self.encoder, self.outputs = encoder(spec), outputs
         sizes = [self.encoder.dim, *[width] * depth]
-        self.advantage = mlp([*sizes, spec.action_dim * outputs])
-        self.base = mlp([*sizes, outputs]) if dueling else None
+        self.advantage = mlp([*sizes, spec.action_dim * outputs], fp32_output=True)
+        self.base = mlp([*sizes, outputs], fp32_output=True) if dueling else None
 
     def forward(self, obs: Tensor) -> Tensor:
         features = self.encoder(obs)
-        advantage = affordable(self.advantage, features).unflatten(-1, (-1, self.outputs)).float()
+        advantage = affordable(self.advantage, features).unflatten(-1, (-1, self.outputs))
         if self.base is None:
             return advantage
-        base = affordable(self.base, features).unsqueeze(-2).float()
+        base = affordable(self.base, features).unsqueeze(-2)
         return base + advantage - advantage.mean(-2, keepdim=True)
 
 

@@ -76,7 +76,7 @@ class PPO(nn.Module):
         self.scale = RewardScale(gamma) if normalise_reward else None
         self.encoder = encoder(spec)
         self.actor = Actor(spec, self.encoder.dim, width, depth, std)
-        self.critic = mlp([self.encoder.dim, *[width] * depth, 1], activation=nn.Tanh)
+        self.critic = mlp([self.encoder.dim, *[width] * depth, 1], activation=nn.Tanh, fp32_output=True)
         orthogonal(self.encoder)
         orthogonal(self.actor, last=0.01)
         orthogonal(self.critic, last=1.0)
@@ -121,7 +121,7 @@ class PPO(nn.Module):
 
     def value(self, features: Tensor) -> Tensor:
         """[N, D] -> [N]."""
-        return self.critic(features).squeeze(-1).float()
+        return self.critic(features).squeeze(-1)
 
     def _descend(self, b: Batch) -> dict[str, Tensor]:
         """One gradient step."""

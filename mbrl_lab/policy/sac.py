@@ -72,7 +72,7 @@ class SAC(nn.Module):
         dim = self.encoder.dim
         self.actor = mlp([dim, *[width] * depth, self.kind.outputs])
         self.critic = EnsembleMLP(
-            critics, dim + self.kind.inputs, self.kind.answers, width, depth, F.relu, norm, dropout, uniform
+            critics, dim + self.kind.inputs, self.kind.answers, width, depth, F.relu, norm, dropout, uniform, True
         )
         self.target_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
@@ -130,7 +130,7 @@ class SAC(nn.Module):
     def judge(self, critic: EnsembleMLP, features: Tensor, action: Tensor | None) -> Tensor:
         """[N, D] features and actions -> [K, N, C]: what each critic says."""
         asked = self.kind.question(features, action)
-        return critic(asked.expand(self.critics, *asked.shape)).float()
+        return critic(asked.expand(self.critics, *asked.shape))
 
     @torch.no_grad()
     def returns(self, t: Transition, alpha: Tensor) -> Tensor:

@@ -147,7 +147,8 @@ class RunFolder:
         write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
         write_text(self.path / "overrides.txt", "".join(f"{line}\n" for line in overrides))
         if not self.env():
-            write_text(self.path / "env.json", json.dumps(provenance(), indent=2) + "\n")
+            precision = {"precision": config.get("runtime", {}).get("precision")}
+            write_text(self.path / "env.json", json.dumps(provenance() | precision, indent=2) + "\n")
 
     def _write_status(self, state: State, step: int, attempt: int, error: str | None = None) -> None:
         status = {

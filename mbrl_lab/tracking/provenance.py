@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from mbrl_lab.hardware import multiplies_bf16
+
 PACKAGE = Path(__file__).resolve().parent.parent
 
 
@@ -58,13 +60,17 @@ def packages() -> dict[str, str]:
 
 
 def hardware() -> dict[str, Any]:
-    """{host, system, cpu, cores, memory_gib, gpus, cuda}; cores are those this process may use."""
+    """{host, system, cpu, cores, memory_gib, bf16, gpus, cuda}.
+
+    Cores are those this process may use; bf16 is whether the processor multiplies it.
+    """
     return {
         "host": socket.gethostname(),
         "system": platform.platform(),
         "cpu": cpu_model(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "bf16": multiplies_bf16(torch.device("cpu")),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "cuda": torch.version.cuda,
     }

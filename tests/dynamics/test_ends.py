@@ -25,8 +25,8 @@ def going_on(model: Ends, *points: list[float], start: tuple[float, float] = (0.
     """The chance that an episode goes on when a step leads from `start` to each point, the first classifier's too."""
     x = torch.tensor(points)
     chance = model.known(torch.tensor([start[: x.shape[1]]]).expand_as(x), x)
-    if layers := model.freeze(ALL):
-        chance = chance * model.learned(layers, x.expand(MEMBERS, -1, -1))[0]
+    if (net := model.freeze(ALL)).layers:
+        chance = chance * model.learned(net, x.expand(MEMBERS, -1, -1))[0]
     return chance.tolist()
 
 
@@ -41,7 +41,7 @@ def test_one_end_beyond_one_coordinate_bounds_it_for_every_other() -> None:
     model = ends()
     model.observe(*rows(*SQUARE, ([1.2, 0.3], True)))
     assert going_on(model, [1.1, 0.3], [1.1, -0.9], [0.9, 0.3], [-1.1, 0.3], [0.3, 1.1]) == [0, 0, 1, 1, 1]
-    assert model.freeze(ALL) == [], "bounds explain every end: nothing is left for a network"
+    assert model.freeze(ALL).layers == [], "bounds explain every end: nothing is left for a network"
 
 
 def test_an_end_beyond_two_coordinates_blames_neither() -> None:
@@ -63,7 +63,7 @@ def test_a_bound_yields_where_an_episode_goes_on_beyond_it() -> None:
 def test_without_bounds_ends_are_left_to_the_network() -> None:
     model = ends(bounds=False)
     model.observe(*rows(*SQUARE, ([1.2, 0.3], True)))
-    assert not model.bound.isfinite().any() and model.unexplained and len(model.freeze(ALL)) == 3
+    assert not model.bound.isfinite().any() and model.unexplained and len(model.freeze(ALL).layers) == 3
 
 
 def test_the_hazard_grows_with_the_way_out_of_what_was_seen() -> None:

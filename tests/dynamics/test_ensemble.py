@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from linear import EDGE, SPEC, C, data, ensemble, fit, queries, reward_of, true_next
 from torch import Tensor
 
-from mbrl_lab.dynamics import Ensemble
+from mbrl_lab.dynamics import Ends, Ensemble
 from mbrl_lab.nets.speed import compile_parts
 from mbrl_lab.types import EnvSpec, Step
 
@@ -236,6 +237,34 @@ def test_in_bfloat16_it_predicts_nearly_the_same_and_afterwards_the_same(ending:
     assert not torch.equal(rounded, exact)
     torch.testing.assert_close(rounded, exact, rtol=0.02, atol=0.05)
     assert torch.equal(ending.imagine(obs, action)[0], exact)
+
+
+def test_in_bfloat16_small_changes_about_large_means_are_seen() -> None:
+    """Hopper's height varies by 0.03 about 1.25, where bfloat16's numbers lie 0.008 apart; its speeds by 4 about 0."""
+    mean = torch.tensor([1.25, -0.05, -0.1, -0.2, 0.3, 2.5, 0.0, 0.1, -0.2, 0.0, 0.5])
+    std = torch.tensor([0.03, 0.05, 0.04, 0.1, 0.5, 0.7, 1.0, 0.8, 2.0, 2.5, 4.0])
+    spec, rows = EnvSpec((11,), torch.float32, 3, False), 512
+    ends = partial(Ends, width=64, depth=2, lr=3e-3, bounds=False, hazard=0.0)
+    model = Ensemble(spec, 2, 2, 64, 3, False, "ts_inf", 1e-3, 0.0, 0.0, 0.0, ends)
+    obs = mean + std * torch.randn(rows, 11)
+    both = torch.stack([obs, obs + 0.3 * std * torch.randn(rows, 11)])
+    action, no = torch.rand(2, rows, 3) * 2 - 1, torch.zeros(2, rows, dtype=torch.bool)
+    model.normalise(Step(action, both, 1 + 0.2 * torch.randn(2, rows), no, no))
+    model.ends.observe(both[1], torch.arange(rows) % 9 == 0)
+    with torch.no_grad():
+        for weight in [*model.net.weights, *model.ends.net.weights]:
+            weight *= 3  # so that what it predicts varies about as much as the targets do
+
+    exact, meant = model.imagine(obs, action[1])
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded, also = model.imagine(obs, action[1])
+        disagreement = model.disagreement(obs, action[1])
+
+    apart = (rounded - exact) / model.targets.scale[:-1]
+    assert apart.square().mean().sqrt() < 0.01 and apart.abs().max() < 0.1
+    assert ((also.reward - meant.reward) / model.targets.scale[-1]).square().mean().sqrt() < 0.01
+    assert (also.discount - meant.discount).abs().mean() < 0.004
+    torch.testing.assert_close(disagreement, model.disagreement(obs, action[1]), rtol=0.05, atol=0.01)
 
 
 @pytest.mark.slow

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from mbrl_lab.nets.precision import FEW, affordable, differentiate
+from mbrl_lab.nets import EnsembleMLP
+from mbrl_lab.nets.precision import FEW, affordable, differentiate, large_enough
 
 
 @pytest.mark.parametrize(("rows", "dtype"), [(FEW - 1, torch.float32), (FEW, torch.bfloat16)])
@@ -41,3 +42,17 @@ def test_only_the_inputs_get_gradients() -> None:
     one, other = nn.Linear(2, 1), nn.Linear(2, 1)
     differentiate((one(torch.ones(1, 2)) + other(torch.ones(1, 2))).sum(), list(one.parameters()))
     assert one.weight.grad is not None and other.weight.grad is None
+
+
+@pytest.mark.parametrize(
+    ("net", "large"),
+    [
+        (nn.Linear(128, 128), False),
+        (nn.Linear(256, 256), True),
+        (nn.Conv2d(64, 64, 3), True),
+        (EnsembleMLP(7, 20, 6, 64, 2), False),
+        (EnsembleMLP(7, 20, 6, 200, 2), True),
+    ],
+)
+def test_a_layer_of_one_member_is_what_counts(net: nn.Module, large: bool) -> None:
+    assert large_enough(net) is large

@@ -1,0 +1,61 @@
+"""Which precision a run computes in: as asked for, as the run began, or what suits hardware and networks."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from mbrl_lab.hardware import multiplies_bf16, slowdown
+from mbrl_lab.nets.precision import large_enough
+
+PRECISION = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class Arithmetic(NamedTuple):
+    """A precision by its name in the config, and why it was taken."""
+
+    name: str
+    why: str
+    warning: str | None  # where it is emulated
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return PRECISION[self.name]
+
+
+def choose_arithmetic(asked: str, began: str | None, device: torch.device, algo: nn.Module) -> Arithmetic:
+    """`asked`: auto, fp32 or bf16; `began`: the precision that the run has had until now, None where it begins.
+
+    auto keeps to what the run began with, on any machine, so that a resume goes on with the same arithmetic.
+    """
+    native = multiplies_bf16(device)
+    here, reason = _suitable(native, device, algo)
+    if asked != "auto":
+        name = asked
+        why = "as asked for" + (f"; until now this run was in {began}" if began not in (None, asked) else "")
+    elif began is None:
+        name, why = here, reason
+    else:
+        name = began
+        why = "as the run began" + (f"; a new run here would take {here}, {reason}" if began != here else "")
+    return Arithmetic(name, why, _emulated(device) if name == "bf16" and not native else None)
+
+
+def _suitable(native: bool, device: torch.device, algo: nn.Module) -> tuple[str, str]:
+    """What auto takes here for a new run, and why."""
+    what = "GPU" if device.type == "cuda" else "processor"
+    if not native:
+        return "fp32", f"as this {what} does not multiply bf16"
+    if not large_enough(algo):
+        return "fp32", "as networks this small are no faster in bf16"
+    return "bf16", f"as this {what} multiplies it"
+
+
+def _emulated(device: torch.device) -> str:
+    what = "GPU" if device.type == "cuda" else "processor"
+    return (
+        f"runtime.precision is bf16, which this {what} can only emulate: a matrix product just took"
+        f" {slowdown(device):.1f} times as long as in fp32; runtime.precision=fp32 is faster here"
+    )

@@ -1,0 +1,59 @@
+"""Whether this machine multiplies bfloat16 in hardware, and how much slower than float32 it is where it does not."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+
+import torch
+from torch import Tensor
+
+WITHOUT_BF16 = frozenset({"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"})
+"""oneDNN's names of instruction sets that have no product of bfloat16, as ONEDNN_MAX_CPU_ISA takes them."""
+
+AMPERE = 8
+"""CUDA's compute capability (major) from which tensor cores multiply bfloat16."""
+
+SIDE, REPEATS = 256, 3
+"""Of the square matrices, about a layer's size, whose product is timed, and how often; the quickest counts."""
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether matrix products in bfloat16 are the device's own, not emulated by conversions to float32.
+
+    Caps on instruction sets count (ONEDNN_MAX_CPU_ISA, DNNL_MAX_CPU_ISA, ATEN_CPU_CAPABILITY). On macOS torch has no
+    oneDNN, which does the products elsewhere.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= AMPERE
+    if device.type != "cpu" or sys.platform == "darwin" or not torch.backends.mkldnn.is_available():
+        return False
+    if onednn_cap() in WITHOUT_BF16 or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return False
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return True  # the query above already looks for Arm's BF16 instructions, but only for AVX512 on x86
+    has = (getattr(torch.cpu, f"_is_{name}_supported", lambda: False) for name in ("avx512_bf16", "amx_tile"))
+    return torch.backends.cpu.get_cpu_capability() == "AVX512" and any(query() for query in has)
+
+
+def onednn_cap() -> str:
+    """The instruction set that oneDNN was told not to go beyond; empty: none."""
+    return (os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "").upper()
+
+
+def slowdown(device: torch.device) -> float:
+    """How many times as long a matrix product takes in bfloat16 as in float32, measured now in some milliseconds."""
+    seconds = [_seconds(torch.ones(SIDE, SIDE, device=device, dtype=d)) for d in (torch.bfloat16, torch.float32)]
+    return seconds[0] / seconds[1]
+
+
+def _seconds(x: Tensor) -> float:
+    """Of the product of x with itself, the first of which only warms up."""
+    taken = []
+    for _ in range(1 + REPEATS):
+        began = time.perf_counter()
+        (x @ x)[0, 0].item()  # waits for a GPU
+        taken.append(time.perf_counter() - began)
+    return min(taken[1:])
