@@ -30,6 +30,7 @@ from mbrl_lab.config import (
     compose_config,
     explain_here,
     refuse_unknown_preset,
+    with_family,
 )
 from mbrl_lab.env import Envs
 from mbrl_lab.monitor import Monitor, Stop
@@ -288,6 +289,9 @@ def main(hydra_main: Callable[[], None]) -> None:
     """Call a function decorated by `hydra.main`, its errors in words instead of tracebacks."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     try:
+        sys.argv[1:], seen = with_family(sys.argv[1:])
+        if seen:
+            print(f"{sys.argv[-1]}: {seen}", file=sys.stderr)
         hydra_main()
     except KeyboardInterrupt:
         print(STOPPED, file=sys.stderr)

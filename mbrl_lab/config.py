@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import itertools
 import re
 import secrets
 from collections.abc import Sequence
@@ -12,11 +13,13 @@ from typing import Any, cast
 
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationKeyError
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
+from mbrl_lab.env.envs import spec_of
 from mbrl_lab.explain import explain, flat_keys, missing
 from mbrl_lab.rules import INT64, RULES, number
 from mbrl_lab.tracking.folder import flatten
@@ -37,12 +40,58 @@ class ConfigError(ValueError):
 def compose_config(overrides: Sequence[str]) -> DictConfig:
     """What `scripts/train.py` would run with these overrides. Raises ConfigError."""
     refuse_unknown_preset(overrides)
+    overrides, _ = with_family(overrides)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
             return compose("train", list(overrides))
         except (HydraException, ValueError) as error:
             problem = error
     raise ConfigError(explain_here(problem, overrides)) from problem
+
+
+def with_family(words: Sequence[str]) -> tuple[list[str], str]:
+    """The words of a command line, with `family=` where env=gym leaves it open, and what was seen, or "".
+
+    Every environment that they sweep over is made once. ConfigError where one cannot be, or where families differ.
+    """
+    given = dict((word.lstrip("+~").partition("=")[::2]) for word in words)
+    if given.get("env") != "gym" or "family" in given:
+        return list(words), ""
+    own = [word for word in words if word.lstrip("+~").partition("=")[0].partition(".")[0] == "env"]
+    try:
+        parsed = OverridesParser.create().parse_overrides(own)
+        choices = [
+            [f"{o.get_key_element()}={value}" for value in o.sweep_string_iterator()]
+            if o.is_sweep_override()
+            else [str(o.input_line)]
+            for o in parsed
+        ]
+        looked = [family_of(chosen) for chosen in itertools.product(*choices)]
+    except (HydraException, OmegaConfBaseException):
+        return list(words), ""  # whoever composes the whole of it explains
+    found = dict(seen for seen in looked if seen)
+    if len(found) > 1:
+        raise ConfigError(f"these environments are of several families ({', '.join(found)}): give each its own sweep")
+    family, seen = next(iter(found.items()), ("", ""))
+    return [*words, *([f"family={family}"] if family else [])], seen
+
+
+def family_of(words: Sequence[str]) -> tuple[str, str] | None:
+    """The family of the environment that words of `env` describe, and its spaces; None without an id."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", [*words, "algo=random"])
+    if OmegaConf.is_missing(cfg.env, "id"):
+        return None
+    check_rules(cfg)
+    env = build(cfg.env.make)()
+    with contextlib.suppress(Exception):  # a run says so when it closes its own
+        env.close()
+    spec, space = spec_of(env.observation_space, env.action_space), env.observation_space
+    actions = f"{spec.action_dim} actions" if spec.discrete else f"actions [{spec.action_dim}]"
+    shown = f"observations {list(spec.obs_shape)} {str(spec.obs_dtype).removeprefix('torch.')}, {actions}"
+    if len(spec.obs_shape) == 1:
+        return "discrete" if spec.discrete else "continuous", shown
+    return "grid" if space.high.max() <= 1 else "pixels", shown
 
 
 def refuse_unknown_preset(overrides: Sequence[str]) -> None:
@@ -67,10 +116,11 @@ def explain_here(error: Exception, overrides: Sequence[str]) -> str:
 def build(node: DictConfig) -> Any:
     """The one place where a `_target_` becomes an object, or a partial that waits for what exists at run time.
 
-    It gets a copy without interpolations: what they point to would be resolved in the config itself.
+    It gets a copy without interpolations: what they point to would be resolved in the config itself. Arguments are
+    plain dicts and lists.
     """
     try:
-        return instantiate(OmegaConf.to_container(node, resolve=True))
+        return instantiate(OmegaConf.to_container(node, resolve=True), _convert_="all")
     except HydraException as error:
         if isinstance(error.__cause__, ValueError):
             raise ConfigError(str(error.__cause__)) from error
@@ -86,11 +136,8 @@ def check(cfg: DictConfig) -> None:
     except InterpolationKeyError as error:
         lacking = "this environment or algorithm does not give it, so choose parts that do without"
         raise ConfigError(f"{str(error).splitlines()[0]}: {lacking}") from error
-    for key, (holds, allowed) in RULES.items():
-        value = OmegaConf.select(cfg, key)
-        if _has(cfg, key) and not holds(value):
-            beyond = f" to {INT64}" if isinstance(value, int) and value > INT64 else ""
-            raise ConfigError(f"{key} is {value!r}; it must be {allowed}{beyond}")
+    check_rules(cfg)
+    check_frame_skip(cfg)
     check_parts(cfg)
     if "elites" in cfg.get("dynamics", {}) and cfg.dynamics.elites > cfg.dynamics.members:
         raise ConfigError(
@@ -105,6 +152,25 @@ def check(cfg: DictConfig) -> None:
     check_stop(cfg)
     if "planner" in cfg.algo:
         build(cfg.planner)
+
+
+def check_rules(cfg: DictConfig) -> None:
+    """ConfigError for the first setting that cannot be by itself."""
+    for key, (holds, allowed) in RULES.items():
+        value = OmegaConf.select(cfg, key)
+        if _has(cfg, key) and not holds(value):
+            beyond = f" to {INT64}" if isinstance(value, int) and value > INT64 else ""
+            raise ConfigError(f"{key} is {value!r}; it must be {allowed}{beyond}")
+
+
+def check_frame_skip(cfg: DictConfig) -> None:
+    """ConfigError where frames would be counted that nobody skips."""
+    applied = any(
+        key.rpartition(".")[2] == "frame_skip" for key in flatten({"make": OmegaConf.to_container(cfg.env.make)})
+    )
+    if cfg.env.frame_skip > 1 and not applied:
+        instead = "it must be 1, but env=gym env.id=... skips frames of any environment of gymnasium"
+        raise ConfigError(f"env.frame_skip is {cfg.env.frame_skip}; this environment takes each action once: {instead}")
 
 
 def left_open(cfg: DictConfig) -> list[str]:

@@ -39,6 +39,16 @@ def optional(rule: tuple[Callable[[Any], bool], str]) -> tuple[Callable[[Any], b
     return lambda x: x is None or holds(x), f"null or {allowed}"
 
 
+def size() -> tuple[Callable[[Any], bool], str]:
+    """[height, width]."""
+    whole = integer(1, 4096)[0]
+
+    def holds(x: Any) -> bool:
+        return isinstance(x, Sequence) and not isinstance(x, str) and len(x) == 2 and all(map(whole, x))
+
+    return holds, "[height, width], e.g. [84, 84]"
+
+
 def odd() -> tuple[Callable[[Any], bool], str]:
     """A number of bins, or none."""
     whole = integer(0, 10_000)[0]
@@ -88,7 +98,14 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "runtime.compile": one_of(True, False),
     "env.num": integer(1, 65536),
     "env.asynchronous": one_of(True, False),
+    "env.max_steps": optional(integer(1)),
     "env.frame_skip": integer(1),
+    "env.action_bound": optional(number(0, 1e9, above=True)),
+    "env.flatten": one_of(True, False),
+    "env.channels": one_of("auto", "first", "last"),
+    "env.to_bytes": one_of(True, False),
+    "env.grayscale": one_of(True, False),
+    "env.resize": optional(size()),
     "env.score.random": number(-1e9, 1e9),
     "env.score.human": number(-1e9, 1e9),
     "env.threshold": number(-1e9, 1e9),

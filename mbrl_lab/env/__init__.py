@@ -2,7 +2,7 @@
 
 from mbrl_lab.env.atari import AtariVector, make_atari
 from mbrl_lab.env.envs import Envs, Episode, episode_seed
-from mbrl_lab.env.gym import make_gym
+from mbrl_lab.env.gym import make_gym, make_gym_with
 from mbrl_lab.env.minatar import MinAtar, MinAtarVector
 
 __all__ = [
@@ -14,4 +14,5 @@ __all__ = [
     "episode_seed",
     "make_atari",
     "make_gym",
+    "make_gym_with",
 ]

@@ -53,6 +53,8 @@ class AtariVector(VectorEnv):
     Raises ValueError for a game that is not there, or one with another number of `actions` than was said.
     """
 
+    trusted_infos = ("action", "life_lost")
+
     def __init__(
         self,
         num: int,
@@ -133,6 +135,8 @@ class AtariVector(VectorEnv):
 
 class Atari(gymnasium.Env[NDArray[np.uint8], np.int64]):
     """One game of `AtariVector`; to render, a second one in the console's colours is played alike beside it."""
+
+    trusted_infos = ("action", "life_lost")
 
     def __init__(self, render_mode: str | None = None, **game: Any) -> None:
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": 60 // game["frame_skip"]}

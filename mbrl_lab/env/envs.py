@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gymnasium
 import numpy as np
 import torch
+from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from torch import Tensor
 
+from mbrl_lab.env.checked import checked
+from mbrl_lab.env.observations import Frames, advice
 from mbrl_lab.types import EnvSpec, Step
+
+TRUSTED = ("action", "life_lost")
+"""Infos that have a meaning here, where an environment says that it means it."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +39,12 @@ class Envs:
     """`num` copies of what `make()` builds, or what `make_vector(num)` builds, stepped together.
 
     Finished environments begin their next episode at the step after (next-step autoreset), in a row marked `first`,
-    from `reset(seed=episode_seed(seed, stream, env, episode))`. A vector environment of its own may say in `info`
-    where a life was lost ("life_lost" [num]: the value ends, the episode goes on), and which actions it took instead of
-    those sent ("action" [num]). With an attribute `stack` its observations are so many frames; with `games_per_seed` so
-    many consecutive episodes have consecutive seeds.
+    from `reset(seed=episode_seed(seed, stream, env, episode))`.
+
+    Infos mean nothing here unless the environment says in an attribute `trusted_infos` which do: "life_lost" [num],
+    where a life was lost (the value ends, the episode goes on), and "action" [num], the actions that it took instead of
+    those sent. With an attribute `stack` observations of a vector environment of its own are so many frames; with
+    `games_per_seed` so many consecutive episodes have consecutive seeds.
     """
 
     def __init__(
@@ -50,35 +59,42 @@ class Envs:
     ) -> None:
         self.num, self.seed, self.stream, self.frame_skip = num, seed, stream, frame_skip
         self.vector: Any = make_vector(num=num) if make_vector else vectorised(make, num, asynchronous)
+        self.trusted = getattr(self.vector, "trusted_infos", ()) if make_vector else TRUSTED
         spaces = self.vector.single_observation_space, self.vector.single_action_space
         self.spec = spec_of(*spaces, getattr(self.vector, "stack", 1))
         self.games_per_seed = getattr(self.vector, "games_per_seed", 1)
         self.steps = 0
 
     def reset(self) -> Step:
-        """[num] first rows of each environment's first episode."""
+        """[num] first rows of each environment's first episode. Raises FloatingPointError as `step` does."""
         self._index = np.zeros(self.num, np.int64)
         self._over = np.zeros(self.num, bool)
         self._return = np.zeros(self.num)
         self._actions: list[list[np.ndarray]] = [[] for _ in range(self.num)]
         self._finished: list[Episode] = []
         obs, _ = self.vector.reset(seed=[self._seed(i) for i in range(self.num)])
-        no = torch.zeros(self.num, dtype=torch.bool)
-        return Step(self.spec.no_action(self.num), self._observe(obs), torch.zeros(self.num), no, ~no)
+        no, nothing = torch.zeros(self.num, dtype=torch.bool), torch.zeros(self.num)
+        observed = self._observe(obs)
+        self._check(observed, nothing)
+        return Step(self.spec.no_action(self.num), observed, nothing, no, ~no)
 
     def step(self, action: Tensor) -> Step:
         """[num] actions, on any device -> [num] rows on the CPU.
 
-        Raises FloatingPointError naming the step and the environment when it returns a number that is not finite.
+        Raises FloatingPointError naming the step and the environment when it returns a number that is not finite in
+        float32, or is to take an action that is not.
         """
         sent = action.cpu().numpy()
+        self._check_action(sent)
         first = self._over
         obs, reward, terminated, truncated, info = self.vector.step(sent)
         if first.any():
             self._index[first] += 1
             obs = self._reset_where(first)
         self.steps += self.num
-        self._check(obs, reward)
+        observed, paid = self._observe(obs), torch.as_tensor(reward, dtype=torch.float32)
+        self._check(observed, paid)
+        info = {key: info[key] for key in self.trusted if key in info}
         taken = info.get("action", sent)
         self._record(taken, reward, first)
         self._over = terminated | truncated
@@ -87,8 +103,8 @@ class Envs:
         shape = (-1,) + (1,) * (action.ndim - 1)
         return Step(
             torch.as_tensor(taken).masked_fill(begins.view(shape), 0),
-            self._observe(obs),
-            torch.as_tensor(reward, dtype=torch.float32),
+            observed,
+            paid,
             torch.as_tensor(terminated | info.get("life_lost", False)),
             begins,
         )
@@ -145,14 +161,25 @@ class Envs:
     def _observe(self, obs: np.ndarray) -> Tensor:
         return torch.as_tensor(obs, dtype=self.spec.obs_dtype)
 
-    def _check(self, obs: np.ndarray, reward: np.ndarray) -> None:
-        good = np.isfinite(reward)
-        if obs.dtype != np.uint8:
-            good &= np.isfinite(obs).reshape(self.num, -1).all(1)
+    def _check(self, obs: Tensor, reward: Tensor) -> None:
+        good = np.isfinite(reward.numpy())
+        if obs.dtype != torch.uint8:
+            good = good & np.isfinite(obs.numpy()).reshape(self.num, -1).all(1)
         if not good.all():
             env = int(np.flatnonzero(~good)[0])
-            where = f"step {self.steps}, environment {env}, episode {self._index[env]} (seed {self._seed(env)})"
-            raise FloatingPointError(f"the environment returned a number that is not finite at {where}")
+            wrong = [k for k, x in enumerate(obs[env].flatten().tolist()) if not np.isfinite(x)]
+            what = f"number {wrong[0]} of the observation" if wrong else f"the reward, {float(reward[env])}"
+            said = f"the environment returned a number that is not finite in float32 at {self._place(env)}"
+            raise FloatingPointError(f"{said}: {what}")
+
+    def _check_action(self, sent: np.ndarray) -> None:
+        if sent.dtype.kind == "f" and not np.isfinite(sent).all():
+            env = int(np.flatnonzero(~np.isfinite(sent).reshape(self.num, -1).all(1))[0])
+            said = f"the agent's action {sent[env].tolist()} is not finite at {self._place(env)}"
+            raise FloatingPointError(f"{said}: its networks diverged, a lower learning rate may help")
+
+    def _place(self, env: int) -> str:
+        return f"step {self.steps}, environment {env}, episode {self._index[env]} (seed {self._seed(env)})"
 
     def _record(self, sent: np.ndarray, reward: np.ndarray, first: np.ndarray) -> None:
         for i in range(self.num):
@@ -177,17 +204,43 @@ def episode_seed(seed: int, stream: int, env: int, episode: int) -> int:
 def vectorised(make: Callable[[], gymnasium.Env], num: int, asynchronous: bool) -> VectorEnv:
     """gymnasium's own ways to step several at once: in turn, or in a process for each."""
     vector = AsyncVectorEnv if asynchronous else SyncVectorEnv
-    return vector([make] * num, autoreset_mode=AutoresetMode.NEXT_STEP)
+    return vector([partial(usable, make)] * num, autoreset_mode=AutoresetMode.NEXT_STEP)
+
+
+def usable(make: Callable[[], gymnasium.Env]) -> gymnasium.Env:
+    """What `make()` builds, checked. ValueError for spaces that cannot be used, before gymnasium trips over them."""
+    env = checked(make)
+    spec_of(env.observation_space, env.action_space)
+    return env
 
 
 def spec_of(observation: gymnasium.Space, action: gymnasium.Space, stack: int = 1) -> EnvSpec:
-    """Raises ValueError for spaces that no part of the laboratory can use."""
-    spaces = gymnasium.spaces
-    if not isinstance(observation, spaces.Box):
-        raise ValueError(f"observations must be arrays (Box), these are {observation}")
-    dtype = torch.uint8 if observation.dtype == np.uint8 else torch.float32
+    """Raises ValueError, with a cure, for spaces that no part of the laboratory can use.
+
+    Vectors are float32 whatever they are made of, images [C, H, W] are bytes.
+    """
+    shape = observation.shape
+    if not isinstance(observation, spaces.Box) or shape is None:
+        raise ValueError(f"observations must be arrays (Box), these are {observation}{advice(observation)}")
+    if 0 in shape:
+        raise ValueError(f"observations of shape {list(shape)} are empty: give the environment something to observe")
+    if len(shape) != 1 and observation.dtype != np.uint8:
+        kind = f"{observation.dtype} of shape {list(shape)}"
+        raise ValueError(f"observations must be vectors or images of uint8, these are {kind}{advice(observation)}")
+    dtype = torch.float32 if len(shape) == 1 else torch.uint8
+    stack = shape[0] if isinstance(observation, Frames) else stack
+    return EnvSpec(shape, dtype, *actions_of(action), stack)
+
+
+def actions_of(action: gymnasium.Space) -> tuple[int, bool]:
+    """How many actions or dimensions there are, and whether they are discrete. ValueError as `spec_of`."""
     if isinstance(action, spaces.Discrete) and action.start == 0:
-        return EnvSpec(observation.shape, dtype, int(action.n), True, stack)
-    if isinstance(action, spaces.Box) and len(action.shape) == 1:
-        return EnvSpec(observation.shape, dtype, action.shape[0], False, stack)
-    raise ValueError(f"actions must be Discrete from 0 or a flat Box, these are {action}")
+        return int(action.n), True
+    if isinstance(action, spaces.Box) and len(action.shape) == 1 and action.dtype.kind == "f":
+        if (action.low == -1).all() and (action.high == 1).all():
+            return action.shape[0], False
+        raise ValueError(
+            f"a flat Box of actions must be [-1, 1], this is {action}: wrap it in gymnasium's RescaleAction"
+        )
+    cure = "let the environment take one of these, e.g. a number for each combination"
+    raise ValueError(f"actions must be Discrete from 0 or a flat Box, these are {action}: {cure}")

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import difflib
 import logging
+from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import gymnasium
-import numpy as np
-from gymnasium.spaces import Box
-from gymnasium.wrappers import RescaleAction, TransformObservation
+from gymnasium.wrappers import TimeLimit
+
+from mbrl_lab.env.actions import agent_actions
+from mbrl_lab.env.checked import Checked, described
+from mbrl_lab.env.observations import agent_observations
 
 log = logging.getLogger("mbrl_lab")
 
@@ -17,23 +21,80 @@ INSTALL = {"Box2D": "pip install 'gymnasium[box2d]'", "MuJoCo": "pip install 'gy
 
 
 def make_gym(id: str, **kwargs: Any) -> gymnasium.Env:
-    """A gymnasium environment by its id; continuous actions are rescaled to [-1, 1], images turned to [C, H, W].
+    """A gymnasium environment by its id, made with `kwargs`, as the laboratory wants it.
 
-    ValueError, one line, for an id that is unknown or lacks a package.
+    Continuous actions are rescaled to [-1, 1], images turned to [C, H, W], infos kept back, and what it returns is
+    checked. ValueError, one line, for an id that is unknown or lacks a package, and for spaces that are of no use.
     """
+    return make_gym_with(id, {}, **kwargs)
+
+
+def make_gym_with(id: str, wrap: Mapping[str, Any], **kwargs: Any) -> gymnasium.Env:
+    """The same with what `wrap` asks for, see `wrapped` and conf/env/gym.yaml."""
     if _needs_mujoco(id):
         log_mujoco()
+    limit = {} if wrap.get("max_steps") is None else {"max_episode_steps": -1}  # its own would come first
     try:
-        env = gymnasium.make(id, **kwargs)
-    except (gymnasium.error.Error, ImportError) as error:
+        env = gymnasium.make(id, **{"disable_env_checker": True} | kwargs | limit)
+    except MemoryError:
+        raise
+    except Exception as error:
         raise ValueError(f"env.make.id is {id!r} (env.id with env=gym): {_why(id, error)}") from error
-    if isinstance(env.action_space, Box):
-        env = RescaleAction(env, np.float32(-1), np.float32(1))
-    space = env.observation_space
-    if isinstance(space, Box) and len(space.shape) == 3 and space.dtype == np.uint8:
-        low, high = (np.moveaxis(bound, -1, 0) for bound in (space.low, space.high))
-        env = TransformObservation(env, lambda image: np.moveaxis(image, -1, 0), Box(low, high, dtype=np.uint8))
-    return env
+    for name in ("observation_space", "action_space"):
+        if not isinstance(getattr(env, name, None), gymnasium.Space):
+            raise ValueError(f"env.make.id is {id!r} (env.id with env=gym): it has no {name}")
+    return wrapped(env, **wrap)
+
+
+def wrapped(
+    env: gymnasium.Env,
+    max_steps: int | None = None,
+    frame_skip: int = 1,
+    action_bound: float | None = None,
+    **observed: Any,
+) -> gymnasium.Env:
+    """An environment of any kind as an agent uses it.
+
+    max_steps: truncates episodes after so many of the agent's steps, and not before; None: as `env` does by itself.
+    frame_skip: how many times each action is taken; rewards are added up.
+    action_bound: of dimensions of actions that have no bounds of their own.
+    observed: what `agent_observations` takes.
+    """
+    env = Checked(env)
+    if frame_skip > 1:
+        env = FrameSkip(env, frame_skip)
+    if max_steps is not None:
+        env = TimeLimit(env, max_steps)
+    elif env.spec is None or env.spec.max_episode_steps is None:
+        warn_endless(env.spec.id if env.spec else str(env.unwrapped))
+    return agent_actions(agent_observations(env, **observed), action_bound)
+
+
+class FrameSkip(gymnasium.Wrapper):
+    """Takes each action `skip` times, or until the episode ends, and adds up the rewards."""
+
+    def __init__(self, env: gymnasium.Env, skip: int) -> None:
+        super().__init__(env)
+        self.skip = skip
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        total = 0.0
+        for _ in range(self.skip):
+            obs, reward, terminated, truncated, info = self.env.step(action)
+            total += float(reward)
+            if terminated or truncated:
+                break
+        return obs, total, terminated, truncated, info
+
+
+@cache
+def warn_endless(name: str) -> None:
+    """Say once that nothing but the environment itself ends its episodes."""
+    log.warning(
+        "%s has no time limit: unless it ends episodes itself, evaluations never end. env.max_steps=1000"
+        " with env=gym sets a limit",
+        name,
+    )
 
 
 def log_mujoco() -> None:
@@ -58,8 +119,10 @@ def _needs_mujoco(id: str) -> bool:
 
 
 def _why(id: str, error: Exception) -> str:
-    """What gymnasium says, in a line, with the id that was meant or the package to install."""
-    said = str(error).splitlines()[0]
+    """What gymnasium says, in a line, with the id that was meant or the package to install; or what went wrong."""
+    if not isinstance(error, gymnasium.error.Error | ImportError):
+        return f"making it raised {described(error)}"
+    said = (str(error).splitlines() or [type(error).__name__])[0]
     for package, cure in INSTALL.items():
         if isinstance(error, gymnasium.error.DependencyNotInstalled) and package.lower() in said.lower():
             return f"{package} is not installed: {cure}"

@@ -63,7 +63,7 @@ def test_an_id_that_is_not_there(id: str, said: str) -> None:
 
 @pytest.mark.parametrize(("package", "extra"), [("Box2D", "box2d"), ("MuJoCo", "mujoco")])
 def test_a_package_that_is_not_there(package: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def make(id: str) -> Any:
+    def make(id: str, **kwargs: Any) -> Any:
         raise gymnasium.error.DependencyNotInstalled(f"{package} is not installed, you can install it by run\nmagic")
 
     monkeypatch.setattr(gymnasium, "make", make)

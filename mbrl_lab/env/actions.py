@@ -1,0 +1,65 @@
+"""Actions: what an agent chooses (0, 1, ... or numbers in [-1, 1]) as what an environment takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Discrete
+from gymnasium.wrappers import RescaleAction, TransformAction
+from numpy.typing import NDArray
+
+LARGEST = 1e9
+"""A bound beyond this is none: gymnasium writes 3.4e38 and 9.2e18 for dimensions that have none."""
+
+
+def agent_actions(env: gymnasium.Env, bound: float | None = None) -> gymnasium.Env:
+    """`env` with Discrete actions from 0, or a flat Box of [-1, 1]; other spaces stay as they are.
+
+    Integer boxes have equal parts of [-1, 1] for each number; a dimension with low == high always gets its value;
+    one without bounds goes from -bound to bound. ValueError where there is no bound, or nothing to choose.
+    """
+    space = env.action_space
+    if isinstance(space, Discrete) and space.start != 0:
+        start = space.start
+        return TransformAction(env, lambda action: action + start, Discrete(space.n))
+    if not isinstance(space, Box):
+        return env
+    if space.shape == () or 0 not in space.shape:
+        low, high = bounds(space, bound)
+        plain = len(space.shape) == 1 and space.dtype.kind == "f" and (low < high).all()
+        if plain and (low == space.low).all() and (high == space.high).all():
+            return RescaleAction(env, np.float32(-1), np.float32(1))
+        return TransformAction(env, FromUnit(low, high, space), Box(-1, 1, (low.size,), np.float32))
+    raise ValueError(f"actions are {space}, which leaves nothing to choose: give the environment a Box of 1 or more")
+
+
+def bounds(space: Box, bound: float | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Each dimension's lowest and highest number, in the space's shape. ValueError where it has none."""
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    none_below, none_above = ~(low >= -LARGEST), ~(high <= LARGEST)
+    if bound is None:
+        if none_below.any() or none_above.any():
+            cure = "env.action_bound=1 lets the agent use -1 to 1 there, or any other number"
+            raise ValueError(f"actions are {space}, which has dimensions without bounds: with env=gym {cure}")
+        return low, high
+    low, high = np.where(none_below, -bound, low), np.where(none_above, bound, high)
+    if (low > high).any():
+        raise ValueError(f"env.action_bound is {bound}, but actions are {space}: choose a larger one")
+    return low, high
+
+
+class FromUnit:
+    """Numbers [A] in [-1, 1] to an action in [low, high] of the space's shape and type."""
+
+    def __init__(self, low: NDArray[np.float64], high: NDArray[np.float64], space: Box) -> None:
+        self.low, self.high, self.space = low, high, space
+        self.whole = space.dtype.kind != "f"
+
+    def __call__(self, action: NDArray[Any]) -> NDArray[Any]:
+        share = np.clip((np.asarray(action, np.float64).reshape(self.low.shape) + 1) / 2, 0, 1)
+        moved = share * (self.high - self.low)
+        if self.whole:  # as many parts as there are numbers, all of one size
+            moved = np.floor(share * (self.high - self.low + 1))
+        return np.clip(self.low + moved, self.low, self.high).astype(self.space.dtype)

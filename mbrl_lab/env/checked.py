@@ -1,0 +1,139 @@
+"""Checked: an environment of somebody else, held to gymnasium's contract; what breaks it is told in one line."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+STEP = "observation, reward, terminated, truncated, info"
+
+
+class Checked(gymnasium.Wrapper):
+    """Passes on what `env` returns, once it has the declared shapes and types; ValueError, one line, otherwise.
+
+    Infos are the environment's own affair: only keys that it lists in an attribute `trusted_infos` get through, which
+    says that they mean what `Envs` documents. An exception inside the environment becomes a line that names its place.
+    Observations are copies: an environment may go on writing into its own array.
+    """
+
+    def __init__(self, env: gymnasium.Env) -> None:
+        super().__init__(env)
+        self.trusted: tuple[str, ...] = tuple(getattr(env.unwrapped, "trusted_infos", ()))
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        returned = guarded("reset", lambda: self.env.reset(seed=seed, options=options))
+        if not isinstance(returned, tuple) or len(returned) != 2:
+            raise ValueError(f"the environment's reset returned {named(returned)}; it must return observation, info")
+        return conform(returned[0], self.env.observation_space, "reset"), self._told(returned[1])
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        returned = guarded("step", lambda: self.env.step(action))
+        if not isinstance(returned, tuple) or len(returned) != 5:
+            raise ValueError(f"the environment's step returned {named(returned)}; it must return {STEP}")
+        obs, reward, terminated, truncated, info = returned
+        return (
+            conform(obs, self.env.observation_space, "step"),
+            float(scalar(reward, "reward", "a number")),
+            bool(scalar(terminated, "terminated", "true or false")),
+            bool(scalar(truncated, "truncated", "true or false")),
+            self._told(info),
+        )
+
+    def _told(self, info: Any) -> dict[str, Any]:
+        return {key: info[key] for key in self.trusted if key in info}
+
+
+def checked(make: Callable[[], gymnasium.Env]) -> gymnasium.Env:
+    """What `make()` builds, within a Checked unless there is one in it already."""
+    env = make()
+    return env if any(isinstance(layer, Checked) for layer in layers(env)) else Checked(env)
+
+
+def layers(env: gymnasium.Env) -> Iterator[gymnasium.Env]:
+    """The environment and all that it wraps, from the outside in."""
+    yield env
+    while isinstance(env, gymnasium.Wrapper):
+        env = env.env
+        yield env
+
+
+def guarded(verb: str, call: Callable[[], Any]) -> Any:
+    """What the call returns. ValueError, naming file and line, for what it raises."""
+    try:
+        return call()
+    except MemoryError:
+        raise
+    except Exception as error:
+        if "values to unpack" in str(error):  # by a wrapper of gymnasium
+            raise ValueError(f"the environment's {verb} returned {error}; it must return {STEP}") from error
+        raise ValueError(f"the environment's {verb} raised {described(error)}") from error
+
+
+def described(error: Exception) -> str:
+    """`KeyError: 'goal' (my_env.py, line 12)`, in one line."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    said = " ".join(str(error).split())
+    return f"{type(error).__name__}: {said} ({Path(place.filename).name}, line {place.lineno})"
+
+
+def conform(obs: Any, space: gymnasium.Space, verb: str, name: str = "observation") -> Any:
+    """A copy of `obs` as `space` declares it; its values may leave the declared bounds. ValueError otherwise."""
+    if isinstance(space, spaces.Dict):
+        if not isinstance(obs, dict) or set(obs) != set(space.spaces):
+            keys = sorted(obs) if isinstance(obs, dict) else named(obs)
+            raise ValueError(f"{said(verb, name)} is {keys}, but the space has the keys {sorted(space.spaces)}")
+        return {key: conform(obs[key], part, verb, f"{name}[{key!r}]") for key, part in space.items()}
+    if isinstance(space, spaces.Tuple):
+        if not isinstance(obs, tuple | list) or len(obs) != len(space.spaces):
+            raise ValueError(f"{said(verb, name)} is {named(obs)}, but the space is {space}")
+        return tuple(conform(obs[k], part, verb, f"{name}[{k}]") for k, part in enumerate(space.spaces))
+    if not isinstance(space, spaces.Box | spaces.MultiBinary | spaces.MultiDiscrete):
+        return obs  # gymnasium flattens it, or it is refused before
+    return as_array(obs, space, verb, name)
+
+
+def as_array(obs: Any, space: Any, verb: str, name: str) -> NDArray[Any]:
+    """A copy in the space's dtype. ValueError where shapes differ or the dtype cannot hold what is there."""
+    try:
+        array = np.asarray(obs)
+    except ValueError:  # lists of different lengths
+        array = np.asarray(None)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{said(verb, name)} is {named(obs)}, not an array of numbers as {space}")
+    if array.shape != space.shape:
+        raise ValueError(f"{said(verb, name)} has shape {list(array.shape)}, but the space says {list(space.shape)}")
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is infinite, and found where that is looked for
+        cast = array.astype(space.dtype)
+        if not np.can_cast(array.dtype, space.dtype, "same_kind") and not (cast == array).all():
+            value = array[cast != array].flat[0]
+            raise ValueError(f"{said(verb, name)} holds {value} ({array.dtype}), but the space says {space.dtype}")
+    return cast
+
+
+def said(verb: str, name: str) -> str:
+    return f"the environment's {verb} is wrong: {name}"
+
+
+def scalar(value: Any, name: str, what: str) -> Any:
+    """A number or boolean as NumPy has it. ValueError for all else, an array of one number too."""
+    array = np.asarray(value)
+    if array.shape != () or array.dtype.kind not in "biuf":
+        raise ValueError(f"{said('step', name)} is {named(value)}; it must be {what}")
+    return array
+
+
+def named(value: Any) -> str:
+    """A value in a few words."""
+    if isinstance(value, np.ndarray):
+        return f"an array of shape {list(value.shape)} and type {value.dtype}"
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of {len(value)}"
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"{text[:57]}..."
