@@ -28,7 +28,7 @@ def agent_actions(env: gymnasium.Env, bound: float | None = None) -> gymnasium.E
         return env
     if space.shape == () or 0 not in space.shape:
         low, high = bounds(space, bound)
-        plain = len(space.shape) == 1 and space.dtype.kind == "f" and (low < high).all()
+        plain = len(space.shape) == 1 and space.dtype == np.float32 and (low < high).all()
         if plain and (low == space.low).all() and (high == space.high).all():
             return RescaleAction(env, np.float32(-1), np.float32(1))
         return TransformAction(env, FromUnit(low, high, space), Box(-1, 1, (low.size,), np.float32))
@@ -62,4 +62,4 @@ class FromUnit:
         moved = share * (self.high - self.low)
         if self.whole:  # as many parts as there are numbers, all of one size
             moved = np.floor(share * (self.high - self.low + 1))
-        return np.clip(self.low + moved, self.low, self.high).astype(self.space.dtype)
+        return np.asarray(np.clip(self.low + moved, self.low, self.high), self.space.dtype)

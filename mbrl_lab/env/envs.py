@@ -204,7 +204,14 @@ def episode_seed(seed: int, stream: int, env: int, episode: int) -> int:
 def vectorised(make: Callable[[], gymnasium.Env], num: int, asynchronous: bool) -> VectorEnv:
     """gymnasium's own ways to step several at once: in turn, or in a process for each."""
     vector = AsyncVectorEnv if asynchronous else SyncVectorEnv
-    return vector([partial(usable, make)] * num, autoreset_mode=AutoresetMode.NEXT_STEP)
+    try:
+        return vector([partial(usable, make)] * num, autoreset_mode=AutoresetMode.NEXT_STEP)
+    except RuntimeError as error:
+        if "observation space" not in str(error) and "action space" not in str(error):
+            raise
+        raise ValueError(
+            "environments made alike differ in their spaces: they must be fixed when it is made"
+        ) from error
 
 
 def usable(make: Callable[[], gymnasium.Env]) -> gymnasium.Env:
@@ -224,7 +231,7 @@ def spec_of(observation: gymnasium.Space, action: gymnasium.Space, stack: int = 
         raise ValueError(f"observations must be arrays (Box), these are {observation}{advice(observation)}")
     if 0 in shape:
         raise ValueError(f"observations of shape {list(shape)} are empty: give the environment something to observe")
-    if len(shape) != 1 and observation.dtype != np.uint8:
+    if len(shape) != 1 and (observation.dtype != np.uint8 or len(shape) not in (2, 3)):
         kind = f"{observation.dtype} of shape {list(shape)}"
         raise ValueError(f"observations must be vectors or images of uint8, these are {kind}{advice(observation)}")
     dtype = torch.float32 if len(shape) == 1 else torch.uint8
