@@ -33,6 +33,7 @@ from mbrl_lab.config import (
     with_family,
 )
 from mbrl_lab.env import Envs
+from mbrl_lab.env.envs import DIFFERENT
 from mbrl_lab.monitor import Monitor, Stop
 from mbrl_lab.nets.speed import compile_parts, keep_freed_memory
 from mbrl_lab.replay import Replay, memory
@@ -45,6 +46,7 @@ from mbrl_lab.tracking.signals import STOPPED
 from mbrl_lab.tracking.state import load_module_state
 from mbrl_lab.tracking.tracker import Tracker
 from mbrl_lab.tracking.video import record_episode
+from mbrl_lab.types import EnvSpec
 
 log = logging.getLogger("mbrl_lab")
 
@@ -153,7 +155,17 @@ def env_makers(cfg: DictConfig) -> tuple[Callable[..., gymnasium.Env], Callable[
         "frame_skip": env.frame_skip,
         "make_vector": build(env.make_vector) if "make_vector" in env else None,
     }
-    return make, lambda num, stream: Envs(make, num, cfg.seed, stream, **how)
+    specs: list[EnvSpec] = []
+
+    def make_envs(num: int, stream: int) -> Envs:
+        envs = Envs(make, num, cfg.seed, stream, **how)
+        specs.append(envs.spec)
+        if envs.spec != specs[0]:  # a network would stumble over it
+            envs.close()
+            raise ValueError(DIFFERENT)
+        return envs
+
+    return make, make_envs
 
 
 def film(make: Callable[..., Any], path: Path, seed: int, actions: np.ndarray) -> None:

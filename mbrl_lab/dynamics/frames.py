@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mbrl_lab.dynamics.grid import SELDOM
+from mbrl_lab.dynamics.grid import COLOURS, LARGEST, SELDOM
 from mbrl_lab.dynamics.visual import Net, Said, Visual
 from mbrl_lab.nets.dilated import Dilated, Pooled
 from mbrl_lab.nets.encoder import squared
@@ -145,9 +145,8 @@ class Frames(Visual):
         clip: float,
     ) -> None:
         if len(spec.obs_shape) == 3 and spec.obs_shape[0] != spec.stack:
-            raise ValueError(
-                f"dynamics=frames predicts grey frames, not {spec.obs_shape[0]} channels: try dynamics=grid"
-            )
+            cure = "try dynamics=grid" if max(spec.obs_shape[1:]) <= LARGEST else COLOURS
+            raise ValueError(f"dynamics=frames predicts grey frames, not {spec.obs_shape[0]} channels: {cure}")
         if any(side % patch for side in spec.obs_shape[1:]):
             high, wide = spec.obs_shape[1:]
             allowed = ", ".join(str(n) for n in range(1, min(high, wide) + 1) if not high % n and not wide % n)

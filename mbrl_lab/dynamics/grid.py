@@ -16,6 +16,9 @@ from mbrl_lab.types import EnvSpec
 LARGEST = 32
 """Cells of a side; what is larger is an image."""
 
+COLOURS = "algo=dreamer, ddqn and ppo read any channels; with env=gym, env.grayscale=true makes one of three colours"
+"""What to do with large images that are not grey, of which no ensemble makes a model."""
+
 SELDOM = -4.0
 """With what logit a change begins, and that another action is done."""
 
@@ -111,7 +114,8 @@ class Grid(Visual):
     ) -> None:
         if max(spec.obs_shape[1:], default=0) > LARGEST:
             size = " x ".join(map(str, spec.obs_shape[1:]))
-            raise ValueError(f"dynamics=grid predicts cells of 0 and 1, not images of {size}: try dynamics=frames")
+            cure = "try dynamics=frames" if spec.obs_shape[0] == spec.stack else COLOURS
+            raise ValueError(f"dynamics=grid predicts cells of 0 and 1, not images of {size}: {cure}")
         if not spec.discrete:
             raise ValueError(f"dynamics=grid needs discrete actions, not vectors of {spec.action_dim} numbers")
         channels = spec.obs_shape[0] // spec.stack

@@ -21,6 +21,8 @@ from mbrl_lab.types import EnvSpec, Step
 TRUSTED = ("action", "life_lost")
 """Infos that have a meaning here, where an environment says that it means it."""
 
+DIFFERENT = "environments made alike differ in their spaces: the spaces must follow from env.make alone"
+
 
 @dataclass(frozen=True)
 class Episode:
@@ -209,9 +211,7 @@ def vectorised(make: Callable[[], gymnasium.Env], num: int, asynchronous: bool) 
     except RuntimeError as error:
         if "observation space" not in str(error) and "action space" not in str(error):
             raise
-        raise ValueError(
-            "environments made alike differ in their spaces: they must be fixed when it is made"
-        ) from error
+        raise ValueError(DIFFERENT) from error
 
 
 def usable(make: Callable[[], gymnasium.Env]) -> gymnasium.Env:

@@ -121,12 +121,14 @@ def _needs_mujoco(id: str) -> bool:
 def _why(id: str, error: Exception) -> str:
     """What gymnasium says, in a line, with the id that was meant or the package to install; or what went wrong."""
     if not isinstance(error, gymnasium.error.Error | ImportError):
-        return f"making it raised {described(error)}"
+        cause = error.__cause__ if isinstance(error.__cause__, TypeError) else error  # gymnasium names all arguments
+        cure = "; pass arguments as +env.make.NAME=VALUE" if "argument" in str(cause) else ""
+        return f"making it raised {described(cause)}{cure}"
     said = (str(error).splitlines() or [type(error).__name__])[0]
     for package, cure in INSTALL.items():
         if isinstance(error, gymnasium.error.DependencyNotInstalled) and package.lower() in said.lower():
             return f"{package} is not installed: {cure}"
     known = [x for x in gymnasium.registry if ":" not in x and "/" not in x]
-    close = difflib.get_close_matches(id, known, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(id.rpartition(":")[2], known, n=1, cutoff=0.6)
     unknown = isinstance(error, gymnasium.error.UnregisteredEnv)
     return f"there is none; did you mean {close[0]}?" if unknown and close else said

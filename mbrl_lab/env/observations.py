@@ -48,7 +48,7 @@ def agent_observations(
         env = as_bytes(env, space)
     elif isinstance(space, Box) and holds_bytes(space):
         if space.dtype != np.uint8:
-            env = transformed(env, lambda image: image.astype(np.uint8), space.shape)
+            env = rearranged(env, lambda image: image.astype(np.uint8), space.shape)
     else:
         if grayscale or resize:
             setting = "env.grayscale" if grayscale else "env.resize"
@@ -134,14 +134,14 @@ def channels_first(env: gymnasium.Env, channels: str) -> gymnasium.Env:
     """[H, W], [C, H, W] or [H, W, C], or stacks [S, ...] of the latter two, as [C, H, W]."""
     shape = shape_of(env)
     if len(shape) == 2:
-        return transformed(env, lambda image: image[None], (1, *shape))
+        return rearranged(env, lambda image: image[None], (1, *shape))
     last = channel_axis(shape, channels) == -1
     *before, a, b, c = shape
     ordered = (*before, c, a, b) if last else shape
     if len(shape) == 3:
-        return transformed(env, lambda image: np.moveaxis(image, -1, -3), ordered) if last else env
+        return rearranged(env, lambda image: np.moveaxis(image, -1, -3), ordered) if last else env
     whole = (ordered[0] * ordered[1], *ordered[2:])
-    return transformed(env, lambda image: (np.moveaxis(image, -1, -3) if last else image).reshape(whole), whole)
+    return rearranged(env, lambda image: (np.moveaxis(image, -1, -3) if last else image).reshape(whole), whole)
 
 
 def channel_axis(shape: Sequence[int], channels: str) -> int:
@@ -182,6 +182,15 @@ def shape_of(env: gymnasium.Env) -> tuple[int, ...]:
     return shape
 
 
-def transformed(env: gymnasium.Env, function: Callable[[Array], Array], shape: Sequence[int]) -> gymnasium.Env:
-    """Images through a function that makes bytes of this shape."""
-    return TransformObservation(env, function, Box(0, 255, tuple(shape), np.uint8))
+def transformed(
+    env: gymnasium.Env, function: Callable[[Array], Array], shape: Sequence[int], largest: int = 255
+) -> gymnasium.Env:
+    """Images through a function that makes bytes of this shape, up to `largest`."""
+    return TransformObservation(env, function, Box(0, largest, tuple(shape), np.uint8))
+
+
+def rearranged(env: gymnasium.Env, function: Callable[[Array], Array], shape: Sequence[int]) -> gymnasium.Env:
+    """Images through a function that only changes their shape: cells of 0 and 1 are still known to be such."""
+    space = env.observation_space
+    assert isinstance(space, Box), space
+    return transformed(env, function, shape, int(space.high.max()))

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from functools import partial
 
-import gymnasium
 import pytest
 import torch
-from odd_envs import CASES, MADE, Case
+from odd_envs import CASES, Case
 
 from mbrl_lab.env import Envs, make_gym_with
 
-
-@pytest.fixture(autouse=True)
-def forgotten() -> Iterator[None]:
-    """What a test registers is gone after it."""
-    known = dict(gymnasium.registry)
-    yield
-    gymnasium.registry.clear()
-    gymnasium.registry.update(known)
-    MADE.clear()
+pytestmark = pytest.mark.usefixtures("forgotten")
 
 
 def envs_of(case: Case, num: int = 2) -> Envs:
