@@ -9,7 +9,7 @@ import random
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from mbrl_lab.config import (
     with_family,
 )
 from mbrl_lab.env import Envs
-from mbrl_lab.env.envs import DIFFERENT
+from mbrl_lab.env.vector import DIFFERENT
 from mbrl_lab.monitor import Monitor, Stop
 from mbrl_lab.nets.speed import compile_parts, keep_freed_memory
 from mbrl_lab.replay import Replay, memory
@@ -45,7 +45,7 @@ from mbrl_lab.tracking.folder import RunFolder, RunRefused, plain
 from mbrl_lab.tracking.signals import STOPPED
 from mbrl_lab.tracking.state import load_module_state
 from mbrl_lab.tracking.tracker import Tracker
-from mbrl_lab.tracking.video import record_episode
+from mbrl_lab.tracking.video import Camera
 from mbrl_lab.types import EnvSpec
 
 log = logging.getLogger("mbrl_lab")
@@ -111,6 +111,9 @@ def build_runner(cfg: DictConfig, folder: RunFolder) -> Runner:
     torch.manual_seed(cfg.seed)
     make, make_envs = env_makers(cfg)
     envs = make_envs(cfg.env.num, TRAIN)
+    camera = Camera(make)
+    if cfg.eval.get("shared", False):  # an older run's config has no such setting
+        make_envs, camera.before = lambda num, stream: envs.lend(stream), envs.put_away
     refuse_other_family(envs, cfg.family.name)
     algo = build(cfg.algo)(envs.spec).to(device)
     if cfg.runtime.compile:
@@ -118,7 +121,7 @@ def build_runner(cfg: DictConfig, folder: RunFolder) -> Runner:
     place = device if cfg.replay.device == "auto" else choose_device(cfg.replay.device, "replay.device")
     replay = Replay(envs.spec, cfg.replay.capacity, cfg.env.num, cfg.seed, place)
     loggers = [build(node) for name, node in cfg.logger.items() if name != "jsonl"]
-    tracker = Tracker(folder, loggers, lambda path, seed, actions: film(make, path, seed, actions), cfg.video.every)
+    tracker = Tracker(folder, loggers, camera, cfg.video.every)
     schedule = Schedule(
         steps=cfg.steps,
         log_every=cfg.log_every,
@@ -166,14 +169,6 @@ def env_makers(cfg: DictConfig) -> tuple[Callable[..., gymnasium.Env], Callable[
         return envs
 
     return make, make_envs
-
-
-def film(make: Callable[..., Any], path: Path, seed: int, actions: np.ndarray) -> None:
-    """Record an episode; a machine that cannot render gets one warning a video and goes on."""
-    try:
-        record_episode(path, make, seed, actions)
-    except (RuntimeError, OSError) as error:
-        log.warning("no video %s: %s", path.name, str(error).splitlines()[0])
 
 
 def refuse_other_family(envs: Envs, family: str) -> None:
@@ -225,21 +220,19 @@ def run(cfg: DictConfig, path: Path, overrides: Sequence[str]) -> None:
         print(f"resumed   at step {folder.status()['step']:,}, attempt {folder.status()['attempt']}")
     elif folder.status()["attempt"] > 1:
         print("resumed   at step 0: it was stopped before its first checkpoint, see checkpoint.every")
-    with runner.tracker:
+    with runner.tracker, closing(runner.envs):
         try:
             final = runner.run()
         except Exception as error:
             folder.mark("failed", runner.steps, error=say(error) or traceback.format_exc())
             raise
-        finally:
-            runner.envs.close()
         print("drawing   what was learned", flush=True)  # with a planner it takes a minute
         pictures = draw(runner)
         seen = [*sorted(folder.videos.glob("*.mp4")), *(path for path in pictures if path.suffix == ".png")]
         runner.tracker.attach(seen)
     if runner.steps < cfg.steps:
         print(f"stopped   at step {runner.steps:,}: {cfg.stop.metric} is at {cfg.stop.target} or above")
-    print(closing(folder, final, cfg.eval.final_episodes, pictures))
+    print(last_words(folder, final, cfg.eval.final_episodes, pictures))
 
 
 def precision_line(runner: Runner) -> str:
@@ -256,7 +249,7 @@ def how_to_go_on(step: int, cfg: DictConfig) -> str:
     return f"more steps go on from here, e.g. steps={2 * max(step, cfg.steps)}"
 
 
-def closing(folder: RunFolder, final: dict[str, float], episodes: int, pictures: Sequence[Path]) -> str:
+def last_words(folder: RunFolder, final: dict[str, float], episodes: int, pictures: Sequence[Path]) -> str:
     """What a run came to, and where its pictures lie."""
     mean, std = final["final/return"], final["final/return_std"]
     low, high = final["final/return_min"], final["final/return_max"]

@@ -6,11 +6,11 @@ import argparse
 import copy
 import json
 from collections.abc import Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gymnasium.error import DependencyNotInstalled
 from omegaconf import DictConfig, OmegaConf
 
 from mbrl_lab import scores
@@ -22,7 +22,7 @@ from mbrl_lab.scores import Reference
 from mbrl_lab.tracking.atomic import write_text
 from mbrl_lab.tracking.episodes import EpisodeLog
 from mbrl_lab.tracking.folder import RunFolder
-from mbrl_lab.tracking.video import headless, record_episode
+from mbrl_lab.tracking.video import headless, reason, record_episode
 
 
 def main(argv: Sequence[str]) -> int:
@@ -72,19 +72,26 @@ def evaluate(run: Path, checkpoint: str, episodes: int, films: int, logger: str 
     runner = load_run(run, checkpoint)
     name = checkpoint_name(runner.folder, checkpoint)
     print(precision_line(runner))
+    with closing(runner.envs):
+        played = watched(runner, episodes)
+        results = {"checkpoint": name, "step": runner.steps, **statistics(played, runner.reference)}
+        print(table(results))
+        written = write_results(runner.folder.path / "evaluations" / f"{name}-{episodes}.json", results, played)
+        print(f"results   {written}")
+        tell("video", film(runner, played[:films], name))
+        if logger == "wandb":
+            log_to_wandb(runner, name, results)
+            tell("wandb", [runner.folder.path / "wandb"])
+        tell("report", pictures(runner, name))
+
+
+def watched(runner: Runner, episodes: int) -> list[Episode]:
+    """Play, and say on the way how far that is."""
+    runner.tracker.start(0, 0)
     try:
-        played = runner.evaluate(episodes)
+        return runner.evaluate(episodes)
     finally:
-        runner.envs.close()
-    results = {"checkpoint": name, "step": runner.steps, **statistics(played, runner.reference)}
-    print(table(results))
-    written = write_results(runner.folder.path / "evaluations" / f"{name}-{episodes}.json", results, played)
-    print(f"results   {written}")
-    tell("video", film(runner, played[:films], name))
-    if logger == "wandb":
-        log_to_wandb(runner, name, results)
-        tell("wandb", [runner.folder.path / "wandb"])
-    tell("report", pictures(runner, name))
+        runner.tracker.stop()
 
 
 def checkpoint_name(folder: RunFolder, checkpoint: str) -> str:
@@ -143,12 +150,12 @@ def judge(run: Path, checkpoint: str) -> None:
     from mbrl_lab.report import draw_model, fitted, model_of
 
     runner = load_run(run, checkpoint, with_replay=True)
-    runner.envs.close()
-    if model_of(runner.algo) is None:
-        raise ConfigError(f"--model: {run} was trained by {type(runner.algo).__name__}, which has no world model")
-    if not fitted(runner):
-        raise ConfigError(f"--model: the model of {run} has learned nothing by step {runner.steps:,}")
-    said, paths = draw_model(runner, checkpoint_name(runner.folder, checkpoint))
+    with closing(runner.envs):
+        if model_of(runner.algo) is None:
+            raise ConfigError(f"--model: {run} was trained by {type(runner.algo).__name__}, which has no world model")
+        if not fitted(runner):
+            raise ConfigError(f"--model: the model of {run} has learned nothing by step {runner.steps:,}")
+        said, paths = draw_model(runner, checkpoint_name(runner.folder, checkpoint))
     print(said)
     tell("report", paths)
 
@@ -180,8 +187,8 @@ def film_logged(folder: RunFolder, episode: str) -> None:
     path = folder.videos / f"{phase}-{k % there}.mp4"
     try:
         record_episode(path, make, *log.read(phase, k))
-    except (RuntimeError, DependencyNotInstalled) as error:
-        raise ValueError(f"no video {path.name}: {str(error).splitlines()[0]}") from error
+    except Exception as error:
+        raise ValueError(f"no video {path.name}: {reason(error)}") from error
     tell("video", [path])
 
 
@@ -202,5 +209,9 @@ def show(run: Path, checkpoint: str) -> None:
     make = partial(build(stored_config(runner.folder).env.make), render_mode="human")
     shown = copy.copy(runner)
     shown.make_envs = lambda num, stream: Envs(make, num, runner.seed, stream, False, runner.envs.frame_skip)
-    (episode,) = shown.evaluate(1)
+    try:
+        (episode,) = shown.evaluate(1)
+    except Exception as error:
+        instead = "--video 1 films the episode instead"
+        raise ValueError(f"--render: the environment cannot be shown ({reason(error)}); {instead}") from error
     print(f"return    {display(episode.ret)}\nlength    {episode.length:,}")

@@ -77,6 +77,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "eval.episodes": integer(1),
     "eval.final_episodes": integer(1),
     "eval.num": integer(1, 4096),
+    "eval.shared": one_of(True, False),
     "stop.window": integer(1),
     "checkpoint.every": integer(0),
     "checkpoint.keep_last": integer(1, 1000),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import random
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
@@ -20,8 +22,15 @@ from mbrl_lab.replay import Replay
 from mbrl_lab.scores import Reference, summary
 from mbrl_lab.tracking.checkpoint import Checkpoint
 from mbrl_lab.tracking.folder import RunFolder
+from mbrl_lab.tracking.progress import EvaluationNote
 from mbrl_lab.tracking.signals import Signals
-from mbrl_lab.tracking.state import load_module_state, module_state, random_state, set_random_state
+from mbrl_lab.tracking.state import (
+    load_module_state,
+    module_state,
+    random_state,
+    random_state_kept,
+    set_random_state,
+)
 from mbrl_lab.tracking.tracker import Tracker
 from mbrl_lab.types import Algo, Metrics, Step, Tree
 
@@ -43,6 +52,10 @@ class Schedule:
     video_final: int
     keep_last: int = 2
     best: str = "eval/return"  # the metric by which a policy is the best so far
+
+
+class EvaluationStopped(Exception):
+    """A signal came during an evaluation, which has left no trace and is still due."""
 
 
 class Runner:
@@ -72,6 +85,8 @@ class Runner:
         self.seed, self.device, self.reference = seed, device, reference
         self.precision, self.precision_why = precision, precision_why
         self.steps, self.best, self.seconds, self.evaluating = 0, -math.inf, 0.0, 0.0
+        self.evaluation_due = False  # at these steps: it has not begun yet, or was stopped
+        self.signals = Signals()
         self.row: Step | None = None
         self.carry: Tree | None = None
         self.metrics: Metrics = {}
@@ -81,11 +96,11 @@ class Runner:
         """Train as far as is asked and return the final policy's `final/*`; or save and give way to a signal."""
         checkpoint = Checkpoint(self.folder.last, self.schedule.keep_last)
         loaded = checkpoint.load()
-        with Signals() as signals, self.tracker:
+        with Signals() as self.signals, self.tracker:
 
             def give_way() -> None:
                 self.folder.mark("preempted", self.steps)
-                signals.hand_over()
+                self.signals.hand_over()
                 self.folder.mark("running", self.steps)
 
             if loaded is None:
@@ -94,18 +109,25 @@ class Runner:
                 self.load_state_dict(loaded.state, loaded.rows)
             self.tracker.start(self.steps, self.schedule.steps)
             self.clock = time.monotonic()
-            while self.steps < self.schedule.steps and not self.monitor.done:
-                before = self.steps
-                self.advance()
-                if signals.received or crossed(before, self.steps, self.schedule.checkpoint_every):
+            while self.evaluation_due or (self.steps < self.schedule.steps and not self.monitor.done):
+                with suppress(EvaluationStopped):  # saved as due, it is done from its beginning by whoever goes on
+                    self.advance()
+                if self.signals.received or self.crossed(self.schedule.checkpoint_every):
                     self.save(checkpoint)
-                if signals.received:
+                if self.signals.received:
                     give_way()
             self.monitor.close()
             self.save(checkpoint)
-            with signals.at_once(give_way):  # all is saved: what is left can be done again
-                final = self.finish()
-        self.folder.mark("done", self.steps)
+
+            # All is saved: what is left can be done again.
+            episodes = self.evaluate_final(give_way)
+            with self.signals.at_once(give_way):
+                final = self.finish(episodes)
+            self.folder.mark("done", self.steps)
+
+            # Last, as to draw may hang or crash, and no result depends on it.
+            with self.signals.at_once(self.signals.hand_over):
+                self.tracker.film_final(episodes[: self.schedule.video_final], self.steps)
         return final
 
     def begin(self) -> None:
@@ -115,7 +137,19 @@ class Runner:
         self.replay.add(self.row)
 
     def advance(self) -> None:
-        """One step in every environment, and whatever is due by then."""
+        """One step in every environment, and whatever is due by then; first of all an evaluation that was stopped."""
+        if not self.evaluation_due:
+            self.step()
+        due = self.crossed(self.schedule.log_every)
+        if self.evaluation_due:
+            self.metrics |= self.judge()
+            self.evaluation_due, due = False, 1
+        self.tracker.progress(self.steps)
+        if due:
+            self.log()
+
+    def step(self) -> None:
+        """Act in every environment, keep what comes back, and learn."""
         assert self.row is not None
         with self.arithmetic():
             action, self.carry = self.algo.act(self.row, self.carry, explore=True)
@@ -127,13 +161,11 @@ class Runner:
         with self.arithmetic():
             self.metrics |= self.algo.learn(self.replay, before, self.steps)
         self.tracker.trained(self.envs.finished(), self.steps)
-        due = crossed(before, self.steps, self.schedule.log_every)
-        if crossed(before, self.steps, self.schedule.eval_every):
-            self.metrics |= self.judge()
-            due = 1
-        self.tracker.progress(self.steps)
-        if due:
-            self.log()
+        self.evaluation_due = bool(self.crossed(self.schedule.eval_every))
+
+    def crossed(self, every: int) -> int:
+        """How many multiples of `every` lie in the last step of all environments."""
+        return crossed(self.steps - self.envs.num, self.steps, every)
 
     def judge(self) -> dict[str, float]:
         """Evaluate the policy as it is now; the best so far is kept."""
@@ -149,27 +181,40 @@ class Runner:
         """Play whole episodes without exploring; the same ones for the same stream and weights.
 
         Episode k is the (k // num)-th of environment k % num, so long and short ones count alike. Training is not
-        disturbed: environments and random numbers are apart.
+        disturbed: environments and random numbers are apart. Raises EvaluationStopped within a step of a signal.
         """
         began = time.monotonic()
-        num = min(episodes, self.schedule.eval_num)
-        envs = self.make_envs(num, stream)
         played: list[Episode] = []
-        with self.random_numbers_apart(stream), self.arithmetic():
+        with (
+            self.random_numbers_apart(stream),
+            closing(self.make_envs(min(episodes, self.schedule.eval_num), stream)) as envs,
+            self.arithmetic(),
+        ):
+            note = EvaluationNote(episodes, envs.num, envs.time_limit, self.tracker.lengths)
             row, carry = envs.reset().to(self.device), None
             while len(played) < episodes:
+                if self.signals.received:
+                    raise EvaluationStopped
                 action, carry = self.algo.act(row, carry, explore=False)
                 row = envs.step(action).to(self.device)
-                self.tracker.progress(self.steps, note=f"evaluating: {len(played)} of {episodes} episodes over")
-                played += [e for e in envs.finished() if e.index * num + e.env < episodes]
-        envs.close()
+                ended = [e for e in envs.finished() if e.index * envs.num + e.env < episodes]
+                played += ended
+                note.advance(ended)
+                self.tracker.progress(self.steps, note=note)
         self.evaluating += time.monotonic() - began
         return sorted(played, key=lambda e: (e.index, e.env))
 
-    def finish(self) -> dict[str, float]:
+    def evaluate_final(self, give_way: Callable[[], None]) -> list[Episode]:
+        """The episodes of the final policy; `give_way` is called at a signal, and may return to begin again."""
+        while True:
+            try:
+                return self.evaluate(self.schedule.final_episodes, FINAL)
+            except EvaluationStopped:
+                give_way()
+
+    def finish(self, episodes: list[Episode]) -> dict[str, float]:
         """What a run ends with: the final evaluation, logged."""
-        episodes = self.evaluate(self.schedule.final_episodes, FINAL)
-        self.tracker.evaluated(episodes, self.steps, films=self.schedule.video_final)
+        self.tracker.evaluated(episodes, self.steps)
         final = summary("final", episodes, self.reference)
         self.metrics |= final
         self.log()
@@ -216,6 +261,7 @@ class Runner:
             "best_of": self.schedule.best,
             "seconds": self.elapsed(),
             "evaluating": self.evaluating,
+            "evaluation_due": self.evaluation_due,
             "row": tuple(self.row),
             "carry": self.carry,
             "metrics": {k: float(v) for k, v in self.metrics.items()},
@@ -234,6 +280,7 @@ class Runner:
         same = state.get("best_of", "eval/return") == self.schedule.best
         self.best = state["best"] if same else -math.inf
         self.evaluating, self.metrics = state["evaluating"], dict(state["metrics"])
+        self.evaluation_due = state.get("evaluation_due", False)  # a checkpoint older than it has none
         self.row = Step(*state["row"]).to(self.device)
         self.carry = tree_map_only(Tensor, lambda x: x.to(self.device), state["carry"])
         load_module_state(self.algo, state["algo"])
@@ -252,10 +299,12 @@ class Runner:
 
     @contextmanager
     def random_numbers_apart(self, stream: int) -> Iterator[None]:
-        """Random numbers that depend on the run's seed, the stream and the step alone."""
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):
-            torch.manual_seed(episode_seed(self.seed, stream, 0, self.steps))
+        """Random numbers that depend on the run's seed, the stream and the step alone; Python's and NumPy's too."""
+        with random_state_kept():
+            seed = episode_seed(self.seed, stream, 0, self.steps)
+            torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed)
             yield
 
     def arithmetic(self) -> torch.autocast:

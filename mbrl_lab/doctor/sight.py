@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from gymnasium.error import DependencyNotInstalled
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from mbrl_lab.env import Envs
 from mbrl_lab.report.canvas import INK, save
-from mbrl_lab.tracking.video import frame_of, rendering
+from mbrl_lab.tracking.video import frame_of, reason, rendering
 
 STEPS = 20  # that random actions are taken before the picture: stacks of frames are full by then
 ROW = 4  # channels side by side
@@ -36,7 +35,6 @@ def picture(envs: Envs, make: Callable[..., Any], path: Path) -> Path:
     """What environment 0 shows after some random actions, at `path`.
 
     Images: their channels side by side. Vectors: the rendered frame beside the numbers.
-    Raises RuntimeError or DependencyNotInstalled where a frame cannot be drawn.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
@@ -58,6 +56,7 @@ def watched(envs: Envs) -> Tensor:
 
 def filmed(envs: Envs, make: Callable[..., Any]) -> tuple[NDArray[np.uint8], NDArray[Any]]:
     """A frame [H, W, 3] and the observation at the same time."""
+    envs.close()  # of some simulators only one can live at a time
     with rendering(make) as env:
         obs, _ = env.reset(seed=0)
         for _ in range(STEPS):
@@ -102,5 +101,5 @@ def sight(envs: Envs, make: Callable[..., Any], path: Path) -> str:
     """Where the picture is, or why there is none."""
     try:
         return str(picture(envs, make, path))
-    except (RuntimeError, OSError, DependencyNotInstalled) as error:
-        return f"none: {str(error).splitlines()[0]}"
+    except Exception as error:
+        return f"none: {reason(error)}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -11,17 +13,18 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import VectorEnv
 from torch import Tensor
 
 from mbrl_lab.env.checked import checked
 from mbrl_lab.env.observations import Frames, advice
+from mbrl_lab.env.vector import close_safely, vectorised
 from mbrl_lab.types import EnvSpec, Step
+
+log = logging.getLogger("mbrl_lab")
 
 TRUSTED = ("action", "life_lost")
 """Infos that have a meaning here, where an environment says that it means it."""
-
-DIFFERENT = "environments made alike differ in their spaces: the spaces must follow from env.make alone"
 
 
 @dataclass(frozen=True)
@@ -60,15 +63,29 @@ class Envs:
         make_vector: Callable[..., VectorEnv] | None = None,
     ) -> None:
         self.num, self.seed, self.stream, self.frame_skip = num, seed, stream, frame_skip
-        self.vector: Any = make_vector(num=num) if make_vector else vectorised(make, num, asynchronous)
+        self._build = (
+            partial(make_vector, num=num)
+            if make_vector
+            else partial(vectorised, partial(usable, make), num, asynchronous)
+        )
+        self._closed = self._away = self._borrowed = False
+        self.vector: Any = self._build()
         self.trusted = getattr(self.vector, "trusted_infos", ()) if make_vector else TRUSTED
         spaces = self.vector.single_observation_space, self.vector.single_action_space
         self.spec = spec_of(*spaces, getattr(self.vector, "stack", 1))
         self.games_per_seed = getattr(self.vector, "games_per_seed", 1)
         self.steps = 0
 
+    @property
+    def time_limit(self) -> int | None:
+        """Steps after which an episode is truncated, where the environment says so in this process."""
+        inner = getattr(self.vector, "envs", [self.vector])[0]
+        return getattr(inner.unwrapped.spec, "max_episode_steps", None)
+
     def reset(self) -> Step:
         """[num] first rows of each environment's first episode. Raises FloatingPointError as `step` does."""
+        self._open()
+        self._away = False
         self._index = np.zeros(self.num, np.int64)
         self._over = np.zeros(self.num, bool)
         self._return = np.zeros(self.num)
@@ -86,6 +103,8 @@ class Envs:
         Raises FloatingPointError naming the step and the environment when it returns a number that is not finite in
         float32, or is to take an action that is not.
         """
+        if self._away:
+            self._come_back()
         sent = action.cpu().numpy()
         self._check_action(sent)
         first = self._over
@@ -117,7 +136,35 @@ class Envs:
         return episodes
 
     def close(self) -> None:
-        self.vector.close()
+        """Close the simulators; what they raise is a warning. Nothing happens where they belong to another `Envs`."""
+        if not self._closed and not self._borrowed:
+            self._closed = True
+            close_safely(self.vector)
+
+    def lend(self, stream: int) -> Envs:
+        """The same simulators, for episodes of another stream. These ones are gone on with at the next `step`."""
+        self._open()
+        self._away = True
+        other = copy.copy(self)
+        other.stream, other.steps, other._away, other._borrowed = stream, 0, False, True
+        return other
+
+    def put_away(self) -> None:
+        """Close the simulators until the next `step` or `lend`, which makes them again."""
+        self.close()
+        self._away = True
+
+    def _open(self) -> None:
+        if self._closed:
+            self.vector, self._closed = self._build(), False
+
+    def _come_back(self) -> None:
+        """Go where the simulators stood before they were lent or put away."""
+        finished, returns = self._finished, self._return.copy()
+        self.load_state_dict(self.state_dict())
+        self._finished = finished
+        if not np.array_equal(returns, self._return):
+            log.warning("an episode played again from its seed and actions is not the same: eval.shared needs that")
 
     def state_dict(self) -> dict:
         """Where each environment stands: its episode and the actions since its reset. No simulator state is kept."""
@@ -201,17 +248,6 @@ class Envs:
 def episode_seed(seed: int, stream: int, env: int, episode: int) -> int:
     """A seed for one episode, by counting: streams keep training and evaluation apart."""
     return int(np.random.SeedSequence([seed, stream, env, episode]).generate_state(1)[0])
-
-
-def vectorised(make: Callable[[], gymnasium.Env], num: int, asynchronous: bool) -> VectorEnv:
-    """gymnasium's own ways to step several at once: in turn, or in a process for each."""
-    vector = AsyncVectorEnv if asynchronous else SyncVectorEnv
-    try:
-        return vector([partial(usable, make)] * num, autoreset_mode=AutoresetMode.NEXT_STEP)
-    except RuntimeError as error:
-        if "observation space" not in str(error) and "action space" not in str(error):
-            raise
-        raise ValueError(DIFFERENT) from error
 
 
 def usable(make: Callable[[], gymnasium.Env]) -> gymnasium.Env:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from mbrl_lab.dynamics import Analytic, Visual
@@ -13,6 +15,8 @@ from mbrl_lab.report.tables import words
 from mbrl_lab.report.visual import draw_visual, examine, visual_words
 from mbrl_lab.runner import Runner
 
+log = logging.getLogger("mbrl_lab")
+
 FPS = 10.0
 """Of the video of what a model predicts."""
 
@@ -23,11 +27,20 @@ def draw(runner: Runner, checkpoint: str = "last") -> list[Path]:
     """Write pictures and numbers into the run's diagnostics/; training is not disturbed. Returns what was written.
 
     curves.png for every run that has logged something, and where there is a fitted model, what `draw_model` writes.
+    What cannot be drawn is left out with a warning: the run is over by then, and its results are kept.
     """
-    runner.folder.diagnostics.mkdir(parents=True, exist_ok=True)
-    paths = draw_curves(runner.folder)
-    if fitted(runner):
-        paths += draw_model(runner, checkpoint)[1]
+    parts: dict[str, Callable[[], list[Path]]] = {
+        "the run's curves": lambda: draw_curves(runner.folder),
+        "its model": lambda: draw_model(runner, checkpoint)[1] if fitted(runner) else [],
+    }
+    paths: list[Path] = []
+    for what, part in parts.items():
+        try:
+            runner.folder.diagnostics.mkdir(parents=True, exist_ok=True)
+            paths += part()
+        except Exception as error:
+            log.warning("no picture of %s: %s: %s", what, type(error).__name__, str(error).partition("\n")[0])
+            log.debug("where that was raised", exc_info=True)
     return paths
 
 

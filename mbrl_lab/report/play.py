@@ -30,7 +30,7 @@ class Play(NamedTuple):
 
 
 def play_policy(runner: Runner, algo: Algo, model: WorldModel, num: int, steps: int) -> Play:
-    """[steps + 1, num] rows of the policy as it is, without exploring."""
+    """[steps + 1, B] rows of the policy as it is, without exploring; B is `num`, unless environments are shared."""
     seconds: list[float] = []
 
     def act(row: Step, carry: Tree | None) -> tuple[Tensor, Tree | None]:
@@ -47,13 +47,13 @@ def play_policy(runner: Runner, algo: Algo, model: WorldModel, num: int, steps: 
 
 
 def play_random(runner: Runner, num: int, steps: int) -> Step:
-    """[steps + 1, num] rows of uniform actions: cheap, and on most tasks full of ends."""
+    """[steps + 1, B] rows of uniform actions: cheap, and on most tasks full of ends."""
     spec = runner.envs.spec
-    return play(runner, lambda row, carry: (spec.random(num, row.first.device), None), num, steps)[0]
+    return play(runner, lambda row, carry: (spec.random(len(row.first), row.first.device), None), num, steps)[0]
 
 
 def play(runner: Runner, act: Act, num: int, steps: int) -> tuple[Step, list[Tree]]:
-    """[steps + 1, num] rows, and what `act` wanted to remember at each but the last."""
+    """[steps + 1, B] rows, and what `act` wanted to remember at each but the last."""
     with closing(runner.make_envs(num, DIAGNOSIS)) as envs:
         return follow(envs, act, steps, runner.device)
 

@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
-NAMES = ("SIGTERM", "SIGINT", "SIGUSR2")
-
+from mbrl_lab.env.vector import STOP_SIGNALS
 
 STOPPED = "stopped: the same command with the same hydra.run.dir, or sweep_name, goes on from the last save"
 
@@ -47,7 +46,7 @@ class Signals:
 
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():
-            wanted = [signal.Signals[name] for name in NAMES if hasattr(signal, name)]
+            wanted = [signal.Signals[name] for name in STOP_SIGNALS if hasattr(signal, name)]
             for number in wanted:
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     self.previous[number] = signal.signal(number, self._note) or signal.SIG_DFL

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -134,3 +135,13 @@ def set_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     for device, x in zip(range(torch.cuda.device_count()), state["cuda"], strict=False):
         torch.cuda.set_rng_state(x, device)
+
+
+@contextmanager
+def random_state_kept() -> Iterator[None]:
+    """Leave the global random states as they were, whatever happens inside."""
+    before = random_state()
+    try:
+        yield
+    finally:
+        set_random_state(before)

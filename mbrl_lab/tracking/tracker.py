@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -15,11 +16,15 @@ from mbrl_lab.tracking.episodes import EpisodeLog
 from mbrl_lab.tracking.folder import RunFolder
 from mbrl_lab.tracking.loggers import Jsonl
 from mbrl_lab.tracking.progress import Progress
+from mbrl_lab.tracking.state import random_state_kept
 from mbrl_lab.types import Gallery, Logger
 
 MakeLogger = Callable[[RunFolder], Logger]
 Film = Callable[[Path, int, NDArray[Any]], None]
-"""(path, seed, actions): see an episode again and write it as a video."""
+"""(path, seed, actions): see an episode again and write it as a video, or warn."""
+
+RECENT = 20
+"""Training episodes from whose lengths is guessed how long those of an evaluation will be."""
 
 
 class Tracker:
@@ -37,6 +42,7 @@ class Tracker:
         self.depth = 0
         self.count = 0  # training episodes so far
         self.ended: list[tuple[float, int]] = []  # return and length of those since the last row
+        self.lengths: deque[int] = deque(maxlen=RECENT)  # of training episodes, for the line of progress alone
 
     def __enter__(self) -> Tracker:
         if not self.depth:
@@ -46,9 +52,7 @@ class Tracker:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.depth -= 1
-        if self.line is not None:
-            self.line.close()
-            self.line = None
+        self.stop()
         if self.depth:
             return
         for logger in [self.jsonl, *self.others]:
@@ -56,11 +60,17 @@ class Tracker:
         self.episodes.close()
 
     def start(self, step: int, total: int) -> None:
-        """Begin the line of progress."""
+        """Begin the line of progress; with a total of 0 steps that of an evaluation alone."""
         self.line = Progress(total, step)
 
+    def stop(self) -> None:
+        """End the line of progress."""
+        if self.line is not None:
+            self.line.close()
+            self.line = None
+
     def progress(
-        self, step: int, train_return: float | None = None, eval_return: float | None = None, note: str = ""
+        self, step: int, train_return: float | None = None, eval_return: float | None = None, note: object = ""
     ) -> None:
         """Move the line of progress on, with the returns there are."""
         if self.line is not None:
@@ -74,21 +84,26 @@ class Tracker:
                 self._film(step, f"train-{self.count}.mp4", e)
             self.count += 1
             self.ended.append((e.ret, e.length))
+            self.lengths.append(e.length)
             self.progress(step, train_return=e.ret)
 
-    def evaluated(self, episodes: Sequence[Episode], step: int, films: int = 0) -> None:
-        """Note an evaluation's episodes and film the first `films` of them."""
+    def evaluated(self, episodes: Sequence[Episode], step: int) -> None:
+        """Note an evaluation's episodes."""
         for e in episodes:
             self.episodes.add("eval", e.env, e.index, e.seed, step, e.ret, e.actions)
         self.progress(step, eval_return=float(np.mean([e.ret for e in episodes])))
-        for k, e in enumerate(episodes[:films]):
+
+    def film_final(self, episodes: Sequence[Episode], step: int) -> None:
+        """Film episodes of the final evaluation."""
+        for k, e in enumerate(episodes):
             self._film(step, f"final-{k}.mp4", e)
 
     def _film(self, step: int, name: str, e: Episode) -> None:
-        """Say so, as to draw a thousand frames without a GPU takes a while."""
+        """Say so, as to draw a thousand frames without a GPU takes a while. Training takes no note of it."""
         if self.line is not None:
             self.line.announce(f"filming {name}")
-        self.film(self.folder.videos / name, e.seed, e.actions)
+        with random_state_kept():
+            self.film(self.folder.videos / name, e.seed, e.actions)
         self.progress(step)
 
     def log(self, row: dict[str, float]) -> dict[str, float]:

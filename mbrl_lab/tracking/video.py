@@ -6,6 +6,7 @@ import ctypes
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -16,19 +17,54 @@ import numpy as np
 from gymnasium.error import DependencyNotInstalled
 from numpy.typing import NDArray
 
+from mbrl_lab.env.vector import close_safely, warn_once
+
 log = logging.getLogger(__name__)
 
 Frame = NDArray[np.uint8]  # [H, W, 3]
 MakeEnv = Callable[..., gymnasium.Env[Any, Any]]
 
 DEFAULT_FPS = 30.0
+CHANNELS = (1, 3, 4)  # of a picture: grey, red-green-blue, and those with an opacity
+WAYS: tuple[dict[str, Any], ...] = ({"render_mode": "rgb_array"}, {"render_mode": "rgb_array_list"}, {})
+"""How an environment is asked for pictures, until it draws one; some take no such argument and draw all the same."""
+
 OFFSCREEN = {"egl": "libEGL.so.1", "osmesa": "libOSMesa.so.8"}  # MUJOCO_GL: the library it needs
+
+
+class Camera:
+    """Films episodes. Whatever goes wrong is one warning for each reason, as nothing is lost but a picture.
+
+    `before` is called first: where only one environment can live at a time, it puts the one that trains away.
+    """
+
+    def __init__(self, make_env: MakeEnv, before: Callable[[], None] = lambda: None) -> None:
+        self.make_env, self.before = make_env, before
+        self.said: set[str] = set()
+
+    def __call__(self, path: Path, seed: int, actions: NDArray[Any]) -> None:
+        """Write a video of the episode."""
+        try:
+            self.before()
+            record_episode(path, self.make_env, seed, actions)
+        except Exception as error:
+            if (why := reason(error)) not in self.said:
+                self.said.add(why)
+                log.warning("no video %s: %s", path.name, why)
+
+
+def reason(error: Exception) -> str:
+    """An error in a line, with its kind unless it is one of ours, which say it all."""
+    text = (str(error).strip().splitlines() or [""])[0]
+    return (
+        text if type(error) in (RuntimeError, ValueError) and text else f"{type(error).__name__}: {text}".rstrip(": ")
+    )
 
 
 def record_episode(path: Path, make_env: MakeEnv, seed: int, actions: NDArray[Any]) -> None:
     """Render an episode into a video at `path`, at the environment's own frame rate."""
     with rendering(make_env) as env:
-        write_video(path, episode_frames(env, seed, actions), env.metadata.get("render_fps") or DEFAULT_FPS)
+        write_video(path, episode_frames(env, seed, actions), frame_rate(env))
 
 
 def render_episode(make_env: MakeEnv, seed: int, actions: NDArray[Any]) -> Iterator[Frame]:
@@ -38,13 +74,18 @@ def render_episode(make_env: MakeEnv, seed: int, actions: NDArray[Any]) -> Itera
 
 
 def write_video(path: Path, frames: Iterable[Frame], fps: float) -> None:
-    """Write [T, H, W, 3] uint8 frames, given at once or one by one, as H.264 in yuv420p, which every player shows."""
+    """Write [T, H, W, 3] uint8 frames, given at once or one by one, as H.264 in yuv420p, which every player shows.
+
+    Frames of another size than the first are stretched to it. ValueError where there is none.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.stem}.unfinished{path.suffix}")
     try:
         with closing(open_writer(unfinished, fps)) as writer:
-            for frame in frames:
-                writer.append_data(even(frame))
+            for frame in same_size(map(even, frames)):
+                writer.append_data(frame)
+        if not unfinished.exists():
+            raise ValueError("the environment drew no frame")
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
@@ -64,13 +105,25 @@ def even(frame: Frame) -> Frame:
     return np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
 
 
+def same_size(frames: Iterable[Frame]) -> Iterator[Frame]:
+    """Frames as large as the first, the others stretched by repeating or leaving out rows and columns."""
+    size: tuple[int, ...] = ()
+    for frame in frames:
+        size = size or frame.shape[:2]
+        if frame.shape[:2] != size:
+            warn_once("the environment's frames change their size: a video shows them stretched to that of its first")
+            rows, columns = (np.arange(n) * have // n for n, have in zip(size, frame.shape, strict=False))
+            frame = frame[rows][:, columns]
+        yield frame
+
+
 def episode_frames(env: gymnasium.Env[Any, Any], seed: int, actions: NDArray[Any]) -> Iterator[Frame]:
     """What `env` shows of the episode that begins with `seed` and goes on with `actions` [L] or [L, A]."""
     env.reset(seed=seed)
-    yield frame_of(env)
+    yield from pictures(env.render())
     for played, action in enumerate(actions, start=1):
         _, _, terminated, truncated, _ = env.step(int(action) if actions.ndim == 1 else action)
-        yield frame_of(env)
+        yield from pictures(env.render())
         if (terminated or truncated) and played < len(actions):
             log.warning("the episode ended after %d of its %d actions: it is not the same one", played, len(actions))
             return
@@ -78,24 +131,90 @@ def episode_frames(env: gymnasium.Env[Any, Any], seed: int, actions: NDArray[Any
 
 def frame_of(env: gymnasium.Env[Any, Any]) -> Frame:
     """What the environment shows now."""
-    frame = env.render()
-    assert isinstance(frame, np.ndarray), type(frame)
-    return frame
+    return pictures(env.render())[-1]
+
+
+def frame_rate(env: gymnasium.Env[Any, Any]) -> float:
+    """Frames a second by the environment's own account, where it gives one."""
+    told = (env.metadata or {}).get("render_fps")
+    return float(told) if isinstance(told, int | float | np.number) and told > 0 else DEFAULT_FPS
+
+
+def pictures(drawn: Any) -> list[Frame]:
+    """[H, W, 3] bytes of what `render()` returned: a picture, or those since it was called before."""
+    several = isinstance(drawn, list | tuple) or getattr(drawn, "ndim", 0) == 4
+    return [picture(x) for x in (drawn if several else [drawn])]
+
+
+def picture(drawn: Any) -> Frame:
+    """[H, W, 3] bytes of one picture: grey or in colours, opaque or not, of bytes or of numbers from 0 to 1.
+
+    ValueError where it is none.
+    """
+    image = np.asarray(drawn)
+    if image.ndim == 2:
+        image = image[:, :, None]
+    if image.ndim == 3 and image.shape[-1] not in CHANNELS and image.shape[0] in CHANNELS:
+        image = np.moveaxis(image, 0, -1)
+    if image.ndim != 3 or image.shape[-1] not in CHANNELS or not image.size or image.dtype.kind not in "buif":
+        what = f"{image.dtype} {list(image.shape)}" if image.ndim else type(drawn).__name__
+        raise ValueError(f"render() of the environment returned {what}, which is no picture [height, width, 3]")
+    if image.dtype.kind == "f":
+        image = np.nan_to_num(image)
+    if image.dtype.kind == "b" or (image.dtype.kind == "f" and image.max() < 1.5):  # up to 1, and what rounding adds
+        image = image * 255.0
+    colours = np.clip(image[:, :, :3], 0, 255).astype(np.uint8)
+    return np.ascontiguousarray(np.broadcast_to(colours, (*colours.shape[:2], 3)))
 
 
 @contextmanager
 def rendering(make_env: MakeEnv) -> Iterator[gymnasium.Env[Any, Any]]:
-    """An environment that has rendered once, without a display if need be; RuntimeError, one line, if it cannot."""
+    """An environment that has drawn once, without a display if need be; RuntimeError or ValueError if it cannot."""
     logging.getLogger("OpenGL").setLevel(logging.WARNING)  # else it tells of an accelerator that is not there
     if headless():
         prefer_offscreen()
-    with drawing_errors():
-        env = make_env(render_mode="rgb_array")
-    with closing(env):
-        env.reset(seed=0)
-        with drawing_errors():
-            env.render()
+    env = drawing_env(make_env)
+    try:
         yield env
+    finally:
+        close_safely(env)
+
+
+def drawing_env(make_env: MakeEnv) -> gymnasium.Env[Any, Any]:
+    """An environment that draws, however it has to be asked; what was tried and draws nothing is closed again."""
+    errors: list[Exception] = []
+    for way in WAYS:
+        try:
+            return drawn_once(make_env, way)
+        except Exception as error:
+            errors.append(error)
+    if isinstance(errors[0], TypeError):  # it knows no render_mode, so what it did without counts as well
+        raise RuntimeError(f"the environment cannot draw ({'; '.join(map(reason, errors[::2]))})") from errors[0]
+    raise errors[0]
+
+
+def drawn_once(make_env: MakeEnv, way: dict[str, Any]) -> gymnasium.Env[Any, Any]:
+    """The environment made so, once it has drawn something that is a picture."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # gymnasium's advice to who wrote the environment
+        with drawing_errors():
+            env = make_env(**way)
+        try:
+            env.reset(seed=0)
+            with drawing_errors():
+                pictures(first_drawing(env))
+        except BaseException:
+            close_safely(env)
+            raise
+    return env
+
+
+def first_drawing(env: gymnasium.Env[Any, Any]) -> Any:
+    """What `render()` returns; gymnasium's checker refuses modes that are not declared, but the first time only."""
+    try:
+        return env.render()
+    except AssertionError:
+        return env.render()
 
 
 @contextmanager
@@ -103,7 +222,7 @@ def drawing_errors() -> Iterator[None]:
     """Where there is no display, make what OpenGL raises (while imported or drawing) one line with what to do."""
     try:
         yield
-    except DependencyNotInstalled:
+    except (DependencyNotInstalled, NotImplementedError):
         raise
     except (ImportError, AttributeError, RuntimeError) as error:
         if not headless():

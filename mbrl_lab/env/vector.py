@@ -1,0 +1,117 @@
+"""gymnasium's ways to step several environments at once, for runs that are stopped by signals and always close."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector.async_vector_env import AsyncState
+
+log = logging.getLogger("mbrl_lab")
+
+DIFFERENT = "environments made alike differ in their spaces: the spaces must follow from env.make alone"
+
+STOP_SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR2")
+"""What asks a run to stop. The process that trains answers, and its environments' workers leave it to that."""
+
+GRACE = 5.0
+"""Seconds that a worker has to close its environment, once the process that trains is gone."""
+
+
+class SafeClose(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """An environment whose `close()` warns where it would raise, so that those beside it are closed too."""
+
+    def close(self) -> None:
+        close_safely(self.env)
+
+
+class Workers(AsyncVectorEnv):
+    """A process for each environment. Workers ignore the signals that ask a run to stop, and end with their parent.
+
+    multiprocessing ends daemonic workers by SIGTERM when Python exits, and waits for them. These would not hear it, so
+    `close` comes before.
+    """
+
+    def __init__(self, makes: Sequence[Callable[[], gymnasium.Env[Any, Any]]]) -> None:
+        super().__init__(makes, autoreset_mode=AutoresetMode.NEXT_STEP)
+        atexit.register(self.close, terminate=True)
+
+    def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
+        """Ask the workers to close. Where an answer that nobody waits for any more is still due, kill them."""
+        atexit.unregister(self.close)
+        try:
+            if not terminate and self._state is AsyncState.DEFAULT:
+                super().close_extras(timeout)
+                return
+        except (EOFError, OSError):
+            log.debug("a worker had ended before it was asked to close")
+        for process in self.processes:
+            process.kill()
+            process.join()
+        for pipe in self.parent_pipes:
+            if pipe is not None:
+                pipe.close()
+
+
+def vectorised(make: Callable[[], gymnasium.Env[Any, Any]], num: int, asynchronous: bool) -> VectorEnv[Any, Any, Any]:
+    """`num` environments, stepped in turn or in a process for each. ValueError where their spaces differ."""
+    makes = [functools.partial(_make_one, make, os.getpid())] * num
+    try:
+        return Workers(makes) if asynchronous else SyncVectorEnv(makes, autoreset_mode=AutoresetMode.NEXT_STEP)
+    except RuntimeError as error:
+        if "observation space" not in str(error) and "action space" not in str(error):
+            raise
+        raise ValueError(DIFFERENT) from error
+
+
+def close_safely(thing: Any) -> None:
+    """Close an environment. An error is a warning, once for each kind, as all that matters is over by then."""
+    try:
+        thing.close()
+    except Exception as error:
+        warn_once(f"close() of the environment failed: {type(error).__name__}: {error}".splitlines()[0])
+
+
+@functools.cache
+def warn_once(text: str) -> None:
+    """A warning that a process gives once, however often there is reason to."""
+    log.warning("%s", text)
+
+
+def _make_one(make: Callable[[], gymnasium.Env[Any, Any]], parent: int) -> gymnasium.Env[Any, Any]:
+    """An environment in this process, which is a worker unless its id is `parent`."""
+    if os.getpid() != parent:
+        _become_worker()
+    return SafeClose(make())
+
+
+def _become_worker() -> None:
+    """Ignore what asks the run to stop, and never outlive the process that trains."""
+    for name in STOP_SIGNALS:
+        if hasattr(signal, name):
+            # A function rather than SIG_IGN, which the programs that a simulator starts would inherit.
+            signal.signal(signal.Signals[name], _ignore)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _ignore(number: int, frame: object) -> None:
+    """The process that trains hears the signal too, and closes its workers when it has saved."""
+
+
+def _end_with_parent() -> None:
+    """A killed parent closes nothing. An idle worker sees its pipe end and closes; one in a long step is ended."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "not a worker"
+    parent.join()
+    time.sleep(GRACE)
+    os._exit(1)
