@@ -80,7 +80,7 @@ class Envs:
     def time_limit(self) -> int | None:
         """Steps after which an episode is truncated, where the environment says so in this process."""
         inner = getattr(self.vector, "envs", [self.vector])[0]
-        return getattr(inner.unwrapped.spec, "max_episode_steps", None)
+        return getattr(inner.spec, "max_episode_steps", None)
 
     def reset(self) -> Step:
         """[num] first rows of each environment's first episode. Raises FloatingPointError as `step` does."""

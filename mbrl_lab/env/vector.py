@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import functools
 import logging
 import multiprocessing
@@ -11,6 +10,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from multiprocessing.process import BaseProcess
+from multiprocessing.util import Finalize
 from typing import Any
 
 import gymnasium
@@ -38,26 +39,24 @@ class SafeClose(gymnasium.Wrapper[Any, Any, Any, Any]):
 class Workers(AsyncVectorEnv):
     """A process for each environment. Workers ignore the signals that ask a run to stop, and end with their parent.
 
-    multiprocessing ends daemonic workers by SIGTERM when Python exits, and waits for them. These would not hear it, so
-    `close` comes before.
+    Where nobody closes them, multiprocessing would send them SIGTERM when Python exits, and wait for ever. They are
+    killed before.
     """
 
     def __init__(self, makes: Sequence[Callable[[], gymnasium.Env[Any, Any]]]) -> None:
         super().__init__(makes, autoreset_mode=AutoresetMode.NEXT_STEP)
-        atexit.register(self.close, terminate=True)
+        self._kill = Finalize(self, _kill, (self.processes,), exitpriority=10)
 
     def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
         """Ask the workers to close. Where an answer that nobody waits for any more is still due, kill them."""
-        atexit.unregister(self.close)
         try:
             if not terminate and self._state is AsyncState.DEFAULT:
                 super().close_extras(timeout)
+                self._kill.cancel()
                 return
         except (EOFError, OSError):
             log.debug("a worker had ended before it was asked to close")
-        for process in self.processes:
-            process.kill()
-            process.join()
+        self._kill()
         for pipe in self.parent_pipes:
             if pipe is not None:
                 pipe.close()
@@ -86,6 +85,12 @@ def close_safely(thing: Any) -> None:
 def warn_once(text: str) -> None:
     """A warning that a process gives once, however often there is reason to."""
     log.warning("%s", text)
+
+
+def _kill(processes: Sequence[BaseProcess]) -> None:
+    for process in processes:
+        process.kill()
+        process.join()
 
 
 def _make_one(make: Callable[[], gymnasium.Env[Any, Any]], parent: int) -> gymnasium.Env[Any, Any]:

@@ -1,0 +1,150 @@
+"""A signal during an evaluation, and evaluations in the environment of training: neither leaves a trace."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import odd_envs
+import pytest
+from odd_envs import Lonely
+from test_resume import assert_same_run, saved_state, stopped, whole
+
+from mbrl_lab import make_run
+from mbrl_lab.app import run
+from mbrl_lab.config import compose_config
+from mbrl_lab.runner import Runner
+from mbrl_lab.tracking.folder import RunFolder
+
+WALK = ["gym", "env.id=Drawn", "debug=smoke", "steps=110", "eval.every=30", "eval.episodes=3", "eval.num=1"]
+WALK += ["eval.final_episodes=2", "log_every=40", "video.final=0", "checkpoint.every=37", "runtime.device=cpu"]
+DDQN = ["ddqn", *WALK, "algo.warmup=20", "policy.width=8"]
+
+
+@pytest.fixture(autouse=True)
+def nobody_lives() -> Iterator[None]:
+    Lonely.alive = Lonely.made = 0
+    yield
+    assert Lonely.alive == 0, "it was not closed"
+
+
+def signal_at(runner: Runner, call: int, number: signal.Signals) -> None:
+    """Have a signal come while an evaluation chooses its `call`-th action; that step may be its last."""
+    act, left = runner.algo.act, iter(range(call))
+
+    def acting(*given: object, explore: bool) -> object:
+        if not explore and next(left, None) is None:
+            raise AssertionError("the evaluation went on")
+        if not explore and left.__length_hint__() == 0:  # type: ignore[attr-defined]
+            os.kill(os.getpid(), number)
+        return act(*given, explore=explore)  # type: ignore[arg-type]
+
+    runner.algo.act = acting  # type: ignore[method-assign,assignment]
+
+
+def interrupted(words: list[str], folder: Path, call: int, number: signal.Signals = signal.SIGTERM) -> None:
+    """Run until the signal, and see that it was obeyed."""
+    runner = make_run(*words, folder=folder)
+    signal_at(runner, call, number)
+    with pytest.raises((SystemExit, KeyboardInterrupt)):
+        runner.run()
+    runner.envs.close()
+    assert runner.folder.status()["state"] == "preempted"
+
+
+def test_an_evaluation_that_was_stopped_is_done_again_from_its_beginning(tmp_path: Path) -> None:
+    whole(DDQN, tmp_path / "a")
+    for call, number in ((1, signal.SIGTERM), (9, signal.SIGINT), (30, signal.SIGUSR2)):
+        interrupted(DDQN, tmp_path / "b", call, number)
+        state = saved_state(tmp_path / "b")
+        assert state["evaluation_due"] and state["step"] == (60 if call == 30 else 30)
+    stopped(DDQN, tmp_path / "b", 25)  # the evaluation at 60 counts as the first of them
+    assert not saved_state(tmp_path / "b")["evaluation_due"]
+    whole(DDQN, tmp_path / "b")
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+
+
+def test_so_is_one_at_the_last_step_and_the_final_one(tmp_path: Path) -> None:
+    words = ["random", *WALK, "steps=60", "eval.every=60"]
+    whole(words, tmp_path / "a")
+    interrupted(words, tmp_path / "b", 4)
+    assert saved_state(tmp_path / "b")["step"] == 60 and saved_state(tmp_path / "b")["evaluation_due"]
+    done = sum(int(row["length"]) for row in episodes(tmp_path / "a", "eval")[:3])
+    interrupted(words, tmp_path / "b", done + 2 + 3)  # two steps to reset, and three of the final evaluation
+    assert not saved_state(tmp_path / "b")["evaluation_due"]
+    whole(words, tmp_path / "b")
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+
+
+def episodes(folder: Path, phase: str) -> list[dict[str, float]]:
+    from mbrl_lab.tracking.episodes import EpisodeLog
+
+    return EpisodeLog(RunFolder(folder)).finished(phase)  # type: ignore[arg-type]
+
+
+def test_an_evaluation_that_would_never_end_can_be_stopped(tmp_path: Path) -> None:
+    for final in (False, True):
+        words = ["random", *WALK, "env.id=Endless", "eval.every=0" if final else "eval.every=30"]
+        interrupted(words, tmp_path / str(final), 200)
+
+
+def test_a_handler_that_returns_has_the_evaluation_begin_again(tmp_path: Path) -> None:
+    words = ["random", *WALK]
+    whole(words, tmp_path / "a")
+    before = signal.signal(signal.SIGUSR2, lambda number, frame: None)
+    try:
+        for call in (7, 60):
+            runner = make_run(*words, folder=tmp_path / str(call))
+            act = runner.algo.act
+            seen = iter(range(10**6))
+
+            def acting(*given: object, explore: bool, act=act, seen=seen, call=call) -> object:  # type: ignore[no-untyped-def]
+                if not explore and next(seen) == call:
+                    os.kill(os.getpid(), signal.SIGUSR2)
+                return act(*given, explore=explore)
+
+            runner.algo.act = acting  # type: ignore[method-assign,assignment]
+            runner.run()
+            runner.envs.close()
+            assert_same_run(tmp_path / "a", tmp_path / str(call))
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+
+
+def test_evaluating_in_the_environment_of_training_gives_the_same_numbers(tmp_path: Path) -> None:
+    assert odd_envs.Lonely.made == 0
+    shared = [*DDQN, "env.id=Lonely", "eval.shared=true"]
+    whole(DDQN, tmp_path / "a")
+    whole(shared, tmp_path / "b")
+    assert Lonely.made == 1
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+
+    stopped(shared, tmp_path / "c", 50)
+    interrupted(shared, tmp_path / "c", 9)
+    whole(shared, tmp_path / "c")
+    assert_same_run(tmp_path / "a", tmp_path / "c")
+
+
+def test_so_it_is_with_several_and_in_processes(tmp_path: Path) -> None:
+    words = [*DDQN, "env.num=2", "eval.num=2"]
+    whole(words, tmp_path / "a")
+    whole([*words, "eval.shared=true"], tmp_path / "b")
+    whole([*words, "eval.shared=true", "eval.num=7", "env.asynchronous=true"], tmp_path / "c")
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+    assert_same_run(tmp_path / "a", tmp_path / "c")
+
+
+def test_videos_and_pictures_of_a_shared_environment_need_no_second_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan = ["planner.population=8", "planner.horizon=3", "planner.iterations=1", "algo.warmup=40"]
+    words = ["algo=mpc", *WALK[1:], *plan, "algo.fit.max_updates=2", "steps=60", "env=gym"]
+    whole(["mpc", "gym", *words[1:-1]], tmp_path / "a")
+    lonely = [*words, "env.id=Lonely", "eval.shared=true", "video.every=3", "video.final=1"]
+    run(compose_config(lonely), tmp_path / "b", lonely)
+    assert caplog.messages == []
+    assert {"train-0.mp4", "train-3.mp4", "final-0.mp4"} <= {path.name for path in (tmp_path / "b/videos").iterdir()}
+    assert (tmp_path / "b/diagnostics/predicted.png").exists()
+    assert_same_run(tmp_path / "a", tmp_path / "b")
