@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import warnings
 from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
@@ -210,8 +211,10 @@ def show(run: Path, checkpoint: str) -> None:
     shown = copy.copy(runner)
     shown.make_envs = lambda num, stream: Envs(make, num, runner.seed, stream, False, runner.envs.frame_skip)
     try:
-        (episode,) = shown.evaluate(1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # gymnasium's advice to who wrote the environment
+            (episode,) = shown.evaluate(1)
     except Exception as error:
-        instead = "--video 1 films the episode instead"
+        instead = "--video 1 films the episode, if it draws frames"
         raise ValueError(f"--render: the environment cannot be shown ({reason(error)}); {instead}") from error
     print(f"return    {display(episode.ret)}\nlength    {episode.length:,}")

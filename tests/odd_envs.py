@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
+import torch
 from gymnasium.spaces import Box, Discrete
 
 Result = tuple[np.ndarray, float, bool, bool, dict[str, Any]]
@@ -75,6 +76,13 @@ class Endless(Drawn):
         return *super().step(action)[:2], False, False, {}
 
 
+class Careless(Drawn):
+    """Draws by random numbers that belong to everybody."""
+
+    def render(self) -> Any:
+        return super().render() + np.random.randint(2) + int(torch.randint(2, ()))
+
+
 class Slow(Drawn):
     """Takes 20 ms for a step."""
 
@@ -83,6 +91,6 @@ class Slow(Drawn):
         return super().step(action)
 
 
-for _env in (Blind, Drawn, Lonely, Unclosable, Endless, Slow):
+for _env in (Blind, Drawn, Lonely, Unclosable, Endless, Careless, Slow):
     if _env.__name__ not in gymnasium.registry:
         gymnasium.register(_env.__name__, entry_point=_env)

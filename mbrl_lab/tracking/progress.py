@@ -149,7 +149,7 @@ class EvaluationNote:
 
     def __str__(self) -> str:
         over = sum(map(len, self.ended))
-        steps = sum(sum(self.ended[i]) + (self._age(i) if self._missing(i) else 0) for i in range(self.num))
+        steps = sum(sum(self.ended[i]) + (max(self._age(i), 0) if self._missing(i) else 0) for i in range(self.num))
         left = self.rounds_left()
         words = f"evaluating: {over:,} of {self.episodes:,} episodes, {steps:,} steps"
         if left is None or not self.rounds:
@@ -173,8 +173,8 @@ class EvaluationNote:
         return len(range(env, self.episodes, self.num)) - len(self.ended[env])
 
     def _age(self, env: int) -> int:
-        """Steps of the episode there; each of those before took one more, to reset."""
-        return max(self.rounds - sum(self.ended[env]) - len(self.ended[env]), 0)
+        """Steps of the episode there; -1 where it has yet to be reset, which takes a step each time."""
+        return self.rounds - sum(self.ended[env]) - len(self.ended[env])
 
     def _length(self, age: int) -> float | None:
         """What is to be expected of an episode that has lasted `age` steps: the mean of those that lasted longer."""

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import io
 
-from mbrl_lab.tracking.progress import Progress
+import numpy as np
+import pytest
+
+from mbrl_lab.env import Episode
+from mbrl_lab.tracking.progress import EvaluationNote, Progress
 
 
 class Clock:
@@ -112,3 +116,86 @@ def test_on_a_terminal_the_line_is_rewritten_five_times_a_second_at_most() -> No
     assert 9 <= shown.count("\r") <= 12
     assert shown.count("\n") == 1 and shown.endswith("\x1b[K\n")
     assert max(len(line) for line in shown.replace("\x1b[K", "").split("\r")) <= 80
+
+
+def ended(env: int, length: int) -> Episode:
+    return Episode(env, 0, 0, 0.0, length, np.zeros(length, np.int64))
+
+
+def evaluate(note: EvaluationNote, clock: Clock, rounds: int, *episodes: Episode) -> str:
+    """What is said after so many steps of a second each, with the last of which these episodes ended."""
+    for k in range(rounds):
+        clock.now += 1
+        note.advance(episodes if k == rounds - 1 else ())
+    return str(note)
+
+
+def test_an_evaluation_tells_episodes_steps_and_time_left() -> None:
+    clock = Clock()
+    note = EvaluationNote(3, 2, 100, [], clock)
+    assert str(note) == "evaluating: 0 of 3 episodes, 0 steps"
+    assert evaluate(note, clock, 10) == "evaluating: 0 of 3 episodes, 20 steps, 0:03:11 left", "90, 1 to reset, and 100"
+    assert evaluate(note, clock, 10, ended(1, 20)).startswith("evaluating: 1 of 3 episodes, 40 steps, "), "20 and 20"
+    assert evaluate(note, clock, 10, ended(0, 30)) == "evaluating: 2 of 3 episodes, 50 steps, 0:00:26 left"
+    assert evaluate(note, clock, 11) == "evaluating: 2 of 3 episodes, 60 steps, 0:00:15 left", "the mean of 20 and 30"
+    assert evaluate(note, clock, 15) == "evaluating: 2 of 3 episodes, 75 steps, 0:00:05 left", "30 is still possible"
+    assert evaluate(note, clock, 10) == "evaluating: 2 of 3 episodes, 85 steps, 0:01:05 left", "the limit is"
+    assert evaluate(note, clock, 1, ended(0, 36)) == "evaluating: 3 of 3 episodes, 86 steps, 0:00:00 left"
+
+
+@pytest.mark.parametrize(
+    ("limit", "trained", "left"), [(None, [], ""), (None, [20, 30], ", 0:00:15 left"), (50, [20, 30], ", 0:00:15 left")]
+)
+def test_how_long_it_takes_is_guessed_by_training_or_not_at_all(
+    limit: int | None, trained: list[int], left: str
+) -> None:
+    clock = Clock()
+    note = EvaluationNote(1, 1, limit, trained, clock)
+    assert evaluate(note, clock, 10) == f"evaluating: 0 of 1 episodes, 10 steps{left}"
+    unknown = "" if limit is None else ", 0:00:15 left"
+    assert evaluate(note, clock, 25) == f"evaluating: 0 of 1 episodes, 35 steps{unknown}"
+
+
+def test_an_evaluation_is_spoken_of_now_and_then_and_put_into_words_only_then() -> None:
+    clock, stream = Clock(), io.StringIO()
+    progress = Progress(1000, stream=stream, clock=clock)
+    note = EvaluationNote(2, 1, 1000, [], clock)
+    asked = []
+    note.rounds_left = lambda: asked.append(1) or 7.0  # type: ignore[method-assign]
+    for _ in range(100):
+        clock.now += 0.25
+        note.advance(())
+        progress.update(20, note=note)
+    progress.update(20, eval_return=1.0)
+    assert len(asked) == 3
+    said = [line.split("  ")[-1] for line in stream.getvalue().splitlines()]
+    assert said[1] == "0:00:10, evaluating: 0 of 2 episodes, 41 steps, 0:00:02 left"
+
+
+def test_on_a_terminal_too_narrow_for_all_of_it_what_goes_on_now_is_shown() -> None:
+    clock, stream = Clock(), Terminal()
+    progress = Progress(1_000_000, stream=stream, clock=clock)
+    clock.now += 3
+    progress.update(900_000, train_return=-1234.5678, eval_return=-1000.0)
+    note = EvaluationNote(20, 1, 1000, [], clock)
+    clock.now += 1
+    note.advance(())
+    progress.update(900_000, note=note)
+    last = stream.getvalue().split("\r")[-1]
+    assert last == "900,000/1,000,000  evaluating: 0 of 20 episodes, 1 steps, 5:33:38 left\x1b[K"
+
+
+def test_an_evaluation_alone_has_a_line_unless_it_is_soon_over() -> None:
+    clock, stream = Clock(), io.StringIO()
+    for seconds in (5, 25):
+        progress = Progress(0, stream=stream, clock=clock)
+        note = EvaluationNote(1, 1, 50, [], clock)
+        for _ in range(seconds):
+            clock.now += 1
+            note.advance(())
+            progress.update(0, note=note)
+        progress.close()
+    assert stream.getvalue().splitlines() == [
+        "evaluating: 0 of 1 episodes, 10 steps, 0:00:40 left",
+        "evaluating: 0 of 1 episodes, 20 steps, 0:00:30 left",
+    ]

@@ -12,11 +12,13 @@ from typing import Any, ClassVar
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.error import DependencyNotInstalled
 from imageio_ffmpeg import get_ffmpeg_exe
 from numpy.typing import NDArray
 
+from mbrl_lab.env import vector
 from mbrl_lab.tracking import video
-from mbrl_lab.tracking.video import record_episode, render_episode, write_video
+from mbrl_lab.tracking.video import Camera, frame_rate, pictures, record_episode, render_episode, write_video
 
 
 class Lamp(gym.Env[NDArray[np.float32], int]):
@@ -133,3 +135,162 @@ def test_mujoco_is_told_to_draw_by_what_the_system_has(
     monkeypatch.setenv("MUJOCO_GL", "glfw")
     video.prefer_offscreen()
     assert os.environ["MUJOCO_GL"] == "glfw"
+
+
+GREY = np.arange(35, dtype=np.uint8).reshape(5, 7) * 7
+COLOURS = np.stack([GREY, GREY // 2, 255 - GREY], -1)
+
+
+@pytest.mark.parametrize(
+    ("drawn", "expected"),
+    [
+        (COLOURS, COLOURS),
+        (GREY, GREY[:, :, None].repeat(3, 2)),
+        (GREY[:, :, None], GREY[:, :, None].repeat(3, 2)),
+        (np.concatenate([COLOURS, GREY[:, :, None]], -1), COLOURS),
+        (np.moveaxis(COLOURS, -1, 0).copy(), COLOURS),
+        (COLOURS / 255, COLOURS),
+        (COLOURS.astype(np.float32), COLOURS),
+        (COLOURS.astype(np.int64) * 4 - 40, np.clip(COLOURS.astype(int) * 4 - 40, 0, 255)),
+        (GREY > 100, ((GREY > 100) * 255)[:, :, None].repeat(3, 2)),
+        (np.where(GREY[:, :, None] > 100, COLOURS / 255, np.nan), COLOURS * (GREY > 100)[:, :, None]),
+    ],
+    ids=["colours", "grey", "one channel", "opacity", "channels first", "0 to 1", "floats", "integers", "bool", "nan"],
+)
+def test_whatever_is_a_picture_is_shown(drawn: Any, expected: Any) -> None:
+    (frame,) = pictures(drawn)
+    assert frame.dtype == np.uint8 and frame.shape == (5, 7, 3)
+    assert np.abs(frame.astype(int) - expected).max() <= (1 if drawn.dtype.kind == "f" else 0)
+    for several in ([drawn] * 2, (drawn, drawn), np.stack([drawn] * 2) if drawn.ndim == 3 else [drawn] * 2):
+        assert len(pictures(several)) == 2
+
+
+@pytest.mark.parametrize(
+    ("drawn", "what"),
+    [
+        (None, "NoneType"),
+        ("a text", "str"),
+        ({"top": GREY}, "dict"),
+        (np.zeros((5, 4, 7)), r"float64 \[5, 4, 7\]"),
+        (np.zeros((0, 4, 3)), r"float64 \[0, 4, 3\]"),
+        (np.zeros(5), r"float64 \[5\]"),
+    ],
+)
+def test_what_is_no_picture_is_named(drawn: Any, what: str) -> None:
+    with pytest.raises(ValueError, match=f"returned {what}, which is no picture"):
+        pictures(drawn)
+
+
+def test_frames_that_change_their_size_are_stretched_with_one_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    vector.warn_once.cache_clear()
+    half = np.zeros((20, 30, 3), np.uint8)
+    half[:, 15:] = 200
+    write_video(tmp_path / "a.mp4", [half, half[::2, ::3], half.repeat(2, 0), half], 10)
+    frames = decode(tmp_path / "a.mp4")[0]
+    assert frames.shape == (4, 20, 30, 3)
+    assert all(abs(frame.astype(int) - half).mean() < 3 for frame in frames)
+    assert len(caplog.messages) == 1 and "change their size" in caplog.text
+
+
+class OldLamp(Lamp):
+    """Draws, but knows no render_mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+class ListLamp(Lamp):
+    """Draws lists of frames only, two a step."""
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array_list"]}
+
+    def __init__(self, render_mode: str) -> None:
+        if render_mode != "rgb_array_list":
+            raise ValueError(f"render_mode {render_mode} is unknown")
+        super().__init__(render_mode)
+
+    def render(self) -> Any:
+        return [super().render()] * 2
+
+
+class UndeclaredLamp(Lamp):
+    """Draws, and does not say so."""
+
+    metadata: ClassVar[dict[str, Any]] = {}
+
+
+@pytest.mark.parametrize(("kind", "frames"), [(OldLamp, 5), (ListLamp, 10), (UndeclaredLamp, 5)])
+@pytest.mark.parametrize("by_id", [False, True])
+def test_what_draws_in_another_way_has_its_video(
+    kind: type[Lamp], frames: int, by_id: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(gym.registry, "Lamp-v0", gym.envs.registration.EnvSpec("Lamp-v0", entry_point=kind))
+    camera = Camera((lambda **way: gym.make("Lamp-v0", **way)) if by_id else kind)
+    before = Lamp.closed
+    camera(tmp_path / "a.mp4", 7, np.array([2, 0, 1, 1]))
+    assert len(decode(tmp_path / "a.mp4")[0]) == frames
+    assert Lamp.closed == before + 1
+
+
+def test_lists_of_frames_by_gymnasiums_wrapper_have_their_video() -> None:
+    def make(render_mode: str) -> Any:
+        if render_mode == "rgb_array":
+            raise ValueError("not this way")
+        return gym.wrappers.RenderCollection(Lamp("rgb_array"))
+
+    assert len(list(render_episode(make, 7, np.zeros(4, dtype=np.int32)))) == 5
+
+
+def raising(error: Exception) -> Any:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("verb", "error", "said"),
+    [
+        ("render", NotImplementedError(), "NotImplementedError"),
+        ("render", KeyError("view"), "KeyError: 'view'"),
+        ("render", DependencyNotInstalled("pygame is not installed"), "DependencyNotInstalled: pygame is"),
+        ("render", MemoryError(), "MemoryError"),
+        ("step", ZeroDivisionError("by zero\nand more"), "ZeroDivisionError: by zero"),
+        ("reset", ValueError("an angle"), "an angle"),
+        ("__init__", TypeError("Lamp() takes no arguments"), "the environment cannot draw (TypeError: Lamp() takes no"),
+    ],
+)
+def test_whatever_fails_is_one_warning_and_no_video(
+    verb: str, error: Exception, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    monkeypatch.setattr(Lamp, verb, raising(error))
+    camera = Camera(Lamp)
+    for k in range(3):
+        camera(tmp_path / f"{k}.mp4", 7, np.zeros(4, dtype=np.int32))
+    assert len(caplog.messages) == 1 and caplog.messages[0].startswith(f"no video 0.mp4: {said}"), caplog.messages
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_that_draws_nothing_but_empty_lists_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Lamp, "render", lambda self: [])
+    with pytest.raises(ValueError, match="drew no frame"):
+        record_episode(tmp_path / "a.mp4", Lamp, 7, np.zeros(4, dtype=np.int32))
+
+
+def test_one_that_cannot_be_closed_has_its_video(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    vector.warn_once.cache_clear()
+    monkeypatch.setattr(Lamp, "close", raising(OSError("no answer")))
+    Camera(Lamp)(tmp_path / "a.mp4", 7, np.zeros(4, dtype=np.int32))
+    assert (tmp_path / "a.mp4").exists()
+    assert caplog.messages == ["close() of the environment failed: OSError: no answer"]
+
+
+@pytest.mark.parametrize(("told", "rate"), [(12, 12.0), (None, 30.0), (0, 30.0), ("fast", 30.0)])
+def test_a_frame_rate_that_is_none_is_not_taken(told: Any, rate: float) -> None:
+    env = Lamp()
+    env.metadata = {"render_fps": told}  # type: ignore[misc]
+    assert frame_rate(env) == rate
