@@ -46,7 +46,9 @@ from mbrl_lab.tracking.signals import STOPPED
 from mbrl_lab.tracking.state import load_module_state
 from mbrl_lab.tracking.tracker import Tracker
 from mbrl_lab.tracking.video import Camera
+from mbrl_lab.trust import check_stored
 from mbrl_lab.types import EnvSpec
+from mbrl_lab.warm_start import warm_start
 
 log = logging.getLogger("mbrl_lab")
 
@@ -62,25 +64,35 @@ def make_run(algo: str = "mpc", env: str = "cartpole", *overrides: str, folder: 
     check(cfg)
     runner = build_runner(cfg, RunFolder(folder))
     runner.algo.allocate()
+    copied = warm_start(runner.algo, cfg, runner.folder)
     if runner.folder.open(plain(OmegaConf.to_container(cfg, resolve=True)), words) == "done":
         raise RunRefused(f"the run in {runner.folder.path} is done: load_run reads it")
+    print("\n".join(copied), end="\n" if copied else "")
     return runner
 
 
-def load_run(folder: Path | str, checkpoint: str = "last", device: str = "auto", with_replay: bool = False) -> Runner:
+def load_run(
+    folder: Path | str,
+    checkpoint: str = "last",
+    device: str = "auto",
+    with_replay: bool = False,
+    trust: Sequence[str] = (),
+) -> Runner:
     """A run with the weights of its `last` or `best` checkpoint, or those in another checkpoint's folder, to evaluate.
 
     `with_replay`: what it had in replay too, where the checkpoint keeps that; `best` does not.
-    Raises ConfigError where there is no run or no checkpoint.
+    `trust`: modules of one's own that the run's config may build from, e.g. ["mymodule"], beside this package.
+    Raises ConfigError where there is no run or no checkpoint, or its config asks for what is not trusted.
     """
     home = RunFolder(folder)
-    stored = stored_config(home)
+    stored = stored_config(home, trust)
+    stored.logger = {}  # nobody trains here, and a stored logger would send numbers where its config says
     changes: dict[str, Any] = {"runtime": {"device": device, "precision": "auto"}} | (
         {} if with_replay else {"replay": {"capacity": 2}}
     )
     cfg = OmegaConf.merge(stored, changes)
     assert isinstance(cfg, DictConfig)
-    place = {"last": home.last, "best": home.best}.get(checkpoint, Path(checkpoint))
+    place = home.checkpoint(checkpoint)
     loaded = Checkpoint(place).load()
     if loaded is None:
         raise ConfigError(f"{place} holds no checkpoint; --checkpoint can be last, best or a checkpoint's folder")
@@ -92,12 +104,16 @@ def load_run(folder: Path | str, checkpoint: str = "last", device: str = "auto",
     return runner
 
 
-def stored_config(folder: RunFolder) -> DictConfig:
-    """What a run was last started with. Raises ConfigError where there is no run."""
+def stored_config(folder: RunFolder, trust: Sequence[str] = ()) -> DictConfig:
+    """What a run was last started with, to build from: but for the launcher, which only a sweep's command needs.
+
+    Raises ConfigError where there is no run, or its config asks for what is neither ours nor in `trust`.
+    """
     stored = folder.config()
     if not stored:
         raise ConfigError(f"{folder.path} holds no run: it has no config.yaml")
-    return OmegaConf.create(stored)
+    check_stored(stored, str(folder.path / "config.yaml"), trust)
+    return OmegaConf.create({key: value for key, value in stored.items() if key != "launcher"})
 
 
 def build_runner(cfg: DictConfig, folder: RunFolder) -> Runner:
@@ -210,12 +226,14 @@ def run(cfg: DictConfig, path: Path, overrides: Sequence[str]) -> None:
     folder = RunFolder(path)
     runner = build_runner(cfg, folder)
     runner.algo.allocate()
+    copied = warm_start(runner.algo, cfg, folder)
     if folder.open(plain(OmegaConf.to_container(cfg, resolve=True)), overrides) == "done":
         print(f"this run is done: {path}\n{how_to_go_on(folder.status()['step'], cfg)}")
         return
     size = memory(runner.envs.spec, cfg.replay.capacity) / 1e6
     print(f"run       {path}\nreplay    {cfg.replay.capacity:,} steps, {size:,.1f} MB on {runner.replay.device}")
     print(precision_line(runner))
+    print("\n".join(copied), end="\n" if copied else "")
     if folder.last.exists():
         print(f"resumed   at step {folder.status()['step']:,}, attempt {folder.status()['attempt']}")
     elif folder.status()["attempt"] > 1:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 from omegaconf import DictConfig, OmegaConf
 
-from mbrl_lab.app import attempt, run, stored_config
+from mbrl_lab.app import attempt, run
 from mbrl_lab.config import CONF, ConfigError, check, compose_config
 from mbrl_lab.report.compare import Curve, by_group, by_run, draw_comparison, find_runs, grouped, read_run
 from mbrl_lab.report.tables import table, write_csv
-from mbrl_lab.tracking.folder import ConfigMismatch, RunFolder
+from mbrl_lab.tracking.folder import ConfigMismatch, RunFolder, flatten, plain
 from mbrl_lab.tracking.signals import STOPPED
 
 ALGOS = {"continuous": ("mpc", "mbpo", "sac"), "discrete": ("mpc", "mbpo", "ddqn")}
@@ -121,8 +122,7 @@ def finished(place: Path, cfg: DictConfig) -> bool:
     folder = RunFolder(place)
     if not (place / "status.json").exists() or folder.status()["state"] != "done":
         return False
-    same = OmegaConf.to_container(stored_config(folder), resolve=True) == OmegaConf.to_container(cfg, resolve=True)
-    return bool(same)
+    return folder.config() == plain(OmegaConf.to_container(cfg, resolve=True))
 
 
 def show(places: Sequence[Path], out: Path, threshold: float | None) -> None:
@@ -131,22 +131,22 @@ def show(places: Sequence[Path], out: Path, threshold: float | None) -> None:
     if not curves:
         raise ConfigError(f"nothing was evaluated yet in {places[0]}: eval.every may be 0")
     groups = grouped(curves)
-    cfg = stored_config(RunFolder(curves[0].folder))
-    target = threshold if threshold is not None else threshold_of(cfg)
+    settings = flatten(RunFolder(curves[0].folder).config())  # as they stand: nothing of a stored config is built here
+    target = threshold if threshold is not None else threshold_of(settings)
     out.parent.mkdir(parents=True, exist_ok=True)
-    draw_comparison(groups, title(cfg, curves[0]), target, out)
+    draw_comparison(groups, title(settings, curves[0]), target, out)
     print(table(by_group(groups, target)))
     print(f"picture   {out}\nnumbers   {write_csv(by_run(groups, target), out.with_suffix('.csv'))}")
 
 
-def title(cfg: DictConfig, first: Curve) -> str:
+def title(settings: Mapping[str, Any], first: Curve) -> str:
     """The environment: its gymnasium id, its game, or its file, as far as a run tells."""
-    known = (OmegaConf.select(cfg, "env.make.id"), OmegaConf.select(cfg, "env.game"), first.overrides.get("env"))
+    known = (settings.get("env.make.id"), settings.get("env.game"), first.overrides.get("env"))
     return str(next(filter(None, known), first.folder.parent.name))
 
 
-def threshold_of(cfg: DictConfig) -> float | None:
+def threshold_of(settings: Mapping[str, Any]) -> float | None:
     """The environment file's `threshold`, or the return at which gymnasium calls a task solved, if there is one."""
-    given = cfg.env.get("threshold")
-    known = gymnasium.registry.get(str(OmegaConf.select(cfg, "env.make.id")))
+    given = settings.get("env.threshold")
+    known = gymnasium.registry.get(str(settings.get("env.make.id")))
     return given if given is not None else known.reward_threshold if known else None

@@ -35,13 +35,13 @@ def main(argv: Sequence[str]) -> int:
 def answer(args: argparse.Namespace) -> None:
     """Do what was asked for."""
     if args.episode:
-        film_logged(RunFolder(args.run), args.episode)
+        film_logged(RunFolder(args.run), args.episode, args.trust)
     elif args.render:
-        show(args.run, args.checkpoint)
+        show(args.run, args.checkpoint, args.trust)
     elif args.model:
-        judge(args.run, args.checkpoint)
+        judge(args.run, args.checkpoint, args.trust)
     else:
-        evaluate(args.run, args.checkpoint, args.episodes, args.video, args.logger)
+        evaluate(args.run, args.checkpoint, args.episodes, args.video, args.logger, args.trust)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -52,6 +52,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--checkpoint", default="last", help="last (default), best, or another checkpoint's folder")
     p.add_argument("--video", metavar="N", type=partial(count, low=0), default=0, help="film the first N of them")
     p.add_argument("--logger", choices=["wandb"], help="add the results to the run in Weights & Biases")
+    p.add_argument(
+        "--trust",
+        metavar="MODULE",
+        action="append",
+        default=[],
+        help="a module of your own that the run's config may build from, beside mbrl_lab; may be given several times",
+    )
     alone = p.add_mutually_exclusive_group()
     alone.add_argument(
         "--episode", metavar="PHASE:K", help="only film the K-th logged episode: train:0 the first, eval:-1 the latest"
@@ -68,9 +75,11 @@ def count(text: str, low: int) -> int:
     return int(text)
 
 
-def evaluate(run: Path, checkpoint: str, episodes: int, films: int, logger: str | None) -> None:
+def evaluate(
+    run: Path, checkpoint: str, episodes: int, films: int, logger: str | None, trust: Sequence[str] = ()
+) -> None:
     """Play, print, and leave results, videos and plots in the run's folder."""
-    runner = load_run(run, checkpoint)
+    runner = load_run(run, checkpoint, trust=trust)
     name = checkpoint_name(runner.folder, checkpoint)
     print(precision_line(runner))
     with closing(runner.envs):
@@ -81,7 +90,7 @@ def evaluate(run: Path, checkpoint: str, episodes: int, films: int, logger: str 
         print(f"results   {written}")
         tell("video", film(runner, played[:films], name))
         if logger == "wandb":
-            log_to_wandb(runner, name, results)
+            log_to_wandb(runner, name, results, trust)
             tell("wandb", [runner.folder.path / "wandb"])
         tell("report", pictures(runner, name))
 
@@ -146,11 +155,11 @@ def pictures(runner: Runner, name: str) -> list[Path]:
     return draw(runner, name)
 
 
-def judge(run: Path, checkpoint: str) -> None:
+def judge(run: Path, checkpoint: str, trust: Sequence[str]) -> None:
     """How good the run's world model is: numbers here, pictures and CSV files in diagnostics/."""
     from mbrl_lab.report import draw_model, fitted, model_of
 
-    runner = load_run(run, checkpoint, with_replay=True)
+    runner = load_run(run, checkpoint, with_replay=True, trust=trust)
     with closing(runner.envs):
         if model_of(runner.algo) is None:
             raise ConfigError(f"--model: {run} was trained by {type(runner.algo).__name__}, which has no world model")
@@ -166,9 +175,9 @@ def tell(kind: str, paths: Sequence[Path]) -> None:
         print(f"{kind:8}  {path}")
 
 
-def log_to_wandb(runner: Runner, name: str, results: dict[str, Any]) -> None:
+def log_to_wandb(runner: Runner, name: str, results: dict[str, Any], trust: Sequence[str]) -> None:
     """One more row in the run's Weights & Biases run, under evaluation/<checkpoint>/."""
-    node = stored_config(runner.folder).logger.get("wandb") or OmegaConf.load(CONF / "logger" / "wandb.yaml")
+    node = stored_config(runner.folder, trust).logger.get("wandb") or OmegaConf.load(CONF / "logger" / "wandb.yaml")
     assert isinstance(node, DictConfig), node
     logger = build(node)(runner.folder)
     numbers = {f"evaluation/{name}/{key}": v for key, v in results.items() if isinstance(v, int | float)}
@@ -176,9 +185,9 @@ def log_to_wandb(runner: Runner, name: str, results: dict[str, Any]) -> None:
     logger.close(ok=True)
 
 
-def film_logged(folder: RunFolder, episode: str) -> None:
+def film_logged(folder: RunFolder, episode: str, trust: Sequence[str]) -> None:
     """See a logged episode, written `train:K` or `eval:K`, again from its seed and actions; no weights are needed."""
-    make = build(stored_config(folder).env.make)
+    make = build(stored_config(folder, trust).env.make)
     phase, k = parse_episode(episode)
     log = EpisodeLog(folder)
     there = len(log.finished(phase))
@@ -201,13 +210,13 @@ def parse_episode(text: str) -> tuple[Any, int]:
     return phase, int(k)
 
 
-def show(run: Path, checkpoint: str) -> None:
+def show(run: Path, checkpoint: str, trust: Sequence[str]) -> None:
     """Play the first episode in a window."""
     if headless():
         raise ConfigError("--render needs a display, and there is none here; --video 1 films the episode instead")
-    runner = load_run(run, checkpoint)
+    runner = load_run(run, checkpoint, trust=trust)
     runner.envs.close()
-    make = partial(build(stored_config(runner.folder).env.make), render_mode="human")
+    make = partial(build(stored_config(runner.folder, trust).env.make), render_mode="human")
     shown = copy.copy(runner)
     shown.make_envs = lambda num, stream: Envs(make, num, runner.seed, stream, False, runner.envs.frame_skip)
     try:

@@ -55,6 +55,15 @@ def odd() -> tuple[Callable[[Any], bool], str]:
     return lambda x: whole(x) and (x == 0 or (x % 2 == 1 and x > 1)), "0 or an odd whole number from 3 to 9999"
 
 
+def text(what: str) -> tuple[Callable[[Any], bool], str]:
+    return lambda x: isinstance(x, str) and bool(x), what
+
+
+def some_of(*values: str) -> tuple[Callable[[Any], bool], str]:
+    allowed = f"a list of {', '.join(values)}"
+    return lambda x: isinstance(x, Sequence) and not isinstance(x, str) and bool(x) and set(x) <= set(values), allowed
+
+
 def schedule() -> tuple[Callable[[Any], bool], str]:
     """[from, to, at first epoch, at last epoch]."""
 
@@ -78,6 +87,9 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "eval.final_episodes": integer(1),
     "eval.num": integer(1, 4096),
     "eval.shared": one_of(True, False),
+    "init_from": optional(text("a run's folder")),
+    "init_checkpoint": text("last, best or a checkpoint's folder"),
+    "init_parts": optional(some_of("dynamics", "policy", "value")),
     "stop.window": integer(1),
     "checkpoint.every": integer(0),
     "checkpoint.keep_last": integer(1, 1000),

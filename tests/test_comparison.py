@@ -16,6 +16,7 @@ from mbrl_lab import comparison
 from mbrl_lab.comparison import algos_of, main, parser, threshold_of, title, words
 from mbrl_lab.config import CONF, check, compose_config
 from mbrl_lab.report.compare import Curve
+from mbrl_lab.tracking.folder import flatten, plain
 
 SMALL = ["debug=smoke", "eval.every=100", "steps=120", "+env.make.max_episode_steps=30"]
 SWEEPS = sorted(path.stem for path in CONF.glob("sweep/*.yaml"))
@@ -103,7 +104,7 @@ def test_settings_reach_all_or_the_one_they_name() -> None:
     ("env", "expected"), [("pendulum", -200), ("cartpole", 475), ("inverted_pendulum", 950), ("minatar_breakout", None)]
 )
 def test_what_counts_as_solved(env: str, expected: float | None) -> None:
-    assert threshold_of(compose_config(["algo=random", f"env={env}"])) == expected
+    assert threshold_of(flatten(plain(compose_config(["algo=random", f"env={env}"]).env), "env.")) == expected
 
 
 @pytest.mark.parametrize("name", SWEEPS)
@@ -133,4 +134,4 @@ def test_every_run_of_a_sweep_composes(name: str) -> None:
 def test_a_figure_is_called_after_its_environment(env: dict[str, Any], overrides: dict[str, str], said: str) -> None:
     none = np.zeros(0)
     first = Curve(Path("home/run"), 0, {}, overrides, none, none, none)
-    assert title(OmegaConf.create({"env": env}), first) == said
+    assert title(flatten({"env": env}), first) == said

@@ -39,6 +39,8 @@ TOP = {
     "doctor",
     "sweep",
     "tune",
+    "trust",
+    "warm_start",
 }  # what puts a run together may import everything
 NARROWER: dict[str, set[str]] = {"tracking": {"types", "hardware", "ops", "env"}, "rules": set()}
 

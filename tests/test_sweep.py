@@ -59,6 +59,9 @@ write("done")
 """
 """A script that looks like a run from outside and starts in an instant."""
 
+TRUSTED = ["--trust", "sweep.json"]
+"""It is another script than scripts/train.py, started elsewhere."""
+
 
 def sweep_of(tmp_path: Path, *deeds: str, threads: int = 1, device: str = "cpu") -> Sweep:
     (tmp_path / "stub.py").write_text(STUB)
@@ -209,7 +212,7 @@ def test_the_script_retries_and_collects(tmp_path: Path, capsys: pytest.CaptureF
     sweep.write()
     write_status(sweep.path / "0", state="failed", error="x")
     put(sweep.path / "0", ROWS[:2], 30)
-    assert main(["retry", str(sweep.path), "0", "--workers", "1"], TRAIN) == 0
+    assert main(["retry", str(sweep.path), "0", "--workers", "1", *TRUSTED], TRAIN) == 0
     assert states(sweep) == ["done", "waiting"]
     assert main(["collect", str(sweep.path)], TRAIN) == 0
     rows = list(csv.DictReader((sweep.path / "results.csv").read_text().splitlines()))
@@ -226,10 +229,10 @@ def test_one_command_at_a_time_starts_runs(tmp_path: Path, capsys: pytest.Captur
     sweep = sweep_of(tmp_path, "work")
     sweep.write()
     with held(sweep.path / LOCK):
-        assert main(["retry", str(sweep.path)], TRAIN) == 2
+        assert main(["retry", str(sweep.path), *TRUSTED], TRAIN) == 2
         assert "another command is still starting the runs of" in capsys.readouterr().err
         assert states(sweep) == ["waiting"]
-    assert main(["retry", str(sweep.path)], TRAIN) == 0
+    assert main(["retry", str(sweep.path), *TRUSTED], TRAIN) == 0
     assert states(sweep) == ["done"]
 
 

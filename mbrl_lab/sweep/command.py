@@ -12,6 +12,7 @@ from mbrl_lab.config import ConfigError
 from mbrl_lab.sweep.jobs import Job, Sweep
 from mbrl_lab.sweep.start import start
 from mbrl_lab.sweep.table import TO_RETRY, collect, look, open_sweep, table
+from mbrl_lab.sweep.trust import check_sweep
 from mbrl_lab.tracking.signals import STOPPED
 
 
@@ -36,6 +37,13 @@ def parser() -> argparse.ArgumentParser:
         verb.add_argument("sweep", type=Path, help="its folder, or its sweep_name")
     again.add_argument("runs", nargs="*", help="only these, by their names in the table")
     again.add_argument("--workers", type=int, help="runs at once, on this machine")
+    again.add_argument(
+        "--trust",
+        metavar="WORD",
+        action="append",
+        default=[],
+        help="a module of your own that the runs may build from, or sweep.json: the sweep is yours, with all it says",
+    )
     results.add_argument("--out", type=Path, help="the file (results.csv in the sweep's folder)")
     return p
 
@@ -63,6 +71,7 @@ def retry(args: argparse.Namespace, script: Path) -> None:
             raise ConfigError(f"--workers is {args.workers}; it must be a whole number from 1")
         launcher = {"kind": "parallel", "workers": args.workers, "per_gpu": 1}
         sweep = Sweep(sweep.path, sweep.script, sweep.cwd, launcher, sweep.jobs, sweep.submitted)
+    check_sweep(sweep, jobs, script, args.trust)
     start(sweep, jobs, skipped=len(sweep.jobs) - len(jobs))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -86,11 +87,14 @@ class Sweep:
 
 
 def read_sweep(path: Path) -> Sweep | None:
-    """What `write` wrote, or None where no launcher of ours was."""
+    """What `write` wrote, or None where no launcher of ours was. ConfigError where a run would lie elsewhere."""
     file = path / NAME
     if not file.exists():
         return None
     content = json.loads(file.read_text())
+    for name in content["jobs"]:
+        if not Path(os.path.normpath(path / name)).is_relative_to(path):
+            raise ConfigError(f"{file}: run {name!r} lies outside of {path}")
     jobs = {
         name: Job(path / name, tuple(job["overrides"]), tuple(job["flags"]), job["threads"], job["device"])
         for name, job in content["jobs"].items()

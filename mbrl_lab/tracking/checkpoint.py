@@ -96,12 +96,16 @@ class Checkpoint:
         self._delete_all_but({chunk.name for of_one in [chunks, *self.older_chunks] for chunk in of_one})
         self.chunks, self.newest_damaged = chunks, False
 
+    def exists(self) -> bool:
+        """Whether something was ever saved here."""
+        return any(path.exists() for path in [self.newest, *self.older])
+
     def load(self) -> Loaded | None:
         """The newest undamaged checkpoint, or None where there never was one. It runs no code from the file.
 
         Damaged, with one line, if there is no whole one left; ValueError if it is of another format.
         """
-        if not any(path.exists() for path in [self.newest, *self.older]):
+        if not self.exists():
             self.chunks = []
             return None
         content = self._newest_whole()

@@ -52,13 +52,18 @@ class EpisodeLog:
         return [row for row in rows if row["phase"] == phase]
 
     def read(self, phase: Phase, k: int) -> tuple[int, NDArray[Any]]:
-        """(seed, actions) of the k-th episode of a phase; -1 is the latest. IndexError if there is none."""
+        """(seed, actions) of the k-th episode of a phase; -1 is the latest. IndexError if there is none.
+
+        ValueError where its row does not fit the file of actions.
+        """
         row = self.finished(phase)[k]
         discrete, length = row["action_dim"] is None, row["length"]
         count = length * (1 if discrete else row["action_dim"])
         dtype = np.dtype("<i4" if discrete else "<f4")
+        end = row["offset"] + count * dtype.itemsize
+        if min(count, row["offset"]) < 0 or end > self.actions.path.stat().st_size:  # or numpy would allocate it
+            raise ValueError(f"{self.rows.path} names {count} actions at byte {row['offset']} of {self.actions.path}")
         flat = np.fromfile(self.actions.path, dtype, count, offset=row["offset"])
-        assert len(flat) == count, (self.actions.path, row, len(flat))
         return row["seed"], flat if discrete else flat.reshape(length, -1)
 
     def position(self) -> tuple[int, int]:

@@ -54,6 +54,10 @@ class RunFolder:
         self.diagnostics = self.path / "diagnostics"
         self.lock = Lock(self.path / ".lock")
 
+    def checkpoint(self, name: str) -> Path:
+        """The folder of the `last` or the `best` checkpoint, or of another one that `name` is the path of."""
+        return {"last": self.last, "best": self.best}.get(name, Path(name))
+
     def open(self, config: Mapping[str, Any], overrides: Sequence[str]) -> Opening:
         """Start a run here, of a resolved config of plain values, and say what is to be done.
 

@@ -16,6 +16,7 @@ from optuna.distributions import (
     IntDistribution,
     distribution_to_json,
 )
+from optuna.trial import FrozenTrial, Trial
 
 from mbrl_lab.config import CONF, ConfigError, check, compose_config
 
@@ -40,6 +41,14 @@ class Space:
     def words(self, values: Mapping[str, Any]) -> list[str]:
         """The overrides of a trial."""
         return [*self.overrides, "video.final=0", *(f"{key}={_word(value)}" for key, value in values.items())]
+
+    def check_trial(self, trial: Trial | FrozenTrial) -> None:
+        """ConfigError for a trial in a study's journal that sets what is not searched, or not in these ranges."""
+        other = {**trial.distributions, **self.distributions}
+        wrong = [key for key in other if trial.distributions.get(key) != self.distributions.get(key)]
+        if wrong:
+            said = f"its {wrong[0]} is from {trial.distributions.get(wrong[0])}, not {self.distributions.get(wrong[0])}"
+            raise ConfigError(f"trial {trial.number} is not of the search {self.name}: {said}")
 
     def describe(self) -> dict[str, str]:
         """The search as a study keeps it, to be compared: one text a setting."""

@@ -82,6 +82,7 @@ def write_preset(study: optuna.Study, space: Space, path: Path) -> Path | None:
     found = best(study)
     if found is None:
         return None
+    space.check_trial(found)
     cfg = OmegaConf.create()
     for key, value in found.params.items():
         OmegaConf.update(cfg, key, OmegaConf.create(value) if _is_nested(value) else value)

@@ -102,6 +102,7 @@ class Worker:
         """Start a trial's run, or tell the study that there cannot be such a one."""
         words = self.space.words(trial.params)
         try:
+            self.space.check_trial(trial)
             check(compose_config(words))
         except ConfigError as error:
             self.finish(trial, lock, end(self.study, trial, None, reason=str(error)), str(error))

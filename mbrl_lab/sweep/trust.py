@@ -1,0 +1,59 @@
+"""What a sweep's folder may start: the same script, from the same folder, on configs that build trusted parts only."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from mbrl_lab.config import CONF, ConfigError, compose_config
+from mbrl_lab.sweep.jobs import NAME, Job, Sweep
+from mbrl_lab.tracking.folder import plain
+from mbrl_lab.trust import check_stored
+
+WHOLE = NAME
+"""As a word of `--trust`: the sweep is one's own, and all that it says is done as it says."""
+
+WORD = re.compile(r"[\w.-]*")
+
+
+def check_sweep(sweep: Sweep, jobs: Sequence[Job], script: Path, trust: Sequence[str] = ()) -> None:
+    """ConfigError, in one line, where to start these jobs could run what nobody here has chosen.
+
+    script: the one that starts runs here.
+    trust: modules that the runs' configs may build from; `sweep.json` among them trusts all of the sweep.
+    """
+    if WHOLE in trust:
+        return
+    source, mine = sweep.path / NAME, f"if you started this sweep yourself: --trust {WHOLE}"
+
+    # What stands around the runs: shell lines, other scripts, other folders of configs.
+    if Path(sweep.script).resolve() != script.resolve():
+        raise ConfigError(f"{source}: script is {sweep.script}, not {script}; {mine}")
+    if Path(sweep.cwd).resolve() != Path.cwd().resolve():
+        raise ConfigError(f"{source}: cwd is {sweep.cwd}; give the command there, or {mine}")
+    for key, value in sweep.launcher.items():
+        number = value is None or isinstance(value, int | float)
+        if not number and value not in ([], {}) and not (isinstance(value, str) and WORD.fullmatch(value)):
+            raise ConfigError(f"{source}: launcher.{key} is {value!r}, which a shell would read; {mine}")
+
+    for job in jobs:
+        where = f"{source}: run {job.folder.relative_to(sweep.path).as_posix()}"
+        if job.flags or not isinstance(job.threads, int):
+            what = " ".join(map(str, job.flags)) or f"threads={job.threads!r}"
+            raise ConfigError(f"{where} is started with {what}; {mine}")
+        for word in job.overrides:
+            check_word(word, where, mine)
+        check_stored(plain(OmegaConf.to_container(compose_config(job.overrides), resolve=True)), where, trust)
+
+
+def check_word(word: str, where: str, mine: str) -> None:
+    """ConfigError for an override that is no setting of a run: an option, Hydra's own, a resolver, a file elsewhere."""
+    key, sign, value = word.partition("=")
+    option = word.startswith("-") or not (sign or word.startswith("~"))
+    group = (CONF / key.lstrip("+~").partition("@")[0]).is_dir()
+    elsewhere = ".." in key or (group and (".." in value or "/" in value[:2]))
+    if option or "hydra" in key or elsewhere or re.search(r"\$\{.*:", word):
+        raise ConfigError(f"{where} is started with {word!r}, which is more than a setting; {mine}")

@@ -1,0 +1,135 @@
+"""Warm start: the weights of another run, copied into the algo of a run that begins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from mbrl_lab.config import ConfigError
+from mbrl_lab.tracking.checkpoint import Checkpoint
+from mbrl_lab.tracking.folder import RunFolder, flatten
+from mbrl_lab.tracking.state import bare
+from mbrl_lab.types import Algo
+
+ATTRIBUTES = {"dynamics": "model", "policy": "policy", "value": "value"}
+"""Under which attribute an algo holds what a config group builds: `init_parts` are such groups."""
+
+SHOWN = 3
+"""Names or shapes that differ which a message tells."""
+
+
+def warm_start(algo: Algo, cfg: DictConfig, home: RunFolder) -> list[str]:
+    """Copy what `init_from`, `init_checkpoint` and `init_parts` ask for; returns lines that say what was copied.
+
+    A run that goes on from a checkpoint of its own copies nothing, so its source may be gone by then.
+    Raises ConfigError, in one line, where there are no such weights or they do not fit; nothing is copied then.
+    """
+    if cfg.init_from is None or Checkpoint(home.last).exists():
+        return []
+    source = RunFolder(cfg.init_from)
+    saved, step = read_weights(cfg, source, home)
+
+    # Names before shapes: tensors of another algo have no shapes to compare.
+    own = {bare(name): x for name, x in algo.state_dict().items()}
+    here, there = (chosen(x, cfg.init_parts) for x in (own, saved))
+    for part in cfg.init_parts or ():
+        require_part(part, cfg, own, saved)
+    require_same(cfg, source, here, there)
+    weights = {name: there.get(bare(name), x) for name, x in algo.state_dict().items()}
+    algo.load_state_dict(weights)
+
+    kept = sorted(set(own) - set(here))
+    return sheet(algo, here, kept, f"{source.checkpoint(cfg.init_checkpoint)}, step {step:,}")
+
+
+def read_weights(cfg: DictConfig, source: RunFolder, home: RunFolder) -> tuple[Mapping[str, Any], int]:
+    """The algo's weights in the source's checkpoint, by name, and its step. No code from the file is run."""
+    place = source.checkpoint(cfg.init_checkpoint)
+    if source.path == home.path:
+        raise ConfigError(f"init_from is {cfg.init_from}, this run's own folder: name another run, or leave it out")
+    if not source.path.is_dir():
+        raise ConfigError(f"init_from is {cfg.init_from}; there is no such folder of a run")
+    loaded = Checkpoint(place).load()
+    if loaded is None:
+        allowed = "init_checkpoint can be last, best or a checkpoint's folder"
+        raise ConfigError(f"init_from is {cfg.init_from}, but {place} holds no checkpoint; {allowed}")
+    try:
+        return loaded.state["algo"]["weights"], int(loaded.state["step"])
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"init_from is {cfg.init_from}, but {place} is no checkpoint of a run") from error
+
+
+def chosen(weights: Mapping[str, Any], parts: Sequence[str] | None) -> dict[str, Tensor]:
+    """The tensors to copy: of these parts, or all; but no counters and no state of a stream of steps.
+
+    Counters are whole numbers of no dimension, such as `updates`, by which exploration and learning rates are annealed:
+    they begin at 0 with the run.
+    """
+    names = [name for name, x in weights.items() if isinstance(x, Tensor) and not name.endswith("_extra_state")]
+    names = [name for name in names if weights[name].ndim or weights[name].dtype != torch.int64]
+    if parts is not None:
+        names = [name for name in names if name.partition(".")[0] in {ATTRIBUTES[part] for part in parts}]
+    return {name: weights[name] for name in names}
+
+
+def require_part(part: str, cfg: DictConfig, own: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    """ConfigError where this run or the source has no such part with weights."""
+    for who, weights in (("this run", own), (f"the run in {cfg.init_from}", saved)):
+        heads = {name.partition(".")[0] for name in weights}
+        if ATTRIBUTES[part] not in heads:
+            there = ", ".join(key for key, head in ATTRIBUTES.items() if head in heads) or "none"
+            raise ConfigError(f"init_parts names {part}, which {who} does not have; it has {there}")
+
+
+def require_same(cfg: DictConfig, source: RunFolder, here: Mapping[str, Tensor], there: Mapping[str, Tensor]) -> None:
+    """ConfigError that names the first tensors which only one side has, or whose shapes differ."""
+    start = f"init_from is {cfg.init_from}, which does not fit"
+    if here.keys() != there.keys():
+        target = flatten(source.config()).get("algo._target_", "another algo")
+        algos = f"({str(target).rpartition('.')[2]} there, {cfg.algo._target_.rpartition('.')[2]} here)"
+        only = {
+            "only it has": sorted(there.keys() - here.keys()),
+            "only this run has": sorted(here.keys() - there.keys()),
+        }
+        said = "; ".join(f"{who} {first(names)}" for who, names in only.items() if names)
+        raise ConfigError(f"{start} {algos}: {said}; init_parts=[policy] or [dynamics] copies one part")
+    differing = [
+        f"{name} is {list(there[name].shape)} there, {list(x.shape)} here"
+        for name, x in here.items()
+        if x.shape != there[name].shape
+    ]
+    if differing:
+        raise ConfigError(f"{start}: {first(differing)}")
+
+
+def first(words: Sequence[str]) -> str:
+    """The first few, and how many more there are."""
+    more = f" and {len(words) - SHOWN} more" if len(words) > SHOWN else ""
+    return ", ".join(words[:SHOWN]) + more
+
+
+def sheet(algo: Algo, copied: Mapping[str, Tensor], kept: Sequence[str], source: str) -> list[str]:
+    """`init  ...` lines: the source, each module with its tensors and parameters, and what begins afresh."""
+    return [
+        f"init      {source}",
+        *(f"          {line}" for line in rows(algo, copied)),
+        f"          afresh: {afresh(kept)}",
+    ]
+
+
+def rows(algo: Algo, copied: Mapping[str, Tensor]) -> Iterator[str]:
+    """One line for each module of the algo: how many tensors were copied, and parameters in them."""
+    learned = {bare(name) for name, _ in algo.named_parameters()}
+    for head in dict.fromkeys(name.partition(".")[0] for name in copied):
+        names = [name for name in copied if name.partition(".")[0] == head]
+        parameters = sum(copied[name].numel() for name in names if name in learned)
+        yield f"{head}: {len(names)} tensors, {parameters:,} parameters"
+
+
+def afresh(kept: Sequence[str]) -> str:
+    """What a warm start does not copy."""
+    return ", ".join(["optimizers, replay", *([first(kept)] if kept else [])])
