@@ -96,7 +96,8 @@ def require_same(cfg: DictConfig, source: RunFolder, here: Mapping[str, Tensor],
             "only this run has": sorted(here.keys() - there.keys()),
         }
         said = "; ".join(f"{who} {first(names)}" for who, names in only.items() if names)
-        raise ConfigError(f"{start} {algos}: {said}; init_parts=[policy] or [dynamics] copies one part")
+        cure = "" if cfg.init_parts else "; init_parts=[policy] or [dynamics] copies one part"
+        raise ConfigError(f"{start} {algos}: {said}{cure}")
     differing = [
         f"{name} is {list(there[name].shape)} there, {list(x.shape)} here"
         for name, x in here.items()

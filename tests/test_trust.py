@@ -345,7 +345,7 @@ def test_a_sweep_of_ones_own_is_retried(
     modules: Path, started: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(modules)
-    assert retry(sweep_of(modules, ["algo=random", "seed=3", "logger=[jsonl,wandb]"])) == 0
+    assert retry(sweep_of(modules, ["algo=random", "seed=3", "logger=[jsonl,wandb]", "init_from=../b"])) == 0
     own = sweep_of(modules, ["algo=random", "env=pendulum", "env.make._target_=own_module.Mine", "~env.make.id"])
     assert retry(own) == 2 and "--trust own_module" in capsys.readouterr().err
     assert retry(own, "--trust", "own_module") == 0 and started == ["0", "0"]
