@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import io
 import logging
 import os
 import random
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -20,6 +22,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from mbrl_lab.arithmetic import choose_arithmetic
 from mbrl_lab.config import (
@@ -28,6 +31,7 @@ from mbrl_lab.config import (
     check,
     choose_device,
     compose_config,
+    conf_folders,
     explain_here,
     refuse_unknown_preset,
     with_family,
@@ -49,18 +53,36 @@ from mbrl_lab.tracking.video import Camera
 from mbrl_lab.trust import check_stored
 from mbrl_lab.types import EnvSpec
 from mbrl_lab.warm_start import warm_start
+from mbrl_lab.words import CommandLine, override
 
 log = logging.getLogger("mbrl_lab")
 
 
-def make_run(algo: str = "mpc", env: str = "cartpole", *overrides: str, folder: Path | str, **settings: Any) -> Runner:
+def make_run(
+    algo: str = "mpc",
+    env: str = "cartpole",
+    *overrides: str,
+    folder: Path | str,
+    config_dir: Path | str | None = None,
+    **settings: Any,
+) -> Runner:
     """A run as the command line would make it, to be started or gone on with by `.run()`.
 
     make_run("mpc", "cartpole", "planner.horizon=20", folder="outputs/mine", steps=1000).run()
+
+    Args:
+        overrides: words of the command line, quoted as there.
+        folder: where the run is, or will be.
+        config_dir: another folder of config files, as `--config-dir` is.
+        settings: values as they are, `**{"stop.metric": None, "name": "a=b"}`; `${...}` points to another setting.
+
     Raises ConfigError for a setting that cannot be, RunRefused where the folder holds another run.
     """
-    words = [f"algo={algo}", f"env={env}", *overrides, *(f"{k}={v}" for k, v in settings.items())]
-    cfg = compose_config(words)
+    try:
+        words = [f"algo={algo}", f"env={env}", *overrides, *(override(k, v) for k, v in settings.items())]
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    cfg = compose_config(words, config_dir)
     check(cfg)
     runner = build_runner(cfg, RunFolder(folder))
     runner.algo.allocate()
@@ -209,7 +231,7 @@ def train(cfg: DictConfig) -> None:
     overrides, path = list(hydra.overrides.task), Path(hydra.runtime.output_dir)
 
     def work() -> None:
-        refuse_unknown_preset(overrides)
+        refuse_unknown_preset(overrides, [Path(s.path) for s in hydra.runtime.config_sources if s.schema == "file"])
         run(cfg, path, overrides)
 
     if hydra.mode == RunMode.MULTIRUN:
@@ -278,7 +300,7 @@ def last_words(folder: RunFolder, final: dict[str, float], episodes: int, pictur
     lines += [f"video     {path}" for path in videos]
     kinds = {".png": "picture", ".mp4": "video"}
     lines += [f"{kinds.get(path.suffix, 'numbers'):9} {path}" for path in pictures]
-    return "\n".join([*lines, f"evaluate  python scripts/evaluate.py {folder.path}"])
+    return "\n".join([*lines, f"evaluate  python scripts/evaluate.py {shlex.quote(str(folder.path))}"])
 
 
 def say(error: BaseException) -> str | None:
@@ -297,8 +319,11 @@ def say(error: BaseException) -> str | None:
 
 def attempt(work: Callable[[], None]) -> int:
     """A script's exit code: 0, or 2 and a line for what a user can mend. Faults of the program are raised."""
+    write_any_letter()
     try:
         work()
+    except BrokenPipeError:
+        return stop_printing()
     except Exception as error:
         lines = say(error)
         if lines is None:
@@ -308,20 +333,42 @@ def attempt(work: Callable[[], None]) -> int:
     return 0
 
 
+def write_any_letter() -> None:
+    """Print letters that the terminal's encoding lacks as escapes: none of them is worth a run."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def stop_printing() -> int:
+    """The exit code where nobody reads on, as `| head` does: nothing more can be said."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return 128 + 13  # as if by SIGPIPE
+
+
 def main(hydra_main: Callable[[], None]) -> None:
     """Call a function decorated by `hydra.main`, its errors in words instead of tracebacks."""
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints errors in its own way, and exits
+    write_any_letter()
     try:
-        sys.argv[1:], seen = with_family(sys.argv[1:])
+        line = CommandLine(sys.argv[1:])
+        confs = conf_folders(line.config_dir)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    try:
+        line.overrides, seen = with_family(line.overrides, confs)
         if seen:
-            print(f"{sys.argv[-1]}: {seen}", file=sys.stderr)
+            print(f"{line.overrides[-1]}: {seen}", file=sys.stderr)
+        sys.argv[1:] = line.words()
         hydra_main()
     except KeyboardInterrupt:
         print(STOPPED, file=sys.stderr)
         raise SystemExit(130) from None
-    except (HydraException, ValueError) as error:
-        overrides = [o for o in sys.argv[1:] if not o.startswith("-")]
-        print(f"error: {explain_here(error, overrides)}", file=sys.stderr)
+    except BrokenPipeError:
+        raise SystemExit(stop_printing()) from None
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        print(f"error: {explain_here(error, line.overrides, confs)}", file=sys.stderr)
         raise SystemExit(2) from None
     except OSError as error:
         print(f"error: {error}; hydra.run.dir must be a folder that can be written", file=sys.stderr)

@@ -12,7 +12,7 @@ import gymnasium
 from omegaconf import DictConfig, OmegaConf
 
 from mbrl_lab.app import attempt, run
-from mbrl_lab.config import CONF, ConfigError, check, compose_config
+from mbrl_lab.config import ConfigError, check, compose_config, conf_folders
 from mbrl_lab.report.compare import Curve, by_group, by_run, draw_comparison, find_runs, grouped, read_run
 from mbrl_lab.report.tables import table, write_csv
 from mbrl_lab.tracking.folder import ConfigMismatch, RunFolder, flatten, plain
@@ -47,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--seeds", metavar="N", type=int, default=3, help="seeds 0 to N - 1 (3)")
     p.add_argument("--algos", help="e.g. mpc,sac; by default mpc, mbpo and sac, or ddqn where actions are discrete")
     p.add_argument("--steps", type=int, help="real steps of each run; by default each preset's own")
+    p.add_argument("--config-dir", metavar="DIR", help="another folder of config files, as for train.py")
     p.add_argument("--threshold", type=float, help="a return to count steps to (env.threshold, or gymnasium's own)")
     p.add_argument("--into", type=Path, help="the folder of the runs that are trained (outputs/compare/ENV)")
     p.add_argument("--out", type=Path, help="the figure (compare.png in the folder of the runs); a CSV file beside it")
@@ -63,7 +64,7 @@ def compare(args: argparse.Namespace) -> None:
         raise ConfigError(f"{overrides[0]} is a setting; runs that are there have theirs")
     if args.env:
         jobs = jobs_of(args, overrides)
-        train(jobs)
+        train(jobs, args.config_dir)
         places = list(jobs)
     out = args.out or (places[0].parent if args.env else places[0]) / "compare.png"
     show(places, out, args.threshold)
@@ -73,9 +74,10 @@ def algos_of(args: argparse.Namespace) -> tuple[str, ...]:
     """Those that were asked for, or those that suit the environment's family."""
     if args.algos:
         return tuple(args.algos.split(","))
-    family = compose_config([f"env={args.env}", "algo=random"]).family.name
+    confs = conf_folders(args.config_dir)
+    family = compose_config([f"env={args.env}", "algo=random"], args.config_dir).family.name
     known = ALGOS.get(family, OTHERS)
-    return tuple(algo for algo in known if (CONF / "recipe" / f"{algo}_{family}.yaml").is_file())
+    return tuple(algo for algo in known if any((c / "recipe" / f"{algo}_{family}.yaml").is_file() for c in confs))
 
 
 def jobs_of(args: argparse.Namespace, overrides: Sequence[str]) -> dict[Path, list[str]]:
@@ -91,9 +93,9 @@ def jobs_of(args: argparse.Namespace, overrides: Sequence[str]) -> dict[Path, li
     }
 
 
-def train(jobs: dict[Path, list[str]]) -> None:
+def train(jobs: dict[Path, list[str]], config_dir: str | None = None) -> None:
     """One run after the other, when all of them can be; those that are done are left as they are."""
-    configs = [compose_config(job) for job in jobs.values()]
+    configs = [compose_config(job, config_dir) for job in jobs.values()]
     for cfg in configs:
         check(cfg)
     for k, ((place, job), cfg) in enumerate(zip(jobs.items(), configs, strict=True)):

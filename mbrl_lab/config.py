@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import inspect
 import itertools
+import logging
 import re
 import secrets
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,12 +23,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from mbrl_lab.env.envs import spec_of
-from mbrl_lab.explain import explain, flat_keys, missing
+from mbrl_lab.explain import explain, flat_keys, groups_of, missing
 from mbrl_lab.rules import INT64, RULES, number
-from mbrl_lab.tracking.folder import flatten
+from mbrl_lab.tracking.folder import flatten, plain
+from mbrl_lab.words import quoted
 
 PACKAGE = Path(__file__).resolve().parent
 CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path.is_dir())
+
+logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it logs, in several lines, what it raises too
 
 OmegaConf.register_new_resolver("unique", lambda: secrets.token_hex(3), use_cache=True, replace=True)
 OmegaConf.register_new_resolver(
@@ -37,19 +43,36 @@ class ConfigError(ValueError):
     """A setting that cannot be: which, what was given, what is allowed."""
 
 
-def compose_config(overrides: Sequence[str]) -> DictConfig:
-    """What `scripts/train.py` would run with these overrides. Raises ConfigError."""
-    refuse_unknown_preset(overrides)
-    overrides, _ = with_family(overrides)
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        try:
-            return compose("train", list(overrides))
-        except (HydraException, ValueError) as error:
-            problem = error
-    raise ConfigError(explain_here(problem, overrides)) from problem
+def compose_config(overrides: Sequence[str], config_dir: Path | str | None = None) -> DictConfig:
+    """What `scripts/train.py` would run with these overrides, and with this `--config-dir`. Raises ConfigError."""
+    confs = conf_folders(config_dir)
+    refuse_unknown_preset(overrides, confs)
+    overrides, _ = with_family(overrides, confs)
+    try:
+        return composed(overrides, confs)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        problem = error
+    raise ConfigError(explain_here(problem, overrides, confs)) from problem
 
 
-def with_family(words: Sequence[str]) -> tuple[list[str], str]:
+def conf_folders(config_dir: Path | str | None = None) -> list[Path]:
+    """Our folder of configs, and another that adds to it. ConfigError where that is none."""
+    if config_dir is None:
+        return [CONF]
+    there = Path(config_dir).absolute()
+    if not there.is_dir():
+        raise ConfigError(f"--config-dir is {str(config_dir)!r}; it must be a folder, and {there} is none")
+    return [CONF, there]
+
+
+def composed(overrides: Sequence[str], confs: Sequence[Path]) -> DictConfig:
+    """A config from the folders; what stands in an earlier one hides what stands in a later one."""
+    where = [f"hydra.searchpath=[{','.join(quoted(f'file://{conf}') for conf in confs[1:])}]"]
+    with initialize_config_dir(str(confs[0]), version_base="1.3"):
+        return compose("train", [*overrides, *(where if confs[1:] else [])])
+
+
+def with_family(words: Sequence[str], confs: Sequence[Path]) -> tuple[list[str], str]:
     """The words of a command line, with `family=` where env=gym leaves it open, and what was seen, or "".
 
     Every environment that they sweep over is made once. ConfigError where one cannot be, or where families differ.
@@ -66,7 +89,7 @@ def with_family(words: Sequence[str]) -> tuple[list[str], str]:
             else [str(o.input_line)]
             for o in parsed
         ]
-        looked = [family_of(chosen) for chosen in itertools.product(*choices)]
+        looked = [family_of(chosen, confs) for chosen in itertools.product(*choices)]
     except (HydraException, OmegaConfBaseException):
         return list(words), ""  # whoever composes the whole of it explains
     found = dict(seen for seen in looked if seen)
@@ -76,13 +99,13 @@ def with_family(words: Sequence[str]) -> tuple[list[str], str]:
     return [*words, *([f"family={family}"] if family else [])], seen
 
 
-def family_of(words: Sequence[str]) -> tuple[str, str] | None:
+def family_of(words: Sequence[str], confs: Sequence[Path]) -> tuple[str, str] | None:
     """The family of the environment that words of `env` describe, and its spaces; None without an id."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", [*words, "algo=random"])
+    cfg = composed([*words, "algo=random"], confs)
     if OmegaConf.is_missing(cfg.env, "id"):
         return None
     check_rules(cfg)
+    find_here(cfg)
     env = build(cfg.env.make)()
     with contextlib.suppress(Exception):  # a run says so when it closes its own
         env.close()
@@ -94,23 +117,24 @@ def family_of(words: Sequence[str]) -> tuple[str, str] | None:
     return "grid" if space.high.max() <= 1 else "pixels", shown
 
 
-def refuse_unknown_preset(overrides: Sequence[str]) -> None:
+def refuse_unknown_preset(overrides: Sequence[str], confs: Sequence[Path]) -> None:
     """ConfigError where a preset was asked for that is not there: presets are optional, so Hydra would say nothing."""
     for group, _, name in (o.partition("=") for o in overrides):
-        if group == "preset" and name not in ("none", "null") and not (CONF / "preset" / f"{name}.yaml").is_file():
-            raise ConfigError(missing(f"preset/{name}", CONF))
+        there = any((conf / "preset" / f"{name}.yaml").is_file() for conf in confs)
+        if group == "preset" and name not in ("none", "null") and not there:
+            raise ConfigError(missing(f"preset/{name}", confs))
 
 
-def explain_here(error: Exception, overrides: Sequence[str]) -> str:
+def explain_here(error: Exception, overrides: Sequence[str], confs: Sequence[Path]) -> str:
     """`explain` with the settings that the chosen groups have."""
-    groups = [o for o in overrides if o.partition("=")[0] in {p.name for p in CONF.iterdir()}]
+    known = groups_of(confs)
+    groups = [o for o in overrides if o.partition("=")[0] in known and not o.endswith("=null")]
     keys: list[str] = []
-    groups = [o for o in groups if not o.endswith("=null")]
-    for known in (groups, [o for o in groups if o.startswith(("env=", "algo="))], []):
-        with contextlib.suppress(HydraException), initialize_config_dir(str(CONF), version_base="1.3"):
-            keys = flat_keys(cast(dict[str, Any], OmegaConf.to_container(compose("train", known))))
+    for chosen in (groups, [o for o in groups if o.startswith(("env=", "algo="))], []):
+        with contextlib.suppress(HydraException):
+            keys = flat_keys(cast(dict[str, Any], OmegaConf.to_container(composed(chosen, confs))))
             break
-    return explain(error, overrides, CONF, keys)
+    return explain(error, overrides, confs, keys)
 
 
 def build(node: DictConfig) -> Any:
@@ -124,13 +148,33 @@ def build(node: DictConfig) -> Any:
     except HydraException as error:
         if isinstance(error.__cause__, ValueError):
             raise ConfigError(str(error.__cause__)) from error
+        if isinstance(error.__cause__, ImportError | AttributeError):
+            raise ConfigError(not_found(str(node.get("_target_")), error.__cause__)) from error
         raise
+
+
+def find_here(cfg: Mapping[str, Any] | DictConfig) -> None:
+    """Let modules of the current folder be found, if this config names one and it is nowhere else.
+
+    A script has its own folder on the path, and not the current one. That goes last, and only then, so that no file
+    which happens to lie here takes the place of a package, or of one that some library would like to have.
+    """
+    for key, value in flatten(plain(cfg)).items():
+        name = str(value).partition(":" if key.endswith("id") else ".")[0].partition(".")[0]
+        named = key.endswith("_target_") or (key in ("env.id", "env.make.id") and ":" in str(value))
+        if named and name.isidentifier() and name not in sys.modules and find_spec(name) is None:
+            if Path(f"{name}.py").is_file() or Path(name).is_dir():
+                sys.path.append(str(Path.cwd()))
+            else:
+                where = f"{Path.cwd()} and what is installed; PYTHONPATH=FOLDER before the command adds a folder"
+                raise ConfigError(f"{key} is {value!r}, but there is no module {name!r} in {where}")
 
 
 def check(cfg: DictConfig) -> None:
     """Raise ConfigError for the first setting that cannot be, before any part is built."""
     for key in left_open(cfg):
         raise ConfigError(f"{key} must be given, e.g. {key}=...")
+    find_here(cfg)
     try:
         OmegaConf.resolve(cfg.copy())
     except InterpolationKeyError as error:
@@ -180,12 +224,26 @@ def left_open(cfg: DictConfig) -> list[str]:
     return sorted(key for key, value in flatten({str(k): v for k, v in tree.items()}).items() if value == "???")
 
 
+def locate(target: str) -> Any:
+    """What a `_target_` names. Raises ConfigError where there is no such thing."""
+    try:
+        return get_object(target)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(not_found(target, error)) from error
+
+
+def not_found(target: str, error: BaseException) -> str:
+    """Hydra's several lines on a `_target_` as one."""
+    why = " ".join(line.strip() for line in str(error).splitlines()[1:2]) or str(error)
+    return f"_target_ is {target!r}, which cannot be loaded: {why}"
+
+
 def check_parts(cfg: DictConfig) -> None:
     """ConfigError where a part has settings that it does not know: those of a preset, made for another one."""
     for group in ("dynamics", "planner", "policy", "encoder"):
         node = cfg.get(group, {})
         if "_target_" in node:
-            known = inspect.signature(get_object(node["_target_"])).parameters
+            known = inspect.signature(locate(node["_target_"])).parameters
             for key in (k for k in node if k not in known and not k.startswith("_")):
                 part = node["_target_"].rpartition(".")[2]
                 why = f"{part} has no such setting; if a preset made for another {group} set it, add preset=none"

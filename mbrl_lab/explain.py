@@ -10,31 +10,47 @@ from typing import Any
 
 from hydra.errors import MissingConfigException, OverrideParseException
 
+from mbrl_lab.words import as_shell, parsed
 
-def explain(error: Exception, overrides: Sequence[str], conf: Path, keys: Iterable[str]) -> str:
-    """A message for what went wrong; `keys` are the settings that exist without the overrides."""
+
+def explain(error: Exception, overrides: Sequence[str], confs: Sequence[Path], keys: Iterable[str]) -> str:
+    """A message for what went wrong; `keys` are the settings that exist without the overrides.
+
+    confs: the folders of configs, ours and `--config-dir`.
+    """
     text = str(error)
     if isinstance(error, MissingConfigException) and (found := re.search(r"Could not (?:find|load) '([^']+)'", text)):
-        return missing(found[1], conf)
+        return missing(found[1], confs)
     if found := re.search(r"Could not override '([^']+)'", text):
-        return _unknown(found[1], overrides, conf, set(keys))
+        return _unknown(found[1], overrides, confs, set(keys))
     if isinstance(error, OverrideParseException):
-        problem = text.splitlines()[0]
-        return f"cannot read {error.override!r}: {problem}; write key=value, and quote what the shell would take"
+        return _unreadable(str(error.override), text.splitlines()[0])
     if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
-        return f"{found[1]}: a list of values is a sweep; add -m to run each of them"
-    nulls = [o for o in overrides if o.endswith("=null") and (conf / o.partition("=")[0]).is_dir()]
+        one = f"; as one text it is written {as_shell(found[1])}" if "," in found[1] and "(" not in found[1] else ""
+        return f"{found[1]}: a list of values is a sweep; add -m to run each of them{one}"
+    nulls = [o for o in overrides if o.endswith("=null") and o.partition("=")[0] in groups_of(confs)]
     if nulls and "Got NoneType" in text:
         group = nulls[0].partition("=")[0]
-        return f"{nulls[0]}: a group cannot be null here; {group} can be: {', '.join(_options(conf / group))}"
-    cause = f" ({error.__cause__})" if error.__cause__ else ""
-    return text.splitlines()[0] + cause.splitlines()[0] if cause else text.splitlines()[0]
+        return f"{nulls[0]}: a group cannot be null here; {group} can be: {', '.join(_options(confs, group))}"
+    cause = str(error.__cause__ or "").splitlines()[:1]
+    return text.splitlines()[0] + "".join(f" ({line})" for line in cause)
 
 
-def missing(name: str, conf: Path) -> str:
+def _unreadable(given: str, problem: str) -> str:
+    key, equals, _ = given.partition("=")
+    if not equals:
+        return f"cannot read {given!r}: a setting is written key=value"
+    if parsed(f"{key}=x") is None:
+        return f"cannot read {given!r}: {key!r} cannot be the name of a setting ({problem})"
+    if problem.startswith("Lexer"):  # as the parser calls it
+        problem = "it has letters that must be quoted"
+    return f"cannot read {given!r}: {problem}; as one text it is written {as_shell(given)}"
+
+
+def missing(name: str, confs: Sequence[Path]) -> str:
     """A message for a file `group/value` that is not there."""
     group, _, value = name.rpartition("/")
-    options = _options(conf / group)
+    options = _options(confs, group)
     if group == "recipe":
         algo, _, family = value.rpartition("_")
         known = [o.removeprefix(f"{algo}_") for o in options if o.startswith(f"{algo}_")]
@@ -45,19 +61,24 @@ def missing(name: str, conf: Path) -> str:
     return f"{group}={value} does not exist{did_you_mean(value, options)} {group} can be: {', '.join(options)}"
 
 
-def _unknown(key: str, overrides: Sequence[str], conf: Path, keys: set[str]) -> str:
+def _unknown(key: str, overrides: Sequence[str], confs: Sequence[Path], keys: set[str]) -> str:
     given = next((o for o in overrides if re.match(rf"[+~]*{re.escape(key)}(=|$)", o)), key)
     head = key.partition(".")[0].partition("/")[0]
-    if (conf / head).is_dir() and head not in {k.partition(".")[0] for k in keys}:
+    groups = groups_of(confs)
+    if head in groups and head not in {k.partition(".")[0] for k in keys}:
         algo = next((o.partition("=")[2] for o in reversed(overrides) if o.startswith("algo=")), "mpc")
         return f"{given}: algo={algo} uses no {head}; leave it out"
-    groups = {p.name for p in conf.iterdir() if p.is_dir()}
     names = {p for k in keys for p in _prefixes(k)} | groups
     return f"{given}: there is no setting {key!r}{did_you_mean(key, names)} `--cfg job` shows all of them"
 
 
-def _options(folder: Path) -> list[str]:
-    return sorted(p.stem for p in folder.glob("*.yaml"))
+def groups_of(confs: Sequence[Path]) -> set[str]:
+    """The names of the config groups."""
+    return {p.name for conf in confs if conf.is_dir() for p in conf.iterdir() if p.is_dir()}
+
+
+def _options(confs: Sequence[Path], group: str) -> list[str]:
+    return sorted({p.stem for conf in confs for p in (conf / group).glob("*.yaml")})
 
 
 def did_you_mean(word: str, words: Iterable[str]) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -180,8 +180,7 @@ def free_memory(device: torch.device) -> int:
     """Bytes free on `device`."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    return int(fields["MemAvailable"].split()[0]) * 1024
+    return int(psutil.virtual_memory().available)
 
 
 def _allocate(spec: EnvSpec, rows: int, num_envs: int, device: torch.device) -> Step:

@@ -74,7 +74,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "key": (["planner.horizn=3"], ["planner.horizn=3", "did you mean planner.horizon?"]),
     "key without a like": (["zzz.qqq=3"], ["zzz.qqq=3", "--cfg job"]),
     "root key": (["step=100"], ["step=100", "did you mean steps?"]),
-    "grammar": (["steps=[1"], ["steps=[1", "key=value"]),
+    "grammar": (["steps=[1"], ["steps=[1", "written 'steps=\"[1\"'"]),
     "a word": (["cartpole"], ["cartpole", "key=value"]),
     "a float in a plan": (["planner.horizon=2.5"], ["planner.horizon is 2.5", "a whole number"]),
     "a word in a plan": (["planner.discount=abc"], ["planner.discount is 'abc'", "a number in (0, 1]"]),

@@ -30,6 +30,7 @@ LAYERS = [
 ]
 TOP = {
     "",
+    "words",
     "explain",
     "config",
     "arithmetic",

@@ -23,8 +23,9 @@ def main(argv: Sequence[str]) -> int:
     """The command line; returns its exit code: 1 if something needed is missing, 2 for a job that cannot be."""
     parser = argparse.ArgumentParser(prog="doctor.py", description="Examine this machine, or the parts of a job.")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train.py: examine that job")
-    overrides = parser.parse_args(argv).overrides
-    return job(overrides) if overrides else machine()
+    parser.add_argument("--config-dir", metavar="DIR", help="another folder of config files, as for train.py")
+    args = parser.parse_intermixed_args(argv)
+    return job(args.overrides, args.config_dir) if args.overrides else machine()
 
 
 def machine() -> int:
@@ -38,12 +39,12 @@ def machine() -> int:
     return int(any(f.state == "missing" for f in found))
 
 
-def job(overrides: Sequence[str]) -> int:
+def job(overrides: Sequence[str], config_dir: str | None = None) -> int:
     """Print the parts that a command line builds; 2 and one line if it cannot be built."""
 
     def show() -> None:
         with quiet():
-            lines = parts(overrides)
+            lines = parts(overrides, config_dir)
         print("\n".join(lines))
 
     return attempt(show)

@@ -25,9 +25,9 @@ WIDTH = 110
 PICTURES = Path("outputs/doctor")
 
 
-def parts(overrides: Sequence[str]) -> list[str]:
+def parts(overrides: Sequence[str], config_dir: Path | str | None = None) -> list[str]:
     """Lines to print. All that is left on disk is a picture. Raises ConfigError for what cannot be built."""
-    cfg = compose_config(overrides)
+    cfg = compose_config(overrides, config_dir)
     check(cfg)
     with tempfile.TemporaryDirectory() as place:
         runner = build_runner(cfg, RunFolder(place))

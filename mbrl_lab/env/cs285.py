@@ -8,17 +8,19 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import gymnasium
-import mujoco
 import numpy as np
 import torch
-from gymnasium.envs.mujoco import MujocoEnv
 from gymnasium.spaces import Box
 from gymnasium.wrappers import TimeLimit
 from numpy.typing import NDArray
 from torch import Tensor
 
 from mbrl_lab.env import cs285_physics as physics
-from mbrl_lab.env.gym import log_mujoco
+from mbrl_lab.env.gym import load_mujoco
+
+load_mujoco()  # before these import it, and fail where there is nothing to draw with
+import mujoco  # noqa: E402
+from gymnasium.envs.mujoco import MujocoEnv  # noqa: E402
 
 Array = NDArray[Any]
 Answer = tuple[Array, float, bool, bool, dict[str, Any]]
@@ -145,7 +147,7 @@ TASKS: dict[str, Callable[..., gymnasium.Env]] = {"cheetah": Cheetah, "obstacles
 
 def make_cs285(task: str, max_episode_steps: int, render_mode: str | None = None) -> gymnasium.Env:
     """cheetah, obstacles or reacher, with a time limit, which is not terminal."""
-    log_mujoco()
+    load_mujoco(drawing=render_mode is not None)
     if task not in TASKS:
         raise ValueError(f"env.make.task is {task!r}; it must be {' | '.join(TASKS)}")
     return TimeLimit(TASKS[task](render_mode=render_mode), max_episode_steps)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import logging
+import os
 from collections.abc import Mapping
 from functools import cache
+from importlib import import_module
 from typing import Any
 
 import gymnasium
@@ -32,7 +34,7 @@ def make_gym(id: str, **kwargs: Any) -> gymnasium.Env:
 def make_gym_with(id: str, wrap: Mapping[str, Any], **kwargs: Any) -> gymnasium.Env:
     """The same with what `wrap` asks for, see `wrapped` and conf/env/gym.yaml."""
     if _needs_mujoco(id):
-        log_mujoco()
+        load_mujoco(drawing=kwargs.get("render_mode") is not None)
     limit = {} if wrap.get("max_steps") is None else {"max_episode_steps": -1}  # its own would come first
     try:
         env = gymnasium.make(id, **{"disable_env_checker": True} | kwargs | limit)
@@ -97,20 +99,46 @@ def warn_endless(name: str) -> None:
     )
 
 
-def log_mujoco() -> None:
-    """Have MuJoCo's warnings in the log; it would print them for every simulator, and into MUJOCO_LOG.TXT.
+class CannotDraw(RuntimeError):
+    """There will be no pictures; the message says why, and what to do."""
 
-    That a robot's file has something deprecated in it, nobody who runs it can mend: that is for the debug level.
+
+def load_mujoco(drawing: bool = False) -> None:
+    """Import MuJoCo, and have its warnings in the log; it would print them for every simulator, and into a file.
+
+    It chooses how to draw while it is imported. Where MUJOCO_GL names what is not here it does without, as a simulator
+    needs no pictures; with `drawing` CannotDraw says so.
     """
     try:
+        said = _import_mujoco()
         import mujoco
-    except ImportError:
+    except ModuleNotFoundError:  # gymnasium says so, with what to install
         return
 
     def say(message: str) -> None:
+        # That a robot's file has something deprecated in it, nobody who runs it can mend.
         log.log(logging.DEBUG if "deprecated" in message else logging.WARNING, "MuJoCo: %s", message)
 
     mujoco.set_mju_user_warning(say)
+    if drawing and not hasattr(mujoco, "GLContext"):
+        raise CannotDraw(f"{said}; MUJOCO_GL can be egl, osmesa or glfw where they are installed, or unset")
+
+
+@cache
+def _import_mujoco() -> str:
+    """Why it cannot draw, if it cannot. Raises ModuleNotFoundError alone."""
+    asked = os.environ.get("MUJOCO_GL", "")
+    logging.getLogger("OpenGL").setLevel(logging.ERROR)  # else it tells of every library that it looked for
+    try:
+        import_module("mujoco")
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:
+        # Whatever the library of graphics raises: ImportError, RuntimeError, or AttributeError where PyOpenGL has none.
+        os.environ["MUJOCO_GL"] = "off"
+        import_module("mujoco")
+        return f"MUJOCO_GL={asked} draws nothing here ({str(error).strip().partition(chr(10))[0]})"
+    return f"MUJOCO_GL={asked} draws nothing"
 
 
 def _needs_mujoco(id: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from torch import nn
 
 def keep_freed_memory() -> None:
     """Tell glibc to keep large freed blocks: giving them back and faulting them in again slows planning by half."""
+    if sys.platform != "linux":
+        return
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         m_trim_threshold, m_mmap_threshold, size = -1, -3, 2**30

@@ -69,7 +69,7 @@ def read_run(folder: Path) -> Curve:
     config = home.config() or {}
     settings = flatten({k: v for k, v in config.items() if k not in ALIKE})
     path = folder / "overrides.txt"
-    words = path.read_text().splitlines() if path.exists() else []
+    words = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     overrides = {k: v for k, sign, v in (word.lstrip("+").partition("=") for word in words) if sign}
     kept = {k: v for k, v in overrides.items() if k.split(".")[0] not in ALIKE}
     keys = "time/seconds", "time/evaluation", "eval/return"

@@ -13,6 +13,7 @@ from typing import Any
 from mbrl_lab.config import ConfigError
 from mbrl_lab.tracking.atomic import write_text
 from mbrl_lab.tracking.folder import MAY_CHANGE
+from mbrl_lab.words import quoted
 
 NAME = "sweep.json"
 
@@ -29,8 +30,8 @@ class Job:
 
     def arguments(self) -> list[str]:
         """The command line after the script's name."""
-        place = str(self.folder).replace("\\", "\\\\").replace("'", "\\'")
-        return [*self.flags, *self.overrides, "hydra.mode=RUN", f"hydra.run.dir='{place}'"]
+        place = quoted(str(self.folder).replace("${", "\\${"))  # it is a name, and points to no setting
+        return [*self.flags, *self.overrides, "hydra.mode=RUN", f"hydra.run.dir={place}"]
 
     def kind(self) -> list[str]:
         """The overrides that make it this run and no other."""

@@ -35,8 +35,9 @@ def launch(
     """
     path = Path(str(config.hydra.sweep.dir)).resolve()
     jobs, waiting, flags = [], [], tuple(hydra_flags(config))
+    confs = [Path(s.path) for s in config.hydra.runtime.config_sources if s.schema == "file"]
     for number, overrides in enumerate(job_overrides, first):
-        refuse_unknown_preset(overrides)
+        refuse_unknown_preset(overrides, confs)
         cfg = compose_job(context, config, overrides, number)
         folder = path / str(cfg.hydra.sweep.subdir)
         job = Job(folder, tuple(overrides), flags, cfg.runtime.threads, str(cfg.runtime.device))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,7 +16,8 @@ from typing import NamedTuple
 import torch
 
 from mbrl_lab.sweep.jobs import Job, Sweep
-from mbrl_lab.tracking.folder import RunFolder
+from mbrl_lab.tracking.folder import RunFolder, headline
+from mbrl_lab.tracking.provenance import cores
 from mbrl_lab.tracking.signals import Signals
 
 OUTPUT = "output.log"
@@ -71,15 +73,17 @@ def run_parallel(sweep: Sweep, jobs: Sequence[Job], workers: int | None, per_gpu
                 conclude(each, told=False)
             raise
         if signals.received:
-            print(f"stopped: python scripts/sweep.py retry {sweep.path} goes on with all of it", file=sys.stderr)
+            print(
+                f"stopped: python scripts/sweep.py retry {shlex.quote(str(sweep.path))} goes on with all of it",
+                file=sys.stderr,
+            )
             raise SystemExit(128 + signal.Signals[signals.received])
 
 
 def choose_places(jobs: Sequence[Job], workers: int | None, per_gpu: int) -> list[Place]:
     """As many as asked for; else `per_gpu` for each GPU, or what the cores bear. GPUs are dealt in turn."""
     gpus = [] if all(job.device == "cpu" for job in jobs) else visible_gpus()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    most = len(gpus) * per_gpu if gpus else max(1, cores // max(job.threads for job in jobs))
+    most = len(gpus) * per_gpu if gpus else max(1, cores() // max(job.threads for job in jobs))
     return [Place(k, gpus[k % len(gpus)] if gpus else None) for k in range(workers or most)]
 
 
@@ -126,16 +130,16 @@ def conclude(ended: Running, told: bool) -> str:
         folder.bury(reason(code, ended.job.folder / OUTPUT))
     status = folder.status()
     state = status.get("state", "not started")
-    why = f": {status['error'].strip().splitlines()[-1]}" if status.get("error") else ""
+    why = f": {headline(status['error'])}" if status.get("error") else ""
     seconds = datetime.timedelta(seconds=round(time.monotonic() - ended.began))
     return f"{ended.job.folder.name}  {' '.join(ended.job.overrides)}  {state}{why}  {seconds}"
 
 
 def reason(code: int, output: Path) -> str:
     """Why a process ended with this code, which is not 0."""
-    if code == -signal.SIGKILL:
-        return "killed by SIGKILL: by somebody, or by the system for want of memory"
     if code < 0:
-        return f"killed by {signal.Signals(-code).name}"
-    said = [line for line in output.read_text(errors="replace").splitlines() if line.strip()]
-    return said[-1] if said else f"ended with exit code {code}"
+        name = signal.Signals(-code).name
+        return f"killed by {name}" + (": by somebody, or by the system for want of memory" if name == "SIGKILL" else "")
+    said = [line for line in output.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    errors = [line for line in said if line.startswith("error: ")]
+    return (errors or said or [f"ended with exit code {code}"])[-1]

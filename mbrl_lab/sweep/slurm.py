@@ -11,6 +11,7 @@ import io
 import logging
 import os
 import runpy
+import shlex
 import shutil
 import subprocess
 import sys
@@ -63,7 +64,7 @@ def submit(sweep: Sweep, jobs: Sequence[Job], wait: bool, requeues: int, **setti
     numbers = {job.folder.relative_to(sweep.path).as_posix(): each.job_id for job, each in zip(jobs, sent, strict=True)}
     replace(sweep, submitted={**sweep.submitted, **numbers}).write()
     print(f"submitted {len(sent)} jobs, {sent[0].job_id} to {sent[-1].job_id}", flush=True)
-    print(f"          python scripts/sweep.py status {sweep.path}", flush=True)
+    print(f"          python scripts/sweep.py status {shlex.quote(str(sweep.path))}", flush=True)
     try:
         while wait and queued(list(numbers.values())):
             time.sleep(PAUSE)

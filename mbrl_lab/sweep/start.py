@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 
 from mbrl_lab.config import ConfigError
@@ -33,9 +34,8 @@ def start(sweep: Sweep, jobs: Sequence[Job], skipped: int = 0) -> None:
     wrong = [job for job in jobs if RunFolder(job.folder).status().get("state") != "done"]
     if wrong:
         where = ", ".join(job.folder.name for job in wrong[:10])
-        raise SweepFailed(
-            f"{len(wrong)} of {len(jobs)} runs are not done ({where}): python scripts/sweep.py status {sweep.path}"
-        )
+        command = f"python scripts/sweep.py status {shlex.quote(str(sweep.path))}"
+        raise SweepFailed(f"{len(wrong)} of {len(jobs)} runs are not done ({where}): {command}")
 
 
 def alone(sweep: Sweep, work: Callable[[], None]) -> None:

@@ -15,7 +15,7 @@ from mbrl_lab.report.tables import Row
 from mbrl_lab.sweep.jobs import Job, Sweep, read_sweep
 from mbrl_lab.sweep.slurm import queued
 from mbrl_lab.tracking.atomic import write_text
-from mbrl_lab.tracking.folder import MAY_CHANGE, RunFolder
+from mbrl_lab.tracking.folder import MAY_CHANGE, RunFolder, headline
 
 TO_RETRY = ("failed", "preempted", "killed", "waiting")
 
@@ -62,7 +62,7 @@ def found_job(run: Path) -> Job:
     folder = RunFolder(run)
     runtime = folder.config().get("runtime", {})
     lines = run / "overrides.txt"
-    overrides = lines.read_text().splitlines() if lines.exists() else []
+    overrides = lines.read_text(encoding="utf-8").splitlines() if lines.exists() else []
     return Job(run, tuple(overrides), (), runtime.get("threads", 1), runtime.get("device", "auto"))
 
 
@@ -120,7 +120,7 @@ def table(seen: Sequence[Seen]) -> str:
             "" if s.ret is None else f"{s.ret:.1f}",
             "" if s.speed is None or s.state != "running" else f"{s.speed:,.1f}",
             "" if s.left is None else str(datetime.timedelta(seconds=round(s.left))),
-            s.error.strip().splitlines()[-1][:120] if s.error else "",
+            headline(s.error)[:120] if s.error else "",
         )
         for s in seen
     ]

@@ -51,8 +51,11 @@ def write_text(path: Path, text: str) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Make renames and deletions in `path` last."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Make renames and deletions in `path` last; on Windows they do by themselves, and no folder can be opened."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        return
     try:
         os.fsync(descriptor)
     finally:

@@ -183,6 +183,12 @@ def plain(config: Any) -> dict[str, Any]:
     return {str(key): value for key, value in nested.items()}
 
 
+def headline(error: str) -> str:
+    """The line of a run's error that says most: the first, or of a traceback the last."""
+    lines = error.strip().splitlines() or [""]
+    return lines[-1 if lines[0].startswith("Traceback") else 0]
+
+
 def _asks_for_more(config: Mapping[str, Any], stored: Mapping[str, Any], step: int) -> bool:
     """Whether a run that ended at `step` has more to do: more steps than before, or those left when it stopped."""
     steps, before = config.get("steps", 0), stored.get("steps", 0)

@@ -147,7 +147,7 @@ def sweep_of(folder: RunFolder) -> str | None:
 def kind_of(folder: RunFolder) -> str | None:
     """What a run's command line says of what runs, but for its seed."""
     lines = folder.path / "overrides.txt"
-    words = lines.read_text().splitlines() if lines.exists() else []
+    words = lines.read_text(encoding="utf-8").splitlines() if lines.exists() else []
     beside = MAY_CHANGE | {"seed", "sweep"}
     said = [w for w in words if w.lstrip("+~").partition("=")[0].partition(".")[0] not in beside]
     return " ".join(said)[:64] or None

@@ -12,11 +12,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from mbrl_lab.hardware import multiplies_bf16
 
 PACKAGE = Path(__file__).resolve().parent.parent
+
+CLOCK = 5.0
+"""Seconds by which a start may seem to move, since the system counts it from a clock that can be set."""
 
 
 def provenance() -> dict[str, Any]:
@@ -68,8 +72,8 @@ def hardware() -> dict[str, Any]:
         "host": socket.gethostname(),
         "system": platform.platform(),
         "cpu": cpu_model(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "cores": cores(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "bf16": multiplies_bf16(torch.device("cpu")),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "cuda": torch.version.cuda,
@@ -84,27 +88,27 @@ def cpu_model() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def cores() -> int:
+    """Those that this process may use."""
+    process = psutil.Process()
+    allowed = len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else 0  # macOS has no such thing
+    return allowed or os.cpu_count() or 1
+
+
 def born(pid: int) -> str | None:
-    """When the kernel started `pid`, in ticks since boot; "" for one that is gone; None where /proc is missing."""
-    if not Path("/proc/self/stat").exists():
-        return None
+    """When `pid` started, in seconds since 1970; "" for one that is gone; None where the system does not tell."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
+        process = psutil.Process(pid)
+        return "" if process.status() == psutil.STATUS_ZOMBIE else f"{process.create_time():.2f}"
+    except psutil.NoSuchProcess:
         return ""
-    state, *fields = stat.rpartition(")")[2].split()
-    return "" if state == "Z" else fields[18]
+    except psutil.AccessDenied:
+        return None
 
 
 def alive(pid: int, birth: str | None) -> bool:
     """Whether the process `pid` that started at `birth` still runs; a later one with the same number is not it."""
     seen = born(pid)
-    if seen is not None:
-        return seen != "" and birth in (None, seen)
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    if not seen or not birth:
+        return seen != ""
+    return abs(float(seen) - float(birth)) < CLOCK

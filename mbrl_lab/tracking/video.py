@@ -17,6 +17,7 @@ import numpy as np
 from gymnasium.error import DependencyNotInstalled
 from numpy.typing import NDArray
 
+from mbrl_lab.env.gym import CannotDraw
 from mbrl_lab.env.vector import close_safely, warn_once
 
 log = logging.getLogger(__name__)
@@ -222,7 +223,7 @@ def drawing_errors() -> Iterator[None]:
     """Where there is no display, make what OpenGL raises (while imported or drawing) one line with what to do."""
     try:
         yield
-    except (DependencyNotInstalled, NotImplementedError):
+    except (DependencyNotInstalled, NotImplementedError, CannotDraw):
         raise
     except (ImportError, AttributeError, RuntimeError) as error:
         if not headless():

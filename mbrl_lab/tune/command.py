@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--trials", type=int, default=30, help="until the study has so many, other workers' counted in (30)")
     p.add_argument("--workers", type=int, default=1, help="trials at once, of this worker (1)")
     p.add_argument("--study", type=Path, help="its folder, which workers share (outputs/tune/SPACE)")
+    p.add_argument("--config-dir", metavar="DIR", help="another folder of config files, as for train.py")
     p.add_argument("--seed", type=int, help="of the search, for a single worker that is to repeat it")
     return p
 
@@ -47,14 +49,13 @@ def tune(args: argparse.Namespace, script: Path) -> None:
         from mbrl_lab.tune.worker import Worker
     except ModuleNotFoundError as error:
         raise ConfigError(f'{error.name} is not installed: pip install "mbrl_lab[tune]"') from error
-    space = read_space(args.space, args.overrides)
+    space = read_space(args.space, args.overrides, args.config_dir)
     path = (args.study or Path("outputs", "tune", space.name)).resolve()
     study = open_study(path, space, args.seed)
     Worker(study, space, path, script, args.trials, args.workers).run()
     found, preset = best(study), write_preset(study, space, path / PRESET)
     if found is None or preset is None:
-        raise ConfigError(
-            f"no trial came to a finite {space.metric}: python scripts/sweep.py status {path} shows the runs"
-        )
+        command = f"python scripts/sweep.py status {shlex.quote(str(path))}"
+        raise ConfigError(f"no trial came to a finite {space.metric}: {command} shows the runs")
     print(f"best      trial {found.number}: {space.metric} {found.value:.4g}")
     print(f"preset    {preset}\n          copied to conf/preset/NAME.yaml it is used by preset=NAME")

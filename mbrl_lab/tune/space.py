@@ -18,7 +18,7 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, Trial
 
-from mbrl_lab.config import CONF, ConfigError, check, compose_config
+from mbrl_lab.config import ConfigError, check, compose_config, conf_folders
 
 KEYS = {"overrides", "metric", "startup", "space"}
 RANGE = {"low", "high", "log", "step"}
@@ -29,7 +29,7 @@ class Space:
     """conf/tune/NAME.yaml: for each setting `{low, high, log, step}` or `{choices}`.
 
     overrides: of every trial. metric: what is to be large. startup: trials drawn at random before any is guided or
-    pruned.
+    pruned. config_dir: another folder of config files.
     """
 
     name: str
@@ -37,6 +37,7 @@ class Space:
     metric: str
     startup: int
     distributions: Mapping[str, BaseDistribution]
+    config_dir: str | None = None
 
     def words(self, values: Mapping[str, Any]) -> list[str]:
         """The overrides of a trial."""
@@ -56,20 +57,20 @@ class Space:
         return {"overrides": " ".join(self.overrides), "metric": self.metric} | ranges
 
 
-def read_space(name: str, more: Sequence[str] = ()) -> Space:
-    """From conf/tune, or a file's path. ConfigError where something in it cannot be."""
-    path = CONF / "tune" / f"{name}.yaml"
-    path = path if path.is_file() else Path(name)
+def read_space(name: str, more: Sequence[str] = (), config_dir: str | None = None) -> Space:
+    """From conf/tune, there or in `config_dir`, or a file's path. ConfigError where something in it cannot be."""
+    homes = [conf / "tune" for conf in conf_folders(config_dir)]
+    path = next((home / f"{name}.yaml" for home in homes if (home / f"{name}.yaml").is_file()), Path(name))
     if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in (CONF / "tune").glob("*.yaml")))
+        known = ", ".join(sorted(p.stem for home in homes for p in home.glob("*.yaml")))
         raise ConfigError(f"there is no search space {name!r}; there are {known}, or give a file's path")
     content = OmegaConf.to_container(OmegaConf.load(path))
     if not isinstance(content, dict) or set(content) != KEYS or not content["space"]:
         raise ConfigError(f"{path} must have {', '.join(sorted(KEYS))}, and at least one setting in space")
     distributions = {str(key): distribution(str(key), given) for key, given in content["space"].items()}
     overrides = (*map(str, content["overrides"]), *more)
-    space = Space(path.stem, overrides, str(content["metric"]), int(content["startup"]), distributions)
-    check(compose_config(space.words({key: _first(d) for key, d in distributions.items()})))
+    space = Space(path.stem, overrides, str(content["metric"]), int(content["startup"]), distributions, config_dir)
+    check(compose_config(space.words({key: _first(d) for key, d in distributions.items()}), config_dir))
     return space
 
 

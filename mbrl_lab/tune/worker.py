@@ -42,7 +42,8 @@ class Worker:
     def __init__(self, study: optuna.Study, space: Space, path: Path, script: Path, trials: int, workers: int) -> None:
         self.study, self.space, self.path, self.trials = study, space, path, trials
         self.sweep = Sweep(path, str(script), str(Path.cwd()), {}, {})
-        cfg = compose_config(space.overrides)
+        self.flags = () if space.config_dir is None else ("--config-dir", space.config_dir)
+        cfg = compose_config(space.overrides, space.config_dir)
         self.threads, self.device = cfg.runtime.threads, str(cfg.runtime.device)
         self.places = choose_places([self.job(0, [])], workers, 1)
         self.attempts: list[Attempt] = []
@@ -96,14 +97,14 @@ class Worker:
         return lock if lock.take() else None
 
     def job(self, number: int, words: list[str]) -> Job:
-        return Job(self.path / "trials" / f"{number:04d}", tuple(words), (), self.threads, self.device)
+        return Job(self.path / "trials" / f"{number:04d}", tuple(words), self.flags, self.threads, self.device)
 
     def begin(self, trial: Trial, lock: Lock, place: Place) -> None:
         """Start a trial's run, or tell the study that there cannot be such a one."""
         words = self.space.words(trial.params)
         try:
             self.space.check_trial(trial)
-            check(compose_config(words))
+            check(compose_config(words, self.space.config_dir))
         except ConfigError as error:
             self.finish(trial, lock, end(self.study, trial, None, reason=str(error)), str(error))
             return

@@ -1,0 +1,122 @@
+"""The words of a command line: what Hydra reads out of them, and how they must be written for it to read it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
+"""Settings that are always one text."""
+
+TEXTS = (*FOLDERS, "name", "sweep_name")
+"""Settings that can only be texts: what Hydra's grammar has no reading for is quoted."""
+
+
+class CommandLine:
+    """The words after a script's name, sorted: `overrides`, the `flags` with what belongs to them, and `--config-dir`.
+
+    Raises ValueError, one line, for a flag that is not there.
+    """
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        parser = get_args_parser()
+        parser.error = _refuse  # type: ignore[method-assign]
+        args = parser.parse_intermixed_args(list(argv))
+        waiting = list(args.overrides)
+        self.flags: list[str] = []
+        for given in argv:
+            if waiting and given == waiting[0]:
+                del waiting[0]
+            else:
+                self.flags.append(given)
+        self.overrides = [readable(override) for override in args.overrides]
+        self.config_dir: str | None = args.config_dir
+
+    def words(self) -> list[str]:
+        """In an order that Hydra takes: overrides in one piece, and flags behind them, since some take a value."""
+        return [*self.overrides, *self.flags]
+
+
+def _refuse(message: str) -> NoReturn:
+    raise ValueError(f"{message}; settings are written key=value, and --help shows the flags")
+
+
+def readable(override: str) -> str:
+    """The override, its value quoted if it is a text that Hydra would misread, such as the folder `runs/lr=0.1,a`."""
+    key, equals, value = override.partition("=")
+    if not equals or key not in TEXTS or value.strip() in ("", "null"):
+        return override
+    read = parsed(override)
+    odd = read is None or (key in FOLDERS and (read.is_sweep_override() or not isinstance(read.value(), str)))
+    return f"{key}={quoted(value)}" if odd else override
+
+
+def parsed(override: str) -> Override | None:
+    """What Hydra reads, or None where it cannot."""
+    try:
+        return OverridesParser.create().parse_override(override)
+    except HydraException:
+        return None
+
+
+def quoted(text: str, quote: str = "'") -> str:
+    """The text in Hydra's quotes, in which a backslash is one unless it stands before a quote."""
+    inside = re.sub(rf"(\\*)({quote}|$)", lambda m: m[1] * 2 + (f"\\{quote}" if m[2] else ""), text)
+    return f"{quote}{inside}{quote}"
+
+
+def as_shell(override: str) -> str:
+    """What to type in a shell so that the value arrives as one text: `'name="a,b"'`."""
+    key, _, value = override.partition("=")
+    return shlex.quote(f"{key}={quoted(value, chr(34))}")
+
+
+def override(key: str, value: Any) -> str:
+    """A value of Python as an override that Hydra reads as that value; `${...}` points to a setting, as in a file.
+
+    Raises ValueError for what no config can hold.
+    """
+    return f"{key}={_value(key, value)}"
+
+
+def _value(key: str, value: Any) -> str:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, Path):
+        value = str(value)
+    if isinstance(value, str):
+        return value if _plain(value) else quoted(value)
+    if isinstance(value, Mapping):
+        for name in value:
+            if not _reads_as(f"{{{name}:0}}", {name: 0}):
+                raise ValueError(f"{key} is {value!r}; its key {name!r} must be a plain word")
+        return "{" + ",".join(f"{name}:{_value(key, v)}" for name, v in value.items()) + "}"
+    if isinstance(value, Sequence):
+        return "[" + ",".join(_value(key, x) for x in value) + "]"
+    what = "it must be None, a bool, a number, a text, a path, or a list or dict of these"
+    raise ValueError(f"{key} is {value!r}, a {type(value).__name__}; {what}")
+
+
+def _plain(text: str) -> bool:
+    """Whether Hydra reads the text as itself without quotes, by itself, in a list and in a dict."""
+    return _reads_as(text, text) and _reads_as(f"[{text}]", [text]) and _reads_as(f"{{k:{text}}}", {"k": text})
+
+
+def _reads_as(written: str, value: Any) -> bool:
+    read = parsed(f"k={written}")
+    return read is not None and not read.is_sweep_override() and bool(read.value() == value)
