@@ -38,6 +38,7 @@ from mbrl_lab.config import (
 )
 from mbrl_lab.env import Envs
 from mbrl_lab.env.vector import DIFFERENT
+from mbrl_lab.explain import taken_away
 from mbrl_lab.monitor import Monitor, Stop
 from mbrl_lab.nets.speed import compile_parts, keep_freed_memory
 from mbrl_lab.replay import Replay, memory
@@ -312,6 +313,8 @@ def say(error: BaseException) -> str | None:
         )
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"{error}: make room there, and give the same command again"
+    if isinstance(error, OmegaConfBaseException):
+        return taken_away(error)
     if isinstance(error, ConfigError | RunRefused | FloatingPointError | OSError | ValueError):
         return str(error)
     return None
@@ -367,9 +370,13 @@ def main(hydra_main: Callable[[], None]) -> None:
         raise SystemExit(130) from None
     except BrokenPipeError:
         raise SystemExit(stop_printing()) from None
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        print(f"error: {explain_here(error, line.overrides, confs)}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except OSError as error:
-        print(f"error: {error}; hydra.run.dir must be a folder that can be written", file=sys.stderr)
+    except Exception as error:
+        lines = say(error)
+        if isinstance(error, OSError):
+            lines = f"{error}; hydra.run.dir must be a folder that can be written"
+        elif isinstance(error, HydraException) or type(error) is ValueError:
+            lines = explain_here(error, line.overrides, confs)
+        elif lines is None:
+            raise
+        print(f"error: {lines}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -239,7 +239,11 @@ def not_found(target: str, error: BaseException) -> str:
 
 
 def check_parts(cfg: DictConfig) -> None:
-    """ConfigError where a part has settings that it does not know: those of a preset, made for another one."""
+    """ConfigError where a part is none, or has settings that it does not know: those of a preset for another one."""
+    for key in ("algo", "env.make", "dynamics", "planner", "policy", "encoder"):
+        part = OmegaConf.select(cfg, key)
+        if _has(cfg, key) and not isinstance(part, DictConfig):
+            raise ConfigError(f"{key} is {part!r}; it must be a part, with a _target_ and its settings")
     for group in ("dynamics", "planner", "policy", "encoder"):
         node = cfg.get(group, {})
         if "_target_" in node:

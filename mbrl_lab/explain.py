@@ -28,12 +28,25 @@ def explain(error: Exception, overrides: Sequence[str], confs: Sequence[Path], k
     if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
         one = f"; as one text it is written {as_shell(found[1])}" if "," in found[1] and "(" not in found[1] else ""
         return f"{found[1]}: a list of values is a sweep; add -m to run each of them{one}"
+    if found := re.search(r"Could not append to config. An item is already at '([^']+)'", text):
+        return f"{found[1]} is a setting already: write it without the +"
     nulls = [o for o in overrides if o.endswith("=null") and o.partition("=")[0] in groups_of(confs)]
     if nulls and "Got NoneType" in text:
         group = nulls[0].partition("=")[0]
         return f"{nulls[0]}: a group cannot be null here; {group} can be: {', '.join(_options(confs, group))}"
     cause = str(error.__cause__ or "").splitlines()[:1]
     return text.splitlines()[0] + "".join(f" ({line})" for line in cause)
+
+
+def taken_away(error: Exception) -> str:
+    """A message for a setting that was asked for and is not there."""
+    text = str(error).splitlines()[0]
+    found = re.search(r"Key '([^']+)' is not in struct", text)
+    return (
+        f"{found[1]} is missing, and a run needs it: leave out what takes it away, as ~{found[1]} does"
+        if found
+        else text
+    )
 
 
 def _unreadable(given: str, problem: str) -> str:
@@ -51,6 +64,9 @@ def missing(name: str, confs: Sequence[Path]) -> str:
     """A message for a file `group/value` that is not there."""
     group, _, value = name.rpartition("/")
     options = _options(confs, group)
+    if not options:
+        group, _, value = name.partition("/")
+        options = _options(confs, group)
     if group == "recipe":
         algo, _, family = value.rpartition("_")
         known = [o.removeprefix(f"{algo}_") for o in options if o.startswith(f"{algo}_")]
@@ -66,6 +82,8 @@ def _unknown(key: str, overrides: Sequence[str], confs: Sequence[Path], keys: se
     head = key.partition(".")[0].partition("/")[0]
     groups = groups_of(confs)
     if head in groups and head not in {k.partition(".")[0] for k in keys}:
+        if head == "launcher":
+            return f"{given}: launcher=local has no settings; add launcher=parallel or launcher=slurm"
         algo = next((o.partition("=")[2] for o in reversed(overrides) if o.startswith("algo=")), "mpc")
         return f"{given}: algo={algo} uses no {head}; leave it out"
     names = {p for k in keys for p in _prefixes(k)} | groups

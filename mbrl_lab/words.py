@@ -32,6 +32,8 @@ class CommandLine:
         parser.error = _refuse  # type: ignore[method-assign]
         args = parser.parse_intermixed_args(list(argv))
         waiting = list(args.overrides)
+        for nameless in (o for o in waiting if o.startswith("=")):
+            raise ValueError(f"cannot read {nameless!r}: a setting is written key=value")
         self.flags: list[str] = []
         for given in argv:
             if waiting and given == waiting[0]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import runpy
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,9 +17,11 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from mbrl_lab import app, config, make_run
+from mbrl_lab import app, config, load_run, make_run
 from mbrl_lab.algo import Random
+from mbrl_lab.comparison import main as compare_main
 from mbrl_lab.config import ConfigError, check, compose_config
+from mbrl_lab.doctor.job import parts
 from mbrl_lab.tracking.folder import ConfigMismatch, RunFolder
 from mbrl_lab.tracking.provenance import born
 
@@ -44,7 +48,7 @@ def train(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tm
     def call(*words: str) -> Said:
         where = [] if any(w.startswith("hydra.run.dir=") for w in words) else [f"hydra.run.dir={tmp_path / 'run'}"]
         monkeypatch.setattr(sys, "argv", ["train.py", *words, *where])
-        monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # as some have it in their shell
         code = 0
         try:
             runpy.run_path(str(TRAIN), run_name="__main__")
@@ -168,14 +172,27 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "rollouts": (["algo=mbpo", "algo.starts=1000000000000"], ["algo.starts=1000000000000", "are free"]),
     "another policy": (["algo=mbpo", "env=cheetah", "policy=ppo"], ["policy.tau", "PPO has no such", "preset=none"]),
     "physics": (["dynamics=analytic", "env=acrobot"], ["next_obs"]),
+    "a setting taken away": (["algo=random", "~steps"], ["steps is missing"]),
+    "no loggers": (["algo=random", "logger=[]"], ["logger is missing"]),
+    "a setting added twice": (["+steps=3"], ["steps is a setting already", "without the +"]),
+    "no maker": (["env.make=null"], ["env.make is None", "_target_"]),
+    "a launcher's setting": (["launcher.workers=3"], ["launcher=local has no settings", "launcher=parallel"]),
+    "a file in a file": (["env=cartpole/x"], ["env=cartpole/x does not exist", "pendulum"]),
+    "a module": (["env.make._target_=nowhere.make"], ["no module 'nowhere' in ", "PYTHONPATH"]),
+    "an id's module": (["env=gym", "env.id=nowhere:E-v0"], ["no module 'nowhere' in ", "PYTHONPATH"]),
+    "a class": (["algo=mpc", "dynamics._target_=mbrl_lab.dynamics.Nix"], ["mbrl_lab.dynamics.Nix", "cannot be loaded"]),
+    "a function": (["algo=random", "env.make._target_=mbrl_lab.env.nix"], ["mbrl_lab.env.nix", "cannot be loaded"]),
 }
 
 
 WHEN_BUILT = (
     *("device", "replay's device", "memory", "id's spelling", "environment", "frames"),
-    *("game", "protocol", "shift", "encoder", "decay", "rollouts"),
+    *("game", "protocol", "shift", "encoder", "decay", "rollouts", "a function"),
 )
 """Seen only when a part is built."""
+
+AS_ATTRIBUTES = ("a setting taken away", "no loggers")
+"""Seen only when a setting is asked for."""
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -187,7 +204,9 @@ def test_what_is_wrong_is_said_in_a_line_or_two(name: str, train: Train, tmp_pat
     assert not (tmp_path / "run").exists(), "a run that cannot be leaves nothing behind"
 
 
-@pytest.mark.parametrize("name", [n for n in WRONG if n not in WHEN_BUILT and not n.startswith("family")])
+@pytest.mark.parametrize(
+    "name", [n for n in WRONG if n not in (*WHEN_BUILT, *AS_ATTRIBUTES) and not n.startswith("family")]
+)
 def test_in_python_it_is_a_config_error(name: str) -> None:
     words, expected = WRONG[name]
     with pytest.raises(ConfigError) as caught:
@@ -314,3 +333,98 @@ def test_a_mistake_in_a_process_of_its_own(tmp_path: Path) -> None:
         [sys.executable, str(TRAIN), *words], capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=120
     )
     assert "did you mean cartpole?" in refused(Said(done.returncode, done.stdout, done.stderr))
+
+
+FOLDER = "runs/a=b, #1 @é '(x)' [y] {z}"
+
+
+def test_any_folder_is_trained_in_and_gone_on_with(
+    train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = train("algo=random", "-m", *QUICK[1:], f"hydra.sweep.dir={FOLDER}", "name=x=y é")
+    assert said.code == 0, said
+    run = tmp_path / FOLDER / "0"
+    assert RunFolder(run).status()["state"] == "done" and RunFolder(run).config()["name"] == "x=y é"
+    again = train(*QUICK, "name=x=y é", "steps=40", f"hydra.run.dir={FOLDER}/0")
+    assert again.code == 0 and RunFolder(run).status()["step"] == 40
+    (line,) = (line for line in again.out.splitlines() if line.startswith("evaluate"))
+    assert shlex.split(line)[1:] == ["python", "scripts/evaluate.py", str(run)]
+
+
+def test_two_lines_of_an_error_in_a_sweep_are_both_told(train: Train, tmp_path: Path) -> None:
+    said = train("-m", *QUICK, "seed=0,1", f"hydra.sweep.dir={tmp_path}", "hydra.sweep.subdir=same")
+    assert said.code == 2 and "another config" in said.err and "seed: 0 -> 1" in said.err
+
+
+MODULE = """
+import gymnasium
+from mbrl_lab.env import make_gym
+gymnasium.registry.pop("Near-v0", None)
+gymnasium.register("Near-v0", "gymnasium.envs.classic_control:CartPoleEnv", max_episode_steps=9)
+
+def make(**kwargs):
+    return make_gym("Near-v0", render_mode=kwargs.get("render_mode"))
+"""
+
+
+@pytest.mark.parametrize("words", [["env=gym", "env.id=near_{}:Near-v0"], ["env.make._target_=near_{}.make"]])
+def test_a_module_of_the_current_folder_is_found(
+    words: list[str], train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    name = "id" if words[0] == "env=gym" else "target"
+    (tmp_path / f"near_{name}.py").write_text(MODULE)
+    (tmp_path / "wandb.py").write_text("raise AssertionError('a file that lies here by chance')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
+    said = train(*QUICK, *(word.format(name) for word in words))
+    assert said.code == 0, said
+    assert sys.path[-1] == str(tmp_path)
+    runner = load_run(tmp_path / "run")
+    assert [e.length for e in runner.evaluate(1)] == [9]
+    runner.envs.close()
+
+
+def test_nothing_of_the_current_folder_is_found_unasked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "near.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    before = list(sys.path)
+    check(compose_config([]))
+    assert sys.path == before
+
+
+PRESET = "# @package _global_\nsteps: 30\n"
+
+
+def test_another_folder_of_configs(train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    other = tmp_path / "c=d é,'[x]"
+    (other / "preset").mkdir(parents=True)
+    (other / "preset" / "mine.yaml").write_text(PRESET)
+    monkeypatch.chdir(tmp_path)
+    quick = [word for word in QUICK if not word.startswith(("steps", "debug"))]
+    assert train("preset=mine", "--config-dir", other.name, *quick, "eval.final_episodes=1").code == 0
+    assert RunFolder(tmp_path / "run").status()["step"] == 30
+    message = refused(train("preset=mne", f"--config-dir={other}", *QUICK))
+    assert "did you mean mine?" in message and "mpc_cartpole" in message and "mine, " in message
+    assert "--config-dir is 'nowhere'" in refused(train("--config-dir", "nowhere", *QUICK))
+    assert "preset=mine does not exist" in refused(train("preset=mine", *QUICK))
+
+    runner = make_run("random", "cartpole", folder=tmp_path / "python", config_dir=other, preset="mine")
+    runner.envs.close()
+    assert runner.schedule.steps == 30
+    assert compose_config(["preset=mine"], other).steps == 30
+    assert parts(["preset=mine", "algo=random"], other)[0].startswith("run       30 steps")
+    assert compare_main(["--env", "nix", "--config-dir", "nowhere"]) == 2
+
+
+def test_where_nobody_reads_on_a_script_ends_quietly(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends: list[int] = []
+    monkeypatch.setattr(os, "dup2", lambda new, old: ends.append(old))
+    assert app.attempt(raising(BrokenPipeError())) == 141 and ends == [1]
+
+
+def test_letters_that_the_terminal_lacks_end_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert app.attempt(lambda: print("1 ± 0 in é", flush=True)) == 0
+    assert terminal.buffer.getvalue() == b"1 \\xb1 0 in \\xe9\n"  # type: ignore[attr-defined]
