@@ -158,7 +158,7 @@ def build_runner(cfg: DictConfig, folder: RunFolder) -> Runner:
     if cfg.runtime.compile:
         compile_parts(algo)
     place = device if cfg.replay.device == "auto" else choose_device(cfg.replay.device, "replay.device")
-    replay = Replay(envs.spec, cfg.replay.capacity, cfg.env.num, cfg.seed, place)
+    replay = Replay(envs.spec, cfg.replay.capacity, cfg.env.num, cfg.seed, device, place)
     loggers = [build(node) for name, node in cfg.logger.items() if name != "jsonl"]
     tracker = Tracker(folder, loggers, camera, cfg.video.every)
     schedule = Schedule(
@@ -254,7 +254,7 @@ def run(cfg: DictConfig, path: Path, overrides: Sequence[str]) -> None:
         print(f"this run is done: {path}\n{how_to_go_on(folder.status()['step'], cfg)}")
         return
     size = memory(runner.envs.spec, cfg.replay.capacity) / 1e6
-    print(f"run       {path}\nreplay    {cfg.replay.capacity:,} steps, {size:,.1f} MB on {runner.replay.device}")
+    print(f"run       {path}\nreplay    {cfg.replay.capacity:,} steps, {size:,.1f} MB on {runner.replay.storage}")
     print(precision_line(runner))
     print("\n".join(copied), end="\n" if copied else "")
     if folder.last.exists():

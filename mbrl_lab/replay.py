@@ -13,7 +13,9 @@ from mbrl_lab.types import EnvSpec, Step
 
 
 class Replay:
-    """Rows [T, B] on `device`; each of the B columns is one environment's unbroken stream.
+    """Rows [T, B]; each of the B columns is one environment's unbroken stream.
+
+    Rows lie on `storage` (None: on `device`). Cells and what is read of them are on `device`, where learners compute.
 
     A row's number is absolute: it never changes and never comes back. A cell is (row, environment), numbered
     row * B + environment. Old rows are overwritten when `capacity` environment steps are exceeded.
@@ -25,15 +27,22 @@ class Replay:
     """
 
     def __init__(
-        self, spec: EnvSpec, capacity: int, num_envs: int, seed: int, device: torch.device | str = "cpu"
+        self,
+        spec: EnvSpec,
+        capacity: int,
+        num_envs: int,
+        seed: int,
+        device: torch.device | str = "cpu",
+        storage: torch.device | str | None = None,
     ) -> None:
-        self.spec, self.num_envs, self.device, self.added = spec, num_envs, torch.device(device), 0
+        self.spec, self.num_envs, self.added = spec, num_envs, 0
+        self.device, self.storage = torch.device(device), torch.device(storage or device)
         self.behind = spec.stack - 1
         self.capacity_rows = max(capacity // num_envs, 2) + self.behind
-        if lacking := shortage(spec, capacity, self.device):
-            fit = int(capacity * free_memory(self.device) / memory(spec, capacity))
+        if lacking := shortage(spec, capacity, self.storage):
+            fit = int(capacity * free_memory(self.storage) / memory(spec, capacity))
             raise ValueError(f"replay.capacity={capacity} {lacking}: at most {fit} fit")
-        self.store = _allocate(spec, self.capacity_rows, num_envs, self.device)
+        self.store = _allocate(spec, self.capacity_rows, num_envs, self.storage)
         self.generator = torch.Generator().manual_seed(seed)
         self.priorities: Priorities | None = None
 
@@ -54,19 +63,23 @@ class Replay:
 
     def sample(self, batch: int, length: int) -> Step:
         """[length, batch] windows, uniform over time and environments; they may span an episode's end."""
-        return self.read(self.windows(batch, length), length)
+        return self.read(self._windows(batch, length), length)
 
     def windows(self, batch: int, length: int) -> Tensor:
         """Cells [batch] where windows of `length` rows begin, uniform over time and environments."""
+        return self._windows(batch, length).to(self.device)
+
+    def _windows(self, batch: int, length: int) -> Tensor:
+        """The same on the CPU."""
         row = self.oldest + torch.randint(self._starts(length), (batch,), generator=self.generator)
         env = torch.randint(self.num_envs, (batch,), generator=self.generator)
-        return (row * self.num_envs + env).to(self.device)
+        return row * self.num_envs + env
 
     def endings(self, length: int) -> Tensor:
         """Cells [M] where windows of `length` rows begin whose last row is terminal."""
-        row = torch.arange(self.oldest + length - 1, self.added, device=self.device)
-        cells = (row - length + 1)[:, None] * self.num_envs + torch.arange(self.num_envs, device=self.device)
-        return cells[self.store.terminal[row % self.capacity_rows]]
+        row = torch.arange(self.oldest + length - 1, self.added, device=self.storage)
+        cells = (row - length + 1)[:, None] * self.num_envs + torch.arange(self.num_envs, device=self.storage)
+        return cells[self.store.terminal[row % self.capacity_rows]].to(self.device)
 
     def draw(self, batch: int, length: int) -> tuple[Tensor, Tensor]:
         """Cells [batch] where windows of `length` rows begin, by their priorities, and how many times as probable as
@@ -95,23 +108,23 @@ class Replay:
         """[length, B]: the newest rows, in order."""
         assert length <= len(self), (length, len(self))
         first = (self.added - length) * self.num_envs
-        return self.read(torch.arange(first, first + self.num_envs, device=self.device), length)
+        return self.read(torch.arange(first, first + self.num_envs, device=self.storage), length)
 
     def rows(self, start: int, stop: int) -> Step:
         """[stop - start, B] on the CPU: rows as they are kept, by number, in order."""
         kept = max(self.added - self.capacity_rows, 0)
         assert kept <= start <= stop <= self.added, (kept, start, stop, self.added)
-        return self.store.at(torch.arange(start, stop, device=self.device) % self.capacity_rows).to("cpu")
+        return self.store.at(torch.arange(start, stop, device=self.storage) % self.capacity_rows).to("cpu")
 
     def read(self, cells: Tensor, length: int) -> Step:
         """[length, *cells.shape]: the windows that begin at each cell."""
-        time = torch.arange(length, device=self.device).view(-1, *[1] * cells.ndim)
-        cells = cells + time * self.num_envs
+        time = torch.arange(length, device=self.storage).view(-1, *[1] * cells.ndim)
+        cells = cells.to(self.storage) + time * self.num_envs
         if not self.behind:
-            return Step(*self._take(self.store, cells))
+            return Step(*self._take(self.store, cells)).to(self.device)
         action, _, *rest = self.store
         taken = self._take((action, *rest), cells)
-        return Step(taken[0], self._stacked(cells), *taken[1:])
+        return Step(taken[0], self._stacked(cells), *taken[1:]).to(self.device)
 
     def _take(self, fields: Sequence[Tensor], cells: Tensor) -> list[Tensor]:
         """[*cells.shape, ...] of each: whole rows are copied, which plain indexing does number by number."""
@@ -125,7 +138,7 @@ class Replay:
 
     def _stacked(self, cells: Tensor) -> Tensor:
         """[*cells.shape, stack, H, W]: the newest frames at each cell; 0 where they precede its episode."""
-        cells = cells.unsqueeze(-1) + torch.arange(-self.behind, 1, device=self.device) * self.num_envs
+        cells = cells.unsqueeze(-1) + torch.arange(-self.behind, 1, device=self.storage) * self.num_envs
         frames, starts = self._take((self.store.obs, self.store.first), cells)
         first = starts.int()
         begun_since = first.flip(-1).cumsum(-1).flip(-1) > first
@@ -134,16 +147,16 @@ class Replay:
 
     def transitions(self) -> Tensor:
         """[M] int64: the cells at which a valid transition begins, oldest first."""
-        row = torch.arange(self.oldest, self.added - 1, device=self.device)
+        row = torch.arange(self.oldest, self.added - 1, device=self.storage)
         valid = ~self.store.first[(row + 1) % self.capacity_rows]
-        cells = row[:, None] * self.num_envs + torch.arange(self.num_envs, device=self.device)
-        return cells[valid]
+        cells = row[:, None] * self.num_envs + torch.arange(self.num_envs, device=self.storage)
+        return cells[valid].to(self.device)
 
     def outcomes(self, cells: Tensor) -> tuple[Tensor, Tensor]:
         """(reward, terminal) [N] of the transitions that begin at cells [N], without what was seen."""
-        after = cells + self.num_envs
+        after = cells.to(self.storage) + self.num_envs
         reward, terminal = self._take((self.store.reward, self.store.terminal), after)
-        return reward, terminal
+        return reward.to(self.device), terminal.to(self.device)
 
     def state_dict(self) -> dict:
         """Counters, randomness and priorities; the rows are saved by number, through `rows` and `restore`."""
@@ -160,9 +173,9 @@ class Replay:
 
     def restore(self, start: int, rows: Step) -> None:
         """Put rows [n, B] back where they stood, the first of them with number `start`."""
-        index = torch.arange(start, start + len(rows.first), device=self.device) % self.capacity_rows
+        index = torch.arange(start, start + len(rows.first), device=self.storage) % self.capacity_rows
         for field, x in zip(self.store, rows, strict=True):
-            field[index] = x.to(self.device)
+            field[index] = x.to(self.storage)
 
 
 def shortage(spec: EnvSpec, capacity: int, device: torch.device) -> str:

@@ -133,8 +133,7 @@ class Runner:
     def begin(self) -> None:
         """The first row of a run that begins here."""
         self.tracker.restart()
-        self.row = self.envs.reset().to(self.device)
-        self.replay.add(self.row)
+        self._take(self.envs.reset())
 
     def advance(self) -> None:
         """One step in every environment, and whatever is due by then; first of all an evaluation that was stopped."""
@@ -155,8 +154,7 @@ class Runner:
             action, self.carry = self.algo.act(self.row, self.carry, explore=True)
         row = self.envs.step(action)
         self.monitor.actions.add(row)
-        self.row = row.to(self.device)
-        self.replay.add(self.row)
+        self._take(row)
         before, self.steps = self.steps, self.steps + self.envs.num
         with self.arithmetic():
             self.metrics |= self.algo.learn(self.replay, before, self.steps)
@@ -166,6 +164,11 @@ class Runner:
     def crossed(self, every: int) -> int:
         """How many multiples of `every` lie in the last step of all environments."""
         return crossed(self.steps - self.envs.num, self.steps, every)
+
+    def _take(self, row: Step) -> None:
+        """Stand at a row that came from the environments, and keep it: what stays on the CPU does not leave it."""
+        self.row = row.to(self.device)
+        self.replay.add(row if self.replay.storage.type == "cpu" else self.row)
 
     def judge(self) -> dict[str, float]:
         """Evaluate the policy as it is now; the best so far is kept."""

@@ -93,6 +93,7 @@ class OtherDevice:
         self.stack = ExitStack()
         for name, value in self._cuda().items():
             self.stack.enter_context(mock.patch.object(torch.cuda, name, value))
+        self.stack.enter_context(mock.patch.object(torch._C, "_group_tensors_by_device_and_dtype", _grouped))
         for name, value in self._autocast().items():
             self.stack.enter_context(mock.patch.object(torch, name, value))
         self.stack.enter_context(Kernels(self))
@@ -258,8 +259,11 @@ class Kernels(TorchDispatchMode):
             self.device.waits["item", _where()] += 1
         elif name in SIZES or (name == "aten::repeat_interleave" and isinstance(args[0], Tensor)):
             self.device.waits["size", _where()] += 1
-        elif name in INDEXED and any(x.dtype == torch.bool and place(x) == CUDA for x in _tensors((args[1],))):
-            self.device.waits["size", _where()] += 1
+        elif name in INDEXED:
+            masks = [x.dtype == torch.bool and place(x) == CUDA for x in _tensors((args[1],))]
+            filled = all(masks) and len(args) > 2 and args[2].numel() == 1  # becomes masked_fill
+            if any(masks) and not filled:
+                self.device.waits["size", _where()] += 1
 
 
 class Calls(TorchFunctionMode):
@@ -360,6 +364,12 @@ class Move(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         return label(grad.clone(), ctx.here), None
+
+
+def _grouped(*args: Any, group: Callable[..., Any] = torch._C._group_tensors_by_device_and_dtype) -> Any:
+    """How optimizers and norms sort tensors into groups, named by where these are."""
+    groups = group(*args)
+    return {(torch.device(_known(lists[0][0])), dtype): (lists, i) for (_, dtype), (lists, i) in groups.items()}
 
 
 def _asked(device: Any) -> str:

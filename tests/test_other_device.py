@@ -178,6 +178,8 @@ def test_autocast_of_the_device_and_of_the_cpu_are_told_apart(
 def test_waits_and_uploads_are_counted(gpu: OtherDevice) -> None:
     x = there(3)
     (x * 2).add_(1)[1:].sum()
+    x[x < 0] = 1.0
+    nn.functional.one_hot(x.long(), 2)
     assert not gpu.waits and not gpu.uploads
     float(x[0]), bool(x.any()), x.cpu(), x.tolist(), x.nonzero(), x[x > 0], torch.ones(3).copy_(x)
     kinds = {kind: sum(n for (k, _), n in gpu.waits.items() if k == kind) for kind, _ in gpu.waits}

@@ -21,8 +21,8 @@ class Latents:
     def __init__(self, model: RSSM, replay: Replay) -> None:
         self.model, self.replay = model, replay
         places = replay.capacity_rows * replay.num_envs
-        self.memory = torch.zeros(places, model.units, device=replay.device)
-        self.classes = torch.zeros(places, model.groups, dtype=torch.int16, device=replay.device)
+        self.memory = torch.zeros(places, model.units, device=replay.storage)
+        self.classes = torch.zeros(places, model.groups, dtype=torch.int16, device=replay.storage)
 
     def put(self, row: int, state: Tree) -> None:
         """Keep the states [num_envs] of a row."""
@@ -37,12 +37,13 @@ class Latents:
 
     def read(self, cells: Tensor) -> dict[str, Tensor]:
         """The states [B] at cells [B]."""
-        place = cells % len(self.memory)
-        latent = torch.nn.functional.one_hot(self.classes[place].long(), self.model.classes).float()
-        return {"memory": self.memory[place], "latent": latent}
+        place, device = cells.to(self.memory.device) % len(self.memory), cells.device
+        classes = self.classes[place].to(device).long()
+        latent = torch.nn.functional.one_hot(classes, self.model.classes).float()
+        return {"memory": self.memory[place].to(device), "latent": latent}
 
     def _write(self, cells: Tensor, state: Tree) -> None:
-        place = cells % len(self.memory)
+        place = cells.to(self.memory.device) % len(self.memory)
         self.memory[place] = state["memory"].to(self.memory)
         self.classes[place] = state["latent"].argmax(-1).to(self.classes)
 

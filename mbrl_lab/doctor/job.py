@@ -44,7 +44,7 @@ def outline(runner: Runner, cfg: DictConfig) -> list[str]:
     rows = {
         "run": f"{cfg.steps:,} steps, seed {cfg.seed}, on {runner.device} in {cfg.runtime.precision}",
         "env": f"{envs.num} x {describe(envs.spec)}, frame skip {envs.frame_skip}",
-        "replay": f"{cfg.replay.capacity:,} steps, {size:,.1f} MB on {replay.device}",
+        "replay": f"{cfg.replay.capacity:,} steps, {size:,.1f} MB on {replay.storage}",
     }
     return [f"{name:9} {text}" for name, text in rows.items()]
 

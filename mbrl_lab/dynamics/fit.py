@@ -131,7 +131,7 @@ class Best:
         enough = bool((error < self.error * (1 - gain)).any())
         better = error < self.error
         for best, now in zip(self.weights, self.model.net.parameters(), strict=True):
-            best[better] = now.detach()[better]
+            best.copy_(torch.where(better.view(-1, *[1] * (now.ndim - 1)), now.detach(), best))
         self.error = torch.where(better, error, self.error)
         return enough
 

@@ -72,7 +72,8 @@ class LevelNet(FrameNet):
         new = squared(frame, self.patch)
         changes = (new.short() - old.short()).abs() > STEP
         error = F.binary_cross_entropy_with_logits(gate, changes.float(), reduction="none").sum((1, 2, 3))
-        level = self._levels(features, changes.any(-1))[changes[changes.any(-1)]]
+        some = changes.any(-1).nonzero(as_tuple=True)
+        level = self._levels(features, some)[changes[some]]
         wrong = F.cross_entropy(level, (new[changes] // STEP).long(), reduction="none")
         error = error + LEVEL * torch.zeros_like(gate).masked_scatter(changes, wrong).sum((1, 2, 3))
         return sure(FRAME * error, logits, self._decide(old, features, gate) if on else frame)
@@ -81,14 +82,14 @@ class LevelNet(FrameNet):
     def _decide(self, old: Tensor, features: Tensor, gate: Tensor) -> Tensor:
         """[N, 1, H, W]: the levels where a change is more likely than not."""
         open_ = gate > 0
-        some = open_.any(-1)
+        some = open_.any(-1).nonzero(as_tuple=True)
         new = old.clone()
         seen = self.palette[self._levels(features, some).argmax(-1)]
         new[some] = torch.where(open_[some], seen, old[some])
         return unsquared(new, self.patch)
 
-    def _levels(self, features: Tensor, where: Tensor) -> Tensor:
-        """[M, S, 32] logits of S pixels at the M places for which the mask [N, h, w] holds: they are few."""
+    def _levels(self, features: Tensor, where: tuple[Tensor, ...]) -> Tensor:
+        """[M, S, 32] logits of S pixels at M places of [N, h, w]: they are few."""
         return self.levels(features[where]).float().unflatten(-1, (self.square, LEVELS))
 
 

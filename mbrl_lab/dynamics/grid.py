@@ -50,6 +50,8 @@ class GridNet(Net):
         self.slip = nn.Parameter(torch.tensor(SELDOM))
         self.register_buffer("least", torch.full((channels,), spec.obs_shape[1] * spec.obs_shape[2]))
         self.register_buffer("most", torch.zeros(channels, dtype=torch.int64))
+        self._kept: list[tuple[int, int]] | None = None
+        self.register_load_state_dict_post_hook(lambda net, _: setattr(net, "_kept", None))
 
     def loss(self, state: Tensor, action: Tensor, frame: Tensor, on: bool) -> Said:
         change, logits, weight = self._say(state, action)
@@ -70,6 +72,14 @@ class GridNet(Net):
         count = frames.flatten(2).long().sum(-1)
         torch.minimum(self.least, count.amin(0), out=self.least)
         torch.maximum(self.most, count.amax(0), out=self.most)
+        self._kept = None
+
+    def kept(self) -> list[tuple[int, int]]:
+        """(channel, number of cells) of the channels whose number never changed; the device is asked once a fit."""
+        if self._kept is None:
+            channels = (self.least == self.most).nonzero().flatten()
+            self._kept = list(zip(channels.tolist(), self.most[channels].tolist(), strict=True))
+        return self._kept
 
     def _say(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(logits of changes [N, K, C, H, W], logits of the rest [N, K, 4], log-probabilities [N, K])."""
@@ -87,8 +97,8 @@ class GridNet(Net):
         filled = torch.where(old, -change, change)
         frame = (filled > 0).byte()
         cells = frame.flatten(3)
-        for channel in (self.least == self.most).nonzero().flatten().tolist():
-            best = filled[:, :, channel].flatten(2).topk(int(self.most[channel]), -1).indices
+        for channel, count in self.kept():
+            best = filled[:, :, channel].flatten(2).topk(count, -1).indices
             cells[:, :, channel] = torch.zeros_like(cells[:, :, channel]).scatter_(-1, best, 1)
         return cells.view_as(frame)
 

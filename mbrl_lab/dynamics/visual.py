@@ -109,8 +109,8 @@ class Visual(nn.Module):
 
     def observe(self, state: Tensor | None, step: Step) -> Tensor:
         seen = self.spec.obs_shape[0]
-        fresh = torch.zeros(len(step.obs), self.lead * self.shape[0], *self.shape[1:], dtype=torch.uint8)
-        fresh = torch.cat([fresh.to(step.obs.device), step.obs], 1)
+        none = step.obs.new_zeros(len(step.obs), self.lead * self.shape[0], *self.shape[1:])
+        fresh = torch.cat([none, step.obs], 1)
         if state is None or not self.lead:
             return fresh
         older = torch.cat([state[:, self.shape[0] :][:, : fresh.shape[1] - seen], step.obs], 1)

@@ -128,8 +128,9 @@ class ActorCritic(nn.Module):
         return {"policy/real_loss": self._judge(seen.features[:-1], target, seen.valid.float())}
 
     def _learn(self, seen: Dream, through: bool) -> Metrics:
+        updates = int(self.updates) if self.anneal_updates else 0  # a GPU is waited for once
         for opt, lr in ((self.actor_opt, self.actor_lr), (self.critic_opt, self.critic_lr)):
-            anneal(opt, lr, self.updates, self.anneal_updates)
+            anneal(opt, lr, updates, self.anneal_updates)
         with torch.set_grad_enabled(through):
             target, value = self._returns(seen)
         self._measure(target)
@@ -138,7 +139,7 @@ class ActorCritic(nn.Module):
         chosen = self.actor(features)
         entropy = chosen.entropy()
         gain = target / unit if through else (target - value) / unit * chosen.log_prob(seen.action)
-        loss = -(weight * (gain + left(self.updates, self.anneal_updates) * self.entropy_coef * entropy)).mean()
+        loss = -(weight * (gain + left(updates, self.anneal_updates) * self.entropy_coef * entropy)).mean()
         norm = self._descend(self.actor_opt, loss)
         polyak(self.mean_actor.parameters(), self.actor.parameters(), self.actor_tau)
         critic_loss = self._judge(features, target.detach(), weight)
