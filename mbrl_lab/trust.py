@@ -127,6 +127,8 @@ def within(name: str, roots: Iterable[str]) -> bool:
 
 
 def cure(name: str) -> str:
-    """What to do about a thing of one's own."""
+    """What to do about a thing of one's own; nothing of ours is to be trusted as a whole."""
     root = name.partition(".")[0]
+    if root == "mbrl_lab":
+        return f"there are {', '.join(PARTS)}"
     return f"if you wrote {root} yourself: --trust {root}, from Python trust=['{root}']"

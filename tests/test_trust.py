@@ -22,7 +22,7 @@ from mbrl_lab.evaluation import main
 from mbrl_lab.sweep import command
 from mbrl_lab.sweep.jobs import Job, Sweep, read_sweep
 from mbrl_lab.tracking.episodes import EpisodeLog
-from mbrl_lab.tracking.folder import RunFolder
+from mbrl_lab.tracking.folder import RunFolder, RunRefused
 from mbrl_lab.trust import check_stored
 
 TRAIN = Path(__file__).parents[1] / "scripts" / "train.py"
@@ -183,6 +183,10 @@ def test_what_is_refused_says_where_and_how_to_trust_it() -> None:
     )
     with pytest.raises(ConfigError, match=r"env.id is 'mine:Maze-v0', which imports the module mine; if you wrote"):
         check_stored({"env": {"id": "mine:Maze-v0"}}, "run/config.yaml")
+    with pytest.raises(
+        ConfigError, match=r"mbrl_lab\.app\.run, which is no part of mbrl_lab; there are mbrl_lab\.env,"
+    ):
+        check_stored({"x": {"_target_": "mbrl_lab.app.run"}}, "run/config.yaml")
     for wrong in (["a b"], "mine", [""], ["../x"]):
         with pytest.raises(ConfigError, match=r"trust is .* it must be a list of modules' names"):
             check_stored({}, "run/config.yaml", wrong)
@@ -364,9 +368,18 @@ def test_runs_without_a_sweeps_file_are_checked_too(
     assert retry(modules / "many") == 0 and started == ["run"]
 
 
+def test_a_runs_name_is_no_resolver(
+    modules: Path, started: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(modules)
+    path = sweep_of(modules)
+    (path / "sweep.json").write_text((path / "sweep.json").read_text().replace('"0": {', '"${oc.env:HOME}": {'))
+    assert retry(path) == 2 and "is no name for a folder" in capsys.readouterr().err and started == []
+
+
 def test_a_sweep_has_its_runs_in_its_folder(modules: Path) -> None:
     path = sweep_of(modules)
-    for name in ("../elsewhere", "/tmp/elsewhere"):
+    for name in ("../elsewhere", "/tmp/elsewhere", "a/../../b"):
         text = (path / "sweep.json").read_text()
         (path / "sweep.json").write_text(text.replace('"0": {', f'"{name}": {{'))
         with pytest.raises(ConfigError, match="lies outside of"):
@@ -381,6 +394,38 @@ def test_a_log_of_episodes_that_lies_about_sizes(finished: Path, tmp_path: Path,
     (run / "episodes.jsonl").write_text(json.dumps(row | entry) + "\n")
     with pytest.raises(ValueError, match=r"names .* actions at byte .* of .*actions\.bin"):
         EpisodeLog(RunFolder(run)).read("train", 0)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "status.json.x", "videos/a.mp4", "diagnostics/curves.png"])
+def test_nothing_is_written_through_a_link(name: str, finished: Path, modules: Path) -> None:
+    run = stranger(finished, modules, {})
+    place = run / name
+    place.parent.mkdir(exist_ok=True)
+    place.unlink(missing_ok=True)
+    place.symlink_to(modules / "canary")  # is not there yet
+    for work in (lambda: load_run(run), lambda: make_run("random", "cartpole", folder=run, **QUICK)):
+        with pytest.raises(RunRefused, match=r"is a link to \S+canary, out of the run's folder: remove it"):
+            work()
+    place.unlink()
+    (run / "elsewhere").symlink_to(modules / "victim")
+    (run / "here").symlink_to(run / "config.yaml")
+    (run / "wandb").mkdir()
+    (run / "wandb" / "debug.log").symlink_to(modules / "log")
+    load_run(run).envs.close()
+    assert nothing_ran(modules)
+
+
+@pytest.mark.parametrize("text", ["a: ${", "[1]", "3", "{a: [", "a: !!python/object/apply:os.system ['touch canary']"])
+def test_a_config_that_is_none_is_one_line(
+    text: str, finished: Path, modules: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(modules)
+    run = stranger(finished, modules, {})
+    (run / "config.yaml").write_text(text)
+    assert main([str(run)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {run / 'config.yaml'} is damaged: ") and said.count("\n") == 1
+    assert nothing_ran(modules)
 
 
 def test_a_checkpoint_with_code_is_not_opened(finished: Path, modules: Path) -> None:

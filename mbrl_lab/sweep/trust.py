@@ -41,6 +41,8 @@ def check_sweep(sweep: Sweep, jobs: Sequence[Job], script: Path, trust: Sequence
 
     for job in jobs:
         where = f"{source}: run {job.folder.relative_to(sweep.path).as_posix()}"
+        if "${" in str(job.folder) or not str(job.folder).isprintable():
+            raise ConfigError(f"{source}: run {str(job.folder)!r} is no name for a folder; {mine}")
         if job.flags or not isinstance(job.threads, int):
             what = " ".join(map(str, job.flags)) or f"threads={job.threads!r}"
             raise ConfigError(f"{where} is started with {what}; {mine}")

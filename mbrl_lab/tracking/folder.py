@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from mbrl_lab.tracking.atomic import write_text
 from mbrl_lab.tracking.lock import Lock
@@ -65,6 +67,7 @@ class RunFolder:
         done: the run has finished and neither `steps` nor `stop` asks for more; nothing was changed.
         Raises ConfigMismatch, AlreadyRunning, or an OSError of one line if the folder cannot be written.
         """
+        self.refuse_links()
         with self._writing():
             self.path.mkdir(parents=True, exist_ok=True)
             if not self.lock.take():
@@ -119,9 +122,24 @@ class RunFolder:
             self._write_status("failed", status.get("step", 0), status.get("attempt", 0), reason)
 
     def config(self) -> dict[str, Any]:
-        """The resolved config the run was last started with, or {}."""
+        """The resolved config the run was last started with, or {}. ValueError, one line, where it is none."""
         path = self.path / "config.yaml"
-        return plain(OmegaConf.load(path)) if path.exists() else {}
+        try:
+            return plain(OmegaConf.load(path)) if path.exists() else {}
+        except (YAMLError, OmegaConfBaseException, OSError, AssertionError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is damaged: {str(error).partition(chr(10))[0]}") from error
+
+    def refuse_links(self) -> None:
+        """RunRefused where a file that is written here would land elsewhere; a stranger's folder may hold such links.
+
+        Links to folders are left alone: people keep their checkpoints on another disk. So is what wandb keeps here,
+        with links to its own logs.
+        """
+        for home, folders, files in os.walk(self.path):
+            folders[:] = [name for name in folders if name != "wandb"]
+            for path in (Path(home, file) for file in files):
+                if path.is_symlink() and not path.resolve().is_relative_to(self.path):
+                    raise RunRefused(f"{path} is a link to {path.resolve()}, out of the run's folder: remove it")
 
     def env(self) -> dict[str, Any]:
         """Git, versions and hardware of the first start, or {}."""
