@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import optuna
 import pytest
 import torch
 from hydra.errors import HydraException
@@ -24,6 +25,8 @@ from mbrl_lab.sweep.jobs import Job, Sweep, read_sweep
 from mbrl_lab.tracking.episodes import EpisodeLog
 from mbrl_lab.tracking.folder import RunFolder, RunRefused
 from mbrl_lab.trust import check_stored
+from mbrl_lab.tune.space import read_space
+from mbrl_lab.tune.study import write_preset
 
 TRAIN = Path(__file__).parents[1] / "scripts" / "train.py"
 QUICK = {"steps": 60, "log_every": 30, "eval.every": 0, "eval.final_episodes": 1, "video.final": 0}
@@ -435,3 +438,19 @@ def test_a_checkpoint_with_code_is_not_opened(finished: Path, modules: Path) -> 
     with pytest.raises(ValueError, match="holds more than tensors and plain values, so it is not opened"):
         load_run(run)
     assert nothing_ran(modules)
+
+
+def test_a_journal_of_a_study_sets_nothing_that_is_not_searched(tmp_path: Path) -> None:
+    space = read_space("mpc_cartpole")
+    evil = {"env.make._target_": optuna.distributions.CategoricalDistribution(["os.system"])}
+    wider = dict.fromkeys(space.distributions, optuna.distributions.CategoricalDistribution(["x"]))
+    for other in (wider, {**space.distributions, **evil}, {}):
+        study = optuna.create_study(direction="maximize")
+        trial = study.ask(other)
+        with pytest.raises(ConfigError, match=r"trial 0 is not of the search mpc_cartpole: its \S+ is from .*, not "):
+            space.check_trial(trial)
+        study.tell(trial, 500.0)
+        with pytest.raises(ConfigError, match="trial 0 is not of the search"):
+            write_preset(study, space, tmp_path / "best.yaml")
+    assert not (tmp_path / "best.yaml").exists()
+    space.check_trial(optuna.create_study().ask(dict(space.distributions)))
