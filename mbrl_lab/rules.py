@@ -61,7 +61,10 @@ def text(what: str) -> tuple[Callable[[Any], bool], str]:
 
 def some_of(*values: str) -> tuple[Callable[[Any], bool], str]:
     allowed = f"a list of {', '.join(values)}"
-    return lambda x: isinstance(x, Sequence) and not isinstance(x, str) and bool(x) and set(x) <= set(values), allowed
+    return (
+        lambda x: isinstance(x, Sequence) and not isinstance(x, str) and bool(x) and all(v in values for v in x),
+        allowed,
+    )
 
 
 def schedule() -> tuple[Callable[[Any], bool], str]:

@@ -138,6 +138,7 @@ MAY_BE_NEGATIVE = {"policy.v_min", "policy.v_max", "env.score.random", "env.scor
 
 ALLOWED = [("algo.real_ratio", None), ("dynamics.weight_decay", [1])]
 ALLOWED += [(f"launcher.{key}", None) for key in ("workers", "memory_gb", "cpus")]
+ALLOWED += [("init_from", "banana"), ("init_from", None), ("init_checkpoint", "banana"), ("init_parts", None)]
 """What most settings cannot be, and some can."""
 
 
