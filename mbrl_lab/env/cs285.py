@@ -164,8 +164,9 @@ def simulated(obs: Tensor, action: Tensor, task: str) -> Tensor:
     Slow, some 50,000 states a second, and all that a planner could wish for.
     """
     env = simulator(task)
-    after = [env.step_from(*row) for row in zip(obs.double().numpy(), action.double().numpy(), strict=True)]
-    return torch.as_tensor(np.stack(after), dtype=obs.dtype)
+    states, actions = (x.double().cpu().numpy() for x in (obs, action))
+    after = [env.step_from(*row) for row in zip(states, actions, strict=True)]
+    return torch.as_tensor(np.stack(after), dtype=obs.dtype, device=obs.device)
 
 
 def said(head: Callable[[Tensor, Tensor, Tensor], Tensor], *of: Array) -> float:
