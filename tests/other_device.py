@@ -6,17 +6,18 @@
         x.gather(0, torch.zeros(1, dtype=torch.int64))  # RuntimeError, as on a GPU: the index is on the CPU
         gpu.waits                   # where the CPU waited for the device: Counter of (kind, file:line)
 
-All is computed on the CPU, so any code runs, with its branches on values; what is added is a label on each storage, the place
-where its bytes would lie. Two hooks of PyTorch keep the labels:
+All is computed on the CPU, so any code runs, with its branches on values. What is added is a label on each storage:
+the place where its bytes would lie. Two hooks of PyTorch keep the labels:
 
-- a function mode sees what Python asks for: a device in a call, `.to`, `.numpy`, and `x.device`, which it answers by the label;
-- a dispatch mode sees every kernel, those of autograd and of optimizers too: it compares the labels of what goes in, as CUDA
-  does, and labels what comes out.
+- a function mode sees what Python asks for (a device in a call, `.to`, `.numpy`) and answers `x.device` by the label;
+- a dispatch mode sees every kernel, those of autograd and of optimizers too: it compares the labels of what goes in,
+  as CUDA does, and labels what comes out.
 
-Tensors made inside PyTorch, by a kernel that is a composition of others, are labelled by the first tensor they meet: their
-device is PyTorch's business. Random kernels of the device draw from a stream of its own, as they do on a GPU.
+Tensors made inside PyTorch, by a kernel that is a composition of others, are labelled by the first tensor they meet:
+their device is PyTorch's business. Random kernels of the device draw from a stream of its own, as they do on a GPU.
 
-It does not know kernels' numbers, memory, pinned memory, streams, several GPUs, generators on the device, or torch.compile.
+It does not know kernels' numbers, memory, pinned memory, streams, several GPUs, generators on the device, or
+torch.compile.
 """
 
 from __future__ import annotations
@@ -170,10 +171,8 @@ class Kernels(TorchDispatchMode):
         kwargs = kwargs or {}
         with torch._C.DisableTorchFunction():
             tensors = list(_tensors((*args, *kwargs.values())))
-            if tensors:
-                where = self._common(func, args, kwargs, tensors)
-            else:
-                where = self.device.making or UNKNOWN
+            made = self.device.making or UNKNOWN
+            where = self._common(func, args, kwargs, tensors) if tensors else made
             if where == CPU:
                 return func(*args, **kwargs)
             owned = {x.untyped_storage()._cdata for x in tensors}
