@@ -51,6 +51,8 @@ def test_reads_of_rows_on_the_cpu_arrive_on_the_device() -> None:
         assert not replay.store.obs.is_cuda and not replay.rows(0, 10).obs.is_cuda
 
 
-def test_a_simulator_answers_where_it_was_asked() -> None:
+def test_a_simulator_answers_where_it_was_asked(tmp_path: Path) -> None:
     with OtherDevice():
-        assert simulated(torch.zeros(1, 6, device="cuda"), torch.zeros(1, 2, device="cuda"), "obstacles").is_cuda
+        envs = started("mpc_continuous", tmp_path, "env=cheetah_cs285", "preset=none").envs
+        obs, action = envs.reset().obs.to("cuda"), envs.spec.random(envs.num, "cuda")
+        assert simulated(obs, action, "cheetah").is_cuda
