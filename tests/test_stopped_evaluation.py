@@ -7,14 +7,14 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-import odd_envs
 import pytest
 from odd_envs import Lonely
 from test_resume import assert_same_run, saved_state, stopped, whole
 
-from mbrl_lab import make_run
+from mbrl_lab import evaluation, make_run
 from mbrl_lab.app import run
 from mbrl_lab.config import compose_config
+from mbrl_lab.evaluation import main
 from mbrl_lab.runner import Runner
 from mbrl_lab.tracking.folder import RunFolder
 
@@ -28,6 +28,14 @@ def nobody_lives() -> Iterator[None]:
     Lonely.alive = Lonely.made = 0
     yield
     assert Lonely.alive == 0, "it was not closed"
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("runs") / "calm"
+    whole(DDQN, folder)
+    return folder
 
 
 def signal_at(runner: Runner, call: int, number: signal.Signals) -> None:
@@ -54,16 +62,15 @@ def interrupted(words: list[str], folder: Path, call: int, number: signal.Signal
     assert runner.folder.status()["state"] == "preempted"
 
 
-def test_an_evaluation_that_was_stopped_is_done_again_from_its_beginning(tmp_path: Path) -> None:
-    whole(DDQN, tmp_path / "a")
-    for call, number in ((1, signal.SIGTERM), (9, signal.SIGINT), (30, signal.SIGUSR2)):
-        interrupted(DDQN, tmp_path / "b", call, number)
-        state = saved_state(tmp_path / "b")
-        assert state["evaluation_due"] and state["step"] == (60 if call == 30 else 30)
-    stopped(DDQN, tmp_path / "b", 25)  # the evaluation at 60 counts as the first of them
-    assert not saved_state(tmp_path / "b")["evaluation_due"]
-    whole(DDQN, tmp_path / "b")
-    assert_same_run(tmp_path / "a", tmp_path / "b")
+def test_an_evaluation_that_was_stopped_is_done_again_from_its_beginning(calm: Path, tmp_path: Path) -> None:
+    for call, number, step in ((9, signal.SIGINT, 30), (30, signal.SIGUSR2, 60)):
+        interrupted(DDQN, tmp_path, call, number)
+        state = saved_state(tmp_path)
+        assert state["evaluation_due"] and state["step"] == step
+    stopped(DDQN, tmp_path, 25)  # the evaluation at 60 counts as the first of them
+    assert not saved_state(tmp_path)["evaluation_due"]
+    whole(DDQN, tmp_path)
+    assert_same_run(calm, tmp_path)
 
 
 def test_so_is_one_at_the_last_step_and_the_final_one(tmp_path: Path) -> None:
@@ -90,61 +97,56 @@ def test_an_evaluation_that_would_never_end_can_be_stopped(tmp_path: Path) -> No
         interrupted(words, tmp_path / str(final), 200)
 
 
-def test_a_handler_that_returns_has_the_evaluation_begin_again(tmp_path: Path) -> None:
-    words = ["random", *WALK]
-    whole(words, tmp_path / "a")
+def test_a_handler_that_returns_has_the_evaluation_begin_again(calm: Path, tmp_path: Path) -> None:
     before = signal.signal(signal.SIGUSR2, lambda number, frame: None)
     try:
-        for call in (7, 60):
-            runner = make_run(*words, folder=tmp_path / str(call))
-            act = runner.algo.act
-            seen = iter(range(10**6))
+        runner = make_run(*DDQN, folder=tmp_path)
+        act = runner.algo.act
+        due = [30, 60, 110]  # the last of them in the final evaluation
 
-            def acting(*given: object, explore: bool, act=act, seen=seen, call=call) -> object:  # type: ignore[no-untyped-def]
-                if not explore and next(seen) == call:
-                    os.kill(os.getpid(), signal.SIGUSR2)
-                return act(*given, explore=explore)
+        def acting(*given: object, explore: bool) -> object:
+            if not explore and due and runner.steps >= due[0]:
+                del due[0]
+                os.kill(os.getpid(), signal.SIGUSR2)
+            return act(*given, explore=explore)  # type: ignore[arg-type]
 
-            runner.algo.act = acting  # type: ignore[method-assign,assignment]
-            runner.run()
-            runner.envs.close()
-            assert_same_run(tmp_path / "a", tmp_path / str(call))
+        runner.algo.act = acting  # type: ignore[method-assign,assignment]
+        runner.run()
+        runner.envs.close()
     finally:
         signal.signal(signal.SIGUSR2, before)
+    assert due == []
+    assert_same_run(calm, tmp_path)
 
 
-def test_evaluating_in_the_environment_of_training_gives_the_same_numbers(tmp_path: Path) -> None:
-    assert odd_envs.Lonely.made == 0
+def test_evaluating_in_the_environment_of_training_gives_the_same_numbers(calm: Path, tmp_path: Path) -> None:
     shared = [*DDQN, "env.id=Lonely", "eval.shared=true"]
-    whole(DDQN, tmp_path / "a")
-    whole(shared, tmp_path / "b")
+    stopped(shared, tmp_path, 50)
     assert Lonely.made == 1
+    interrupted(shared, tmp_path, 9)
+    assert Lonely.made == 2
+    whole(shared, tmp_path)
+    assert_same_run(calm, tmp_path)
+
+
+def test_so_it_is_with_several_in_processes(tmp_path: Path) -> None:
+    words = [*DDQN, "env.num=2", "steps=70"]
+    whole([*words, "eval.num=2"], tmp_path / "a")
+    whole([*words, "eval.shared=true", "eval.num=7", "env.asynchronous=true"], tmp_path / "b")
     assert_same_run(tmp_path / "a", tmp_path / "b")
-
-    stopped(shared, tmp_path / "c", 50)
-    interrupted(shared, tmp_path / "c", 9)
-    whole(shared, tmp_path / "c")
-    assert_same_run(tmp_path / "a", tmp_path / "c")
-
-
-def test_so_it_is_with_several_and_in_processes(tmp_path: Path) -> None:
-    words = [*DDQN, "env.num=2", "eval.num=2"]
-    whole(words, tmp_path / "a")
-    whole([*words, "eval.shared=true"], tmp_path / "b")
-    whole([*words, "eval.shared=true", "eval.num=7", "env.asynchronous=true"], tmp_path / "c")
-    assert_same_run(tmp_path / "a", tmp_path / "b")
-    assert_same_run(tmp_path / "a", tmp_path / "c")
 
 
 def test_videos_and_pictures_of_a_shared_environment_need_no_second_one(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = ["planner.population=8", "planner.horizon=3", "planner.iterations=1", "algo.warmup=40"]
-    words = ["algo=mpc", *WALK[1:], *plan, "algo.fit.max_updates=2", "steps=60", "env=gym"]
-    whole(["mpc", "gym", *words[1:-1]], tmp_path / "a")
-    lonely = [*words, "env.id=Lonely", "eval.shared=true", "video.every=3", "video.final=1"]
-    run(compose_config(lonely), tmp_path / "b", lonely)
+    words = ["algo=mpc", "env=gym", *WALK[1:], *plan, "algo.fit.max_updates=2", "steps=60"]
+    words += ["env.id=Lonely", "eval.shared=true", "video.every=3", "video.final=1"]
+    run(compose_config(words), tmp_path, words)
     assert caplog.messages == []
-    assert {"train-0.mp4", "train-3.mp4", "final-0.mp4"} <= {path.name for path in (tmp_path / "b/videos").iterdir()}
-    assert (tmp_path / "b/diagnostics/predicted.png").exists()
-    assert_same_run(tmp_path / "a", tmp_path / "b")
+    assert {"train-0.mp4", "train-3.mp4", "final-0.mp4"} <= {path.name for path in (tmp_path / "videos").iterdir()}
+    assert (tmp_path / "diagnostics" / "predicted.png").exists()
+
+    monkeypatch.setattr(evaluation, "pictures", lambda runner, name: [])
+    assert main([str(tmp_path), "--episodes", "1", "--video", "1"]) == 0
+    assert caplog.messages == []
