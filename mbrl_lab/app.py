@@ -23,6 +23,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from mbrl_lab.arithmetic import choose_arithmetic
 from mbrl_lab.config import (
@@ -47,6 +48,7 @@ from mbrl_lab.runner import TRAIN, Runner, Schedule
 from mbrl_lab.scores import Reference
 from mbrl_lab.tracking.checkpoint import Checkpoint
 from mbrl_lab.tracking.folder import RunFolder, RunRefused, plain
+from mbrl_lab.tracking.progress import hush
 from mbrl_lab.tracking.signals import STOPPED
 from mbrl_lab.tracking.state import load_module_state
 from mbrl_lab.tracking.tracker import Tracker
@@ -252,29 +254,28 @@ def run(cfg: DictConfig, path: Path, overrides: Sequence[str]) -> None:
     runner.algo.allocate()
     copied = warm_start(runner.algo, cfg, folder)
     if folder.open(plain(OmegaConf.to_container(cfg, resolve=True)), overrides) == "done":
-        print(f"this run is done: {path}\n{how_to_go_on(folder.status()['step'], cfg)}")
+        tell(f"this run is done: {path}\n{how_to_go_on(folder.status()['step'], cfg)}")
         return
     size = memory(runner.envs.spec, cfg.replay.capacity) / 1e6
-    print(f"run       {path}\nreplay    {cfg.replay.capacity:,} steps, {size:,.1f} MB on {runner.replay.storage}")
-    print(precision_line(runner))
-    print("\n".join(copied), end="\n" if copied else "")
+    tell(f"run       {path}\nreplay    {cfg.replay.capacity:,} steps, {size:,.1f} MB on {runner.replay.storage}")
+    tell("\n".join([precision_line(runner), *copied]))
     if folder.last.exists():
-        print(f"resumed   at step {folder.status()['step']:,}, attempt {folder.status()['attempt']}")
+        tell(f"resumed   at step {folder.status()['step']:,}, attempt {folder.status()['attempt']}")
     elif folder.status()["attempt"] > 1:
-        print("resumed   at step 0: it was stopped before its first checkpoint, see checkpoint.every")
+        tell("resumed   at step 0: it was stopped before its first checkpoint, see checkpoint.every")
     with runner.tracker, closing(runner.envs):
         try:
             final = runner.run()
         except Exception as error:
             folder.mark("failed", runner.steps, error=say(error) or traceback.format_exc())
             raise
-        print("drawing   what was learned", flush=True)  # with a planner it takes a minute
+        tell("drawing   what was learned")  # with a planner it takes a minute
         pictures = draw(runner)
         seen = [*sorted(folder.videos.glob("*.mp4")), *(path for path in pictures if path.suffix == ".png")]
         runner.tracker.attach(seen)
     if runner.steps < cfg.steps:
-        print(f"stopped   at step {runner.steps:,}: {cfg.stop.metric} is at {cfg.stop.target} or above")
-    print(last_words(folder, final, cfg.eval.final_episodes, pictures))
+        tell(f"stopped   at step {runner.steps:,}: {cfg.stop.metric} is at {cfg.stop.target} or above")
+    tell(last_words(folder, final, cfg.eval.final_episodes, pictures))
 
 
 def precision_line(runner: Runner) -> str:
@@ -327,7 +328,8 @@ def attempt(work: Callable[[], None]) -> int:
     try:
         work()
     except BrokenPipeError:
-        return stop_printing()
+        hush(1)
+        return UNHEARD
     except Exception as error:
         lines = say(error)
         if lines is None:
@@ -341,13 +343,20 @@ def write_any_letter() -> None:
     """Print letters that the terminal's encoding lacks as escapes: none of them is worth a run."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            with suppress(OSError):  # it is closed
+                stream.reconfigure(errors="backslashreplace")
 
 
-def stop_printing() -> int:
-    """The exit code where nobody reads on, as `| head` does: nothing more can be said."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    return 128 + 13  # as if by SIGPIPE
+def tell(text: str) -> None:
+    """Print; a run goes on where nobody reads any more, as after `| head`."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        hush(1)
+
+
+UNHEARD = 128 + 13
+"""The exit code of a script whose output nobody reads on, as if by SIGPIPE."""
 
 
 def main(hydra_main: Callable[[], None]) -> None:
@@ -370,13 +379,14 @@ def main(hydra_main: Callable[[], None]) -> None:
         print(STOPPED, file=sys.stderr)
         raise SystemExit(130) from None
     except BrokenPipeError:
-        raise SystemExit(stop_printing()) from None
+        hush(1)
+        raise SystemExit(UNHEARD) from None
     except Exception as error:
         lines = say(error)
-        if isinstance(error, OSError):
-            lines = f"{error}; hydra.run.dir must be a folder that can be written"
-        elif isinstance(error, HydraException) or type(error) is ValueError:
+        if isinstance(error, HydraException | YAMLError | UnicodeDecodeError) or type(error) is ValueError:
             lines = explain_here(error, line.overrides, confs)
+        elif isinstance(error, OSError):
+            lines = f"{error}; hydra.run.dir must be a folder that can be written"
         elif lines is None:
             raise
         print(f"error: {lines}", file=sys.stderr)

@@ -56,8 +56,8 @@ def parser() -> argparse.ArgumentParser:
 
 def compare(args: argparse.Namespace) -> None:
     """Train what is not done yet, then draw and print."""
-    overrides = [word for word in args.words if "=" in word]
-    places = [Path(word) for word in args.words if "=" not in word]
+    overrides = [word for word in args.words if "=" in word and not Path(word).is_dir()]
+    places = [Path(word) for word in args.words if word not in overrides]
     if bool(args.env) == bool(places):
         raise ConfigError("give either --env, to train, or folders of runs, e.g. outputs/compare/pendulum")
     if overrides and places:

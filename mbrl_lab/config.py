@@ -21,6 +21,7 @@ from hydra.errors import HydraException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
+from yaml import YAMLError
 
 from mbrl_lab.env.envs import spec_of
 from mbrl_lab.explain import explain, flat_keys, groups_of, missing
@@ -50,7 +51,7 @@ def compose_config(overrides: Sequence[str], config_dir: Path | str | None = Non
     overrides, _ = with_family(overrides, confs)
     try:
         return composed(overrides, confs)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         problem = error
     raise ConfigError(explain_here(problem, overrides, confs)) from problem
 
@@ -131,7 +132,7 @@ def explain_here(error: Exception, overrides: Sequence[str], confs: Sequence[Pat
     groups = [o for o in overrides if o.partition("=")[0] in known and not o.endswith("=null")]
     keys: list[str] = []
     for chosen in (groups, [o for o in groups if o.startswith(("env=", "algo="))], []):
-        with contextlib.suppress(HydraException):
+        with contextlib.suppress(HydraException, OmegaConfBaseException, YAMLError, UnicodeDecodeError):
             keys = flat_keys(cast(dict[str, Any], OmegaConf.to_container(composed(chosen, confs))))
             break
     return explain(error, overrides, confs, keys)

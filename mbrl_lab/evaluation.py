@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import closing
@@ -29,7 +30,11 @@ from mbrl_lab.tracking.video import headless, reason, record_episode
 def main(argv: Sequence[str]) -> int:
     """The command line; returns its exit code: 2, and one line, for what the user can mend."""
     args = parser().parse_args(argv)
-    return attempt(lambda: answer(args))
+    try:
+        return attempt(lambda: answer(args))
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
 
 
 def answer(args: argparse.Namespace) -> None:

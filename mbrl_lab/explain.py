@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from hydra.errors import MissingConfigException, OverrideParseException
+from yaml import YAMLError
 
+from mbrl_lab.tracking.folder import one_line
 from mbrl_lab.words import as_shell, parsed
 
 
@@ -19,6 +21,10 @@ def explain(error: Exception, overrides: Sequence[str], confs: Sequence[Path], k
     confs: the folders of configs, ours and `--config-dir`.
     """
     text = str(error)
+    if isinstance(error, YAMLError | UnicodeDecodeError):
+        return f"a config file cannot be read: {one_line(error)}"
+    if "'${algo}_${family}'" in text:
+        return "env names no family: its file must have defaults: [/family: discrete], or another of conf/family"
     if isinstance(error, MissingConfigException) and (found := re.search(r"Could not (?:find|load) '([^']+)'", text)):
         return missing(found[1], confs)
     if found := re.search(r"Could not override '([^']+)'", text):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -57,6 +58,9 @@ def readable(override: str) -> str:
     key, equals, value = override.partition("=")
     if not equals or key not in TEXTS or value.strip() in ("", "null"):
         return override
+    if key in FOLDERS and value.split("/")[0] == "~":  # which no shell expands behind a key
+        value = os.path.expanduser(value)
+        override = f"{key}={value}"
     read = parsed(override)
     odd = read is None or (key in FOLDERS and (read.is_sweep_override() or not isinstance(read.value(), str)))
     return f"{key}={quoted(value)}" if odd else override

@@ -91,7 +91,7 @@ def test_places_are_dealt_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     assert [place.gpu for place in choose_places(jobs, None, 2)] == ["4", "7", "4", "7"]
     assert [place.gpu for place in choose_places(jobs, 3, 1)] == ["4", "7", "4"]
     on_cpu = [replace(job, device="cpu", threads=2) for job in jobs]
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(5)))
+    monkeypatch.setattr(parallel, "cores", lambda: 5)
     assert [place.gpu for place in choose_places(on_cpu, None, 2)] == [None, None]
 
 

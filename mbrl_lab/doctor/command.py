@@ -53,21 +53,23 @@ def job(overrides: Sequence[str], config_dir: str | None = None) -> int:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep what libraries print and warn to themselves, that from C included."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    saved = os.dup(1), os.dup(2)
+    saved: dict[int, int] = {}
+    for descriptor, stream in ((1, sys.stdout), (2, sys.stderr)):
+        if stream is not None:  # it was closed before we began
+            stream.flush()
+            saved[descriptor] = os.dup(descriptor)
     sink = os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(sink, 1)
-        os.dup2(sink, 2)
+        for descriptor in saved:
+            os.dup2(sink, descriptor)
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()) as text:
             warnings.simplefilter("ignore")
             with contextlib.redirect_stderr(text):
                 yield
     finally:
-        os.dup2(saved[0], 1)
-        os.dup2(saved[1], 2)
-        for descriptor in (*saved, sink):
+        for descriptor, before in saved.items():
+            os.dup2(before, descriptor)
+        for descriptor in (*saved.values(), sink):
             os.close(descriptor)
 
 

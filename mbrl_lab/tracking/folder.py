@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError  # type: ignore[import-untyped]
+from yaml import YAMLError
 
 from mbrl_lab.tracking.atomic import write_text
 from mbrl_lab.tracking.lock import Lock
@@ -124,10 +124,17 @@ class RunFolder:
     def config(self) -> dict[str, Any]:
         """The resolved config the run was last started with, or {}. ValueError, one line, where it is none."""
         path = self.path / "config.yaml"
+        if not path.exists():
+            return {}
         try:
-            return plain(OmegaConf.load(path)) if path.exists() else {}
-        except (YAMLError, OmegaConfBaseException, OSError, AssertionError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is damaged: {str(error).partition(chr(10))[0]}") from error
+            stored = OmegaConf.load(path)
+        except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
+            if getattr(error, "errno", None) is not None:  # the disk's; OmegaConf's own have none
+                raise
+            raise ValueError(f"{path} is damaged: {one_line(error)}") from error
+        if not isinstance(stored, DictConfig):
+            raise ValueError(f"{path} is damaged: it holds no settings")
+        return plain(stored)
 
     def refuse_links(self) -> None:
         """RunRefused where a file that is written here would land elsewhere; a stranger's folder may hold such links.
@@ -199,6 +206,11 @@ def plain(config: Any) -> dict[str, Any]:
     nested = OmegaConf.to_container(OmegaConf.create(config))
     assert isinstance(nested, dict), type(nested)
     return {str(key): value for key, value in nested.items()}
+
+
+def one_line(error: Exception) -> str:
+    """All that an error says, in one line."""
+    return " ".join(str(error).split())
 
 
 def headline(error: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import shutil
 import sys
 import time
@@ -111,8 +112,11 @@ class Progress:
             if self.note and self.total and len(line) > width:  # what goes on now matters most
                 line = f"{self.step:,}/{self.total:,}  {self.note}"
             line = f"\r{line[:width]}\x1b[K"
-        self.stream.write(line if self.terminal else f"{line}\n")
-        self.stream.flush()
+        try:
+            self.stream.write(line if self.terminal else f"{line}\n")
+            self.stream.flush()
+        except BrokenPipeError:
+            hush(self.stream.fileno())
         self.seen.append((now - self.away, self.step))
         self.shown = self.step
 
@@ -182,6 +186,13 @@ class EvaluationNote:
             if longer := [n for n in known if n > age]:
                 return fmean(longer)
         return self.limit
+
+
+def hush(descriptor: int) -> None:
+    """Send to nowhere what would go to a pipe that nobody reads any more."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
 
 
 def _duration(seconds: float) -> str:

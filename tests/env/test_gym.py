@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ import pytest
 from gymnasium.spaces import Box, Discrete
 
 from mbrl_lab.config import build, compose_config
+from mbrl_lab.env import gym as gym_module
 from mbrl_lab.env import make_gym
 from mbrl_lab.tracking.video import rendering
 
@@ -103,3 +107,48 @@ def test_mujoco_warns_through_the_log_and_nowhere_else(
     said = caplog.records[0].getMessage()
     assert said.startswith("MuJoCo: Nan, Inf or huge value in QVEL")
     assert "settotalmass" not in "".join(capfd.readouterr()) and not list(tmp_path.iterdir())
+
+
+DRAWS = """
+import logging, os, sys
+sys.argv[1:] and os.environ.__setitem__("MUJOCO_GL", sys.argv[1])
+from mbrl_lab.env.gym import CannotDraw
+if sys.argv[2:]:
+    from mbrl_lab.env.cs285 import make_cs285
+    make = lambda **how: make_cs285("reacher", 5, **how)
+else:
+    from mbrl_lab.env import make_gym
+    make = lambda **how: make_gym("InvertedPendulum-v5", **how)
+env = make()
+env.reset(seed=0)
+print(len(env.step(env.action_space.sample())))
+try:
+    make(render_mode="rgb_array")
+except CannotDraw as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("task", [[], ["cs285"]])
+def test_a_simulator_needs_no_way_to_draw(task: list[str]) -> None:
+    """MuJoCo looks for one while it is imported, so this takes a process of its own."""
+    command = [sys.executable, "-c", DRAWS, "nonsense", *task]
+    done = subprocess.run(command, capture_output=True, text=True)
+    steps, why = done.stdout.splitlines()
+    assert steps == "5" and why.startswith("MUJOCO_GL=nonsense draws nothing here (invalid value"), done.stderr
+    assert why.endswith("MUJOCO_GL can be egl, osmesa or glfw where they are installed, or unset") and not done.stderr
+
+
+@pytest.mark.parametrize("error", [ImportError("no EGL"), RuntimeError("no\ndevice"), AttributeError("glGetError")])
+def test_whatever_a_library_of_graphics_raises(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str | None] = []
+
+    def import_mujoco(name: str) -> None:
+        asked.append(os.environ.get("MUJOCO_GL"))
+        if asked[-1] != "off":
+            raise error
+
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    monkeypatch.setattr(gym_module, "import_module", import_mujoco)
+    said = gym_module._import_mujoco.__wrapped__()
+    assert asked == ["egl", "off"] and said == f"MUJOCO_GL=egl draws nothing here ({str(error).partition(chr(10))[0]})"

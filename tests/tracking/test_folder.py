@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mbrl_lab.tracking import provenance as provenance_module
-from mbrl_lab.tracking.folder import AlreadyRunning, ConfigMismatch, RunFolder, differences, flatten
+from mbrl_lab.tracking.folder import AlreadyRunning, ConfigMismatch, RunFolder, differences, flatten, headline
 from mbrl_lab.tracking.provenance import alive, born, git
 
 CONFIG = {"seed": 0, "steps": 100, "algo": {"_target_": "a.B", "lr": 1e-4, "sizes": [64, 64]}, "logger": {"jsonl": {}}}
@@ -216,3 +216,23 @@ def test_of_many_differences_the_first_are_told(tmp_path: Path) -> None:
     _, first, *rest = str(caught.value).splitlines()
     assert first == "  seed: 0 -> 1"
     assert len(rest) == 12 and rest[-1] == "  ... and 29 more"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        ("a: 1 -> 2\n  more of it", "a: 1 -> 2"),
+        ("Traceback (most recent call last):\n  File x\nKeyError: 'x'\n", "KeyError: 'x'"),
+        ("\n", ""),
+    ],
+)
+def test_the_line_of_an_error_that_says_most(error: str, line: str) -> None:
+    assert headline(error) == line
+
+
+@pytest.mark.parametrize("content", [b"a: [1", b"\xff\xfe", b"- 1\n", b"5\n"])
+def test_a_damaged_config_is_named_in_a_line(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_bytes(content)
+    with pytest.raises(ValueError, match=r"config\.yaml is damaged: ") as caught:
+        RunFolder(tmp_path).config()
+    assert "\n" not in str(caught.value)
