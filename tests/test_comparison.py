@@ -135,3 +135,9 @@ def test_a_figure_is_called_after_its_environment(env: dict[str, Any], overrides
     none = np.zeros(0)
     first = Curve(Path("home/run"), 0, {}, overrides, none, none, none)
     assert title(flatten({"env": env}), first) == said
+
+
+def test_a_folder_may_have_an_equals_sign(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "lr=0.1").mkdir()
+    assert main([str(tmp_path / "lr=0.1")]) == 2
+    assert "holds no run" in capsys.readouterr().err

@@ -249,3 +249,9 @@ def test_a_missing_package_is_one_line_and_not_a_traceback() -> None:
     done = subprocess.run([sys.executable, "-c", hidden], cwd=root, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "missing: hydra.core is not installed: make setup, or pip install -e .\n"
+
+
+def test_output_that_was_closed_from_the_start_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    with quiet():
+        pass

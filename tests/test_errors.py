@@ -428,3 +428,39 @@ def test_letters_that_the_terminal_lacks_end_nothing(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(sys, "stdout", terminal)
     assert app.attempt(lambda: print("1 ± 0 in é", flush=True)) == 0
     assert terminal.buffer.getvalue() == b"1 \\xb1 0 in \\xe9\n"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("a: [1\n", "a config file cannot be read: while parsing a flow sequence in"),
+        ("defaults:\n  - nix\n", "env=nix does not exist"),
+        ("# @package _global_\nenv:\n  num: 1\n", "env names no family"),
+    ],
+)
+def test_another_folders_files_are_wrong(content: str, said: str, train: Train, tmp_path: Path) -> None:
+    (tmp_path / "env").mkdir()
+    (tmp_path / "env" / "mine.yaml").write_text(content)
+    assert said in refused(train("env=mine", "--config-dir", str(tmp_path), *QUICK))
+    with pytest.raises(ConfigError, match=said):
+        compose_config(["env=mine"], tmp_path)
+
+
+class Unread(io.StringIO):
+    """A stream that somebody has stopped to read."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError
+
+    def fileno(self) -> int:
+        return 77
+
+
+def test_a_run_goes_on_where_nobody_reads_what_it_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    hushed: list[int] = []
+    monkeypatch.setattr(os, "dup2", lambda new, old: hushed.append(old))
+    monkeypatch.setattr(sys, "stdout", Unread())
+    monkeypatch.setattr(sys, "stderr", Unread())
+    words = [*QUICK, "eval.final_episodes=1"]
+    app.run(compose_config(words), tmp_path, words)
+    assert RunFolder(tmp_path).status()["state"] == "done" and {1, 77} <= set(hushed)
