@@ -113,6 +113,7 @@ CASES: dict[str, tuple[Callable[[Runner], Job], str]] = {
     "dreamer_cartpole": (dreamer_update, "algo=dreamer env=cartpole"),
     "dreamer_pendulum": (dreamer_update, "algo=dreamer env=pendulum"),
     "dreamer_rssm_xs": (dreamer_update, "algo=dreamer env=pendulum dynamics=rssm_xs preset=none"),
+    "dreamer_minatar": (dreamer_update, "algo=dreamer env=minatar_breakout"),
 }
 
 

@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from mbrl_lab.arithmetic import choose_arithmetic
+from mbrl_lab.arithmetic import PRECISION, choose_arithmetic
 from mbrl_lab.config import (
     ConfigError,
     build,
@@ -187,8 +187,9 @@ def build_runner(cfg: DictConfig, folder: RunFolder) -> Runner:
 
 
 def stored_precision(folder: RunFolder) -> str | None:
-    """What a run has computed in until now; None where none has begun."""
-    return folder.config().get("runtime", {}).get("precision")
+    """What the folder's run has computed in until now; None where none has begun."""
+    stored = folder.config().get("runtime", {}).get("precision")
+    return stored if stored in PRECISION else None
 
 
 def env_makers(cfg: DictConfig) -> tuple[Callable[..., gymnasium.Env], Callable[[int, int], Envs]]:

@@ -10,6 +10,8 @@ from torch import nn
 from mbrl_lab.hardware import multiplies_bf16, slowdown
 from mbrl_lab.nets.precision import large_enough
 
+AS_BEGAN = "as the run began"
+
 PRECISION = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -39,7 +41,7 @@ def choose_arithmetic(asked: str, began: str | None, device: torch.device, algo:
         name, why = here, reason
     else:
         name = began
-        why = "as the run began" + (f"; a new run here would take {here}, {reason}" if began != here else "")
+        why = AS_BEGAN + (f"; a new run here would take {here}, {reason}" if began != here else "")
     return Arithmetic(name, why, _emulated(device) if name == "bf16" and not native else None)
 
 

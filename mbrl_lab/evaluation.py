@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mbrl_lab import scores
 from mbrl_lab.app import attempt, load_run, precision_line, stored_config
+from mbrl_lab.arithmetic import AS_BEGAN
 from mbrl_lab.config import CONF, ConfigError, build
 from mbrl_lab.env import Envs, Episode
 from mbrl_lab.runner import Runner
@@ -86,7 +87,8 @@ def evaluate(
     """Play, print, and leave results, videos and plots in the run's folder."""
     runner = load_run(run, checkpoint, trust=trust)
     name = checkpoint_name(runner.folder, checkpoint)
-    print(precision_line(runner))
+    if runner.precision_why != AS_BEGAN:
+        print(precision_line(runner))
     with closing(runner.envs):
         played = watched(runner, episodes)
         results = {"checkpoint": name, "step": runner.steps, **statistics(played, runner.reference)}

@@ -16,7 +16,7 @@ from mbrl_lab.dynamics.normaliser import Folded, Normaliser, fold
 from mbrl_lab.nets import EnsembleMLP
 from mbrl_lab.nets.adam import Adam
 from mbrl_lab.nets.ensemble import Layers
-from mbrl_lab.nets.precision import autocast_dtype
+from mbrl_lab.nets.precision import FEW_BATCHED, autocast_dtype, worthwhile
 from mbrl_lab.ops import clip_norm, masked_mean
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Metrics, Outcome, Step, Transition, Tree
@@ -28,7 +28,6 @@ Head = Callable[[Tensor, Tensor, Tensor], Tensor]
 class Frozen(NamedTuple):
     """The elites' networks, of observations and changes in the environment's units."""
 
-    dtype: torch.dtype
     net: Folded
     ends: Folded | None  # None while no end was ever seen, or where it is computed
 
@@ -80,7 +79,7 @@ class Ensemble(nn.Module):
         self.ends = ends(members, dim)
         self.register_buffer("elite", torch.arange(elites))
         self.opt = Adam(self._groups(weight_decay), lr)
-        self._frozen: Frozen | None = None
+        self._frozen: dict[torch.dtype, Frozen] = {}
         self.register_load_state_dict_post_hook(lambda *_: self.thaw())
 
     def observe(self, state: Tree | None, step: Step) -> Tensor:
@@ -99,11 +98,12 @@ class Ensemble(nn.Module):
 
     @torch.no_grad()
     def imagine(self, state: Tree, action: Tensor) -> tuple[Tensor, Outcome]:
-        frozen = self.freeze()
         order = torch.randperm(len(state), device=state.device) if self.propagation == "ts1" else None
         if order is not None:
             state, action = state[order], action[order]
-        next_obs, outcome = self._imagine(frozen, state, action)
+        rows = len(state) if self.propagation == "expectation" else len(state) // len(self.elite)
+        with worthwhile(rows, state.device.type, FEW_BATCHED):
+            next_obs, outcome = self._imagine(self.freeze(), state, action)
         if order is None:
             return next_obs, outcome
         back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
@@ -117,7 +117,8 @@ class Ensemble(nn.Module):
         that a Gaussian ensemble draws does not count, nor does the reward where it is computed.
         """
         x = torch.cat([state, self.spec.encode(action)], -1)
-        means = self.freeze().net.predict(x.expand(len(self.elite), *x.shape))[..., : self.outputs]
+        with worthwhile(len(state), state.device.type, FEW_BATCHED):
+            means = self.freeze().net.predict(x.expand(len(self.elite), *x.shape))[..., : self.outputs]
         spread = (means / self.targets.scale).std(0, correction=0)
         return spread[:, : self.outputs - (self.reward_fn is not None)].square().mean(-1).sqrt()
 
@@ -226,17 +227,17 @@ class Ensemble(nn.Module):
     def freeze(self) -> Frozen:
         """The elites as they are now, ready to imagine with; made again after every change of the weights."""
         dtype = autocast_dtype(self.elite.device.type)
-        if self._frozen is None or self._frozen.dtype != dtype:
+        if dtype not in self._frozen:
             width = self.net.biases[-1].shape[-1] - self.outputs
             scale, shift = F.pad(self.targets.scale, (0, width), value=1), F.pad(self.targets.mean, (0, width))
             layers: Layers = [(w.detach()[self.elite], b.detach()[self.elite]) for w, b in self.net.layers()]
             learned = self.termination_fn is None and bool(self.ends.seen)
             ends = self.ends.freeze(self.elite) if learned else None
-            self._frozen = Frozen(dtype, fold(layers, self.inputs, scale, shift), ends)
-        return self._frozen
+            self._frozen[dtype] = Frozen(fold(layers, self.inputs, scale, shift), ends)
+        return self._frozen[dtype]
 
     def thaw(self) -> None:
-        self._frozen = None
+        self._frozen = {}
 
     def _noised(self, t: Transition) -> Transition:
         if not self.noise:

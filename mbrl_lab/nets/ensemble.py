@@ -74,7 +74,7 @@ def _chain(layers: Layers, x: Tensor, activation: Activation, dropout: float, fp
         x = activation(x, inplace=overwrite)
     if not fp32_output:
         return _affine(bias, x, weight)
-    with without_autocast(x):
+    with without_autocast(x.device.type):
         return _affine(bias, x.float(), weight)
 
 

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 FEW = 128
 """Rows from which fewer digits pay, for layers of some hundred units on a CPU."""
 
+FEW_BATCHED = 64
+"""The same where the layers of several members are one product: rows of each member."""
+
 LARGE = 2**15
 """Weights of a layer from which they pay at all, as measured by benchmarks/precision.py; 128 x 128 is less."""
 
@@ -20,9 +23,9 @@ def autocast_dtype(device: str) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
 
 
-def worthwhile(rows: int, device: str) -> torch.autocast:
+def worthwhile(rows: int, device: str, few: int = FEW) -> AbstractContextManager[object]:
     """A surrounding autocast, or float32 for so few rows that to cast weights would take longer than it saves."""
-    return torch.autocast(device, enabled=rows >= FEW and torch.is_autocast_enabled(device))
+    return without_autocast(device) if rows < few else nullcontext()
 
 
 def large_enough(net: nn.Module) -> bool:
@@ -40,13 +43,12 @@ class Fp32Linear(nn.Linear):
     """A layer in float32 even under autocast: of numbers near 500 bfloat16 has every second or fourth only."""
 
     def forward(self, x: Tensor) -> Tensor:
-        with without_autocast(x):
+        with without_autocast(x.device.type):
             return super().forward(x.float())
 
 
-def without_autocast(x: Tensor) -> AbstractContextManager[object]:
-    """A context in which products of x.float() are float32's."""
-    device = x.device.type
+def without_autocast(device: str) -> AbstractContextManager[object]:
+    """A context in which products of float32 tensors are float32's."""
     return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
