@@ -40,7 +40,7 @@ def test_a_fresh_folder_says_what_runs_where_and_by_which_code(folder: RunFolder
     assert folder.config() == CONFIG
     assert (folder.path / "overrides.txt").read_text() == "seed=0\nalgo.lr=1e-4\n"
     env, status = folder.env(), folder.status()
-    assert set(env) == {"started", "git", "python", "packages", "hardware"}
+    assert set(env) == {"started", "git", "python", "packages", "hardware", "precision"}
     assert env["packages"]["torch"].startswith("2.") and env["hardware"]["cores"] >= 1
     assert env["hardware"]["memory_gib"] > 0 and env["hardware"]["cpu"]
     assert (status["state"], status["step"], status["attempt"], status["pid"]) == ("running", 0, 1, os.getpid())
