@@ -373,7 +373,7 @@ def main(hydra_main: Callable[[], None]) -> None:
     try:
         line.overrides, seen = with_family(line.overrides, confs)
         if seen:
-            print(f"{line.overrides[-1]}: {seen}", file=sys.stderr)
+            print(seen, file=sys.stderr)
         sys.argv[1:] = line.words()
         hydra_main()
     except KeyboardInterrupt:

@@ -78,10 +78,10 @@ def with_family(words: Sequence[str], confs: Sequence[Path]) -> tuple[list[str],
 
     Every environment that they sweep over is made once. ConfigError where one cannot be, or where families differ.
     """
-    given = dict((word.lstrip("+~").partition("=")[::2]) for word in words)
-    if given.get("env") != "gym" or "family" in given:
+    keys = [word.lstrip("+~").partition("=")[0] for word in words]
+    if "env=gym" not in words or "family" in keys:
         return list(words), ""
-    own = [word for word in words if word.lstrip("+~").partition("=")[0].partition(".")[0] == "env"]
+    own = [word for word, key in zip(words, keys, strict=True) if key.partition(".")[0] == "env"]
     try:
         parsed = OverridesParser.create().parse_overrides(own)
         choices = [
@@ -96,8 +96,10 @@ def with_family(words: Sequence[str], confs: Sequence[Path]) -> tuple[list[str],
     found = dict(seen for seen in looked if seen)
     if len(found) > 1:
         raise ConfigError(f"these environments are of several families ({', '.join(found)}): give each its own sweep")
-    family, seen = next(iter(found.items()), ("", ""))
-    return [*words, *([f"family={family}"] if family else [])], seen
+    if not found:
+        return list(words), ""
+    ((family, seen),) = found.items()
+    return [*words, f"family={family}"], f"family={family}: {seen}"
 
 
 def family_of(words: Sequence[str], confs: Sequence[Path]) -> tuple[str, str] | None:

@@ -41,7 +41,7 @@ def explain(error: Exception, overrides: Sequence[str], confs: Sequence[Path], k
         group = nulls[0].partition("=")[0]
         return f"{nulls[0]}: a group cannot be null here; {group} can be: {', '.join(_options(confs, group))}"
     cause = str(error.__cause__ or "").splitlines()[:1]
-    return text.splitlines()[0] + "".join(f" ({line})" for line in cause)
+    return text.splitlines()[0] + "".join(f" ({line})" for line in cause if line not in text)
 
 
 def taken_away(error: Exception) -> str:

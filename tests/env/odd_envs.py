@@ -240,6 +240,7 @@ CASES = [
     Case("StepRaises", fails("step", KeyError("goal")), error="step raised KeyError: 'goal' (odd_envs.py, line"),
     Case("ResetRaises", fails("reset", RuntimeError("no\nserver")), error="reset raised RuntimeError: no server"),
     Case("InitRaises", fails("__init__", OSError("no licence")), error="making it raised OSError: no licence"),
+    Case("NoSpace", {"action_space": None}, error="it has no action_space"),
     Case("NeedsMode", {"__init__": needs_mode}, error="render_mode"),
     Case("GivenMode", {"__init__": needs_mode}, kwargs={"render_mode": None}),
     Case("TakesConfig", {"__init__": takes_config}, kwargs={"config": {"sizes": [1, 2]}}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -46,3 +47,11 @@ def test_it_is_refused_in_one_line(case: Case) -> None:
         for _ in range(30):
             envs.step(envs.spec.random(2))
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+def test_the_page_counts_them() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "environments.md").read_text()
+    rows = re.findall(r"^\| .* \| (\d+) \| (\d+) \|", page, re.M)
+    refused = sum(bool(case.error) for case in CASES)
+    assert f"holds {len(CASES)} environments" in page
+    assert [sum(map(int, column)) for column in zip(*rows, strict=True)] == [len(CASES) - refused, refused]
