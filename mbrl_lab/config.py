@@ -109,10 +109,13 @@ def family_of(words: Sequence[str], confs: Sequence[Path]) -> tuple[str, str] | 
         return None
     check_rules(cfg)
     find_here(cfg)
-    env = build(cfg.env.make)()
-    with contextlib.suppress(Exception):  # a run says so when it closes its own
-        env.close()
-    spec, space = spec_of(env.observation_space, env.action_space), env.observation_space
+    try:
+        env = build(cfg.env.make)()
+        with contextlib.suppress(Exception):  # a run says so when it closes its own
+            env.close()
+        spec, space = spec_of(env.observation_space, env.action_space), env.observation_space
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     actions = f"{spec.action_dim} actions" if spec.discrete else f"actions [{spec.action_dim}]"
     shown = f"observations {list(spec.obs_shape)} {str(spec.obs_dtype).removeprefix('torch.')}, {actions}"
     if len(spec.obs_shape) == 1:

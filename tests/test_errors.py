@@ -153,7 +153,10 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "family": (["env=pendulum", "family=discrete"], ["family is discrete", "continuous", "family=continuous"]),
     "family of images": (["env=minatar_breakout", "family=discrete", "algo=random"], ["images", "family=pixels"]),
     "family of vectors": (["env=cartpole", "family=grid", "algo=random"], ["vectors", "family=discrete"]),
-    "family of the generic one": (["env=gym", "env.id=Pendulum-v1"], ["family is discrete", "family=continuous"]),
+    "family of the generic one": (
+        ["env=gym", "env.id=Pendulum-v1", "family=discrete"],
+        ["family is discrete", "family=continuous"],
+    ),
     "id": (["env=gym"], ["env.id must be given"]),
     "id's spelling": (["env=gym", "env.id=Acrobat-v1"], ["env.id", "'Acrobat-v1'", "did you mean Acrobot-v1?"]),
     "environment": (["env.make.id=CartPoleX-v1"], ["env.make.id is 'CartPoleX-v1'", "did you mean CartPole-v1?"]),
