@@ -128,6 +128,7 @@ def every_config() -> list[DictConfig]:
         compose_config(["planner=icem"]),
         compose_config(["value=ddqn"]),
         compose_config(["algo=ddqn", "env=breakout", "encoder=impala"]),
+        compose_config(["env=gym", "env.id=CartPole-v1"]),
         compose_config(["launcher=parallel"]),
         compose_config(["launcher=slurm"]),
     ]
@@ -139,6 +140,7 @@ MAY_BE_NEGATIVE = {"policy.v_min", "policy.v_max", "env.score.random", "env.scor
 ALLOWED = [("algo.real_ratio", None), ("dynamics.weight_decay", [1])]
 ALLOWED += [(f"launcher.{key}", None) for key in ("workers", "memory_gb", "cpus")]
 ALLOWED += [("init_from", "banana"), ("init_from", None), ("init_checkpoint", "banana"), ("init_parts", None)]
+ALLOWED += [(f"env.{key}", None) for key in ("max_steps", "action_bound", "resize")]
 """What most settings cannot be, and some can."""
 
 
