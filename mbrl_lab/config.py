@@ -73,7 +73,7 @@ def composed(overrides: Sequence[str], confs: Sequence[Path]) -> DictConfig:
         return compose("train", [*overrides, *(where if confs[1:] else [])])
 
 
-def with_family(words: Sequence[str], confs: Sequence[Path]) -> tuple[list[str], str]:
+def with_family(words: Sequence[str], confs: Sequence[Path] = (CONF,)) -> tuple[list[str], str]:
     """The words of a command line, with `family=` where env=gym leaves it open, and what was seen, or "".
 
     Every environment that they sweep over is made once. ConfigError where one cannot be, or where families differ.
@@ -187,8 +187,8 @@ def check(cfg: DictConfig) -> None:
         lacking = "this environment or algorithm does not give it, so choose parts that do without"
         raise ConfigError(f"{str(error).splitlines()[0]}: {lacking}") from error
     check_rules(cfg)
-    check_frame_skip(cfg)
     check_parts(cfg)
+    check_frame_skip(cfg)
     if "elites" in cfg.get("dynamics", {}) and cfg.dynamics.elites > cfg.dynamics.members:
         raise ConfigError(
             f"dynamics.elites is {cfg.dynamics.elites}; it must be at most dynamics.members, {cfg.dynamics.members}"

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from mbrl_lab.app import make_run
-from mbrl_lab.env.cs285 import simulated
+from mbrl_lab.dynamics.grid import GridNet
+from mbrl_lab.env.cs285 import TASKS, simulated
 from mbrl_lab.replay import Replay
 from mbrl_lab.runner import Runner
 from mbrl_lab.types import EnvSpec, Step
@@ -51,8 +52,132 @@ def test_reads_of_rows_on_the_cpu_arrive_on_the_device() -> None:
         assert not replay.store.obs.is_cuda and not replay.rows(0, 10).obs.is_cuda
 
 
-def test_a_simulator_answers_where_it_was_asked(tmp_path: Path) -> None:
+def test_a_simulator_answers_where_it_was_asked() -> None:
+    obs, _ = TASKS["cheetah"]().reset(seed=0)
     with OtherDevice():
-        envs = started("mpc_continuous", tmp_path, "env=cheetah_cs285", "preset=none").envs
-        obs, action = envs.reset().obs.to("cuda"), envs.spec.random(envs.num, "cuda")
-        assert simulated(obs, action, "cheetah").is_cuda
+        row = torch.as_tensor(obs, dtype=torch.float32, device="cuda")[None]
+        assert simulated(row, torch.zeros(1, 6, device="cuda"), "cheetah").is_cuda
+
+
+def test_imagining_grids_waits_for_no_value() -> None:
+    """Numbers of cells that stay are read once; other weights bring other numbers."""
+    spec = EnvSpec((1, 4, 4), torch.uint8, 2, True)
+    frames = torch.zeros(3, 1, 4, 4, dtype=torch.uint8)
+    with OtherDevice() as gpu:
+        net, other = (GridNet(spec, 1, 1, 4, 1).to("cuda") for _ in range(2))
+        net.study(frames.to("cuda"))
+        other.study((frames + 1).to("cuda"))
+        state, action = torch.zeros(5, 1, 4, 4, dtype=torch.uint8, device="cuda"), torch.ones(5, 2, device="cuda")
+        assert net.kept() == [(0, 0)] and other.kept() == [(0, 16)]
+        gpu.waits.clear()
+        net(state, action)
+        assert not gpu.waits
+        net.load_state_dict(other.state_dict())
+        assert net.kept() == [(0, 16)]
+
+
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "ddqn_discrete": (
+        "policy.atoms=11",
+        "policy.dueling=true",
+        "policy.n_step=3",
+        "policy.n_step_start=5",
+        "policy.gamma_start=0.9",
+        "policy.anneal_updates=20",
+        "policy.reset_every=10",
+        "policy.epsilon_eval=0.1",
+        "policy.target_every=3",
+        "algo.priority_exponent=0.5",
+        "algo.reward_clip=1",
+        "replay.device=cpu",
+    ),
+    "ddqn_pixels": (
+        "encoder=impala",
+        "policy.random_shift=4",
+        "policy.reset_every=10",
+        "algo.priority_exponent=0.5",
+        "preset=none",
+    ),
+    "sac_continuous": (
+        "policy.critics=3",
+        "policy.target_subset=2",
+        "policy.norm=true",
+        "policy.dropout=0.1",
+        "runtime.precision=bf16",
+    ),
+    "ppo_continuous": (
+        "policy.normalise_obs=true",
+        "policy.normalise_reward=true",
+        "policy.value_clip=0.2",
+        "policy.anneal_updates=10",
+        "env.num=2",
+        "runtime.precision=bf16",
+    ),
+    "mpc_discrete": (
+        "dynamics.propagation=ts1",
+        "dynamics.gaussian=true",
+        "dynamics.noise=0.1",
+        "dynamics.weight_decay=0.1",
+        "dynamics.clip=1",
+        "dynamics.ends.bounds=true",
+        "dynamics.ends.hazard=0.5",
+        "algo.fit.bootstrap=true",
+        "runtime.precision=bf16",
+    ),
+    "mpc_continuous": ("planner=icem", "planner.population=16", "planner.elites=4", "planner.horizon=5", "preset=none"),
+    "mpc_grid": ("value=ddqn", "planner.horizon=2"),
+    "mbpo_discrete": ("policy=ppo", "policy.epochs=1", "policy.minibatches=2", "preset=none"),
+    "mbpo_continuous": ("algo.max_uncertainty=0.5", "algo.explore_bonus=0.1", "runtime.precision=bf16"),
+    "mbpo_grid": (
+        "algo.earn=true",
+        "algo.max_uncertainty=0.5",
+        "algo.explore_bonus=0.1",
+        "dynamics.history=6",
+        "dynamics.unroll=2",
+        "preset=none",
+    ),
+    "mbpo_pixels": ("dynamics.target=delta", "dynamics.history=6", "dynamics.unroll=2", "preset=none"),
+    "dreamer_discrete": (
+        "dynamics=rssm_xs",
+        "policy=actor_critic_xs",
+        "algo.latents=stored",
+        "algo.ends=0.3",
+        "algo.accumulate=2",
+        "algo.hybrid=2",
+        "policy.anneal_updates=50",
+        "dynamics.anneal_updates=50",
+        "preset=none",
+        "replay.device=cpu",
+    ),
+    "dreamer_continuous": (
+        "policy.gradient=dynamics",
+        "dynamics.gaussian=true",
+        "dynamics.bins=11",
+        "dynamics.decode=false",
+        "preset=none",
+    ),
+}
+"""Settings with code of their own, and bf16."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", OPTIONS)
+def test_options_keep_their_tensors_where_they_belong(recipe: str, tmp_path: Path) -> None:
+    with OtherDevice():
+        started(recipe, tmp_path, *OPTIONS[recipe]).run()
+
+
+def test_a_run_on_the_device_resumes_exactly(tmp_path: Path) -> None:
+    """Its random numbers too, which evaluations leave alone."""
+
+    def run(folder: Path, steps: int, every: int) -> Runner:
+        with OtherDevice():
+            runner = started("mpc_discrete", folder, f"steps={steps}", f"eval.every={every}", "eval.final_episodes=1")
+            runner.run()
+        return runner
+
+    run(tmp_path / "halves", 110, 105)
+    halves, whole = run(tmp_path / "halves", 130, 105), run(tmp_path / "whole", 130, 115)
+    weights = [list(runner.algo.state_dict().values()) for runner in (halves, whole)]
+    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+    assert torch.equal(halves.replay.store.action[:130], whole.replay.store.action[:130])

@@ -383,7 +383,7 @@ def test_a_module_of_the_current_folder_is_found(
     said = train(*QUICK, *(word.format(name) for word in words))
     assert said.code == 0, said
     assert sys.path[-1] == str(tmp_path)
-    runner = load_run(tmp_path / "run")
+    runner = load_run(tmp_path / "run", trust=[f"near_{name}"])
     assert [e.length for e in runner.evaluate(1)] == [9]
     runner.envs.close()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.figure
-import odd_envs  # noqa: F401  they are known by their names from here on
+import awkward_envs  # noqa: F401  they are known by their names from here on
 import pytest
 from runs import metrics
 

@@ -110,7 +110,7 @@ def runner_on(tape: Tape, schedule: Schedule, monkeypatch: pytest.MonkeyPatch) -
         return World(tape, num, stream)
 
     replay = Writes(tape, "replay", state_dict=dict)
-    replay.__dict__["num_envs"] = 2
+    replay.__dict__.update(num_envs=2, storage=torch.device("cpu"))
     folder = Writes(tape, "folder")
     folder.__dict__.update(last="last", best="best")
     monkeypatch.setattr(Runner, "size", lambda self: 0)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from odd_envs import Lonely
+from awkward_envs import Lonely
 from test_resume import assert_same_run, saved_state, stopped, whole
 
 from mbrl_lab import evaluation, make_run

@@ -12,12 +12,12 @@ from functools import partial
 from pathlib import Path
 
 import gymnasium
-import odd_envs
+import awkward_envs
 import pytest
 import torch
 from counting import Counting, play
 from gymnasium.vector import SyncVectorEnv
-from odd_envs import Drawn, Lonely, Slow, Unclosable
+from awkward_envs import Drawn, Lonely, Slow, Unclosable
 from runs import metrics
 from test_resume import assert_same_run, whole
 
@@ -97,7 +97,7 @@ def test_an_environment_that_forgets_no_past_is_told_of(caplog: pytest.LogCaptur
     class Drifts(Drawn):
         drift = 0.0
 
-        def step(self, action: object) -> odd_envs.Result:
+        def step(self, action: object) -> awkward_envs.Result:
             self.drift += 1.0
             obs, reward, *rest = super().step(action)
             return obs, reward + self.drift, *rest  # type: ignore[return-value]
@@ -117,7 +117,7 @@ def test_a_time_limit_is_known() -> None:
 class Stuck(Drawn):
     """A step of it never ends."""
 
-    def step(self, action: object) -> odd_envs.Result:
+    def step(self, action: object) -> awkward_envs.Result:
         time.sleep(3600)
         raise AssertionError
 
