@@ -5,6 +5,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 UNFINISHED := $(VENV)/.unfinished
 ARGS ?=
+export TEST_THREADS ?= 1
 
 # Any Python from 3.11 on will do (the lock was resolved on 3.11); `make setup PYTHON=...` names one for a new .venv.
 # Each candidate is run, since a name on the PATH may be a shim for an interpreter that is not there.
@@ -14,10 +15,10 @@ USABLE := -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))'
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo train compare cs285 test test-slow test-slurm check format clean
+.PHONY: help setup demo train compare cs285 test test-slow test-processors test-slurm check format clean
 
 help: ## List the targets.
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Install the package and the locked tools into .venv (quick when up to date).
 
@@ -62,14 +63,17 @@ cs285: $(STAMP) ## Homework 4 of CS 285, MPC and then MBPO, e.g. make cs285 ENV=
 		'algo.rollout=[$(ROLLOUT),$(ROLLOUT),0,1]' policy.alpha=$(INIT_TEMPERATURE) $(MBPO_ARGS))
 
 test: $(STAMP) ## Run the quick tests.
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(ARGS)
+	OMP_NUM_THREADS=$(TEST_THREADS) $(PY) -m pytest -n 2 --dist worksteal $(ARGS)
 
 test-slow: $(STAMP) ## Run the slow tests (learning, whole runs).
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -m "slow and not slurm" $(ARGS)
+	OMP_NUM_THREADS=$(TEST_THREADS) $(PY) -m pytest -n 2 --dist worksteal -m "slow and not slurm" $(ARGS)
+
+test-processors: $(STAMP) ## Run the quick tests as on other processors, ARGS="--python .venv313/bin/python".
+	$(PY) benchmarks/processors.py $(ARGS)
 
 test-slurm: $(STAMP) ## Run the tests on a real SLURM; where none answers, as root on Debian, this machine becomes one.
 	scripts/slurm_node.sh
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 0 -m slurm $(ARGS)
+	OMP_NUM_THREADS=$(TEST_THREADS) $(PY) -m pytest -n 0 -m slurm $(ARGS)
 
 check: $(STAMP) ## Check formatting, lint and types.
 	$(PY) -m ruff format --check .

@@ -43,19 +43,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--seed-offset", type=int, default=0, help="added to every seed, see benchmarks/bounds.py")
+    parser.addoption("--seed-offset", type=int, default=0, help="other random numbers, see benchmarks/bounds.py")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Whatever seeds torch, a run or a test, does it with another number."""
+    seed, offset = torch.manual_seed, config.getoption("--seed-offset")
+    if offset:
+        torch.manual_seed = lambda number: seed(int(number) + 1000 * offset)
 
 
 @pytest.fixture(autouse=True)
-def seeded(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def seeded(request: pytest.FixtureRequest) -> None:
     """A test's random numbers are the same alone, in any order, and on any worker."""
     torch.set_num_threads(THREADS)  # a run that came before may have changed it
-    offset = request.config.getoption("--seed-offset")
-    if offset:
-        seed = torch.manual_seed
-        monkeypatch.setattr(torch, "manual_seed", lambda n: seed(int(n) + 1000 * offset))
-    random.seed(offset)
-    np.random.seed(offset)
+    random.seed(request.config.getoption("--seed-offset"))
+    np.random.seed(request.config.getoption("--seed-offset"))
     torch.manual_seed(0)
 
 

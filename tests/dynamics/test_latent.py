@@ -97,10 +97,14 @@ def test_parts_of_a_batch_add_up_to_the_whole() -> None:
 
 @pytest.mark.parametrize("settings", [{}, {"gaussian": True, "consistency": 0.1}, {"decode": False}, {"bins": 41}])
 def test_it_learns_a_linear_system(settings: dict[str, Any]) -> None:
-    """Reward is a sum of the state's coordinates, of deviation near 2.5, foreseen over four steps."""
+    """Reward is a sum of the state's coordinates, of deviation near 2.5, foreseen over four steps.
+
+    The learning rate falls: at a constant one a Gaussian latent takes clipped steps for ever, and its error is 0.1 to
+    0.65 deviations, by which update is the last.
+    """
     torch.manual_seed(0)
-    replay, model = data(300), latent(lr=3e-3, **settings)
-    for _ in range(400):
+    replay, model = data(300), latent(lr=3e-3, anneal_updates=300, **settings)
+    for _ in range(300):
         model.update(replay.sample(32, 5))
     steps = replay.sample(500, 5)
     good = unbroken(steps.first).all(0)
