@@ -21,10 +21,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from mbrl_lab import config
 from mbrl_lab.tracking import provenance
 
+yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # hundreds of configs are read
 THREADS = int(os.environ.get("TEST_THREADS", "1"))
 """Of torch, in runs too that are made from Python. `make test-processors` has them be two once."""
 torch.set_num_threads(THREADS)

@@ -54,4 +54,4 @@ def small(recipe: str) -> list[str]:
     fewer += ["algo.every=8"] if family == "pixels" and OmegaConf.select(cfg, "algo.every", default=8) < 8 else []
     gym = cfg.env.make._target_ == "mbrl_lab.env.make_gym"
     short = [SHORT] if gym else SHORT_OF.get(family, [])
-    return [*words, *fewer, *short, "env.num=1", "video.final=0", "steps=160"]
+    return [*words, *fewer, *short, "env.num=1", "video.final=0", "steps=150"]
