@@ -91,7 +91,8 @@ class EnvSpec:
         """Actions as float vectors [..., A]: one-hot if discrete, as they are if continuous."""
         if not self.discrete:
             return action
-        return torch.nn.functional.one_hot(action, self.action_dim).float()
+        # The same numbers as one_hot, which looks for the extremes of its input first and counts in int64.
+        return torch.nn.functional.embedding(action, torch.eye(self.action_dim, device=action.device))
 
     def random(self, batch: int, device: torch.device | str = "cpu") -> Tensor:
         """[batch] actions drawn uniformly."""
