@@ -86,8 +86,8 @@ class Ends(nn.Module):
         """[N, D] -> [N]: the probability that the episode goes on, as far as bounds and the hazard tell."""
         going_on = (~_outside(self.bound, next_obs)).float()
         if self.hazard:
-            outwards = (self._distance(next_obs) - self._distance(obs)).clamp(min=0)
-            going_on = going_on * (-self.hazard * outwards).exp()
+            before, after = self._distance(torch.stack([obs, next_obs]))  # at once: calls cost more than their work
+            going_on = going_on * (-self.hazard * (after - before).clamp(min=0)).exp()
         return going_on
 
     @torch.no_grad()
@@ -96,7 +96,7 @@ class Ends(nn.Module):
         return (-net.predict(next_obs).squeeze(-1)).sigmoid()
 
     def _distance(self, obs: Tensor) -> Tensor:
-        """[N, D] -> [N]: how far beyond what was seen to go on, in standard deviations, coordinates added up."""
+        """[..., D] -> [...]: how far beyond what was seen to go on, in standard deviations, coordinates added up."""
         return ((obs - obs.clamp(self.range[0], self.range[1])).abs() / self.inputs.scale).sum(-1)
 
 
