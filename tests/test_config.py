@@ -270,3 +270,27 @@ def test_no_other_setting_follows_the_number_of_steps(recipe: str) -> None:
     one, other = (OmegaConf.to_container(OmegaConf.merge(cfg, {"steps": n}), resolve=True) for n in (300, 400))
     assert isinstance(one, dict) and isinstance(other, dict)
     assert one | {"steps": 0} == other | {"steps": 0}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "algo=mpc env=breakout",
+        "algo=mpc env=cheetah",
+        "algo=mpc env=pendulum planner=icem dynamics=rssm_xs",
+        "algo=mbpo env=breakout",
+        "experiment=planet_cartpole",
+        "experiment=reference_cartpole",
+        "experiment=reference_breakout",
+        "experiment=reference_spaceinvaders",
+    ],
+)
+def test_smoke_leaves_nothing_that_takes_minutes(words: str) -> None:
+    """The size of a plan does not depend on the machine; benchmarks/smoke.py counts processor seconds."""
+    cfg = compose_config([*words.split(), "debug=smoke"])
+    check(cfg)
+    if "planner" in cfg:
+        steps = cfg.planner.population * cfg.planner.horizon * cfg.planner.get("iterations", 1)
+        assert steps <= 500 and (cfg.planner.get("elites") or 1) <= cfg.planner.population
+    if cfg.family.name == "pixels":
+        assert cfg.dynamics.width == 8 and cfg.dynamics.depth == 1
