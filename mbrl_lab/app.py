@@ -90,7 +90,7 @@ def make_run(
     runner = build_runner(cfg, RunFolder(folder))
     runner.algo.allocate()
     copied = warm_start(runner.algo, cfg, runner.folder)
-    if runner.folder.open(plain(OmegaConf.to_container(cfg, resolve=True)), words) == "done":
+    if runner.folder.open(as_started(cfg, runner), words) == "done":
         raise RunRefused(f"the run in {runner.folder.path} is done: load_run reads it")
     print("\n".join(copied), end="\n" if copied else "")
     return runner
@@ -143,7 +143,7 @@ def stored_config(folder: RunFolder, trust: Sequence[str] = ()) -> DictConfig:
 
 
 def build_runner(cfg: DictConfig, folder: RunFolder) -> Runner:
-    """Every part, from its config, in which `runtime.precision` then is what the run computes in."""
+    """Every part, from its config."""
     device = choose_device(cfg.runtime.device)
     torch.set_num_threads(cfg.runtime.threads)
     keep_freed_memory()
@@ -179,7 +179,6 @@ def build_runner(cfg: DictConfig, folder: RunFolder) -> Runner:
     monitor = Monitor(envs.spec, Stop(**cfg.stop))
     reference = Reference(**cfg.env.score) if "score" in cfg.env else None
     chosen = choose_arithmetic(cfg.runtime.precision, stored_precision(folder), device, algo)
-    cfg.runtime.precision = chosen.name  # config.yaml keeps it, for a resume on any machine
     if chosen.warning:
         log.warning(chosen.warning)
     parts = (algo, make_envs, envs, replay, folder, tracker, monitor, schedule)
@@ -254,7 +253,7 @@ def run(cfg: DictConfig, path: Path, overrides: Sequence[str]) -> None:
     runner = build_runner(cfg, folder)
     runner.algo.allocate()
     copied = warm_start(runner.algo, cfg, folder)
-    if folder.open(plain(OmegaConf.to_container(cfg, resolve=True)), overrides) == "done":
+    if folder.open(as_started(cfg, runner), overrides) == "done":
         tell(f"this run is done: {path}\n{how_to_go_on(folder.status()['step'], cfg)}")
         return
     size = memory(runner.envs.spec, cfg.replay.capacity) / 1e6
@@ -279,10 +278,20 @@ def run(cfg: DictConfig, path: Path, overrides: Sequence[str]) -> None:
     tell(last_words(folder, final, cfg.eval.final_episodes, pictures))
 
 
+def as_started(cfg: DictConfig, runner: Runner) -> dict[str, Any]:
+    """The config as plain values, with the precision that was taken: a resume keeps to it on any machine."""
+    config = plain(OmegaConf.to_container(cfg, resolve=True))
+    config["runtime"]["precision"] = precision_name(runner)
+    return config
+
+
+def precision_name(runner: Runner) -> str:
+    return "bf16" if runner.precision == torch.bfloat16 else "fp32"
+
+
 def precision_line(runner: Runner) -> str:
     """What a run computes in, and why."""
-    name = "bf16" if runner.precision == torch.bfloat16 else "fp32"
-    return f"precision {name}, {runner.precision_why}"
+    return f"precision {precision_name(runner)}, {runner.precision_why}"
 
 
 def how_to_go_on(step: int, cfg: DictConfig) -> str:

@@ -69,7 +69,7 @@ class Unclosable(Drawn):
         raise OSError("the simulator does not answer")
 
 
-class Endless(Drawn):
+class Unending(Drawn):
     """Its episodes never end, neither by themselves nor by a time limit."""
 
     def step(self, action: Any) -> Result:
@@ -91,6 +91,7 @@ class Slow(Drawn):
         return super().step(action)
 
 
-for _env in (Blind, Drawn, Lonely, Unclosable, Endless, Careless, Slow):
+for _env in (Blind, Drawn, Lonely, Unclosable, Unending, Careless, Slow):
     if _env.__name__ not in gymnasium.registry:
-        gymnasium.register(_env.__name__, entry_point=_env)
+        limit = None if _env is Unending else 1_000
+        gymnasium.register(_env.__name__, entry_point=_env, max_episode_steps=limit)

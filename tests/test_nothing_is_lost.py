@@ -22,7 +22,8 @@ from mbrl_lab.tracking import video
 from mbrl_lab.tracking.folder import RunFolder
 from mbrl_lab.tracking.signals import Signals
 
-ODD = ["env=gym", "debug=smoke", "steps=60", "eval.every=30", "runtime.device=cpu", "video.every=2"]
+ODD = ["env=gym", "family=discrete", "debug=smoke", "steps=60", "eval.every=30", "runtime.device=cpu", "video.every=2"]
+TRUST = ["--trust", "awkward_envs"]
 PLAN = ["algo=mpc", "planner.population=8", "planner.horizon=3", "planner.iterations=1", "algo.warmup=40"]
 
 
@@ -55,11 +56,11 @@ def test_an_environment_that_cannot_draw(
 
     caplog.clear()
     folder = str(tmp_path / "a")
-    assert main([folder, "--episodes", "2", "--video", "2"]) == 0
+    assert main([folder, *TRUST, "--episodes", "2", "--video", "2"]) == 0
     assert caplog.messages == [f"no video evaluation-last-0.mp4: {why}"]
-    assert main([folder, "--episode", "train:0"]) == 2
+    assert main([folder, *TRUST, "--episode", "train:0"]) == 2
     monkeypatch.setattr(evaluation, "headless", lambda: False)
-    assert main([folder, "--render"]) == 2
+    assert main([folder, *TRUST, "--render"]) == 2
     film, window = capsys.readouterr().err.splitlines()
     assert film == f"error: no video train-0.mp4: {why}"
     assert window.startswith("error: --render: the environment cannot be shown (TypeError: Blind() takes no arguments")
@@ -89,7 +90,7 @@ def test_pictures_that_cannot_be_drawn(
 
     caplog.clear()
     monkeypatch.setattr(report, "diagnose", refuse)
-    assert main([str(tmp_path), "--episodes", "1"]) == 0
+    assert main([str(tmp_path), *TRUST, "--episodes", "1"]) == 0
     assert caplog.messages == [f"no picture of its model: {why}"]
     assert (tmp_path / "diagnostics" / "curves.png").exists()
 

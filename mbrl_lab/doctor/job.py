@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from mbrl_lab.app import build_runner
+from mbrl_lab.app import build_runner, precision_name
 from mbrl_lab.config import build, check, compose_config
 from mbrl_lab.doctor.machine import describe, pace
 from mbrl_lab.doctor.sight import meanings, sight
@@ -42,7 +42,7 @@ def outline(runner: Runner, cfg: DictConfig) -> list[str]:
     envs, replay = runner.envs, runner.replay
     size = memory(envs.spec, cfg.replay.capacity) / 1e6
     rows = {
-        "run": f"{cfg.steps:,} steps, seed {cfg.seed}, on {runner.device} in {cfg.runtime.precision}",
+        "run": f"{cfg.steps:,} steps, seed {cfg.seed}, on {runner.device} in {precision_name(runner)}",
         "env": f"{envs.num} x {describe(envs.spec)}, frame skip {envs.frame_skip}",
         "replay": f"{cfg.replay.capacity:,} steps, {size:,.1f} MB on {replay.storage}",
     }
