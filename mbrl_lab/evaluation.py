@@ -25,7 +25,7 @@ from mbrl_lab.scores import Reference
 from mbrl_lab.tracking.atomic import write_text
 from mbrl_lab.tracking.episodes import EpisodeLog
 from mbrl_lab.tracking.folder import RunFolder
-from mbrl_lab.tracking.video import headless, reason, record_episode
+from mbrl_lab.tracking.video import headless, origin, reason, record_episode
 
 
 def main(argv: Sequence[str]) -> int:
@@ -232,5 +232,5 @@ def show(run: Path, checkpoint: str, trust: Sequence[str]) -> None:
             (episode,) = shown.evaluate(1)
     except Exception as error:
         instead = "--video 1 films the episode, if it draws frames"
-        raise ValueError(f"--render: the environment cannot be shown ({reason(error)}); {instead}") from error
+        raise ValueError(f"--render: the environment cannot be shown ({reason(origin(error))}); {instead}") from error
     print(f"return    {display(episode.ret)}\nlength    {episode.length:,}")

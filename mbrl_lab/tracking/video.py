@@ -54,6 +54,16 @@ class Camera:
                 log.warning("no video %s: %s", path.name, why)
 
 
+def origin(error: Exception) -> Exception:
+    """The TypeError behind an error, as one of arguments that an environment does not take; else the error itself."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, TypeError):
+            return cause
+        cause = cause.__cause__
+    return error
+
+
 def reason(error: Exception) -> str:
     """An error in a line, with its kind unless it is one of ours, which say it all."""
     text = (str(error).strip().splitlines() or [""])[0]
@@ -188,7 +198,7 @@ def drawing_env(make_env: MakeEnv) -> gymnasium.Env[Any, Any]:
         try:
             return drawn_once(make_env, way)
         except Exception as error:
-            errors.append(error)
+            errors.append(origin(error))
     if isinstance(errors[0], TypeError):  # it knows no render_mode, so what it did without counts as well
         raise RuntimeError(f"the environment cannot draw ({'; '.join(map(reason, errors[::2]))})") from errors[0]
     raise errors[0]
