@@ -202,7 +202,6 @@ def check(cfg: DictConfig) -> None:
     check_stop(cfg)
     if "planner" in cfg.algo:
         build(cfg.planner)
-        check_replanning(cfg)
 
 
 def check_rules(cfg: DictConfig) -> None:
@@ -313,13 +312,6 @@ def check_stop(cfg: DictConfig) -> None:
     if phase == "eval" and times < cfg.stop.window:
         said = f"with eval.every={cfg.eval.every} and steps={cfg.steps} it is logged {times} times"
         raise ConfigError(f"stop.metric is {metric}, but {said}: fewer than stop.window, {cfg.stop.window}")
-
-
-def check_replanning(cfg: DictConfig) -> None:
-    """ConfigError where more actions of a plan are to be taken than it has."""
-    every, horizon = cfg.algo.get("replan_every", 1), cfg.planner.get("horizon", 1)
-    if every > horizon:
-        raise ConfigError(f"algo.replan_every is {every}; it must be at most planner.horizon, {horizon}")
 
 
 def check_horizon(cfg: DictConfig) -> None:

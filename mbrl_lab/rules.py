@@ -127,7 +127,6 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "env.threshold": number(-1e9, 1e9),
     "algo.warmup": integer(2),
     "algo.every": integer(1),
-    "algo.replan_every": integer(1),
     "algo.batch": integer(1),
     "algo.updates": integer(1),
     "algo.updates_every": integer(1),

@@ -154,9 +154,6 @@ class Planner(Protocol):
     def plan(self, model: WorldModel, state: Tree, warm: Tree) -> tuple[Tensor, Tree]:
         """(model, state [B], the plan of the step before) -> (action [B], plan); plan["score"] [B] is its promise."""
 
-    def follow(self, spec: EnvSpec, plan: Tree) -> tuple[Tensor, Tree]:
-        """The next action [B] of a plan, without a search; its score is NaN, as nothing was predicted anew."""
-
 
 class Policy(Protocol):
     """Learned behaviour. It cannot tell real rows from imagined ones."""

@@ -87,7 +87,6 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "a sweep": (["env=cartpole,pendulum"], ["env=cartpole,pendulum", "add -m"]),
     "horizon": (["planner.horizon=-3"], ["planner.horizon is -3", "at least 1"]),
     "elites": (["planner=cem", "planner.elites=5000"], ["planner.elites is 5000", "planner.population, "]),
-    "replanning": (["algo.replan_every=41"], ["algo.replan_every is 41", "at most planner.horizon, 40"]),
     "a group nobody uses": (["algo=random", "planner=cem"], ["planner=cem", "algo=random uses no planner"]),
     "a setting nobody uses": (
         ["algo=random", "planner.horizon=3"],

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import awkward_envs  # noqa: F401  they are known by their names from here on
 import matplotlib.figure
+import awkward_envs  # noqa: F401  they are known by their names from here on
 import pytest
 from runs import metrics
 

@@ -21,9 +21,7 @@ from mbrl_lab.types import Algo, EnvSpec, Metrics, Planner, Step, Tree, WorldMod
 class MPC(Algo):
     """Random actions for `warmup` steps, then plans; a model that learns is fitted then, and every `every` steps.
 
-    Of each plan the first `replan_every` actions are taken before the next search (the control horizon); 1 plans at
-    every step. Where an episode begins, all environments plan. With a `value` a plan is worth what is expected after
-    it, too.
+    With a `value` a plan is worth what is expected after it, too.
     """
 
     ready: Tensor
@@ -36,13 +34,11 @@ class MPC(Algo):
         fit: Callable[[WorldModel, Replay], Metrics],
         warmup: int,
         every: int,
-        replan_every: int = 1,
         value: Callable[[EnvSpec], Value] | None = None,
     ) -> None:
         super().__init__()
         self.spec, self.model, self.planner, self.fit = spec, dynamics(spec), planner, fit
-        self.warmup, self.every, self.replan_every = warmup, every, replan_every
-        self.value = None if value is None else value(spec)
+        self.warmup, self.every, self.value = warmup, every, None if value is None else value(spec)
         self.register_buffer("ready", torch.zeros((), dtype=torch.bool))
         self.promise, self.seconds = torch.zeros(()), 0.0
 
@@ -50,23 +46,17 @@ class MPC(Algo):
     def act(self, step: Step, carry: Tree | None, explore: bool) -> tuple[Tensor, Tree]:
         batch, device = len(step.first), step.first.device
         fresh = self.planner.start(self.spec, batch, device)
-        carry = carry or {"state": None, "plan": fresh, "age": 0}
+        carry = carry or {"state": None, "plan": fresh}
         state = self.model.observe(carry["state"], step)
         plan = tree_map(lambda new, old: _where(step.first, new, old), fresh, carry["plan"])
         if not self.ready:
-            return self.spec.random(batch, device), {"state": state, "plan": plan, "age": 0}
-
-        age = carry["age"] % self.replan_every
-        if age and not step.first.any():
-            action, plan = self.planner.follow(self.spec, plan)
-            return action, {"state": state, "plan": plan, "age": age + 1}
-
+            return self.spec.random(batch, device), {"state": state, "plan": plan}
         began = time.monotonic()
         model = self.model if self.value is None else cast(WorldModel, Prolonged(self.model, self.value))
         action, plan = self.planner.plan(model, state, plan)
         if explore:
             self.promise, self.seconds = plan["score"].mean(), taken(began, device)
-        return action, {"state": state, "plan": plan, "age": 1}
+        return action, {"state": state, "plan": plan}
 
     def allocate(self) -> None:
         if isinstance(self.fit, FitVisual) and isinstance(self.model, Visual):

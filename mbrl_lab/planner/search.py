@@ -110,11 +110,6 @@ class Search(ABC):
             plan = self.improve(proposal, plan, sequences, scores)
         return self.choose(proposal, plan), plan
 
-    def follow(self, spec: EnvSpec, plan: Plan) -> tuple[Tensor, Plan]:
-        proposal = self.proposal(spec)
-        plan = self.shift(proposal, plan) | {"score": torch.full_like(plan["score"], torch.nan)}
-        return self.choose(proposal, plan), plan
-
     def shift(self, proposal: Proposal, warm: Plan) -> Plan:
         """Where the search begins: the plan of the step before, one step on."""
         return proposal.shift(warm)

@@ -53,23 +53,20 @@ class Planner:
         self.seen.append((state.tolist(), warm["score"].tolist()))
         return torch.full((len(state),), 4), {"mean": warm["mean"], "score": warm["score"] + 1}
 
-    def follow(self, spec: EnvSpec, plan: Tree) -> tuple[Tensor, Tree]:
-        return torch.full((len(plan["score"]),), 3), plan
-
 
 def row(obs: list[float], first: list[bool]) -> Step:
     zero = torch.zeros(len(obs))
     return Step(zero.long(), torch.tensor(obs)[:, None], zero, zero.bool(), torch.tensor(first))
 
 
-def mpc(warmup: int = 10, every: int = 4, replan_every: int = 1) -> tuple[MPC, Planner, list[Any]]:
+def mpc(warmup: int = 10, every: int = 4) -> tuple[MPC, Planner, list[Any]]:
     planner, fits = Planner(), []
 
     def fit(model: Any, replay: Any) -> Metrics:
         fits.append(replay)
         return {"model/loss": 1.0}
 
-    return MPC(SPEC, lambda spec: Model(), planner, fit, warmup, every, replan_every), planner, fits
+    return MPC(SPEC, lambda spec: Model(), planner, fit, warmup=warmup, every=every), planner, fits
 
 
 @pytest.mark.parametrize("num_envs", [1, 3])
@@ -114,18 +111,6 @@ def test_beliefs_go_on_and_plans_begin_afresh_with_an_episode() -> None:
     states, plans = zip(*planner.seen, strict=True)
     assert states == ([1, 10], [3, 30], [3, 60], [7, 100])
     assert plans == ([0, 0], [1, 1], [0, 2], [1, 3])
-
-
-def test_a_plan_is_followed_until_it_is_due_again_or_an_episode_begins() -> None:
-    algo, planner, _ = mpc(replan_every=3)
-    algo.learn(None, 9, 10)  # type: ignore[arg-type]
-    carry, taken = None, []
-    for step in range(9):
-        begins = [step in (0, 4), step == 0]
-        action, carry = algo.act(row([float(step)] * 2, begins), carry, explore=True)
-        taken.append(action[0].item())
-    assert taken == [4, 3, 3, 4, 4, 3, 3, 4, 3], "4 is a search's action, 3 the next one of a plan"
-    assert [warm for _, warm in planner.seen] == [[0, 0], [1, 1], [0, 2], [1, 3]]
 
 
 def test_the_caller_owns_the_carry() -> None:

@@ -40,23 +40,6 @@ def test_the_file_names_the_class_and_all_its_settings(name: str) -> None:
     assert list(keys) == list(inspect.signature(getattr(planners, NAMES[name])).parameters)
 
 
-@every_planner
-@pytest.mark.parametrize("discrete", [True, False], ids=["discrete", "continuous"])
-def test_a_plan_can_be_followed_without_a_search(name: str, discrete: bool) -> None:
-    model: Any = Lock(actions=3) if discrete else Track()
-    planner = make(name, horizon=4, **BUDGET)
-    target = torch.tensor([[2, 0, 1, 1], [0, 1, 2, 2]]) if discrete else torch.rand(2, 4, 2) * 1.6 - 0.8
-    _, plan = planner.plan(model, model.begin(target), planner.start(model.spec, 2, "cpu"))
-    action, followed = planner.follow(model.spec, plan)
-    second = plan["mean"][:, 1]
-    if name != "icem" or discrete:  # iCEM takes its best sequence's actions
-        assert torch.equal(action, second.argmax(-1) if discrete else second.clamp(-1, 1))
-    else:
-        assert torch.equal(action, plan["elites"][:, 0, 1])
-    assert torch.equal(followed["mean"][:, :-1], plan["mean"][:, 1:])
-    assert followed.keys() == plan.keys() and followed["score"].isnan().all()
-
-
 BUDGET = {"population": 400, "elites": 20, "iterations": 8, "temperature": 0.02, "particles": 2}
 
 
