@@ -124,7 +124,10 @@ def finished(place: Path, cfg: DictConfig) -> bool:
     folder = RunFolder(place)
     if not (place / "status.json").exists() or folder.status()["state"] != "done":
         return False
-    return folder.config() == plain(OmegaConf.to_container(cfg, resolve=True))
+    stored, asked = folder.config(), plain(OmegaConf.to_container(cfg, resolve=True))
+    if asked["runtime"]["precision"] == "auto":  # which keeps to what the run began with
+        asked["runtime"]["precision"] = stored.get("runtime", {}).get("precision")
+    return stored == asked
 
 
 def show(places: Sequence[Path], out: Path, threshold: float | None) -> None:

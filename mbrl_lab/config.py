@@ -44,11 +44,15 @@ class ConfigError(ValueError):
     """A setting that cannot be: which, what was given, what is allowed."""
 
 
-def compose_config(overrides: Sequence[str], config_dir: Path | str | None = None) -> DictConfig:
-    """What `scripts/train.py` would run with these overrides, and with this `--config-dir`. Raises ConfigError."""
+def compose_config(overrides: Sequence[str], config_dir: Path | str | None = None, look: bool = True) -> DictConfig:
+    """What `scripts/train.py` would run with these overrides, and with this `--config-dir`. Raises ConfigError.
+
+    look: whether an environment may be made to find its family, where env=gym leaves that open.
+    """
     confs = conf_folders(config_dir)
     refuse_unknown_preset(overrides, confs)
-    overrides, _ = with_family(overrides, confs)
+    if look:
+        overrides, _ = with_family(overrides, confs)
     try:
         return composed(overrides, confs)
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:

@@ -23,7 +23,7 @@ def explain(error: Exception, overrides: Sequence[str], confs: Sequence[Path], k
     text = str(error)
     if isinstance(error, YAMLError | UnicodeDecodeError):
         return f"a config file cannot be read: {one_line(error)}"
-    if "'${algo}_${family}'" in text:
+    if "_${family}'" in text:
         return "env names no family: its file must have defaults: [/family: discrete], or another of conf/family"
     if isinstance(error, MissingConfigException) and (found := re.search(r"Could not (?:find|load) '([^']+)'", text)):
         return missing(found[1], confs)

@@ -132,6 +132,7 @@ class OtherDevice:
             "device_count": lambda: 1,
             "current_device": lambda: 0,
             "get_device_name": lambda *_: "make-believe",
+            "get_device_capability": lambda *_: (7, 0),
             "mem_get_info": lambda *_: (FREE, FREE),
             "synchronize": lambda *_: None,
             "manual_seed": self.generator.manual_seed,

@@ -209,7 +209,7 @@ def test_the_best_trial_is_a_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     cfg = compose_config(["preset=found"])
     plain = compose_config([])
     assert (cfg.planner.horizon, cfg.planner.population, cfg.dynamics.width) == (39, 64, 64)
-    assert cfg.eval.every == plain.eval.every == 1000, "the pair's own preset lies below"
+    assert cfg.eval.every == plain.eval.every == 1500, "the pair's own preset lies below"
 
 
 def test_the_journal_serves_several_workers(space_file: Path) -> None:

@@ -48,7 +48,8 @@ def check_sweep(sweep: Sweep, jobs: Sequence[Job], script: Path, trust: Sequence
             raise ConfigError(f"{where} is started with {what}; {mine}")
         for word in job.overrides:
             check_word(word, where, mine)
-        check_stored(plain(OmegaConf.to_container(compose_config(job.overrides), resolve=True)), where, trust)
+        cfg = compose_config(job.overrides, look=False)  # or an environment would be made before it is trusted
+        check_stored(plain(OmegaConf.to_container(cfg, resolve=True)), where, trust)
 
 
 def check_word(word: str, where: str, mine: str) -> None:

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-import gymnasium
 import awkward_envs
+import gymnasium
 import pytest
 import torch
+from awkward_envs import Drawn, Lonely, Slow, Unclosable
 from counting import Counting, play
 from gymnasium.vector import SyncVectorEnv
-from awkward_envs import Drawn, Lonely, Slow, Unclosable
 from runs import metrics
 from test_resume import assert_same_run, whole
 
