@@ -163,15 +163,15 @@ def test_windows_that_no_memory_holds_are_refused() -> None:
         dreamer(batch=10**12).allocate()
 
 
-QUICK = ["policy.gradient=dynamics", "policy.gamma=0.9", "algo.horizon=6", "algo.warmup=60", "algo.pretrain=100"]
-RATES = ["dynamics.lr=3e-3", "policy.actor_lr=2e-3", "policy.critic_lr=3e-3", "algo.starts=32"]
+QUICK = ["policy.gradient=dynamics", "policy.gamma=0.9", "algo.horizon=6", "algo.warmup=120", "algo.pretrain=200"]
+RATES = ["dynamics.lr=3e-3", "policy.actor_lr=1e-3", "policy.critic_lr=3e-3", "algo.starts=32"]
 
 
 @pytest.mark.parametrize("hybrid", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_it_brings_a_point_to_its_goal(hybrid: int, tmp_path: Path) -> None:
-    """Going straight there costs about 1, acting at random about 8."""
+    """Going straight there costs about 1, acting at random about 8; with half the warm-up some seeds ran away, to -20."""
     words = [*QUICK, *RATES, f"algo.hybrid={hybrid}", "preset=none"]
-    assert final_return("dreamer", 0, tmp_path, *words, "algo.every=1", steps=300) > -2.5
+    assert final_return("dreamer", 0, tmp_path, *words, "algo.every=1", steps=350) > -2.5
 
 
 @pytest.mark.slow

@@ -158,7 +158,8 @@ def test_every_planner_brings_it_there(words: list[str], tmp_path: Path) -> None
 
 @pytest.mark.parametrize("seed", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 3))])
 def test_particles_of_a_probabilistic_ensemble_bring_it_there(seed: int, tmp_path: Path) -> None:
-    words = [*CEM, "dynamics.gaussian=true", "dynamics.propagation=ts1", "planner.particles=5"]
+    """At LEARN's rate a Gaussian model is not yet fitted: three of ten seeds came to -5."""
+    words = [*CEM, "dynamics.gaussian=true", "dynamics.propagation=ts1", "planner.particles=5", "dynamics.lr=1e-2"]
     assert final_return("mpc", seed, tmp_path, *LEARN, *words, "algo.warmup=200", steps=300) > -2.2
 
 
