@@ -169,7 +169,7 @@ RATES = ["dynamics.lr=3e-3", "policy.actor_lr=1e-3", "policy.critic_lr=3e-3", "a
 
 @pytest.mark.parametrize("hybrid", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_it_brings_a_point_to_its_goal(hybrid: int, tmp_path: Path) -> None:
-    """Going straight there costs about 1, acting at random about 8; with half the warm-up some seeds ran away, to -20."""
+    """Going straight there costs about 1, acting at random about 8; with half the warm-up some seeds ran away."""
     words = [*QUICK, *RATES, f"algo.hybrid={hybrid}", "preset=none"]
     assert final_return("dreamer", 0, tmp_path, *words, "algo.every=1", steps=350) > -2.5
 
