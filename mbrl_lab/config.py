@@ -9,7 +9,7 @@ import logging
 import re
 import secrets
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
@@ -163,7 +163,7 @@ def build(node: DictConfig) -> Any:
         raise
 
 
-def find_here(cfg: Mapping[str, Any] | DictConfig) -> None:
+def find_here(cfg: DictConfig) -> None:
     """Let modules of the current folder be found, if this config names one and it is nowhere else.
 
     A script has its own folder on the path, and not the current one. That goes last, and only then, so that no file
@@ -171,13 +171,20 @@ def find_here(cfg: Mapping[str, Any] | DictConfig) -> None:
     """
     for key, value in flatten(plain(cfg)).items():
         name = str(value).partition(":" if key.endswith("id") else ".")[0].partition(".")[0]
-        named = key.endswith("_target_") or (key in ("env.id", "env.make.id") and ":" in str(value))
-        if named and name.isidentifier() and name not in sys.modules and find_spec(name) is None:
-            if Path(f"{name}.py").is_file() or Path(name).is_dir():
-                sys.path.append(str(Path.cwd()))
-            else:
-                where = f"{Path.cwd()} and what is installed; PYTHONPATH=FOLDER before the command adds a folder"
-                raise ConfigError(f"{key} is {value!r}, but there is no module {name!r} in {where}")
+        named = key.split(".")[-1] == "_target_" or (key in ("env.id", "env.make.id") and ":" in str(value))
+        if named and name.isidentifier() and not find_module(name):
+            where = f"{Path.cwd()} and what is installed; PYTHONPATH=FOLDER before the command adds a folder"
+            raise ConfigError(f"{key} is {value!r}, but there is no module {name!r} in {where}")
+
+
+def find_module(name: str) -> bool:
+    """Whether a top-level module can be imported. The current folder joins the path if the module is only there."""
+    if name in sys.modules or find_spec(name) is not None:
+        return True
+    here = Path(f"{name}.py").is_file() or Path(name).is_dir()
+    if here:
+        sys.path.append(str(Path.cwd()))
+    return here
 
 
 def check(cfg: DictConfig) -> None:

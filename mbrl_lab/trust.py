@@ -16,7 +16,7 @@ from typing import Any
 
 import gymnasium
 
-from mbrl_lab.config import ConfigError, find_here
+from mbrl_lab.config import ConfigError, find_module
 from mbrl_lab.tracking.state import leaves
 
 PARTS = tuple(f"mbrl_lab.{x}" for x in ("env", "nets", "dynamics", "planner", "policy", "algo", "tracking.loggers"))
@@ -51,7 +51,8 @@ def check_stored(config: Mapping[str, Any], source: str, trust: Sequence[str] = 
         elif isinstance(value, str) and parts[0] not in NEVER_BUILT:
             check_id(key, value, source, trust)
 
-    find_here(config)
+    for module in trust:
+        find_module(module.partition(".")[0])
     for key, value in entries:
         if key.split(".")[-1] == "_target_":
             check_target(key, value, source, trust)

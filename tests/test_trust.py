@@ -352,7 +352,9 @@ def test_a_sweep_of_ones_own_is_retried(
     modules: Path, started: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(modules)
-    assert retry(sweep_of(modules, ["algo=random", "seed=3", "logger=[jsonl,wandb]", "init_from=../b"])) == 0
+    assert retry(sweep_of(modules, ["algo=random", "seed=3", "init_from=../b"])) == 0
+    loud = sweep_of(modules, ["algo=random", "logger=[jsonl,wandb]"])
+    assert retry(loud) == 2 and "would send its numbers to logger=wandb" in capsys.readouterr().err
     own = sweep_of(modules, ["algo=random", "env=pendulum", "env.make._target_=own_module.Mine", "~env.make.id"])
     assert retry(own) == 2 and "--trust own_module" in capsys.readouterr().err
     assert retry(own, "--trust", "own_module") == 0 and started == ["0", "0"]
@@ -410,7 +412,6 @@ def test_nothing_is_written_through_a_link(name: str, finished: Path, modules: P
         with pytest.raises(RunRefused, match=r"is a link to \S+canary, out of the run's folder: remove it"):
             work()
     place.unlink()
-    (run / "elsewhere").symlink_to(modules / "victim")
     (run / "here").symlink_to(run / "config.yaml")
     (run / "wandb").mkdir()
     (run / "wandb" / "debug.log").symlink_to(modules / "log")
@@ -454,3 +455,27 @@ def test_a_journal_of_a_study_sets_nothing_that_is_not_searched(tmp_path: Path) 
             write_preset(study, space, tmp_path / "best.yaml")
     assert not (tmp_path / "best.yaml").exists()
     space.check_trial(optuna.create_study().ask(dict(space.distributions)))
+
+
+def test_a_module_of_the_current_folder_is_found_only_where_it_is_trusted(tmp_path: Path, monkeypatch: Any) -> None:
+    (tmp_path / "mine_too.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = list(sys.path)
+    stored = {"x_target_": "mine_too.Foo", "launcher": {"_target_": "mine_too.Foo"}}
+    check_stored(stored, "config.yaml")
+    check_stored({"launcher": {"_target_": "mine_too.Foo"}}, "config.yaml")
+    assert sys.path == before
+    check_stored({}, "config.yaml", ["mine_too"])
+    assert sys.path == [*before, str(tmp_path)]
+
+
+def test_links_out_of_a_runs_folder_are_refused_but_for_its_checkpoints(tmp_path: Path) -> None:
+    run, other = RunFolder(tmp_path / "run"), tmp_path / "other"
+    (run.path).mkdir()
+    other.mkdir()
+    (run.path / "checkpoints").symlink_to(other)
+    run.refuse_links()
+    (run.path / "videos").symlink_to(other)
+    with pytest.raises(RunRefused, match="videos is a link to"):
+        run.refuse_links()

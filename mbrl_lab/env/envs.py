@@ -115,8 +115,8 @@ class Envs:
         self.steps += self.num
         observed, paid = self._observe(obs), torch.as_tensor(reward, dtype=torch.float32)
         self._check(observed, paid)
-        info = {key: info[key] for key in self.trusted if key in info}
-        taken = info.get("action", sent)
+        info = {key: info[key] for name in self.trusted for key in (name, f"_{name}") if key in info}
+        taken = taken_actions(info, sent)
         self._record(taken, reward, first)
         self._over = terminated | truncated
         self._finish(truncated)
@@ -243,6 +243,15 @@ class Envs:
             actions = np.stack(self._actions[i])
             index, cut = int(self._index[i]), bool(truncated[i])
             self._finished.append(Episode(i, index, self._seed(i), float(self._return[i]), len(actions), actions, cut))
+
+
+def taken_actions(info: dict[str, Any], sent: np.ndarray) -> np.ndarray:
+    """[num] actions that environments took: those that they tell in `info`, and those sent to the others."""
+    told = info.get("action", sent)
+    if "_action" not in info:  # a vector environment of our own, which tells all of them
+        return told
+    mask = info["_action"].reshape(-1, *[1] * (sent.ndim - 1))
+    return np.where(mask, told, sent)
 
 
 def episode_seed(seed: int, stream: int, env: int, episode: int) -> int:

@@ -80,12 +80,15 @@ class FrameSkip(gymnasium.Wrapper):
         self.skip = skip
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        total = 0.0
+        total, lost = 0.0, False
         for _ in range(self.skip):
             obs, reward, terminated, truncated, info = self.env.step(action)
             total += float(reward)
+            lost = lost or bool(info.get("life_lost", False))
             if terminated or truncated:
                 break
+        if "life_lost" in info:  # in any of these steps, not in the last alone
+            info = info | {"life_lost": lost}
         return obs, total, terminated, truncated, info
 
 

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from mbrl_lab.config import CONF, ConfigError, compose_config
 from mbrl_lab.sweep.jobs import NAME, Job, Sweep
-from mbrl_lab.tracking.folder import plain
+from mbrl_lab.tracking.folder import RunFolder, plain
 from mbrl_lab.trust import check_stored
 
 WHOLE = NAME
@@ -37,7 +37,7 @@ def check_sweep(sweep: Sweep, jobs: Sequence[Job], script: Path, trust: Sequence
     for key, value in sweep.launcher.items():
         number = value is None or isinstance(value, int | float)
         if not number and value not in ([], {}) and not (isinstance(value, str) and WORD.fullmatch(value)):
-            raise ConfigError(f"{source}: launcher.{key} is {value!r}, which a shell would read; {mine}")
+            raise ConfigError(f"{source}: launcher.{key} is {value!r}, which could run shell commands; {mine}")
 
     for job in jobs:
         where = f"{source}: run {job.folder.relative_to(sweep.path).as_posix()}"
@@ -46,9 +46,14 @@ def check_sweep(sweep: Sweep, jobs: Sequence[Job], script: Path, trust: Sequence
         if job.flags or not isinstance(job.threads, int):
             what = " ".join(map(str, job.flags)) or f"threads={job.threads!r}"
             raise ConfigError(f"{where} is started with {what}; {mine}")
+        if not job.folder.resolve().is_relative_to(sweep.path.resolve()):
+            raise ConfigError(f"{where} is a link to {job.folder.resolve()}; {mine}")
+        RunFolder(job.folder).refuse_links()
         for word in job.overrides:
             check_word(word, where, mine)
         cfg = compose_config(job.overrides, look=False)  # or an environment would be made before it is trusted
+        if others := [name for name in cfg.logger if name not in ("jsonl", "tensorboard")]:
+            raise ConfigError(f"{where} would send its numbers to logger={others[0]}; {mine}")
         check_stored(plain(OmegaConf.to_container(cfg, resolve=True)), where, trust)
 
 

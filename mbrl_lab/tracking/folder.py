@@ -139,12 +139,12 @@ class RunFolder:
     def refuse_links(self) -> None:
         """RunRefused where a file that is written here would land elsewhere; a stranger's folder may hold such links.
 
-        Links to folders are left alone: people keep their checkpoints on another disk. So is what wandb keeps here,
-        with links to its own logs.
+        `checkpoints` may be a link, as people keep them on another disk, and wandb links to its own logs.
         """
         for home, folders, files in os.walk(self.path):
-            folders[:] = [name for name in folders if name != "wandb"]
-            for path in (Path(home, file) for file in files):
+            if Path(home) == self.path and "wandb" in folders:
+                folders.remove("wandb")
+            for path in {Path(home, name) for name in [*folders, *files]} - {self.path / "checkpoints"}:
                 if path.is_symlink() and not path.resolve().is_relative_to(self.path):
                     raise RunRefused(f"{path} is a link to {path.resolve()}, out of the run's folder: remove it")
 

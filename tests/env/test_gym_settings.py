@@ -21,7 +21,8 @@ from mbrl_lab.config import ConfigError, build, check, compose_config, with_fami
 from mbrl_lab.dynamics.frames import Frames as FramesModel
 from mbrl_lab.dynamics.grid import Grid
 from mbrl_lab.env import Envs, make_gym, make_gym_with
-from mbrl_lab.env.gym import warn_endless
+from mbrl_lab.env.envs import taken_actions
+from mbrl_lab.env.gym import FrameSkip, warn_endless
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec
 
@@ -306,3 +307,25 @@ def test_copies_that_differ_are_refused(tmp_path: Path, known: dict[str, str]) -
     with pytest.raises(ValueError, match="environments made alike differ"):
         runner = make_run("random", "gym", "debug=smoke", folder=tmp_path, **{"env.id": known["OwnLength"]})
         runner.run()
+
+
+class LosesALifeFirst(Ours):
+    """Loses a life in the first of two steps that are taken as one, and tells its action now and then."""
+
+    def info(self, action: Any) -> Any:
+        return {"life_lost": self.time == 1} | ({"action": 1} if self.time == 2 else {})
+
+
+def test_a_life_lost_in_a_skipped_frame_counts() -> None:
+    env = FrameSkip(LosesALifeFirst(), 2)
+    env.reset(seed=0)
+    assert env.step(0)[4]["life_lost"]
+    assert not env.step(0)[4]["life_lost"]
+
+
+def test_actions_are_read_of_those_that_tell_them_and_are_those_sent_to_the_others() -> None:
+    told = {"action": np.array([0, 1, 0]), "_action": np.array([False, True, False])}
+    assert taken_actions(told, np.array([3, 3, 3])).tolist() == [3, 1, 3]
+    assert taken_actions({"action": np.array([5, 6])}, np.array([3, 3])).tolist() == [5, 6]
+    told = {"action": np.ones((2, 1)), "_action": np.array([False, True])}
+    assert taken_actions(told, np.zeros((2, 1))).tolist() == [[0], [1]]

@@ -161,6 +161,9 @@ def recorded(path: Path) -> list[Any]:
 
 def seen_by_wandb(path: Path) -> tuple[str, str, str, dict[str, Any], list[str]]:
     """Run id, group, job type, config and the names of what was logged."""
+    deadline = time.monotonic() + 10
+    while not any(r.WhichOneof("record_type") == "exit" for r in recorded(path)) and time.monotonic() < deadline:
+        time.sleep(0.02)  # wandb's own process writes the file, a moment after finish()
     records = recorded(path)
     runs = [r.run for r in records if r.WhichOneof("record_type") == "run"]
     config = {item.key: json.loads(item.value_json) for run in runs for item in run.config.update}
