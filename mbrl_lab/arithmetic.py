@@ -49,10 +49,10 @@ def _suitable(native: bool, device: torch.device, algo: nn.Module) -> tuple[str,
     """What auto takes here for a new run, and why."""
     what = "GPU" if device.type == "cuda" else "processor"
     if not native:
-        return "fp32", f"as this {what} does not multiply bf16"
+        return "fp32", f"as this {what} has no native bf16"
     if not large_enough(algo):
         return "fp32", "as networks this small are no faster in bf16"
-    return "bf16", f"as this {what} multiplies it"
+    return "bf16", f"as this {what} has native bf16"
 
 
 def _emulated(device: torch.device) -> str:

@@ -71,7 +71,7 @@ def check_target_name(key: str, target: Any, source: str, trust: Sequence[str]) 
     if not key.endswith("_target_") or not isinstance(target, str) or not MODULE.fullmatch(target):
         raise ConfigError(f"{source}: {key} is {target!r}; it must be the dotted name of a class or a function")
     if not within(target, (*PARTS, *trust)):
-        raise ConfigError(f"{source}: {key} asks for {target}, which is no part of mbrl_lab; {cure(target)}")
+        raise ConfigError(f"{source}: {key} asks for {target}, which is not part of mbrl_lab; {cure(target)}")
 
 
 def check_target(key: str, target: str, source: str, trust: Sequence[str]) -> None:

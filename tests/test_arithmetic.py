@@ -29,8 +29,8 @@ def on_hardware(monkeypatch: pytest.MonkeyPatch, bf16: bool) -> None:
 @pytest.mark.parametrize(
     ("bf16", "asked", "began", "name", "why"),
     [
-        (True, "auto", None, "bf16", "as this processor multiplies it"),
-        (False, "auto", None, "fp32", "as this processor does not multiply bf16"),
+        (True, "auto", None, "bf16", "as this processor has native bf16"),
+        (False, "auto", None, "fp32", "as this processor has no native bf16"),
         (True, "auto", "bf16", "bf16", "as the run began"),
         (True, "auto", "fp32", "fp32", "as the run began; a new run here would take bf16, as this processor"),
         (False, "auto", "bf16", "bf16", "as the run began; a new run here would take fp32, as this processor does not"),

@@ -181,13 +181,13 @@ def test_what_is_refused_says_where_and_how_to_trust_it() -> None:
     with pytest.raises(ConfigError) as refused:
         check_stored({"env": {"make": [{"_target_": "mine.env.Maze"}]}}, "run/config.yaml")
     assert str(refused.value) == (
-        "run/config.yaml: env.make.0._target_ asks for mine.env.Maze, which is no part of mbrl_lab; "
+        "run/config.yaml: env.make.0._target_ asks for mine.env.Maze, which is not part of mbrl_lab; "
         "if you wrote mine yourself: --trust mine, from Python trust=['mine']"
     )
     with pytest.raises(ConfigError, match=r"env.id is 'mine:Maze-v0', which imports the module mine; if you wrote"):
         check_stored({"env": {"id": "mine:Maze-v0"}}, "run/config.yaml")
     with pytest.raises(
-        ConfigError, match=r"mbrl_lab\.app\.run, which is no part of mbrl_lab; there are mbrl_lab\.env,"
+        ConfigError, match=r"mbrl_lab\.app\.run, which is not part of mbrl_lab; there are mbrl_lab\.env,"
     ):
         check_stored({"x": {"_target_": "mbrl_lab.app.run"}}, "run/config.yaml")
     for wrong in (["a b"], "mine", [""], ["../x"]):
