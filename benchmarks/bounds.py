@@ -35,7 +35,12 @@ def main() -> int:
             said = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True).stdout
             names = re.findall(r"^(?:FAILED|ERROR) (\S+)", said, re.M)
             failed.update(names)
-            print(f"seed {seed}, {name}: {said.splitlines()[-1]}", *names, sep="\n    ", flush=True)
+            print(
+                f"seed {seed}, {name}: {(said.splitlines() or ['nothing was said'])[-1]}",
+                *names,
+                sep="\n    ",
+                flush=True,
+            )
     print(
         f"{len(failed)} tests failed at least once", *(f"{n} times {name}" for name, n in failed.items()), sep="\n    "
     )
