@@ -53,7 +53,7 @@ from mbrl_lab.tracking.signals import STOPPED
 from mbrl_lab.tracking.state import load_module_state
 from mbrl_lab.tracking.tracker import Tracker
 from mbrl_lab.tracking.video import Camera
-from mbrl_lab.trust import check_stored
+from mbrl_lab.trust import check_stored, own_modules
 from mbrl_lab.types import EnvSpec
 from mbrl_lab.warm_start import warm_start
 from mbrl_lab.words import CommandLine, override
@@ -313,7 +313,8 @@ def last_words(folder: RunFolder, final: dict[str, float], episodes: int, pictur
     lines += [f"video     {path}" for path in videos]
     kinds = {".png": "picture", ".mp4": "video"}
     lines += [f"{kinds.get(path.suffix, 'numbers'):9} {path}" for path in pictures]
-    return "\n".join([*lines, f"evaluate  python scripts/evaluate.py {shlex.quote(str(folder.path))}"])
+    trust = "".join(f" --trust {module}" for module in own_modules(folder.config()))
+    return "\n".join([*lines, f"evaluate  python scripts/evaluate.py {shlex.quote(str(folder.path))}{trust}"])
 
 
 def say(error: BaseException) -> str | None:

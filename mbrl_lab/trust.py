@@ -127,6 +127,18 @@ def within(name: str, roots: Iterable[str]) -> bool:
     return any(name == root or name.startswith(f"{root}.") for root in roots)
 
 
+def own_modules(config: Mapping[str, Any]) -> list[str]:
+    """The modules, beside this package, that a config builds from: those to trust, if they are the user's own."""
+    found = set()
+    for key, value in leaves(config, ""):
+        name = key.split(".")[-1]
+        if name == "_target_":
+            found.add(str(value).partition(".")[0])
+        elif name == "id" and ":" in str(value):
+            found.add(str(value).partition(":")[0].partition(".")[0])
+    return sorted(found - {"mbrl_lab"})
+
+
 def cure(name: str) -> str:
     """What to do about a thing of one's own; nothing of ours is to be trusted as a whole."""
     root = name.partition(".")[0]

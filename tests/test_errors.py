@@ -383,6 +383,7 @@ def test_a_module_of_the_current_folder_is_found(
     said = train(*QUICK, *(word.format(name) for word in words))
     assert said.code == 0, said
     assert sys.path[-1] == str(tmp_path)
+    assert said.out.rstrip().endswith(f"--trust near_{name}"), "evaluate.py as it is printed works"
     runner = load_run(tmp_path / "run", trust=[f"near_{name}"])
     assert [e.length for e in runner.evaluate(1)] == [9]
     runner.envs.close()
