@@ -33,7 +33,7 @@ def on_hardware(monkeypatch: pytest.MonkeyPatch, bf16: bool) -> None:
         (False, "auto", None, "fp32", "as this processor has no native bf16"),
         (True, "auto", "bf16", "bf16", "as the run began"),
         (True, "auto", "fp32", "fp32", "as the run began; a new run here would take bf16, as this processor"),
-        (False, "auto", "bf16", "bf16", "as the run began; a new run here would take fp32, as this processor does not"),
+        (False, "auto", "bf16", "bf16", "as the run began; a new run here would take fp32, as this processor has no native bf16"),
         (True, "fp32", None, "fp32", "as asked for"),
         (False, "bf16", None, "bf16", "as asked for"),
         (True, "fp32", "bf16", "fp32", "as asked for; until now this run was in bf16"),
