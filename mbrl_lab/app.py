@@ -47,7 +47,7 @@ from mbrl_lab.report import draw
 from mbrl_lab.runner import TRAIN, Runner, Schedule
 from mbrl_lab.scores import Reference
 from mbrl_lab.tracking.checkpoint import Checkpoint
-from mbrl_lab.tracking.folder import RunFolder, RunRefused, plain
+from mbrl_lab.tracking.folder import Opening, RunFolder, RunRefused, plain
 from mbrl_lab.tracking.progress import hush
 from mbrl_lab.tracking.signals import STOPPED
 from mbrl_lab.tracking.state import load_module_state
@@ -85,12 +85,8 @@ def make_run(
         words = [f"algo={algo}", f"env={env}", *overrides, *(override(k, v) for k, v in settings.items())]
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    cfg = compose_config(words, config_dir)
-    check(cfg)
-    runner = build_runner(cfg, RunFolder(folder))
-    runner.algo.allocate()
-    copied = warm_start(runner.algo, cfg, runner.folder)
-    if runner.folder.open(as_started(cfg, runner), words) == "done":
+    runner, opening, copied = start(compose_config(words, config_dir), RunFolder(folder), words)
+    if opening == "done":
         raise RunRefused(f"the run in {runner.folder.path} is done: load_run reads it")
     print("\n".join(copied), end="\n" if copied else "")
     return runner
@@ -248,12 +244,9 @@ def train(cfg: DictConfig) -> None:
 
 def run(cfg: DictConfig, path: Path, overrides: Sequence[str]) -> None:
     """Check, build, train and evaluate; what goes wrong is left in status.json."""
-    check(cfg)
     folder = RunFolder(path)
-    runner = build_runner(cfg, folder)
-    runner.algo.allocate()
-    copied = warm_start(runner.algo, cfg, folder)
-    if folder.open(as_started(cfg, runner), overrides) == "done":
+    runner, opening, copied = start(cfg, folder, overrides)
+    if opening == "done":
         tell(f"this run is done: {path}\n{how_to_go_on(folder.status()['step'], cfg)}")
         return
     size = memory(runner.envs.spec, cfg.replay.capacity) / 1e6
@@ -276,6 +269,15 @@ def run(cfg: DictConfig, path: Path, overrides: Sequence[str]) -> None:
     if runner.steps < cfg.steps:
         tell(f"stopped   at step {runner.steps:,}: {cfg.stop.metric} is at {cfg.stop.target} or above")
     tell(last_words(folder, final, cfg.eval.final_episodes, pictures))
+
+
+def start(cfg: DictConfig, folder: RunFolder, overrides: Sequence[str]) -> tuple[Runner, Opening, list[str]]:
+    """Check and build everything, then open the folder: the run, what is to be done, and what `init_from` copied."""
+    check(cfg)
+    runner = build_runner(cfg, folder)
+    runner.algo.allocate()
+    copied = warm_start(runner.algo, cfg, folder)
+    return runner, folder.open(as_started(cfg, runner), overrides), copied
 
 
 def as_started(cfg: DictConfig, runner: Runner) -> dict[str, Any]:

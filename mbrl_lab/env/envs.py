@@ -247,11 +247,11 @@ class Envs:
 
 def taken_actions(info: dict[str, Any], sent: np.ndarray) -> np.ndarray:
     """[num] actions that environments took: those that they tell in `info`, and those sent to the others."""
-    told = info.get("action", sent)
-    if "_action" not in info:  # a vector environment of our own, which tells all of them
-        return told
+    reported = info.get("action", sent)
+    if "_action" not in info:  # a vector environment of our own, which reports all of them
+        return reported
     mask = info["_action"].reshape(-1, *[1] * (sent.ndim - 1))
-    return np.where(mask, told, sent)
+    return np.where(mask, reported, sent)
 
 
 def episode_seed(seed: int, stream: int, env: int, episode: int) -> int:
