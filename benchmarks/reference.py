@@ -2,9 +2,11 @@
 
     python benchmarks/reference.py record before.json      # at the commit to compare with
     python benchmarks/reference.py check before.json       # afterwards, on the same machine; exits with 1 if unequal
+    python benchmarks/reference.py check before.json --renamed model/old=model/new
 
 Each run takes 220 steps with two evaluations, every setting that makes it short is given here, and arithmetic is fp32
-on one thread. The file holds all logged metrics (but times) and a checksum of the final weights. Floats are equal to
+on one thread. The file holds all logged metrics (but times) and a checksum of the final weights, which
+does not depend on their names. Floats are equal to
 the bit on one processor with one version of torch only, so record the file on your machine and do not commit it.
 
 With `--resume` each run is also stopped at step 133 and resumed, and must end with the same numbers.
@@ -84,6 +86,26 @@ SMALL: dict[str, dict[str, Any]] = {
     },
 }
 
+PAIRS: dict[str, list[str]] = {
+    "mpc_discrete+icem": ["planner=icem"],
+    "mpc_continuous+mppi": ["planner=mppi"],
+    "mpc_continuous+random_shooting": ["planner=random_shooting"],
+    "mpc_discrete+value": ["value=ddqn", "policy.width=32"],
+    "mpc_discrete+rssm": ["dynamics=rssm_xs", "dynamics.units=32", "dynamics.width=16", "dynamics.length=5"],
+    "mpc_continuous+latent": ["dynamics=latent", "dynamics.width=32"],
+    "mbpo_continuous+latent": ["dynamics=latent", "dynamics.width=32"],
+    "mbpo_discrete+sac": ["policy=sac", "policy.width=32"],
+    "mbpo_grid+uncertainty": ["algo.max_uncertainty=0.5", "algo.explore_bonus=0.1"],
+    "dreamer_discrete+rssm": [
+        "dynamics=rssm_xs",
+        "policy=actor_critic_xs",
+        "dynamics.units=32",
+        "dynamics.width=16",
+        "dynamics.length=5",
+    ],
+}
+"""Parts beside those of the recipe."""
+
 FRAMES = {"dynamics.width": 8, "dynamics.members": 2, "planner.population": 4, "planner.horizon": 2}
 """What a model of frames needs beside, to be quick."""
 
@@ -93,14 +115,19 @@ def main() -> int:
     parser.add_argument("what", choices=["record", "check"])
     parser.add_argument("file", type=Path)
     parser.add_argument("--only", default="", help="recipes whose name holds this text")
+    parser.add_argument(
+        "--renamed", nargs="*", default=[], metavar="OLD=NEW", help="metrics that have another name now"
+    )
     parser.add_argument("--resume", action="store_true", help="stop each run in the middle and resume it, too")
     args = parser.parse_args()
-    recipes = sorted(path.stem for path in (CONF / "recipe").glob("*.yaml") if args.only in path.stem)
+    recipes = sorted(path.stem for path in (CONF / "recipe").glob("*.yaml")) + list(PAIRS)
+    recipes = [recipe for recipe in recipes if args.only in recipe]
     results = {recipe: timed(recipe, args.resume) for recipe in recipes}
     if args.what == "record":
         args.file.write_text(json.dumps(results))
         return 0
-    return compare(json.loads(args.file.read_text()), results)
+    renamed = dict(pair.split("=") for pair in args.renamed)
+    return compare(json.loads(args.file.read_text()), results, renamed)
 
 
 def timed(recipe: str, resume: bool) -> dict[str, Any]:
@@ -118,8 +145,9 @@ def timed(recipe: str, resume: bool) -> dict[str, Any]:
 
 def words(recipe: str) -> list[str]:
     """A recipe's command line: its algo, the environment of its family, and whatever makes it short."""
-    algo, _, family = recipe.rpartition("_")
-    chosen = [f"algo={algo}", f"env={ENVS[family]}", "preset=none"]
+    algo, _, family = recipe.partition("+")[0].rpartition("_")
+    parts = PAIRS.get(recipe, [])
+    chosen = [f"algo={algo}", f"env={ENVS[family]}", "preset=none", *(part for part in parts if "." not in part)]
     cfg = compose_config(chosen)
     short = BUDGET | SMALL[algo]
     if OmegaConf.select(cfg, "dynamics.target") is not None:
@@ -127,7 +155,7 @@ def words(recipe: str) -> list[str]:
     known = {key: value for key, value in short.items() if OmegaConf.select(cfg, key) is not None}
     if cfg.env.make._target_ == "mbrl_lab.env.make_gym":
         chosen.append("+env.make.max_episode_steps=40")
-    return chosen + [f"{key}={value}" for key, value in known.items()]
+    return chosen + [f"{key}={value}" for key, value in known.items()] + [part for part in parts if "." in part]
 
 
 def run(overrides: list[str], folder: Path, stop_at: int = 0) -> dict[str, Any]:
@@ -167,28 +195,28 @@ def interrupt(runner: Any, step: int) -> None:
 
 
 def checksum(state: Any) -> str:
-    """Of all tensors and values in nested dicts and lists."""
-    digest = hashlib.sha256()
+    """Of all tensors in nested dicts and lists, whatever their names and their order are."""
+    digests = []
 
     def add(node: Any) -> None:
         if isinstance(node, dict):
-            for key in sorted(node, key=str):
-                digest.update(str(key).encode())
-                add(node[key])
+            for child in node.values():
+                add(child)
         elif isinstance(node, list | tuple):
             for child in node:
                 add(child)
         elif isinstance(node, torch.Tensor):
-            digest.update(node.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        else:
-            digest.update(repr(node).encode())
+            content = node.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+            digests.append(hashlib.sha256(content).hexdigest())
 
     add(state)
-    return digest.hexdigest()
+    return hashlib.sha256(" ".join(sorted(digests)).encode()).hexdigest()
 
 
-def compare(before: dict[str, Any], after: dict[str, Any]) -> int:
+def compare(before: dict[str, Any], after: dict[str, Any], renamed: dict[str, str]) -> int:
     """Print a line for every recipe that differs; 1 if any does."""
+    for run in before.values():
+        run["rows"] = [{renamed.get(key, key): value for key, value in row.items()} for row in run["rows"]]
     wrong = 0
     for recipe in after:
         lines = differences(before[recipe], after[recipe]) if recipe in before else ["it was not recorded"]
