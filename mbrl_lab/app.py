@@ -34,6 +34,7 @@ from mbrl_lab.config import (
     compose_config,
     conf_folders,
     explain_here,
+    refuse_old_names,
     refuse_unknown_preset,
     with_family,
 )
@@ -134,6 +135,7 @@ def stored_config(folder: RunFolder, trust: Sequence[str] = ()) -> DictConfig:
     if not stored:
         raise ConfigError(f"{folder.path} holds no run: it has no config.yaml")
     folder.refuse_links()
+    refuse_old_names(stored, str(folder.path / "config.yaml"))
     check_stored(stored, str(folder.path / "config.yaml"), trust)
     return OmegaConf.create({key: value for key, value in stored.items() if key != "launcher"})
 
@@ -274,6 +276,7 @@ def run(cfg: DictConfig, path: Path, overrides: Sequence[str]) -> None:
 def start(cfg: DictConfig, folder: RunFolder, overrides: Sequence[str]) -> tuple[Runner, Opening, list[str]]:
     """Check and build everything, then open the folder: the run, what is to be done, and what `init_from` copied."""
     check(cfg)
+    refuse_old_names(folder.config(), str(folder.path / "config.yaml"))
     runner = build_runner(cfg, folder)
     runner.algo.allocate()
     copied = warm_start(runner.algo, cfg, folder)

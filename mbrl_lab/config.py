@@ -9,7 +9,7 @@ import logging
 import re
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
@@ -25,6 +25,7 @@ from yaml import YAMLError
 
 from mbrl_lab.env.envs import spec_of
 from mbrl_lab.explain import explain, flat_keys, groups_of, missing
+from mbrl_lab.renamed import TARGETS, answer_config
 from mbrl_lab.rules import INT64, RULES, number
 from mbrl_lab.tracking.folder import flatten, plain
 from mbrl_lab.words import quoted
@@ -189,6 +190,7 @@ def find_module(name: str) -> bool:
 
 def check(cfg: DictConfig) -> None:
     """Raise ConfigError for the first setting that cannot be, before any part is built."""
+    refuse_old_names(cast(dict[str, Any], OmegaConf.to_container(cfg)))
     for key in left_open(cfg):
         raise ConfigError(f"{key} must be given, e.g. {key}=...")
     find_here(cfg)
@@ -213,6 +215,12 @@ def check(cfg: DictConfig) -> None:
     check_stop(cfg)
     if "planner" in cfg.algo:
         build(cfg.planner)
+
+
+def refuse_old_names(config: Mapping[str, Any], source: str = "") -> None:
+    """ConfigError for the first setting or class that has another name now; `source` is where the config was read."""
+    if answer := answer_config(config):
+        raise ConfigError(f"{source}: {answer}; an older version wrote it" if source else answer)
 
 
 def check_rules(cfg: DictConfig) -> None:
@@ -251,6 +259,8 @@ def locate(target: str) -> Any:
 
 def not_found(target: str, error: BaseException) -> str:
     """Hydra's several lines on a `_target_` as one."""
+    if target in TARGETS:
+        return f"_target_ is {target}, which is now {TARGETS[target]}"
     why = " ".join(line.strip() for line in str(error).splitlines()[1:2]) or str(error)
     return f"_target_ is {target!r}, which cannot be loaded: {why}"
 

@@ -11,6 +11,7 @@ from typing import Any
 from hydra.errors import MissingConfigException, OverrideParseException
 from yaml import YAMLError
 
+from mbrl_lab.renamed import answer_key
 from mbrl_lab.tracking.folder import one_line
 from mbrl_lab.words import as_shell, parsed
 
@@ -69,6 +70,8 @@ def _unreadable(given: str, problem: str) -> str:
 def missing(name: str, confs: Sequence[Path]) -> str:
     """A message for a file `group/value` that is not there."""
     group, _, value = name.rpartition("/")
+    if renamed := answer_key(f"{group}={value}"):
+        return renamed
     options = _options(confs, group)
     if not options:
         group, _, value = name.partition("/")
@@ -84,6 +87,8 @@ def missing(name: str, confs: Sequence[Path]) -> str:
 
 
 def _unknown(key: str, overrides: Sequence[str], confs: Sequence[Path], keys: set[str]) -> str:
+    if renamed := answer_key(key):
+        return renamed
     given = next((o for o in overrides if re.match(rf"[+~]*{re.escape(key)}(=|$)", o)), key)
     head = key.partition(".")[0].partition("/")[0]
     groups = groups_of(confs)

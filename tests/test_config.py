@@ -15,7 +15,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from recipes import ENVS, EXPERIMENTS, NEEDS, RECIPES, SHORT, family_of, small
 
-from mbrl_lab import load_run, make_run
+from mbrl_lab import load_run, make_run, renamed
 from mbrl_lab.app import build_runner
 from mbrl_lab.config import CONF, EVALUATED, ConfigError, check, choose_device, compose_config
 from mbrl_lab.env import Episode
@@ -197,6 +197,18 @@ def test_every_number_is_guarded(every_config: list[DictConfig]) -> None:
     )
     unguarded = {k for k in found if k not in RULES and not k.startswith(within) and not k.endswith("_partial_")}
     assert not unguarded
+
+
+def test_renamed_settings_exist_under_their_new_names_only(every_config: list[DictConfig]) -> None:
+    """tests/test_renamed.py holds what is answered."""
+    configs: list[Any] = [OmegaConf.to_container(cfg) for cfg in every_config]
+    known = {key for config in configs for key, _, _ in renamed.entries(config)}
+    files = {f"{file.parent.relative_to(CONF).as_posix()}={file.stem}" for file in CONF.rglob("*.yaml")}
+    assert not set(renamed.KEYS.values()) - known - files
+    assert not {*renamed.KEYS, *renamed.GONE} & files
+    assert not [answer for config in configs if (answer := renamed.answer_config(config))]
+    for old, new in renamed.TARGETS.items():
+        assert not renamed.exists(old) and renamed.exists(new), (old, new)
 
 
 def test_the_plain_python_way(tmp_path: Path) -> None:

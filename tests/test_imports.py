@@ -32,6 +32,7 @@ TOP = {
     "",
     "words",
     "explain",
+    "renamed",
     "config",
     "arithmetic",
     "app",

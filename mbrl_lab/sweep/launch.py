@@ -13,7 +13,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from mbrl_lab.config import ConfigError, check, refuse_unknown_preset
+from mbrl_lab.config import ConfigError, check, refuse_old_names, refuse_unknown_preset
 from mbrl_lab.sweep.jobs import Job, Sweep, names, read_sweep
 from mbrl_lab.sweep.start import start
 from mbrl_lab.tracking.folder import AlreadyRunning, RunFolder, differences, plain
@@ -67,6 +67,7 @@ def wanted(path: Path, cfg: DictConfig) -> bool:
     """Whether there is something to do for this run; ConfigError if it cannot be, or if another is there."""
     check(cfg)
     folder, config = RunFolder(path), plain(OmegaConf.to_container(cfg, resolve=True))
+    refuse_old_names(folder.config(), str(path / "config.yaml"))
     changed = differences(folder.config(), config) if folder.config() else []
     if changed:
         raise ConfigError(f"{path} holds a run of another config, {'; '.join(changed[:3])}: choose another sweep_name")

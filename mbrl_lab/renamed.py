@@ -1,0 +1,77 @@
+"""Renamed settings and classes: whoever writes an old name is told the new one, in one line.
+
+Each rename adds a line to a table below, old name first. Old names are rejected, not translated.
+"""
+
+from __future__ import annotations
+
+import inspect
+import pkgutil
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+KEYS: dict[str, str] = {}
+"""Dotted setting -> dotted setting. An entry covers what stands below it, too: `dynamics.ends` answers
+`dynamics.ends.lr`. `group=option` -> `group=option` is a config file that was renamed."""
+
+GONE: dict[str, str] = {}
+"""Dotted setting -> what to do now, for a setting without a successor."""
+
+TARGETS: dict[str, str] = {}
+"""`_target_` -> `_target_`: classes and functions that configs name by their path."""
+
+
+def answer_key(key: str) -> str | None:
+    """One line about a setting, or a `group=option`, whose name is old; None for any other."""
+    for old in prefixes(key):
+        if old in KEYS:
+            return f"{key} is now {KEYS[old]}{key.removeprefix(old)}"
+        if old in GONE:
+            return f"{key} is gone: {GONE[old]}"
+    return None
+
+
+def answer_config(config: Mapping[str, Any]) -> str | None:
+    """One line about the first old name in a config of plain values; None where there is none.
+
+    A class that still takes an argument of the old name keeps it: another policy may have given that name up.
+    """
+    for key, value, parent in entries(config):
+        leaf = key.rpartition(".")[2]
+        if leaf == "_target_" and isinstance(value, str) and value in TARGETS:
+            return f"{key} is {value}, which is now {TARGETS[value]}"
+        if (key in KEYS or key in GONE) and not takes(parent.get("_target_"), leaf):
+            return answer_key(key)
+    return None
+
+
+def entries(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
+    """Dotted key, value, and the mapping that holds it, of everything in a nested mapping."""
+    for key, value in config.items():
+        yield f"{prefix}{key}", value, config
+        if isinstance(value, Mapping):
+            yield from entries(value, f"{prefix}{key}.")
+
+
+def takes(target: Any, argument: str) -> bool:
+    """Whether a class or function of this package, named by its path, has an argument of this name today."""
+    if not str(target).startswith("mbrl_lab."):
+        return target is not None  # a class of the user's own has its own names
+    if not exists(target):
+        return False
+    parameters = inspect.signature(pkgutil.resolve_name(target)).parameters
+    return argument in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def exists(target: str) -> bool:
+    """Whether there is a class or function of this path."""
+    try:
+        return callable(pkgutil.resolve_name(target))
+    except (ImportError, AttributeError, ValueError):
+        return False
+
+
+def prefixes(key: str) -> list[str]:
+    """`a.b.c` -> `a.b.c`, `a.b`, `a`."""
+    parts = key.split(".")
+    return [".".join(parts[:end]) for end in range(len(parts), 0, -1)]

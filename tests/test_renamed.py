@@ -1,0 +1,87 @@
+"""Old names of settings and classes are answered with the new ones, wherever a user may have written them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from mbrl_lab import load_run, make_run, renamed
+from mbrl_lab.config import ConfigError, check, compose_config
+from mbrl_lab.sweep.launch import wanted
+
+QUICK = ("debug=smoke", "video.final=0", "steps=40", "algo.warmup=30", "policy.width=8", "eval.final_episodes=1")
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three renames of what never was a setting here, so that the real tables may be empty."""
+    monkeypatch.setattr(
+        renamed, "KEYS", {"policy.rate": "policy.lr", "algo.old": "algo.fit", "preset=yore": "preset=none"}
+    )
+    monkeypatch.setattr(renamed, "GONE", {"algo.luck": "the policy needs none"})
+    monkeypatch.setitem(renamed.TARGETS, "mbrl_lab.policy.DeepQ", "mbrl_lab.policy.DDQN")
+
+
+@pytest.mark.usefixtures("names")
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("policy.rate=1", "policy.rate is now policy.lr"),
+        ("+policy.rate=1", "policy.rate is now policy.lr"),
+        ("algo.old.batch=1", "algo.old.batch is now algo.fit.batch"),
+        ("algo.luck=1", "algo.luck is gone: the policy needs none"),
+        ("preset=yore", "preset=yore is now preset=none"),
+        (
+            "policy._target_=mbrl_lab.policy.DeepQ",
+            "policy._target_ is mbrl_lab.policy.DeepQ, which is now mbrl_lab.policy.DDQN",
+        ),
+    ],
+)
+def test_an_old_word_on_the_command_line(word: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check(compose_config(["algo=ddqn", word]))
+    assert str(caught.value) == said
+
+
+@pytest.mark.usefixtures("names")
+def test_an_old_word_in_a_file_of_the_users(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\npolicy:\n  rate: 1\n")
+    with pytest.raises(ConfigError, match=r"^policy\.rate is now policy\.lr$"):
+        check(compose_config(["algo=ddqn", "experiment=mine"], tmp_path))
+
+
+@pytest.mark.usefixtures("names")
+@pytest.mark.parametrize("key", ["policy.rate", "policy._target_"])
+def test_an_old_word_in_a_runs_folder(key: str, tmp_path: Path) -> None:
+    """Whoever reads the folder refuses it: a resume, an evaluation, a warm start and a sweep."""
+    make_run("ddqn", "cartpole", *QUICK, folder=tmp_path / "run").run()
+    stored = tmp_path / "run" / "config.yaml"
+    cfg = OmegaConf.load(stored)
+    OmegaConf.update(cfg, key, "mbrl_lab.policy.DeepQ", force_add=True)
+    OmegaConf.save(cfg, stored)
+
+    wanted_cfg = compose_config(["algo=ddqn", "env=cartpole", *QUICK])
+    readers: list[Any] = [
+        lambda: make_run("ddqn", "cartpole", *QUICK, folder=tmp_path / "run"),
+        lambda: load_run(tmp_path / "run"),
+        lambda: make_run("ddqn", "cartpole", *QUICK, f"init_from={tmp_path / 'run'}", folder=tmp_path / "new"),
+        lambda: wanted(tmp_path / "run", wanted_cfg),
+    ]
+    new = {"policy.rate": "policy.lr", "policy._target_": "mbrl_lab.policy.DDQN"}[key]
+    for read in readers:
+        with pytest.raises(ConfigError, match=rf"config\.yaml: {key} is .*now {new}; an older version wrote it$"):
+            read()
+
+
+@pytest.mark.usefixtures("names")
+def test_a_class_may_keep_a_name_that_another_gave_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(renamed.KEYS, "policy.tau", "policy.target.tau")
+    kept = {"_target_": "mbrl_lab.policy.DDQN", "tau": 1.0}
+    assert renamed.answer_config({"policy": kept}) is None
+    gave_up = {"_target_": "mbrl_lab.policy.PPO", "tau": 1.0}
+    assert renamed.answer_config({"policy": gave_up}) == "policy.tau is now policy.target.tau"
+    assert renamed.answer_config({"policy": {"_target_": "mine.Policy", "tau": 1.0}}) is None
