@@ -10,8 +10,9 @@ import random
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,14 @@ from yaml import YAMLError
 
 from mbrl_lab.arithmetic import PRECISION, choose_arithmetic
 from mbrl_lab.config import (
+    CONF,
     ConfigError,
     build,
     check,
     choose_device,
     compose_config,
     conf_folders,
+    default_of,
     explain_here,
     refuse_old_names,
     refuse_unknown_preset,
@@ -40,7 +43,7 @@ from mbrl_lab.config import (
 )
 from mbrl_lab.env import Envs
 from mbrl_lab.env.vector import DIFFERENT
-from mbrl_lab.explain import taken_away
+from mbrl_lab.explain import deleted_key
 from mbrl_lab.monitor import Monitor, Stop
 from mbrl_lab.nets.speed import compile_parts, keep_freed_memory
 from mbrl_lab.replay import Replay, memory
@@ -48,7 +51,7 @@ from mbrl_lab.report import draw
 from mbrl_lab.runner import TRAIN, Runner, Schedule
 from mbrl_lab.scores import Reference
 from mbrl_lab.tracking.checkpoint import Checkpoint
-from mbrl_lab.tracking.folder import Opening, RunFolder, RunRefused, plain
+from mbrl_lab.tracking.folder import Opening, RunFolder, RunRefused, headline, plain
 from mbrl_lab.tracking.progress import hush
 from mbrl_lab.tracking.signals import STOPPED
 from mbrl_lab.tracking.state import load_module_state
@@ -86,7 +89,8 @@ def make_run(
         words = [f"algo={algo}", f"env={env}", *overrides, *(override(k, v) for k, v in settings.items())]
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    runner, opening, copied = start(compose_config(words, config_dir), RunFolder(folder), words)
+    cfg, confs = compose_config(words, config_dir), conf_folders(config_dir)
+    runner, opening, copied = start(cfg, RunFolder(folder), words, confs)
     if opening == "done":
         raise RunRefused(f"the run in {runner.folder.path} is done: load_run reads it")
     print("\n".join(copied), end="\n" if copied else "")
@@ -176,17 +180,20 @@ def build_runner(cfg: DictConfig, folder: RunFolder) -> Runner:
     )
     monitor = Monitor(envs.spec, Stop(**cfg.stop))
     reference = Reference(**cfg.env.score) if "score" in cfg.env else None
-    chosen = choose_arithmetic(cfg.runtime.precision, stored_precision(folder), device, algo)
+    last, began = stored_precisions(folder)
+    chosen = choose_arithmetic(cfg.runtime.precision, last, device, algo, began)
     if chosen.warning:
         log.warning(chosen.warning)
     parts = (algo, make_envs, envs, replay, folder, tracker, monitor, schedule)
     return Runner(*parts, cfg.seed, device, chosen.dtype, reference, chosen.why)
 
 
-def stored_precision(folder: RunFolder) -> str | None:
-    """What the folder's run has computed in until now; None where none has begun."""
-    stored = folder.config().get("runtime", {}).get("precision")
-    return stored if stored in PRECISION else None
+def stored_precisions(folder: RunFolder) -> tuple[str | None, str | None]:
+    """The precision of the last attempt in this folder, and that of the first; None where there was none."""
+    last = folder.config().get("runtime", {}).get("precision")
+    if last not in PRECISION:
+        return None, None
+    return last, folder.env().get("precision")
 
 
 def env_makers(cfg: DictConfig) -> tuple[Callable[..., gymnasium.Env], Callable[[int, int], Envs]]:
@@ -232,9 +239,11 @@ def train(cfg: DictConfig) -> None:
     hydra = HydraConfig.get()
     overrides, path = list(hydra.overrides.task), Path(hydra.runtime.output_dir)
 
+    confs = [Path(s.path) for s in hydra.runtime.config_sources if s.schema == "file"]
+
     def work() -> None:
-        refuse_unknown_preset(overrides, [Path(s.path) for s in hydra.runtime.config_sources if s.schema == "file"])
-        run(cfg, path, overrides)
+        refuse_unknown_preset(overrides, confs)
+        run(cfg, path, overrides, confs)
 
     if hydra.mode == RunMode.MULTIRUN:
         work()
@@ -244,25 +253,27 @@ def train(cfg: DictConfig) -> None:
         raise SystemExit(code)
 
 
-def run(cfg: DictConfig, path: Path, overrides: Sequence[str]) -> None:
+def run(cfg: DictConfig, path: Path, overrides: Sequence[str], confs: Sequence[Path] = (CONF,)) -> None:
     """Check, build, train and evaluate; what goes wrong is left in status.json."""
     folder = RunFolder(path)
-    runner, opening, copied = start(cfg, folder, overrides)
+    before = folder.status()
+    runner, opening, copied = start(cfg, folder, overrides, confs)
     if opening == "done":
         tell(f"this run is done: {path}\n{how_to_go_on(folder.status()['step'], cfg)}")
         return
     size = memory(runner.envs.spec, cfg.replay.capacity) / 1e6
     tell(f"run       {path}\nreplay    {cfg.replay.capacity:,} steps, {size:,.1f} MB on {runner.replay.storage}")
     tell("\n".join([precision_line(runner), *copied]))
-    if folder.last.exists():
-        tell(f"resumed   at step {folder.status()['step']:,}, attempt {folder.status()['attempt']}")
-    elif folder.status()["attempt"] > 1:
-        tell("resumed   at step 0: it was stopped before its first checkpoint, see checkpoint.every")
+    if opening == "resume":
+        tell(resumed_line(folder, before))
     with runner.tracker, closing(runner.envs):
         try:
             final = runner.run()
         except Exception as error:
             folder.mark("failed", runner.steps, error=say(error) or traceback.format_exc())
+            raise
+        except KeyboardInterrupt:
+            folder.mark("failed", runner.steps, error=AT_ONCE)
             raise
         tell("drawing   what was learned")  # with a planner it takes a minute
         pictures = draw(runner)
@@ -273,14 +284,32 @@ def run(cfg: DictConfig, path: Path, overrides: Sequence[str]) -> None:
     tell(last_words(folder, final, cfg.eval.final_episodes, pictures))
 
 
-def start(cfg: DictConfig, folder: RunFolder, overrides: Sequence[str]) -> tuple[Runner, Opening, list[str]]:
+AT_ONCE = "stopped at once by a second Ctrl-C"
+
+
+def resumed_line(folder: RunFolder, before: Mapping[str, Any]) -> str:
+    """Where a run goes on, and how its last attempt, of which `before` is the status, came to stop."""
+    state, reason = before["state"], headline(before["error"] or "")
+    how = {"preempted": "preempted by a signal", "running": "killed", "done": "done"}.get(state, f"a failure: {reason}")
+    if state == "failed" and reason.startswith(("killed", "stopped")):  # a reason that says it all
+        how = reason
+    step = Checkpoint(folder.last).step()
+    if step is None:
+        how += ", before its first checkpoint (checkpoint.every)"
+    return f"resumed   at step {step or 0:,}, attempt {before['attempt'] + 1}; the last attempt was {how}"
+
+
+def start(
+    cfg: DictConfig, folder: RunFolder, overrides: Sequence[str], confs: Sequence[Path] = (CONF,)
+) -> tuple[Runner, Opening, list[str]]:
     """Check and build everything, then open the folder: the run, what is to be done, and what `init_from` copied."""
     check(cfg)
     refuse_old_names(folder.config(), str(folder.path / "config.yaml"))
     runner = build_runner(cfg, folder)
     runner.algo.allocate()
     copied = warm_start(runner.algo, cfg, folder)
-    return runner, folder.open(as_started(cfg, runner), overrides), copied
+    opening = folder.open(as_started(cfg, runner), overrides, partial(default_of, overrides, confs))
+    return runner, opening, copied
 
 
 def as_started(cfg: DictConfig, runner: Runner) -> dict[str, Any]:
@@ -332,7 +361,7 @@ def say(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"{error}: make room there, and give the same command again"
     if isinstance(error, OmegaConfBaseException):
-        return taken_away(error)
+        return deleted_key(error)
     if isinstance(error, ConfigError | RunRefused | FloatingPointError | OSError | ValueError):
         return str(error)
     return None

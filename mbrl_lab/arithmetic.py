@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from mbrl_lab.hardware import multiplies_bf16, slowdown
+from mbrl_lab.hardware import slowdown, supports_bf16
 from mbrl_lab.nets.precision import large_enough
 
 AS_BEGAN = "as the run began"
@@ -27,21 +27,29 @@ class Arithmetic(NamedTuple):
         return PRECISION[self.name]
 
 
-def choose_arithmetic(asked: str, began: str | None, device: torch.device, algo: nn.Module) -> Arithmetic:
-    """`asked`: auto, fp32 or bf16; `began`: the precision that the run has had until now, None where it begins.
+def choose_arithmetic(
+    asked: str, last: str | None, device: torch.device, algo: nn.Module, began: str | None = None
+) -> Arithmetic:
+    """auto keeps the precision of the run's last attempt, on any machine, so that a resume computes the same numbers.
 
-    auto keeps to what the run began with, on any machine, so that a resume goes on with the same arithmetic.
+    Args:
+        asked: auto, fp32 or bf16.
+        last: the precision of the run's last attempt; None in a new run.
+        began: that of its first attempt, which an override may have changed since; None: as `last`.
     """
-    native = multiplies_bf16(device)
+    native = supports_bf16(device)
     here, reason = _suitable(native, device, algo)
     if asked != "auto":
         name = asked
-        why = "as asked for" + (f"; until now this run was in {began}" if began not in (None, asked) else "")
-    elif began is None:
+        why = "as asked for" + (f"; until now this run was in {last}" if last not in (None, asked) else "")
+    elif last is None:
         name, why = here, reason
+    elif began not in (None, last):
+        name = last
+        why = f"as last asked for; the run began in {began}"
     else:
-        name = began
-        why = AS_BEGAN + (f"; a new run here would take {here}, {reason}" if began != here else "")
+        name = last
+        why = AS_BEGAN + (f"; a new run here would take {here}, {reason}" if last != here else "")
     return Arithmetic(name, why, _emulated(device) if name == "bf16" and not native else None)
 
 

@@ -102,7 +102,7 @@ def train(jobs: dict[Path, list[str]], config_dir: str | None = None) -> None:
         print(f"compare   run {k + 1} of {len(jobs)}: {place}", flush=True)
         try:
             if not finished(place, cfg):
-                run(cfg, place, job)
+                run(cfg, place, job, conf_folders(config_dir))
         except ConfigMismatch as error:
             raise ConfigError(f"{error}\nhere another folder is chosen by --into") from error
 

@@ -10,6 +10,7 @@ import re
 import secrets
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
@@ -27,8 +28,8 @@ from mbrl_lab.env.envs import spec_of
 from mbrl_lab.explain import explain, flat_keys, groups_of, missing
 from mbrl_lab.renamed import TARGETS, answer_config
 from mbrl_lab.rules import INT64, RULES, number
-from mbrl_lab.tracking.folder import flatten, plain
-from mbrl_lab.words import quoted
+from mbrl_lab.tracking.folder import ABSENT, flatten, plain
+from mbrl_lab.words import quoted, readable
 
 PACKAGE = Path(__file__).resolve().parent
 CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path.is_dir())
@@ -51,6 +52,7 @@ def compose_config(overrides: Sequence[str], config_dir: Path | str | None = Non
     look: whether an environment may be made to find its family, where env=gym leaves that open.
     """
     confs = conf_folders(config_dir)
+    overrides = [readable(override) for override in overrides]
     refuse_unknown_preset(overrides, confs)
     if look:
         overrides, _ = with_family(overrides, confs)
@@ -59,6 +61,31 @@ def compose_config(overrides: Sequence[str], config_dir: Path | str | None = Non
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         problem = error
     raise ConfigError(explain_here(problem, overrides, confs)) from problem
+
+
+def default_of(overrides: Sequence[str], confs: Sequence[Path], key: str) -> Any:
+    """A setting's value in the chosen parts' own files: without preset, experiment and the command line.
+
+    `ABSENT` where these parts have no such setting.
+    """
+    try:
+        value = OmegaConf.select(_defaults(tuple(overrides), tuple(confs)), key, default=ABSENT)
+    except OmegaConfBaseException:  # it points to what only the command line gives
+        return ABSENT
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+TUNED = ("preset", "experiment", "debug", "shrink", "sweep")
+"""Config groups that change other groups' values."""
+
+
+@cache
+def _defaults(overrides: tuple[str, ...], confs: tuple[Path, ...]) -> DictConfig:
+    """The config of the same parts with the values of their own files."""
+    choices = composed(overrides, confs, return_hydra_config=True).hydra.runtime.choices
+    own = {name for name in choices if name in groups_of(confs) and not name.startswith("hydra")}
+    parts = [f"{name}={choices[name]}" for name in sorted(own - set(TUNED)) if choices[name] is not None]
+    return composed([*parts, "preset=none"], confs)
 
 
 def conf_folders(config_dir: Path | str | None = None) -> list[Path]:
@@ -71,11 +98,11 @@ def conf_folders(config_dir: Path | str | None = None) -> list[Path]:
     return [CONF, there]
 
 
-def composed(overrides: Sequence[str], confs: Sequence[Path]) -> DictConfig:
+def composed(overrides: Sequence[str], confs: Sequence[Path], **how: Any) -> DictConfig:
     """A config from the folders; what stands in an earlier one hides what stands in a later one."""
     where = [f"hydra.searchpath=[{','.join(quoted(f'file://{conf}') for conf in confs[1:])}]"]
     with initialize_config_dir(str(confs[0]), version_base="1.3"):
-        return compose("train", [*overrides, *(where if confs[1:] else [])])
+        return compose("train", [*overrides, *(where if confs[1:] else [])], **how)
 
 
 def with_family(words: Sequence[str], confs: Sequence[Path] = (CONF,)) -> tuple[list[str], str]:

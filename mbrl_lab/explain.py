@@ -45,12 +45,12 @@ def explain(error: Exception, overrides: Sequence[str], confs: Sequence[Path], k
     return text.splitlines()[0] + "".join(f" ({line})" for line in cause if line not in text)
 
 
-def taken_away(error: Exception) -> str:
-    """A message for a setting that was asked for and is not there."""
+def deleted_key(error: Exception) -> str:
+    """A message for a required key that an override has deleted."""
     text = str(error).splitlines()[0]
     found = re.search(r"Key '([^']+)' is not in struct", text)
     return (
-        f"{found[1]} is missing, and a run needs it: leave out what takes it away, as ~{found[1]} does"
+        f"{found[1]} is missing, and every run needs it: remove the override that deletes it, such as ~{found[1]}"
         if found
         else text
     )

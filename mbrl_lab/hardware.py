@@ -1,4 +1,4 @@
-"""Whether this machine multiplies bfloat16 in hardware, and how much slower than float32 it is where it does not."""
+"""Whether this machine has bf16 matrix products in hardware, and how much slower than fp32 they are if emulated."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ WITHOUT_BF16 = frozenset({"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "A
 """oneDNN's names of instruction sets that have no product of bfloat16, as ONEDNN_MAX_CPU_ISA takes them."""
 
 AMPERE = 8
-"""CUDA's compute capability (major) from which tensor cores multiply bfloat16."""
+"""CUDA's compute capability (major) from which tensor cores support bf16."""
 
 SIDE, REPEATS = 256, 3
 """Of the square matrices, about a layer's size, whose product is timed, and how often; the quickest counts."""
 
 
-def multiplies_bf16(device: torch.device) -> bool:
+def supports_bf16(device: torch.device) -> bool:
     """Whether matrix products in bfloat16 are the device's own, not emulated by conversions to float32.
 
     Caps on instruction sets count (ONEDNN_MAX_CPU_ISA, DNNL_MAX_CPU_ISA, ATEN_CPU_CAPABILITY). On macOS torch has no

@@ -18,7 +18,10 @@ from hydra.errors import HydraException
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
 """Settings that are always one text."""
 
-TEXTS = (*FOLDERS, "name", "sweep_name")
+SOURCES = ("init_from", "init_checkpoint")
+"""Settings that are the path of a folder which is there, or a sweep over several."""
+
+TEXTS = (*FOLDERS, *SOURCES, "name", "sweep_name")
 """Settings that can only be texts: what Hydra's grammar has no reading for is quoted."""
 
 
@@ -58,11 +61,12 @@ def readable(override: str) -> str:
     key, equals, value = override.partition("=")
     if not equals or key not in TEXTS or value.strip() in ("", "null"):
         return override
-    if key in FOLDERS and value.split("/")[0] == "~":  # which no shell expands behind a key
+    if key in (*FOLDERS, *SOURCES) and value.split("/")[0] == "~":  # which no shell expands behind a key
         value = os.path.expanduser(value)
         override = f"{key}={value}"
     read = parsed(override)
-    odd = read is None or (key in FOLDERS and (read.is_sweep_override() or not isinstance(read.value(), str)))
+    one = key in FOLDERS or (key in SOURCES and Path(value).is_dir())
+    odd = read is None or (one and (read.is_sweep_override() or not isinstance(read.value(), str)))
     return f"{key}={quoted(value)}" if odd else override
 
 

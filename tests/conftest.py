@@ -69,10 +69,10 @@ def composed_once() -> Iterator[None]:
     """The same words compose the same config, so Hydra reads its files once for them; and git is asked once."""
     compose, git = config.compose, provenance.git
     threads = [] if THREADS == 1 else [f"runtime.threads={THREADS}"]
-    composed = cache(lambda conf, name, words: compose(name, [*threads, *words]))
+    composed = cache(lambda conf, name, words, **how: compose(name, [*threads, *words], **how))
 
-    def compose_once(name: str, words: list[str]) -> Any:
-        return copy.deepcopy(composed(config.CONF, name, tuple(words)))
+    def compose_once(name: str, words: list[str], **how: Any) -> Any:
+        return copy.deepcopy(composed(config.CONF, name, tuple(words), **how))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(config, "compose", compose_once)

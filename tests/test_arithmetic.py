@@ -22,7 +22,7 @@ TINY = ("steps=20", "eval.every=0", "eval.final_episodes=1", "video.final=0", "l
 
 
 def on_hardware(monkeypatch: pytest.MonkeyPatch, bf16: bool) -> None:
-    monkeypatch.setattr(arithmetic, "multiplies_bf16", lambda device: bf16)
+    monkeypatch.setattr(arithmetic, "supports_bf16", lambda device: bf16)
     monkeypatch.setattr(arithmetic, "slowdown", lambda device: 50.0)
 
 
@@ -107,6 +107,11 @@ def test_a_run_keeps_what_it_began_with(
     assert changed.precision_why == "as asked for; until now this run was in bf16"
     changed.run()
     assert bits(tmp_path)[-1] == 32 and load_run(tmp_path).precision == torch.float32
+
+    resumed = run_in(tmp_path, "steps=50")
+    assert resumed.precision == torch.float32
+    assert resumed.precision_why == "as last asked for; the run began in bf16"
+    resumed.envs.close()
 
 
 def test_the_opening_lines_tell_it(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import runpy
 import shlex
@@ -16,11 +17,13 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.utils import configure_log
 
 from mbrl_lab import app, config, load_run, make_run
 from mbrl_lab.algo import Random
 from mbrl_lab.comparison import main as compare_main
-from mbrl_lab.config import ConfigError, check, compose_config
+from mbrl_lab.config import CONF, ConfigError, check, compose_config
 from mbrl_lab.doctor.job import parts
 from mbrl_lab.tracking.folder import ConfigMismatch, RunFolder
 from mbrl_lab.tracking.provenance import born
@@ -160,7 +163,10 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "id": (["env=gym"], ["env.id must be given"]),
     "id's spelling": (["env=gym", "env.id=Acrobat-v1"], ["env.id", "'Acrobat-v1'", "did you mean Acrobot-v1?"]),
     "environment": (["env.make.id=CartPoleX-v1"], ["env.make.id is 'CartPoleX-v1'", "did you mean CartPole-v1?"]),
-    "frames": (["env.make.id=Blackjack-v1"], ["observations must be arrays"]),
+    "frames": (
+        ["env=gym", "env.id=Blackjack-v1", "env.max_steps=9", "family=discrete"],
+        ["observations must be arrays"],
+    ),
     "a shrinking schedule": (
         ["algo=mbpo", "algo.rollout=[5,1,20,150]"],
         ["algo.rollout is [5, 1, 20, 150]", "do not shrink"],
@@ -468,3 +474,21 @@ def test_a_run_goes_on_where_nobody_reads_what_it_says(monkeypatch: pytest.Monke
     words = [*QUICK, "eval.final_episodes=1"]
     app.run(compose_config(words), tmp_path, words)
     assert RunFolder(tmp_path).status()["state"] == "done" and {1, 77} <= set(hushed)
+
+
+def test_warnings_look_the_same_with_and_without_hydra(capsys: pytest.CaptureFixture[str]) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", return_hydra_config=True)
+    root, own = logging.getLogger(), logging.getLogger("hydra")
+    before = root.handlers[:], root.level, own.handlers[:], own.level, own.propagate
+    try:
+        configure_log(cfg.hydra.hydra_logging)
+        configure_log(cfg.hydra.job_logging)
+        logging.getLogger("mbrl_lab").warning("no video")
+        logging.getLogger("mbrl_lab").info("not shown")
+        logging.getLogger("hydra.core").info("Launching 2 jobs")
+    finally:
+        root.handlers[:], root.level, own.handlers[:], own.level, own.propagate = before
+    said = capsys.readouterr()
+    assert said.err == "no video\n"
+    assert said.out.endswith("][HYDRA] Launching 2 jobs\n")

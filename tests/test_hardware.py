@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mbrl_lab import hardware
-from mbrl_lab.hardware import multiplies_bf16, slowdown
+from mbrl_lab.hardware import slowdown, supports_bf16
 
 CPU = torch.device("cpu")
 
@@ -61,21 +61,21 @@ def machine(
 )
 def test_processors(seen: dict[str, str], has: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, **seen)  # type: ignore[arg-type]
-    assert multiplies_bf16(CPU) is has
+    assert supports_bf16(CPU) is has
 
 
 @pytest.mark.parametrize(("capability", "has"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
 def test_gpus(capability: tuple[int, int], has: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert multiplies_bf16(torch.device("cuda:0")) is has
+    assert supports_bf16(torch.device("cuda:0")) is has
 
 
 def test_what_is_neither_has_none() -> None:
-    assert not multiplies_bf16(torch.device("mps"))
+    assert not supports_bf16(torch.device("mps"))
 
 
 def test_tests_run_as_if_the_processor_had_none() -> None:
-    assert not multiplies_bf16(CPU)
+    assert not supports_bf16(CPU)
 
 
 def test_the_slowdown_is_the_ratio_of_two_measurements(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from recipes import RECIPES, small
 from runs import metrics
 from torch.utils._pytree import tree_leaves
 
 from mbrl_lab import make_run
+from mbrl_lab.app import AT_ONCE, compose_config, resumed_line, run
 from mbrl_lab.runner import Runner
 from mbrl_lab.tracking.checkpoint import Checkpoint
 from mbrl_lab.tracking.folder import RunFolder, RunRefused
@@ -273,12 +275,68 @@ def test_a_killed_process_and_a_terminated_one_go_on(tmp_path: Path) -> None:
     assert RunFolder(folder).status()["state"] == "running"
     second = start()
     when_at(folder, 180, second.terminate, second)
-    _, said = second.communicate(timeout=60)
+    told, said = second.communicate(timeout=60)
     assert second.returncode == 143, said
+    assert ", attempt 2; the last attempt was killed\n" in told
     assert RunFolder(folder).status()["state"] == "preempted"
     whole(words, folder)
     assert RunFolder(folder).status()["state"] == "done" and RunFolder(folder).status()["attempt"] == 3
     assert_same_run(tmp_path / "a", folder)
+
+
+@pytest.mark.parametrize(
+    ("state", "error", "how"),
+    [
+        ("preempted", None, "preempted by a signal"),
+        ("running", None, "killed"),
+        ("failed", "x is wrong\nso mend it", "a failure: x is wrong"),
+        ("failed", "Traceback ...:\n  line\nKeyError: 3", "a failure: KeyError: 3"),
+        ("failed", "killed by SIGKILL", "killed by SIGKILL"),
+        ("failed", AT_ONCE, "stopped at once by a second Ctrl-C"),
+        ("done", None, "done"),
+    ],
+)
+def test_the_line_of_a_resume_says_how_the_last_attempt_stopped(
+    state: str, error: str | None, how: str, tmp_path: Path
+) -> None:
+    before = {"state": state, "error": error, "step": 77, "attempt": 1}
+    folder = RunFolder(tmp_path)
+    late = ", before its first checkpoint (checkpoint.every)"
+    assert resumed_line(folder, before) == f"resumed   at step 0, attempt 2; the last attempt was {how}{late}"
+    Checkpoint(folder.last).save({"step": 1040})
+    assert resumed_line(folder, before) == f"resumed   at step 1,040, attempt 2; the last attempt was {how}"
+
+
+def test_a_second_interrupt_is_noted_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(runner: Runner) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Runner, "run", interrupted)
+    words = ["algo=random", "env=cartpole", "debug=smoke"]
+    with pytest.raises(KeyboardInterrupt):
+        run(compose_config(words), tmp_path, words)
+    status = RunFolder(tmp_path).status()
+    assert (status["state"], status["error"]) == ("failed", AT_ONCE)
+
+
+def test_a_run_older_than_a_setting_resumes_with_its_default(tmp_path: Path) -> None:
+    words = ["debug=smoke", "experiment=planet_cartpole"]
+
+    def resume(*more: str) -> None:
+        make_run("mpc", "cartpole", *words, *more, folder=tmp_path, steps=200).envs.close()
+
+    resume()
+    stored = RunFolder(tmp_path).config()
+    del stored["init_parts"], stored["replay"]["device"], stored["dynamics"]["free_nats"]
+    del stored["algo"]["dynamics"]["free_nats"]
+    OmegaConf.save(stored, tmp_path / "config.yaml")
+    with pytest.raises(RunRefused, match=r"\n  dynamics.free_nats: \(absent\) -> 2.5$"):
+        resume("dynamics.free_nats=2.5")
+    resume()
+    del stored["planner"]["horizon"], stored["algo"]["planner"]["horizon"]  # which debug=smoke changes
+    OmegaConf.save(stored, tmp_path / "config.yaml")
+    with pytest.raises(RunRefused, match=r"\n  planner.horizon: \(absent\) -> 5$"):
+        resume()
 
 
 def test_stored_latents_resume_exactly(tmp_path: Path) -> None:

@@ -360,6 +360,21 @@ def test_a_sweep_of_ones_own_is_retried(
     assert retry(own, "--trust", "own_module") == 0 and started == ["0", "0"]
 
 
+def test_a_sweep_with_another_folder_of_configs_is_retried_with_it(
+    modules: Path, started: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(modules)
+    (modules / "my_conf" / "experiment").mkdir(parents=True)
+    (modules / "my_conf" / "experiment" / "mine.yaml").write_text("# @package _global_\nsteps: 7\n")
+    seen: list[str] = []
+    monkeypatch.setattr(command, "start", lambda sweep, jobs, skipped: seen.extend(jobs[0].arguments()[:2]))
+    flags = ["--config-dir", str(modules / "my_conf")]
+    path = sweep_of(modules, ["algo=random", "experiment=mine"], flags=flags)
+    assert retry(path) == 2 and "--config-dir" in capsys.readouterr().err
+    assert retry(path, "--config-dir", "nowhere") == 2 and "it must be a folder" in capsys.readouterr().err
+    assert retry(path, "--config-dir", "my_conf") == 0 and seen == flags
+
+
 def test_runs_without_a_sweeps_file_are_checked_too(
     finished: Path, modules: Path, started: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -93,6 +93,16 @@ def test_a_folder_on_the_command_line_is_one_text(text: str) -> None:
     assert str(value_of(readable(f"hydra.run.dir={text}"))) == text
 
 
+@pytest.mark.parametrize("key", ["init_from", "init_checkpoint"])
+@pytest.mark.parametrize("name", ["a b", "lr=0.1,a", "x=1", "a,b", "12", "it's #1"])
+def test_a_path_to_another_runs_weights_needs_no_quotes(key: str, name: str, tmp_path: Path) -> None:
+    place = tmp_path / name
+    assert readable(f"{key}=b c=d") == f"{key}='b c=d'", "no such folder, and Hydra cannot read it"
+    assert readable(f"{key}=a,b") == f"{key}=a,b", "a sweep over two sources"
+    place.mkdir()
+    assert OmegaConf.select(compose_config([f"{key}={place}"]), key) == str(place)
+
+
 def test_what_hydra_reads_is_left_to_it() -> None:
     for words in (
         "name=a,b",

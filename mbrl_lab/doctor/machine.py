@@ -32,7 +32,7 @@ from mbrl_lab.types import EnvSpec
 State = Literal["ok", "missing", "optional"]
 SECONDS = 0.2  # that each environment's speed is measured for
 ROOM = 2**30  # bytes that outputs/ should have free
-NO_BF16 = "not multiplied by the processor: runtime.precision=auto takes fp32"
+NO_BF16 = "no hardware support in this processor: runtime.precision=auto takes fp32"
 ROMS = ("breakout", "space_invaders")
 
 
@@ -95,7 +95,11 @@ def hardware_there() -> list[Finding]:
     free = free_memory(torch.device("cpu")) / 2**30
     return [
         Finding("processor", f"{h['cores']} cores, {h['cpu']}", "ok"),
-        Finding("bfloat16", "multiplied by the processor" if h["bf16"] else NO_BF16, "ok" if h["bf16"] else "optional"),
+        Finding(
+            "bfloat16",
+            "hardware support in this processor" if h["bf16"] else NO_BF16,
+            "ok" if h["bf16"] else "optional",
+        ),
         Finding("memory", f"{h['memory_gib']} GiB, {free:.1f} free", "ok"),
         cuda(h["gpus"]),
         examine("disk", disk, "free some space, or write elsewhere: hydra.run.dir=/large/disk/..."),

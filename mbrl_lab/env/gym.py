@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import logging
 import os
+import re
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
@@ -18,6 +20,9 @@ from mbrl_lab.env.checked import Checked, described
 from mbrl_lab.env.observations import agent_observations
 
 log = logging.getLogger("mbrl_lab")
+
+SHOWN = 12
+"""Ids of a module that a message lists."""
 
 INSTALL = {"Box2D": "pip install 'gymnasium[box2d]'", "MuJoCo": "pip install 'gymnasium[mujoco]'"}
 
@@ -35,6 +40,8 @@ def make_gym_with(id: str, wrap: Mapping[str, Any], **kwargs: Any) -> gymnasium.
     """The same with what `wrap` asks for, see `wrapped` and conf/env/gym.yaml."""
     if _needs_mujoco(id):
         load_mujoco(drawing=kwargs.get("render_mode") is not None)
+    with contextlib.suppress(Exception):  # gymnasium says what is wrong with it
+        registered_by(id)
     limit = {} if wrap.get("max_steps") is None else {"max_episode_steps": -1}  # its own would come first
     try:
         env = gymnasium.make(id, **{"disable_env_checker": True} | kwargs | limit)
@@ -93,11 +100,27 @@ class FrameSkip(gymnasium.Wrapper):
 
 
 @cache
+def registered_by(id: str) -> list[str]:
+    """The ids that the module in `module:Id` registers: new ones when it is imported, or with an entry point in it.
+
+    Raises what importing the module raises; [] for an id without a module.
+    """
+    module, colon, _ = id.rpartition(":")
+    if not colon:
+        return []
+    before = set(gymnasium.registry)
+    import_module(module)
+    places = {name: str(getattr(s.entry_point, "__module__", s.entry_point)) for name, s in gymnasium.registry.items()}
+    inside = {name for name, place in places.items() if re.match(rf"{re.escape(module)}([.:]|$)", place)}
+    return sorted(inside | (set(gymnasium.registry) - before))
+
+
+@cache
 def warn_endless(name: str) -> None:
     """Say once that nothing but the environment itself ends its episodes."""
     log.warning(
         "%s has no time limit: unless it ends episodes itself, evaluations never end. env.max_steps=1000"
-        " with env=gym sets a limit",
+        " with env=gym sets a limit, for a run in a new folder: one that has begun keeps its settings",
         name,
     )
 
@@ -159,7 +182,17 @@ def _why(id: str, error: Exception) -> str:
     for package, cure in INSTALL.items():
         if isinstance(error, gymnasium.error.DependencyNotInstalled) and package.lower() in said.lower():
             return f"{package} is not installed: {cure}"
+    return _unknown(id) if isinstance(error, gymnasium.error.UnregisteredEnv) else said
+
+
+def _unknown(id: str) -> str:
+    """Which ids there are instead: those of the module that `id` names, or one of gymnasium's that is close."""
+    module, colon, name = id.rpartition(":")
+    if colon:
+        there = registered_by(id)
+        which = f"it registers {', '.join(there[:SHOWN])}" + (f" and {len(there) - SHOWN} more" * (len(there) > SHOWN))
+        return f"the module {module} registers no {name}; {which if there else 'it registers none'}"
     known = [x for x in gymnasium.registry if ":" not in x and "/" not in x]
-    close = difflib.get_close_matches(id.rpartition(":")[2], known, n=1, cutoff=0.6)
-    unknown = isinstance(error, gymnasium.error.UnregisteredEnv)
-    return f"there is none; did you mean {close[0]}?" if unknown and close else said
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+    meant = f"did you mean {close[0]}? " if close else ""
+    return f"gymnasium knows none of this name; {meant}One that a module of yours registers is my_module:{name}"

@@ -29,7 +29,7 @@ def worthwhile(rows: int, device: str, few: int = FEW) -> AbstractContextManager
 
 
 def large_enough(net: nn.Module) -> bool:
-    """Whether bfloat16 makes a network quicker where the hardware multiplies it: casts outweigh small layers."""
+    """Whether bf16 is faster for a network on hardware with native bf16: in small layers the casts cost more."""
     return any((p[0] if p.ndim == 3 else p).numel() >= LARGE for p in net.parameters() if p.ndim > 1)
 
 

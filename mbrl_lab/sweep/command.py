@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mbrl_lab.app import attempt
-from mbrl_lab.config import ConfigError
+from mbrl_lab.config import ConfigError, conf_folders
 from mbrl_lab.sweep.jobs import Job, Sweep
 from mbrl_lab.sweep.start import start
 from mbrl_lab.sweep.table import TO_RETRY, collect, look, open_sweep, table
@@ -44,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         help="a module of your own that the runs may build from, or sweep.json: the sweep is yours, with all it says",
     )
+    again.add_argument("--config-dir", metavar="DIR", help="another folder of config files, as for train.py")
     results.add_argument("--out", type=Path, help="the file (results.csv in the sweep's folder)")
     return p
 
@@ -71,7 +73,9 @@ def retry(args: argparse.Namespace, script: Path) -> None:
             raise ConfigError(f"--workers is {args.workers}; it must be a whole number from 1")
         launcher = {"kind": "parallel", "workers": args.workers, "per_gpu": 1}
         sweep = Sweep(sweep.path, sweep.script, sweep.cwd, launcher, sweep.jobs, sweep.submitted)
-    check_sweep(sweep, jobs, script, args.trust)
+    if args.config_dir is not None:
+        jobs = [replace(job, flags=("--config-dir", str(conf_folders(args.config_dir)[-1]))) for job in jobs]
+    check_sweep(sweep, jobs, script, args.trust, args.config_dir)
     start(sweep, jobs, skipped=len(sweep.jobs) - len(jobs))
 
 

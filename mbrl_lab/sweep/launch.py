@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from mbrl_lab.config import ConfigError, check, refuse_old_names, refuse_unknown_preset
+from mbrl_lab.config import ConfigError, check, default_of, refuse_old_names, refuse_unknown_preset
 from mbrl_lab.sweep.jobs import Job, Sweep, names, read_sweep
 from mbrl_lab.sweep.start import start
 from mbrl_lab.tracking.folder import AlreadyRunning, RunFolder, differences, plain
@@ -44,7 +45,7 @@ def launch(
         jobs.append(job)
         with open_dict(cfg):
             del cfg["hydra"]
-        if wanted(folder, cfg):
+        if wanted(folder, cfg, partial(default_of, overrides, confs)):
             waiting.append(job)
     script = str(Path(sys.modules["__main__"].__file__ or sys.argv[0]).resolve())
     launcher = plain(launcher)
@@ -63,16 +64,16 @@ def compose_job(context: HydraContext, config: DictConfig, overrides: Sequence[s
     return cfg
 
 
-def wanted(path: Path, cfg: DictConfig) -> bool:
+def wanted(path: Path, cfg: DictConfig, default: Callable[[str], Any]) -> bool:
     """Whether there is something to do for this run; ConfigError if it cannot be, or if another is there."""
     check(cfg)
     folder, config = RunFolder(path), plain(OmegaConf.to_container(cfg, resolve=True))
     refuse_old_names(folder.config(), str(path / "config.yaml"))
-    changed = differences(folder.config(), config) if folder.config() else []
+    changed = differences(folder.config(), config, default) if folder.config() else []
     if changed:
         raise ConfigError(f"{path} holds a run of another config, {'; '.join(changed[:3])}: choose another sweep_name")
     try:
-        return folder.look(config) != "done"
+        return folder.look(config, default) != "done"
     except AlreadyRunning as error:
         print(f"sweep     {error}: left alone", flush=True)
         return False

@@ -19,11 +19,14 @@ WHOLE = NAME
 WORD = re.compile(r"[\w.-]*")
 
 
-def check_sweep(sweep: Sweep, jobs: Sequence[Job], script: Path, trust: Sequence[str] = ()) -> None:
+def check_sweep(
+    sweep: Sweep, jobs: Sequence[Job], script: Path, trust: Sequence[str] = (), config_dir: str | None = None
+) -> None:
     """ConfigError, in one line, where to start these jobs could run what nobody here has chosen.
 
     script: the one that starts runs here.
     trust: modules that the runs' configs may build from; `sweep.json` among them trusts all of the sweep.
+    config_dir: another folder of configs, which the user has named; the jobs' flags are that one.
     """
     if WHOLE in trust:
         return
@@ -43,15 +46,18 @@ def check_sweep(sweep: Sweep, jobs: Sequence[Job], script: Path, trust: Sequence
         where = f"{source}: run {job.folder.relative_to(sweep.path).as_posix()}"
         if "${" in str(job.folder) or not str(job.folder).isprintable():
             raise ConfigError(f"{source}: run {str(job.folder)!r} is no name for a folder; {mine}")
-        if job.flags or not isinstance(job.threads, int):
+        if (job.flags and config_dir is None) or not isinstance(job.threads, int):
             what = " ".join(map(str, job.flags)) or f"threads={job.threads!r}"
-            raise ConfigError(f"{where} is started with {what}; {mine}")
+            cure = f"give {what} here too, or " if job.flags[:1] == ("--config-dir",) else ""
+            raise ConfigError(f"{where} is started with {what}; {cure}{mine}")
         if not job.folder.resolve().is_relative_to(sweep.path.resolve()):
             raise ConfigError(f"{where} is a link to {job.folder.resolve()}; {mine}")
         RunFolder(job.folder).refuse_links()
         for word in job.overrides:
             check_word(word, where, mine)
-        cfg = compose_config(job.overrides, look=False)  # or an environment would be made before it is trusted
+        cfg = compose_config(
+            job.overrides, config_dir, look=False
+        )  # or an environment would be made before it is trusted
         if others := [name for name in cfg.logger if name not in ("jsonl", "tensorboard")]:
             raise ConfigError(f"{where} would send its numbers to logger={others[0]}; {mine}")
         check_stored(plain(OmegaConf.to_container(cfg, resolve=True)), where, trust)

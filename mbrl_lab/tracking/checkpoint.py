@@ -100,6 +100,13 @@ class Checkpoint:
         """Whether something was ever saved here."""
         return any(path.exists() for path in [self.newest, *self.older])
 
+    def step(self) -> int | None:
+        """The run's step in the newest state that can be read, its tensors left unread; None where there is none."""
+        for path in [self.newest, *self.older]:
+            with contextlib.suppress(OSError, ValueError):
+                return int(unpack(path, mmap=True)["state"]["step"])
+        return None
+
     def load(self) -> Loaded | None:
         """The newest undamaged checkpoint, or None where there never was one. It runs no code from the file.
 

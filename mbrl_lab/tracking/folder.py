@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -42,6 +42,10 @@ class AlreadyRunning(RunRefused):
     """A live process is at work in the folder."""
 
 
+def _no_default(key: str) -> Any:
+    return ABSENT
+
+
 class RunFolder:
     """`config.yaml` and `overrides.txt` (as last started), `env.json` (as first started), `status.json`, and paths."""
 
@@ -60,9 +64,12 @@ class RunFolder:
         """The folder of the `last` or the `best` checkpoint, or of another one that `name` is the path of."""
         return {"last": self.last, "best": self.best}.get(name, Path(name))
 
-    def open(self, config: Mapping[str, Any], overrides: Sequence[str]) -> Opening:
+    def open(
+        self, config: Mapping[str, Any], overrides: Sequence[str], default: Callable[[str], Any] = _no_default
+    ) -> Opening:
         """Start a run here, of a resolved config of plain values, and say what is to be done.
 
+        default: what a setting is by default: one that an older config lacks, and that is so here, is no difference.
         fresh: nothing was here. resume: an attempt of the same config was; it may have left no checkpoint yet.
         done: the run has finished and neither `steps` nor `stop` asks for more; nothing was changed.
         Raises ConfigMismatch, AlreadyRunning, or an OSError of one line if the folder cannot be written.
@@ -73,7 +80,7 @@ class RunFolder:
             if not self.lock.take():
                 raise AlreadyRunning(self._at_work())
         try:
-            opening, status = self.look(config), self.status()
+            opening, status = self.look(config, default), self.status()
         except RunRefused:
             self.lock.release()
             raise
@@ -85,13 +92,13 @@ class RunFolder:
             self._write_status(state="running", step=status.get("step", 0), attempt=status.get("attempt", 0) + 1)
         return opening
 
-    def look(self, config: Mapping[str, Any]) -> Opening:
+    def look(self, config: Mapping[str, Any], default: Callable[[str], Any] = _no_default) -> Opening:
         """What `open` would say of this config, or raise, without starting anything."""
         config, status, stored = plain(config), self.status(), self.config()
         if self.running(status) and status["pid"] != os.getpid():
             raise AlreadyRunning(self._at_work())
         if stored:
-            self._refuse_if_different(stored, config)
+            self._refuse_if_different(stored, config, default)
         if status.get("state") == "done" and not _asks_for_more(config, stored, status["step"]):
             return "done"
         return "resume" if status else "fresh"
@@ -163,8 +170,10 @@ class RunFolder:
         who = f"as pid {status['pid']} on {status['host']}" if status else "just now"
         return f"the run in {self.path} is already running {who}"
 
-    def _refuse_if_different(self, stored: dict[str, Any], config: dict[str, Any]) -> None:
-        lines = differences(stored, config)
+    def _refuse_if_different(
+        self, stored: dict[str, Any], config: dict[str, Any], default: Callable[[str], Any]
+    ) -> None:
+        lines = differences(stored, config, default)
         if lines:
             lines.sort(key=lambda line: ABSENT in line)
             more = [f"... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
@@ -236,12 +245,19 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """One line `key: old -> new` for each leaf that differs, but for those under MAY_CHANGE."""
+def differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], default: Callable[[str], Any] = _no_default
+) -> list[str]:
+    """One line `key: old -> new` for each leaf that differs, but for those under MAY_CHANGE.
+
+    A leaf that `old` lacks is no difference where it has its default value: the setting is younger than the run.
+    """
     before, after = flatten(old), flatten(new)
     keys = [key for key in before | after if key.partition(".")[0] not in MAY_CHANGE]
     pairs = {key: (before.get(key, ABSENT), after.get(key, ABSENT)) for key in keys}
     changed = {key: pair for key, pair in pairs.items() if not _same(*pair)}
+    younger = [key for key, (a, b) in changed.items() if a == ABSENT and _same(default(key), b)]
+    changed = {key: pair for key, pair in changed.items() if key not in younger}
     copies = {f"algo.{key}" for key in changed}  # an algo's parts are named a second time in it
     return [f"{key}: {_show(a)} -> {_show(b)}" for key, (a, b) in changed.items() if key not in copies]
 

@@ -17,8 +17,6 @@ from mbrl_lab.env import Episode
 TERMINAL_SECONDS = 0.2
 PLAIN_SECONDS = 10.0
 SPEED_SAMPLES = 150
-SPEED_SECONDS = 1.0
-"""Of training, before which nothing is said of its speed."""
 
 
 class Progress:
@@ -103,7 +101,7 @@ class Progress:
     def _speed(self, now: float) -> float:
         before, step = self.seen[0]
         seconds = now - self.away - before
-        return (self.step - step) / seconds if seconds >= SPEED_SECONDS else 0.0
+        return (self.step - step) / seconds if seconds > 0 else 0.0
 
     def _show(self, now: float) -> None:
         line = self.line(now)

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import torch
 
-from mbrl_lab.hardware import multiplies_bf16
+from mbrl_lab.hardware import supports_bf16
 
 PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -66,7 +66,7 @@ def packages() -> dict[str, str]:
 def hardware() -> dict[str, Any]:
     """{host, system, cpu, cores, memory_gib, bf16, gpus, cuda}.
 
-    Cores are those this process may use; bf16 is whether the processor multiplies it.
+    Cores are those this process may use; bf16 is whether the processor has bf16 matrix products in hardware.
     """
     return {
         "host": socket.gethostname(),
@@ -74,7 +74,7 @@ def hardware() -> dict[str, Any]:
         "cpu": cpu_model(),
         "cores": cores(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "bf16": multiplies_bf16(torch.device("cpu")),
+        "bf16": supports_bf16(torch.device("cpu")),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "cuda": torch.version.cuda,
     }

@@ -30,6 +30,9 @@ CHANNELS = (1, 3, 4)  # of a picture: grey, red-green-blue, and those with an op
 WAYS: tuple[dict[str, Any], ...] = ({"render_mode": "rgb_array"}, {"render_mode": "rgb_array_list"}, {})
 """How an environment is asked for pictures, until it draws one; some take no such argument and draw all the same."""
 
+SILENCE = {"train": "; video.every=0 asks for none", "final": "; video.final=0 asks for none"}
+"""The end of a warning, by the first word of a video's name."""
+
 OFFSCREEN = {"egl": "libEGL.so.1", "osmesa": "libOSMesa.so.8"}  # MUJOCO_GL: the library it needs
 
 
@@ -51,7 +54,7 @@ class Camera:
         except Exception as error:
             if (why := reason(error)) not in self.said:
                 self.said.add(why)
-                log.warning("no video %s: %s", path.name, why)
+                log.warning("no video %s: %s%s", path.name, why, SILENCE.get(path.name.partition("-")[0], ""))
 
 
 def origin(error: Exception) -> Exception:

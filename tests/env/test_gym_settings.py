@@ -95,6 +95,39 @@ def test_one_warning_where_nothing_limits_an_episode(caplog: pytest.LogCaptureFi
         make_gym("CartPole-v1")
     (record,) = caplog.records
     assert record.getMessage().startswith("Unlimited-v0 has no time limit")
+    assert record.getMessage().endswith("for a run in a new folder: one that has begun keeps its settings")
+
+
+MINE = """
+import gymnasium
+class Env(gymnasium.Env): pass
+gymnasium.register("Mine-v0", entry_point=f"{__name__}:Env")
+gymnasium.register("Mine-v1", entry_point=Env)
+gymnasium.register("Elsewhere-v0", entry_point="gymnasium.envs.classic_control:CartPoleEnv")
+"""
+
+
+def test_an_unknown_id_of_a_module_lists_what_that_registers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(gymnasium.envs.registration, "registry", dict(gymnasium.registry))
+    monkeypatch.setattr(gymnasium, "registry", gymnasium.envs.registration.registry)
+    (tmp_path / "ids_of_mine.py").write_text(MINE)
+    (tmp_path / "ids_of_nobody.py").write_text("")
+    with pytest.raises(
+        ValueError, match=r"ids_of_mine registers no Nope-v0; it registers Elsewhere-v0, Mine-v0, Mine-v1$"
+    ):
+        make_gym("ids_of_mine:Nope-v0")
+    with pytest.raises(ValueError, match="ids_of_nobody registers no Nope-v0; it registers none"):
+        make_gym("ids_of_nobody:Nope-v0")
+    with pytest.raises(ValueError, match="No module named"):
+        make_gym("ids_of_no_module:X-v0")
+
+
+def test_an_unknown_id_tells_how_one_of_the_users_own_is_written() -> None:
+    with pytest.raises(ValueError, match=r"knows none of this name; One that .* is my_module:NoRender-v0$"):
+        make_gym("NoRender-v0")
+    with pytest.raises(ValueError, match=r"did you mean CartPole-v1\? One that .* my_module:CartPol-v1$"):
+        make_gym("CartPol-v1")
 
 
 # ---- what is passed on

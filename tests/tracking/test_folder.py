@@ -169,6 +169,10 @@ def test_configs_are_compared_by_value() -> None:
     nan = float("nan")
     assert differences({"a": {"b": nan, "c": 1}}, {"a": {"b": nan, "c": 1.0}}) == []
     assert differences({"a": True}, {"a": 1}) == ["a: true -> 1"]
+    default = {"b": None, "algo.b": None, "c": 1}.get
+    assert differences({}, {"b": None, "algo": {"b": None}}, default) == []
+    assert differences({}, {"b": 2, "c": True}, default) == ["b: (absent) -> 2", "c: (absent) -> true"]
+    assert differences({"b": 1}, {"b": None}, default) == ["b: 1 -> null"], "it was there"
     assert differences({"a": None, "b": {}}, {"a": "None", "b": {"c": 1}}) == [
         "a: null -> None",
         "b: {} -> (absent)",

@@ -64,12 +64,15 @@ def test_evaluations_count_neither_for_the_speed_nor_for_what_is_left() -> None:
     assert stream.getvalue().splitlines()[-1].endswith("eval 5  10 steps/s  0:05:20, 0:01:20 left")
 
 
-def test_of_a_speed_nothing_is_said_within_the_first_second() -> None:
+def test_a_speed_is_shown_from_the_first_step_that_took_time() -> None:
     clock, stream = Clock(), io.StringIO()
-    progress = Progress(1000, stream=stream, clock=clock)
-    clock.now += 0.001
+    progress = Progress(20, stream=stream, clock=clock)
+    assert progress.line(clock.now) == "0/20  0%  ? steps/s  0:00:00, ? left"
     progress.update(1)
-    assert stream.getvalue() == "1/1,000  0%  ? steps/s  0:00:00, ? left\n"
+    assert stream.getvalue() == "1/20  5%  ? steps/s  0:00:00, ? left\n", "a step within one tick of the clock"
+    clock.now += 0.1
+    progress.update(20)
+    assert progress.line(clock.now) == "20/20  100%  200 steps/s  0:00:00, 0:00:00 left"
 
 
 def test_what_takes_long_is_announced_at_once() -> None:
