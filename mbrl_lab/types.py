@@ -116,6 +116,10 @@ class WorldModel(Protocol):
 
     spec: EnvSpec
 
+    @property
+    def row_blocks(self) -> int:
+        """Into how many equal contiguous blocks `imagine` divides its rows, each predicted by one network; often 1."""
+
     def observe(self, state: Tree | None, step: Step) -> Tree:
         """Filter one real step [B] in, starting afresh where `step.first`; `state` is None before the first one."""
 

@@ -48,6 +48,7 @@ class Prolonged:
 
     def __init__(self, model: WorldModel, value: Value) -> None:
         self.model, self.spec, self.policy = model, model.spec, cast(Any, value.policy)
+        self.row_blocks = model.row_blocks
 
     def imagine(self, state: Tree, action: Tensor) -> tuple[Tree, Outcome]:
         return self.model.imagine(state, action)

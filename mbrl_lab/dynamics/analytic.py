@@ -13,6 +13,8 @@ from mbrl_lab.types import EnvSpec, Metrics, Outcome, Step, Tree
 class Analytic:
     """Its state is the observation; see `mbrl_lab.env.physics` for the functions."""
 
+    row_blocks = 1
+
     def __init__(
         self,
         spec: EnvSpec,

@@ -88,6 +88,10 @@ class Ensemble(nn.Module):
     def features(self, state: Tree) -> Tensor:
         return state
 
+    @property
+    def row_blocks(self) -> int:
+        return len(self.elite) if self.propagation == "ts_inf" else 1
+
     def reached(self, replay: Replay, cells: Tensor) -> Tensor:
         """Of cells [N] those whose state replay still has: all of them."""
         return cells

@@ -27,6 +27,8 @@ class SequenceModel(nn.Module):
     opt: torch.optim.Optimizer
     updates: Tensor
 
+    row_blocks = 1
+
     def __init__(self, spec: EnvSpec, length: int, lr: float, clip: float, anneal_updates: int) -> None:
         super().__init__()
         self.spec, self.length, self.lr, self.clip, self.anneal_updates = spec, length, lr, clip, anneal_updates

@@ -116,6 +116,10 @@ class Visual(nn.Module):
         older = torch.cat([state[:, self.shape[0] :][:, : fresh.shape[1] - seen], step.obs], 1)
         return torch.where(step.first.view(-1, 1, 1, 1), fresh, older)
 
+    @property
+    def row_blocks(self) -> int:
+        return self.members
+
     def features(self, state: Tensor) -> Tensor:
         return state[:, -self.spec.obs_shape[0] :]
 

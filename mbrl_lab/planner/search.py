@@ -12,29 +12,66 @@ from torch.utils._pytree import tree_map_only
 from mbrl_lab.planner.proposal import Plan, Proposal, require
 from mbrl_lab.types import Candidates, EnvSpec, Tree, WorldModel
 
+CHECK_EVERY = 4
+"""Imagined steps between two looks at how many sequences are still alive."""
+
+WORTHWHILE = 0.85
+"""Finished rows are dropped once at most this fraction of the rows would be left."""
+
 
 def evaluate(model: WorldModel, state: Tree, sequences: Tensor, particles: int = 1, discount: float = 1.0) -> Tensor:
     """Mean return over particles [B, N] of sequences [B, N, H(, A)] from state [B]; -inf where anything is not finite.
 
     A model that has a `value` of states [M] adds it to what a sequence gets, where the episode goes on after it.
     The model sees P * N * B rows ordered by particle, sequence, environment: an ensemble that gives each member a
-    contiguous block of rows then shows every environment's sequences to all members.
+    contiguous block of rows then shows every environment's sequences to all members. Rows whose episode is over for
+    certain are dropped on the way, and every member loses the same number of them.
     """
     batch, count = sequences.shape[:2]
     copies = particles * count
-    wide = tree_map_only(Tensor, lambda x: x.repeat(copies, *[1] * (x.dim() - 1)), state)
+    rows = torch.arange(copies * batch + -copies * batch % model.row_blocks, device=sequences.device)
+    wide = tree_map_only(Tensor, lambda x: x[rows % batch], state)
     by_step = sequences.movedim(2, 0).transpose(1, 2).flatten(1, 2)  # [H, N * B(, A)]
-    actions = by_step.repeat(1, particles, *[1] * (by_step.dim() - 2))
-    total = torch.zeros(copies * batch, device=sequences.device)
-    alive = torch.ones_like(total)
-    for action in actions:
-        wide, outcome = model.imagine(wide, action)
+    actions = by_step[:, rows % (count * batch)]
+    totals = torch.zeros(len(rows), device=sequences.device)
+    alives = (rows < copies * batch).float()  # no row that only fills the last block
+    total, alive = totals.clone(), alives.clone()
+
+    horizon = len(actions)
+    for step in range(horizon):
+        wide, outcome = model.imagine(wide, actions[step])
         total = total + alive * outcome.reward
         alive = alive * outcome.discount * discount
-    if hasattr(model, "value"):
+        if step % CHECK_EVERY or step == horizon - 1:
+            continue
+        kept = unfinished(alive, model.row_blocks)
+        if kept is not None:
+            totals[rows], alives[rows] = total, alive
+            rows, total, alive, actions = rows[kept], total[kept], alive[kept], actions[:, kept]
+            wide = tree_map_only(Tensor, lambda x: x[kept], wide)  # noqa: B023
+            if not len(kept):
+                break
+
+    if hasattr(model, "value") and len(rows):
         total = total + alive * model.value(wide)
-    sane = total.isfinite() & alive.isfinite()
-    return total.where(sane, -torch.inf).view(particles, count, batch).mean(0).T.contiguous()
+    totals[rows], alives[rows] = total, alive
+    totals, alives = totals[: copies * batch], alives[: copies * batch]
+    sane = totals.isfinite() & alives.isfinite()
+    return totals.where(sane, -torch.inf).view(particles, count, batch).mean(0).T.contiguous()
+
+
+def unfinished(alive: Tensor, blocks: int) -> Tensor | None:
+    """Indices of the rows to keep, as many in each of the equal `blocks` of `alive` [M] as the fullest has alive.
+
+    None where too few rows would be dropped to be worth a copy of the state.
+    """
+    finished = (alive <= 0).view(blocks, -1)
+    most = finished.shape[1] - int(finished.sum(1).min())
+    if most > WORTHWHILE * finished.shape[1]:
+        return None
+    alive_first = finished.sort(dim=1, stable=True).indices[:, :most]
+    start = torch.arange(0, len(alive), finished.shape[1], device=alive.device)
+    return (alive_first + start.unsqueeze(1)).flatten()
 
 
 def softmax_weights(scores: Tensor, temperature: float) -> Tensor:

@@ -23,6 +23,7 @@ class Model(torch.nn.Module):
     """Remembers every observation since an episode began, summed."""
 
     spec = SPEC
+    row_blocks = 1
 
     def observe(self, state: Tree | None, step: Step) -> Tensor:
         before = torch.zeros_like(step.obs[:, 0]) if state is None else state

@@ -11,6 +11,8 @@ from mbrl_lab.types import EnvSpec, Metrics, Outcome, Step, Tree
 class Toy:
     """A world model that is only imagined in; its state is a dict that begins with a clock [B]."""
 
+    row_blocks = 1
+
     def __init__(self, spec: EnvSpec) -> None:
         self.spec = spec
 
