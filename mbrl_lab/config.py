@@ -299,13 +299,24 @@ def check_parts(cfg: DictConfig) -> None:
         if _has(cfg, key) and not isinstance(part, DictConfig):
             raise ConfigError(f"{key} is {part!r}; it must be a part, with a _target_ and its settings")
     for group in ("dynamics", "planner", "policy", "encoder"):
-        node = cfg.get(group, {})
-        if "_target_" in node:
-            known = inspect.signature(locate(node["_target_"])).parameters
-            for key in (k for k in node if k not in known and not k.startswith("_")):
-                part = node["_target_"].rpartition(".")[2]
-                why = f"{part} has no such setting; if a preset made for another {group} set it, add preset=none"
-                raise ConfigError(f"{group}.{key} is {node[key]!r}, but {why}")
+        check_arguments(cfg.get(group, {}), group)
+
+
+def check_arguments(node: DictConfig, path: str) -> None:
+    """ConfigError for a key that the class of a part, or of a group of its settings, does not take."""
+    if "_target_" not in node:
+        return
+    known = inspect.signature(locate(node["_target_"])).parameters
+    for key in (k for k in map(str, node) if not k.startswith("_")):
+        value = node[key]
+        if key not in known:
+            group, name = path.partition(".")[0], node["_target_"].rpartition(".")[2]
+            if isinstance(value, DictConfig):  # name a setting, not a group of them
+                key, value = next(iter(flatten({key: plain(value)}).items()))
+            why = f"{name} has no such setting; if a preset made for another {group} set it, add preset=none"
+            raise ConfigError(f"{path}.{key} is {value!r}, but {why}")
+        if isinstance(value, DictConfig) and not OmegaConf.is_interpolation(node, key):
+            check_arguments(value, f"{path}.{key}")
 
 
 def check_room(cfg: DictConfig) -> None:

@@ -99,10 +99,10 @@ OPTIONS: dict[str, tuple[str, ...]] = {
         "preset=none",
     ),
     "sac_continuous": (
-        "policy.critics=3",
-        "policy.target_subset=2",
-        "policy.norm=true",
-        "policy.dropout=0.1",
+        "policy.critics.number=3",
+        "policy.critics.target_subset=2",
+        "policy.critics.norm=true",
+        "policy.critics.dropout=0.1",
         "runtime.precision=bf16",
     ),
     "ppo_continuous": (

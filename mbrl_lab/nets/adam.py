@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mbrl_lab.nets.precision import differentiate
+from mbrl_lab.ops import clip_norm
 
 
 class Adam(torch.optim.Adam):
@@ -18,6 +20,17 @@ class Adam(torch.optim.Adam):
 
     def __init__(self, params: Any, lr: float, eps: float = 1e-8) -> None:
         super().__init__(params, lr, eps=eps, fused=True)
+
+    def minimise(self, loss: Tensor) -> None:
+        """A step along the gradient of a loss in this optimiser's parameters; no other parameter gets a gradient."""
+        self.differentiate(loss)
+        self.step()
+
+    def minimise_clipped(self, loss: Tensor, max_norm: float) -> Tensor:
+        """`minimise` with gradients scaled to a norm of at most `max_norm` (0: not); returns the norm before that."""
+        norm = clip_norm(self.differentiate(loss), max_norm or math.inf)
+        self.step()
+        return norm
 
     def differentiate(self, loss: Tensor) -> list[Tensor]:
         """Its parameters, whose gradients are then those of a loss; nothing else that the loss depends on gets any."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from mbrl_lab.nets.precision import affordable, autocast_dtype
+from mbrl_lab.nets.precision import autocast_dtype, fp32_if_small
 from mbrl_lab.types import EnvSpec
 
 
@@ -61,7 +61,7 @@ class Convolutional(Encoder):
         self.dim = hidden or self.dim
 
     def forward(self, obs: Tensor) -> Tensor:
-        return affordable(self.hidden, self._flat(obs.flatten(0, -4))).unflatten(0, obs.shape[:-3])
+        return fp32_if_small(self.hidden, self._flat(obs.flatten(0, -4))).unflatten(0, obs.shape[:-3])
 
     def _flat(self, obs: Tensor) -> Tensor:
         first, rest = self.net[0], self.net[1:]

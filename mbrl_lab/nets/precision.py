@@ -33,7 +33,7 @@ def large_enough(net: nn.Module) -> bool:
     return any((p[0] if p.ndim == 3 else p).numel() >= LARGE for p in net.parameters() if p.ndim > 1)
 
 
-def affordable(net: nn.Module, x: Tensor) -> Tensor:
+def fp32_if_small(net: nn.Module, x: Tensor) -> Tensor:
     """`net` of [N, D], where that is `worthwhile` in the digits of a surrounding autocast."""
     with worthwhile(len(x), x.device.type):
         return net(x if len(x) >= FEW else x.float())

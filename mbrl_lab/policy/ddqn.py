@@ -14,7 +14,7 @@ from mbrl_lab.nets.adam import Adam
 from mbrl_lab.nets.augment import random_shift
 from mbrl_lab.nets.encoder import MakeEncoder
 from mbrl_lab.nets.mlp import mlp
-from mbrl_lab.nets.precision import affordable
+from mbrl_lab.nets.precision import fp32_if_small
 from mbrl_lab.ops import clip_norm, masked_mean, n_step_return, pick, polyak, project
 from mbrl_lab.policy.cycle import Cycle, forget, shrink_and_perturb
 from mbrl_lab.types import EnvSpec, Metrics, Step
@@ -90,10 +90,10 @@ class QNetwork(nn.Module):
 
     def forward(self, obs: Tensor) -> Tensor:
         features = self.encoder(obs)
-        advantage = affordable(self.advantage, features).unflatten(-1, (-1, self.outputs))
+        advantage = fp32_if_small(self.advantage, features).unflatten(-1, (-1, self.outputs))
         if self.base is None:
             return advantage
-        base = affordable(self.base, features).unsqueeze(-2)
+        base = fp32_if_small(self.base, features).unsqueeze(-2)
         return base + advantage - advantage.mean(-2, keepdim=True)
 
 

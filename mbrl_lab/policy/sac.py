@@ -1,10 +1,25 @@
-"""SAC: soft actor-critic for continuous (Haarnoja et al. 2018) and discrete actions (Christodoulou 2019)."""
+"""SAC: soft actor-critic for continuous (Haarnoja et al. 2019) and discrete actions (Christodoulou 2019).
+
+An update on transitions (s, a, r, d, s') from replay, d = 1 where s' is terminal; Q' are the target networks:
+
+    a' ~ pi(. | s')
+    y        = r + gamma (1 - d) (min_k Q'_k(s', a') - alpha log pi(a' | s'))     target_q, eqs. 2 and 3
+    J_Q      = mean of sum_k (Q_k(s, a) - y)^2                                    critic_loss, eq. 5
+    a ~ pi(. | s)
+    J_pi     = mean of alpha log pi(a | s) - min_k Q_k(s, a)                      actor_loss, eq. 9
+    J_alpha  = log alpha (H[pi] - target entropy)                                 alpha_loss, eq. 18
+    Q'      <- (1 - tau) Q' + tau Q
+
+Continuous actions are one draw, through which gradients flow. For discrete actions the expectation over a is an exact
+sum (Christodoulou, eqs. 10 to 12). Equations are those of "Soft actor-critic algorithms and applications".
+"""
 
 from __future__ import annotations
 
 import copy
 import math
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,31 +30,170 @@ from mbrl_lab.nets.adam import Adam
 from mbrl_lab.nets.encoder import MakeEncoder
 from mbrl_lab.nets.ensemble import uniform
 from mbrl_lab.nets.mlp import mlp
-from mbrl_lab.nets.precision import affordable
+from mbrl_lab.nets.precision import fp32_if_small
 from mbrl_lab.ops import polyak
-from mbrl_lab.policy.soft import Categorical, Choices, SoftActor, SquashedGaussian
 from mbrl_lab.types import EnvSpec, Metrics, Step, Transition
 
+LOG_STD = (-20.0, 2.0)
+"""Bounds of the logarithm of the standard deviation, as in the authors' code."""
 
-class Judged(NamedTuple):
-    """What the critics' part of an update finds on N transitions, without gradients."""
+
+@dataclass(frozen=True)
+class Critics:
+    """The critics Q_1 ... Q_K, one batched network. ValueError for a subset that is none of them."""
+
+    number: int
+    """K: 2 in SAC, 10 in REDQ."""
+    target_subset: int | None
+    """So many critics, drawn at each update, make the target, and the actor maximises the mean of all K (REDQ, Chen et
+    al. 2021). None: the least of all K serves both."""
+    norm: bool
+    """Layer norm before each activation (DroQ, Hiraoka et al. 2022)."""
+    dropout: float
+    """Probability, before the layer norm (DroQ: 0.01)."""
+
+    def __post_init__(self) -> None:
+        n = self.target_subset
+        if n is not None and not (isinstance(n, int) and 1 <= n <= self.number):
+            allowed = f"null or a whole number from 1 to policy.critics.number, {self.number}"
+            raise ValueError(f"policy.critics.target_subset is {n!r}; it must be {allowed}")
+
+
+@dataclass(frozen=True)
+class Temperature:
+    """The weight of entropy, alpha, and the entropy at which it settles. ValueError for a target that is no number."""
+
+    alpha: float
+    """At the start."""
+    target_entropy: float | None
+    """In nats. None: -A for A continuous dimensions, `entropy_fraction` * log A for A discrete actions."""
+    entropy_fraction: float
+    """Of the largest entropy of discrete actions (Christodoulou: 0.98)."""
+
+    def __post_init__(self) -> None:
+        target = self.target_entropy
+        if target is not None and not (isinstance(target, int | float) and math.isfinite(target)):
+            raise ValueError(f"policy.temperature.target_entropy is {target!r}; it must be null or a number of nats")
+
+
+@dataclass(frozen=True)
+class SACOptim:
+    """Adam's learning rates."""
+
+    actor_lr: float
+    critic_lr: float
+    alpha_lr: float
+    """0: alpha keeps its initial value."""
+
+
+class ActionSample(NamedTuple):
+    """Actions from pi(. | s) in N states, with gradients: one draw (C = 1), or all C discrete actions."""
+
+    action: Tensor | None  # [N, A] drawn; None: all discrete actions
+    prob: Tensor  # [N, C]; [1] for a draw
+    log_prob: Tensor  # [N, C]
+
+    def expectation(self, x: Tensor) -> Tensor:
+        """[N, C] -> [N]: E over actions of x(s, a)."""
+        return (self.prob * x).sum(-1)
+
+
+class ActionDist(Protocol):
+    """How pi(. | s) is read from the actor's output, and what Q(s, a) looks like for such actions."""
+
+    actor_outputs: int
+    critic_inputs: int
+    """Beside the features."""
+    critic_outputs: int
+    default_target_entropy: float
+
+    def act(self, out: Tensor, explore: bool) -> Tensor:
+        """[N, actor_outputs] -> [N] actions: drawn, or the most likely ones."""
+
+    def sample(self, out: Tensor) -> ActionSample:
+        """[N, actor_outputs] -> actions with their log-probabilities."""
+
+    def critic_input(self, features: Tensor, action: Tensor | None) -> Tensor:
+        """[N, D] features and actions -> [N, D + critic_inputs]."""
+
+    def q_of(self, q: Tensor, action: Tensor) -> Tensor:
+        """[K, N, critic_outputs] -> [K, N]: Q(s, a) of actions [N]."""
+
+
+class SquashedGaussian:
+    """Continuous actions a = tanh(u), u = mean + std * noise (Haarnoja et al. 2019, appendix C)."""
+
+    def __init__(self, action_dim: int) -> None:
+        self.actor_outputs = 2 * action_dim
+        self.critic_inputs = action_dim
+        self.critic_outputs = 1
+        self.default_target_entropy = -float(action_dim)
+
+    def act(self, out: Tensor, explore: bool) -> Tensor:
+        mean, log_std = self._mean_and_log_std(out)
+        return (mean + log_std.exp() * torch.randn_like(mean) if explore else mean).tanh()
+
+    def sample(self, out: Tensor) -> ActionSample:
+        mean, log_std = self._mean_and_log_std(out)
+        noise = torch.randn_like(mean)
+        u = mean + log_std.exp() * noise
+
+        # log pi(a) = log N(u) - log(1 - tanh(u)^2). The latter is 2 (log 2 - u - softplus(-2 u)), exact for any u,
+        # where the usual log(1 - tanh(u)^2 + eps) is wrong once tanh(u) rounds to 1.
+        log_normal = -0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)
+        log_prob = log_normal - 2 * (math.log(2) - u - F.softplus(-2 * u))
+        return ActionSample(u.tanh(), log_prob.new_ones(1), log_prob.sum(-1, keepdim=True))
+
+    def critic_input(self, features: Tensor, action: Tensor | None) -> Tensor:
+        assert action is not None
+        return torch.cat([features, action], -1)
+
+    def q_of(self, q: Tensor, action: Tensor) -> Tensor:
+        return q.squeeze(-1)
+
+    def _mean_and_log_std(self, out: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_std = out.float().chunk(2, -1)
+        return mean, log_std.clamp(*LOG_STD)
+
+
+class Categorical:
+    """Discrete actions: every critic gives the values of all, so expectations are exact (Christodoulou 2019)."""
+
+    def __init__(self, action_dim: int, entropy_fraction: float) -> None:
+        self.actor_outputs = action_dim
+        self.critic_inputs = 0
+        self.critic_outputs = action_dim
+        self.default_target_entropy = entropy_fraction * math.log(action_dim)
+
+    def act(self, out: Tensor, explore: bool) -> Tensor:
+        logits = out.float()
+        return torch.multinomial(logits.softmax(-1), 1).squeeze(-1) if explore else logits.argmax(-1)
+
+    def sample(self, out: Tensor) -> ActionSample:
+        log_prob = out.float().log_softmax(-1)
+        return ActionSample(None, log_prob.exp(), log_prob)
+
+    def critic_input(self, features: Tensor, action: Tensor | None) -> Tensor:
+        return features
+
+    def q_of(self, q: Tensor, action: Tensor) -> Tensor:
+        return q.gather(-1, action.expand(len(q), -1).unsqueeze(-1)).squeeze(-1)
+
+
+class CriticAux(NamedTuple):
+    """What `critic_loss` finds beside the loss, for N transitions and without gradients."""
 
     features: Tensor  # [N, D]
-    weight: Tensor  # [N]: the same for each that is valid, one together
-    error: Tensor  # [N]: sizes of the critics' mean errors
+    weight: Tensor  # [N]: 1 / number of valid transitions; 0 where not valid
+    td_error: Tensor  # [N]: size of the critics' mean error
     metrics: Metrics
 
 
 class SAC(nn.Module):
-    """An actor that seeks value and entropy, and `critics` that judge it; the least of them counts.
-
-    With `target_subset` the target is the least of so many critics drawn at each update, and the actor climbs the mean
-    of all (REDQ, Chen et al. 2021). `norm` and `dropout` are the critics' (DroQ, Hiraoka et al. 2022). The encoder
-    learns from the critics. `target_entropy` in nats; null: minus the number of dimensions of continuous actions, the
-    share `entropy_share` of log(number of actions) for discrete ones. `alpha` stays as it is if `alpha_lr` is 0.
-    """
+    """See the top of this file. The encoder learns from the critics alone."""
 
     window = 2
+    """Steps in a window of replay: one transition."""
     compilable = ("critic_loss", "actor_loss")
 
     def __init__(
@@ -48,111 +202,115 @@ class SAC(nn.Module):
         encoder: MakeEncoder,
         width: int,
         depth: int,
-        critics: int,
-        target_subset: int | None,
-        norm: bool,
-        dropout: float,
         gamma: float,
         tau: float,
-        actor_lr: float,
-        critic_lr: float,
-        alpha_lr: float,
-        alpha: float,
-        target_entropy: float | None,
-        entropy_share: float,
+        critics: Critics,
+        temperature: Temperature,
+        optim: SACOptim,
     ) -> None:
+        """`width` and `depth`: hidden layers of actor and critics. `tau`: see `Q'` above."""
         super().__init__()
-        refuse(critics, target_subset, target_entropy)
-        self.critics, self.target_subset, self.gamma, self.tau = critics, target_subset, gamma, tau
-        self.kind: SoftActor = (
-            Categorical(spec.action_dim, entropy_share) if spec.discrete else SquashedGaussian(spec.action_dim)
+        self.critics = critics
+        self.gamma = gamma
+        self.tau = tau
+        self.dist: ActionDist = (
+            Categorical(spec.action_dim, temperature.entropy_fraction)
+            if spec.discrete
+            else SquashedGaussian(spec.action_dim)
         )
-        self.target_entropy = self.kind.target_entropy if target_entropy is None else target_entropy
+        target = temperature.target_entropy
+        self.target_entropy = self.dist.default_target_entropy if target is None else target
+
+        # Networks. The critics' last layer is float32 even in bf16, which cannot tell values near 500 apart.
         self.encoder = encoder(spec)
         dim = self.encoder.dim
-        self.actor = mlp([dim, *[width] * depth, self.kind.outputs])
+        self.actor = mlp([dim, *[width] * depth, self.dist.actor_outputs])
         self.critic = EnsembleMLP(
-            critics, dim + self.kind.inputs, self.kind.answers, width, depth, F.relu, norm, dropout, uniform, True
+            critics.number,
+            dim + self.dist.critic_inputs,
+            self.dist.critic_outputs,
+            width,
+            depth,
+            F.relu,
+            critics.norm,
+            critics.dropout,
+            uniform,
+            fp32_output=True,
         )
         self.target_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
-        self.log_alpha = nn.Parameter(torch.tensor(math.log(alpha)))
-        judges = [*self.encoder.parameters(), *self.critic.parameters()]
-        others: list[dict[str, Any]] = [
+        self.log_alpha = nn.Parameter(torch.tensor(math.log(temperature.alpha)))
+
+        # The actor and alpha share an optimiser: a step of two costs more than one of both.
+        actor_groups: list[dict[str, Any]] = [
             {"params": self.actor.parameters()},
-            {"params": [self.log_alpha], "lr": alpha_lr},
+            {"params": [self.log_alpha], "lr": optim.alpha_lr},
         ]
-        self.critic_opt = Adam(judges, critic_lr)
-        self.actor_opt = Adam(others, actor_lr)
+        self.critic_opt = Adam([*self.encoder.parameters(), *self.critic.parameters()], optim.critic_lr)
+        self.actor_opt = Adam(actor_groups, optim.actor_lr)
 
     @torch.no_grad()
     def act(self, obs: Tensor, explore: bool) -> Tensor:
-        return self.kind.act(affordable(self.actor, self.encoder(obs)), explore)
+        return self.dist.act(fp32_if_small(self.actor, self.encoder(obs)), explore)
 
     def update(self, steps: Step) -> Metrics:
         return self.update_weighted(steps, torch.ones_like(steps.reward[0]))[0]
 
     def update_weighted(self, steps: Step, importance: Tensor) -> tuple[Metrics, Tensor]:
-        """The critics' loss is weighed by importance [B]; the sizes [B] of their mean errors come back."""
-        critic_loss, seen = self.critic_loss(steps, importance)
-        self.critic_opt.differentiate(critic_loss)
-        self.critic_opt.step()
-        actor_loss, metrics = self.actor_loss(seen.features, seen.weight)
-        self.actor_opt.differentiate(actor_loss)
-        self.actor_opt.step()
+        """One step of all networks on windows [2, B]; importance [B] weighs the critics' loss. Also TD errors [B]."""
+        critic_loss, aux = self.critic_loss(steps, importance)
+        self.critic_opt.minimise(critic_loss)
+
+        # The actor follows the critics as they are after their step.
+        actor_loss, metrics = self.actor_loss(aux.features, aux.weight)
+        self.actor_opt.minimise(actor_loss)
+
         targets = [*self.target_encoder.parameters(), *self.target_critic.parameters()]
         polyak(targets, self.critic_opt.param_groups[0]["params"], self.tau)
-        return seen.metrics | metrics, seen.error
+        return aux.metrics | metrics, aux.td_error
 
-    def critic_loss(self, steps: Step, importance: Tensor) -> tuple[Tensor, Judged]:
-        """Of rows [2, B] that count `importance` [B]: a loss, and what else was found."""
+    def critic_loss(self, steps: Step, importance: Tensor) -> tuple[Tensor, CriticAux]:
+        """J_Q (eq. 5): squared errors, summed over critics, averaged over valid transitions."""
         t = Transition(*(x.flatten(0, 1) for x in steps.transitions()))
         weight = t.valid / t.valid.sum().clamp(min=1)
+
         features = self.encoder(t.obs)
-        q = self.kind.taken(self.judge(self.critic, features, t.action), t.action)
-        error = q - self.returns(t, self.log_alpha.detach().exp())
-        loss = (error.square() * (importance * weight)).sum()
+        q = self.dist.q_of(self.q_values(self.critic, features, t.action), t.action)
+        td_error = q - self.target_q(t, self.log_alpha.detach().exp())
+        loss = (td_error.square() * (importance * weight)).sum()
+
         metrics: Metrics = {
-            "policy/critic_loss": loss.detach() / self.critics,
+            "policy/critic_loss": loss.detach() / self.critics.number,
             "policy/q": (q.detach().mean(0) * weight).sum(),
         }
-        return loss, Judged(features.detach(), weight, t.valid * error.detach().mean(0).abs(), metrics)
-
-    def actor_loss(self, features: Tensor, weight: Tensor) -> tuple[Tensor, Metrics]:
-        """Of features [N, D] that count `weight` [N]: a loss of actor and temperature."""
-        alpha = self.log_alpha.detach().exp()
-        choices = self.kind.consider(self.actor(features))
-        loss = (self.regret(features, choices, alpha) * weight).sum()
-        entropy = (-choices.expect(choices.logp) * weight).sum().detach()
-        metrics: Metrics = {"policy/actor_loss": loss.detach(), "policy/alpha": alpha, "policy/entropy": entropy}
-        return loss + self.log_alpha * (entropy - self.target_entropy), metrics
-
-    def judge(self, critic: EnsembleMLP, features: Tensor, action: Tensor | None) -> Tensor:
-        """[N, D] features and actions -> [K, N, C]: what each critic says."""
-        asked = self.kind.question(features, action)
-        return critic(asked.expand(self.critics, *asked.shape))
+        return loss, CriticAux(features.detach(), weight, t.valid * td_error.detach().mean(0).abs(), metrics)
 
     @torch.no_grad()
-    def returns(self, t: Transition, alpha: Tensor) -> Tensor:
-        """[N]: what critics should say: reward, and unless the value ends the soft value of what comes next."""
-        choices = self.kind.consider(self.actor(self.encoder(t.next_obs)))
-        q = self.judge(self.target_critic, self.target_encoder(t.next_obs), choices.action)
-        if self.target_subset is not None:
-            q = q[torch.randperm(self.critics, device=q.device)[: self.target_subset]]
-        value = choices.expect(q.amin(0) - alpha * choices.logp)
-        return t.reward + self.gamma * ~t.terminal * value
+    def target_q(self, t: Transition, alpha: Tensor) -> Tensor:
+        """[N]: y = r + gamma (1 - d) E[min_k Q'_k(s', a') - alpha log pi(a' | s')] (eqs. 2 and 3)."""
+        pi = self.dist.sample(self.actor(self.encoder(t.next_obs)))
+        q = self.q_values(self.target_critic, self.target_encoder(t.next_obs), pi.action)
+        if self.critics.target_subset is not None:
+            q = q[torch.randperm(len(q), device=q.device)[: self.critics.target_subset]]
+        v = pi.expectation(q.amin(0) - alpha * pi.log_prob)
+        return t.reward + self.gamma * ~t.terminal * v
 
-    def regret(self, features: Tensor, choices: Choices, alpha: Tensor) -> Tensor:
-        """[N]: what the actor makes small, the mean of alpha log p - Q over its actions."""
-        q = self.judge(self.critic, features, choices.action)
-        q = q.amin(0) if self.target_subset is None else q.mean(0)
-        return choices.expect(alpha * choices.logp - q)
+    def actor_loss(self, features: Tensor, weight: Tensor) -> tuple[Tensor, Metrics]:
+        """J_pi + J_alpha (eqs. 9 and 18) on features [N, D] that count `weight` [N]."""
+        alpha = self.log_alpha.detach().exp()
+        pi = self.dist.sample(self.actor(features))
+        q = self.q_values(self.critic, features, pi.action)
+        q = q.amin(0) if self.critics.target_subset is None else q.mean(0)
+        loss = (pi.expectation(alpha * pi.log_prob - q) * weight).sum()
+        entropy = (-pi.expectation(pi.log_prob) * weight).sum().detach()
+        metrics: Metrics = {"policy/actor_loss": loss.detach(), "policy/alpha": alpha, "policy/entropy": entropy}
+        return loss + self.alpha_loss(entropy), metrics
 
+    def alpha_loss(self, entropy: Tensor) -> Tensor:
+        """J_alpha (eq. 18), in log alpha as in the authors' code: alpha falls while the entropy is above its target."""
+        return self.log_alpha * (entropy - self.target_entropy)
 
-def refuse(critics: int, target_subset: int | None, target_entropy: float | None) -> None:
-    """ValueError for settings that no rule by themselves can judge."""
-    if target_subset is not None and not (isinstance(target_subset, int) and 1 <= target_subset <= critics):
-        allowed = f"null or a whole number from 1 to policy.critics, {critics}"
-        raise ValueError(f"policy.target_subset is {target_subset!r}; it must be {allowed}")
-    if target_entropy is not None and not (isinstance(target_entropy, int | float) and math.isfinite(target_entropy)):
-        raise ValueError(f"policy.target_entropy is {target_entropy!r}; it must be null or a number of nats")
+    def q_values(self, critic: EnsembleMLP, features: Tensor, action: Tensor | None) -> Tensor:
+        """[K, N, C]: Q_k(s, a) for features [N, D] and actions; C is 1, or all discrete actions."""
+        x = self.dist.critic_input(features, action)
+        return critic(x.expand(self.critics.number, *x.shape))

@@ -189,7 +189,13 @@ def test_rollouts_of_a_latent_model_teach_a_policy_to_bring_it_there(tmp_path: P
     """MBPO in latent space, on the toy."""
     model = ["dynamics=latent", "preset=none", "dynamics.lr=3e-3", "algo.warmup=60", "algo.fit.max_updates=60"]
     rollouts = ["algo.starts=100", "algo.rollout=[3,3,0,1]", "algo.updates=4", "algo.batch=64", "algo.real_ratio=0.2"]
-    rates = ["policy.actor_lr=3e-3", "policy.critic_lr=3e-3", "policy.alpha=0.1", "policy.gamma=0.9", "policy.width=32"]
+    rates = [
+        "policy.optim.actor_lr=3e-3",
+        "policy.optim.critic_lr=3e-3",
+        "policy.temperature.alpha=0.1",
+        "policy.gamma=0.9",
+        "policy.width=32",
+    ]
     words = [*model, *rollouts, *rates, "algo.every=30", "algo.epoch=30"]
     assert final_return("mbpo", 0, tmp_path, *words, steps=220) > -3
 

@@ -265,7 +265,13 @@ def test_more_than_there_is_memory_for_is_refused_before_anything_runs() -> None
 
 QUICK = ["policy.width=64", "policy.gamma=0.9", "algo.warmup=50", "algo.every=25", "algo.starts=500", "algo.epoch=50"]
 QUICK += ["algo.batch=64", "algo.updates=4", "algo.fit.batch=32", "algo.fit.max_updates=200", "dynamics.lr=3e-3"]
-SAC = ["policy.actor_lr=3e-3", "policy.critic_lr=3e-3", "policy.alpha_lr=3e-3", "policy.alpha=0.1", "policy.tau=0.02"]
+SAC = [
+    "policy.optim.actor_lr=3e-3",
+    "policy.optim.critic_lr=3e-3",
+    "policy.optim.alpha_lr=3e-3",
+    "policy.temperature.alpha=0.1",
+    "policy.tau=0.02",
+]
 PPO = [
     "preset=none",
     "policy=ppo",

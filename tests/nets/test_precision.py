@@ -7,14 +7,14 @@ import torch
 from torch import nn
 
 from mbrl_lab.nets import EnsembleMLP
-from mbrl_lab.nets.precision import FEW, affordable, differentiate, large_enough
+from mbrl_lab.nets.precision import FEW, differentiate, fp32_if_small, large_enough
 
 
 @pytest.mark.parametrize(("rows", "dtype"), [(FEW - 1, torch.float32), (FEW, torch.bfloat16)])
 def test_few_rows_keep_their_digits(rows: int, dtype: torch.dtype) -> None:
     net, x = nn.Linear(5, 3), torch.randn(rows, 5)
     with torch.autocast("cpu", torch.bfloat16):
-        out = affordable(net, x.bfloat16())
+        out = fp32_if_small(net, x.bfloat16())
     assert out.dtype == dtype
     if dtype == torch.float32:
         assert torch.equal(out, net(x.bfloat16().float()))
@@ -23,7 +23,7 @@ def test_few_rows_keep_their_digits(rows: int, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("rows", [1, FEW])
 def test_without_autocast_it_is_the_network(rows: int) -> None:
     net, x = nn.Linear(5, 3), torch.randn(rows, 5)
-    assert torch.equal(affordable(net, x), net(x))
+    assert torch.equal(fp32_if_small(net, x), net(x))
 
 
 def test_gradients_are_those_outside_of_autocast() -> None:

@@ -40,7 +40,7 @@ def q_network(**settings: object) -> Net:
 def sac_critic() -> Net:
     policy = made("policy/sac", CONTINUOUS)
     action = torch.rand(ROWS, 3) * 2 - 1
-    return lambda obs: policy.judge(policy.critic, obs, action), policy.critic.weights[-1], policy.critic.biases[-1]
+    return lambda obs: policy.q_values(policy.critic, obs, action), policy.critic.weights[-1], policy.critic.biases[-1]
 
 
 def ppo_critic() -> Net:

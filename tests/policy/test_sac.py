@@ -1,10 +1,11 @@
-"""SAC's target, gradients and probabilities by hand and by brute force, and toys whose soft optimum is known."""
+"""SAC's target, losses and log-probabilities against known answers, and toys whose soft optimum is known."""
 
 from __future__ import annotations
 
 import copy
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from mbrl_lab import make_run
 from mbrl_lab.nets.encoder import Vector
 from mbrl_lab.nets.speed import compile_parts
 from mbrl_lab.policy import SAC
-from mbrl_lab.policy.soft import Categorical, SquashedGaussian
+from mbrl_lab.policy.sac import Categorical, Critics, SACOptim, SquashedGaussian, Temperature
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Step, Transition
 
@@ -27,23 +28,21 @@ BOTH = pytest.mark.parametrize("spec", [DISCRETE, CONTINUOUS], ids=["discrete", 
 
 
 def sac(spec: EnvSpec, **changed: Any) -> SAC:
+    """Small and quick to learn; `changed`: settings of SAC or of one of its groups."""
     settings: dict[str, Any] = {
         "encoder": Vector,
         "width": 16,
         "depth": 2,
-        "critics": 2,
-        "target_subset": None,
-        "norm": False,
-        "dropout": 0.0,
         "gamma": 0.9,
         "tau": 0.1,
-        "actor_lr": 1e-2,
-        "critic_lr": 1e-2,
-        "alpha_lr": 1e-2,
-        "alpha": 0.5,
-        "target_entropy": None,
-        "entropy_share": 0.98,
     }
+    groups: dict[str, tuple[type, dict[str, Any]]] = {
+        "critics": (Critics, {"number": 2, "target_subset": None, "norm": False, "dropout": 0.0}),
+        "temperature": (Temperature, {"alpha": 0.5, "target_entropy": None, "entropy_fraction": 0.98}),
+        "optim": (SACOptim, {"actor_lr": 1e-2, "critic_lr": 1e-2, "alpha_lr": 1e-2}),
+    }
+    for name, (kind, default) in groups.items():
+        settings[name] = kind(**{key: changed.pop(key, value) for key, value in default.items()})
     return SAC(spec, **settings | changed)
 
 
@@ -58,8 +57,8 @@ def transition(steps: Step) -> Transition:
     return Transition(*(x.flatten(0, 1) for x in steps.transitions()))
 
 
-def say_always(policy: SAC, logits: list[float], *critics: list[float]) -> None:
-    """An actor and target critics of depth 0 that give the same answers in every state."""
+def set_outputs(policy: SAC, logits: list[float], *critics: list[float]) -> None:
+    """Give actor and critics of depth 0 the same outputs in every state."""
     for parameter in [*policy.actor.parameters(), *policy.target_critic.parameters(), *policy.critic.parameters()]:
         parameter.data.zero_()
     policy.actor[-1].bias.data.copy_(torch.tensor(logits))
@@ -67,21 +66,21 @@ def say_always(policy: SAC, logits: list[float], *critics: list[float]) -> None:
     policy.critic.biases[-1].data.copy_(torch.tensor(critics)[:, None])
 
 
-def test_the_discrete_target_by_hand() -> None:
+def test_discrete_target_q_by_hand() -> None:
     policy = sac(DISCRETE, depth=0)
     p = [0.5, 0.3, 0.2]
-    say_always(policy, [math.log(x) for x in p], [1.0, 5.0, 3.0], [2.0, 4.0, 6.0])  # the least: 1, 4, 3
+    set_outputs(policy, [math.log(x) for x in p], [1.0, 5.0, 3.0], [2.0, 4.0, 6.0])  # the least: 1, 4, 3
     value = 0.5 * 1 + 0.3 * 4 + 0.2 * 3 - 0.5 * sum(x * math.log(x) for x in p)
     t = transition(rows(DISCRETE, 3))
     terminal, reward = torch.tensor([False, True, False]), torch.tensor([1.0, 2.0, -3.0])
-    got = policy.returns(t._replace(terminal=terminal, reward=reward), torch.tensor(0.5))
+    got = policy.target_q(t._replace(terminal=terminal, reward=reward), torch.tensor(0.5))
     torch.testing.assert_close(got, torch.tensor([1 + 0.9 * value, 2.0, -3 + 0.9 * value]))
 
 
-def test_windows_weigh_as_they_are_told_and_their_errors_come_back() -> None:
+def test_importance_weighs_the_critic_loss_and_td_errors_are_returned() -> None:
     """Critics that say 1 and 3 of rewards 0, 4 and one beyond an episode's end; squares 1 and 9, 9 and 1."""
     policy = sac(DISCRETE, depth=0, gamma=0.0)
-    say_always(policy, [0.0, 0.0, 0.0], [1.0] * 3, [3.0] * 3)
+    set_outputs(policy, [0.0, 0.0, 0.0], [1.0] * 3, [3.0] * 3)
     steps = rows(DISCRETE, 3)
     first = torch.tensor([[False] * 3, [False, False, True]])
     steps = steps._replace(reward=torch.tensor([[9.0] * 3, [0.0, 4.0, 7.0]]), first=first)
@@ -90,15 +89,15 @@ def test_windows_weigh_as_they_are_told_and_their_errors_come_back() -> None:
     assert metrics["policy/critic_loss"] == pytest.approx(((1 + 0.5 * 9) / 2 + (9 + 0.5 * 1) / 2) / 2)
 
 
-def test_the_continuous_target_by_hand() -> None:
+def test_continuous_target_q_by_hand() -> None:
     policy = sac(CONTINUOUS, depth=0)
-    say_always(policy, [0.3, -0.2, math.log(0.5), math.log(2.0)], [7.0], [4.0])
+    set_outputs(policy, [0.3, -0.2, math.log(0.5), math.log(2.0)], [7.0], [4.0])
     t = transition(rows(CONTINUOUS, 2))._replace(terminal=torch.tensor([False, True]), reward=torch.tensor([1.0, 2.0]))
     torch.manual_seed(3)
     u = torch.tensor([0.3, -0.2]) + torch.tensor([0.5, 2.0]) * torch.randn(2, 2)
     logp = reference([0.3, -0.2], [0.5, 2.0]).log_prob(u.tanh())
     torch.manual_seed(3)
-    got = policy.returns(t, torch.tensor(0.5))
+    got = policy.target_q(t, torch.tensor(0.5))
     torch.testing.assert_close(got, torch.stack([1 + 0.9 * (4 - 0.5 * logp[0]), torch.tensor(2.0)]))
 
 
@@ -106,37 +105,37 @@ def reference(mean: list[float], std: list[float]) -> TransformedDistribution:
     return TransformedDistribution(Independent(Normal(torch.tensor(mean), torch.tensor(std)), 1), [TanhTransform()])
 
 
-def test_log_probabilities_are_those_of_torch() -> None:
+def test_log_prob_equals_torch_distributions() -> None:
     actor, out = SquashedGaussian(2), torch.tensor([[0.4, -0.7, math.log(0.3), math.log(0.8)]]).expand(500, 4)
-    drawn = actor.consider(out)
-    assert drawn.action is not None and drawn.action.shape == (500, 2) and drawn.logp.shape == (500, 1)
+    drawn = actor.sample(out)
+    assert drawn.action is not None and drawn.action.shape == (500, 2) and drawn.log_prob.shape == (500, 1)
     expected = reference([0.4, -0.7], [0.3, 0.8]).log_prob(drawn.action)
-    torch.testing.assert_close(drawn.logp[:, 0], expected, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(drawn.log_prob[:, 0], expected, atol=1e-3, rtol=1e-3)
 
 
-def test_log_probabilities_hold_where_tanh_is_one() -> None:
+def test_log_prob_is_exact_where_tanh_rounds_to_one() -> None:
     """At |u| = 30 the density of tanh u is N(u) cosh(u)^2, so log p = log N(u) + 2 |u| - 2 log 2, to the last digit."""
     out = torch.tensor([[30.0, math.log(1e-3)], [-30.0, math.log(1e-3)]]).requires_grad_()
     torch.manual_seed(1)
     noise = torch.randn(2, 1)
     torch.manual_seed(1)
-    drawn = SquashedGaussian(1).consider(out)
+    drawn = SquashedGaussian(1).sample(out)
     normal = -0.5 * noise.square() - math.log(1e-3) - 0.5 * math.log(2 * math.pi)
     size = (torch.tensor([[30.0], [-30.0]]) + 1e-3 * noise).abs()
-    torch.testing.assert_close(drawn.logp, normal + 2 * size - 2 * math.log(2))
-    drawn.logp.sum().backward()
+    torch.testing.assert_close(drawn.log_prob, normal + 2 * size - 2 * math.log(2))
+    drawn.log_prob.sum().backward()
     assert out.grad is not None and out.grad.isfinite().all()
     torch.testing.assert_close(out.grad[:, 0], torch.tensor([2.0, -2.0]))
 
 
-def test_log_probabilities_integrate_to_one() -> None:
+def test_density_integrates_to_one() -> None:
     """The mean of 1 / p over draws is the length of the interval that they reach, here all of (-1, 1)."""
-    drawn = SquashedGaussian(1).consider(torch.zeros(200_000, 2))
-    assert drawn.logp.neg().exp().mean().item() == pytest.approx(2, rel=0.02)
+    drawn = SquashedGaussian(1).sample(torch.zeros(200_000, 2))
+    assert drawn.log_prob.neg().exp().mean().item() == pytest.approx(2, rel=0.02)
 
 
 @BOTH
-def test_acting(spec: EnvSpec) -> None:
+def test_act_explores_or_is_greedy(spec: EnvSpec) -> None:
     policy, obs = sac(spec), torch.randn(1, 2).expand(4000, 2)
     greedy, drawn = policy.act(obs, explore=False), policy.act(obs, explore=True)
     torch.testing.assert_close(greedy, greedy[:1].expand_as(greedy))
@@ -164,7 +163,7 @@ def brute_force_gradient(policy: SAC, obs: Tensor, alpha: float) -> list[Tensor]
     return gradient
 
 
-def test_the_discrete_actors_gradient_is_the_policy_gradient() -> None:
+def test_discrete_actor_gradient_is_the_policy_gradient() -> None:
     policy, steps = sac(DISCRETE, critic_lr=1e-12), rows(DISCRETE)
     expected = brute_force_gradient(policy, steps.obs[0], alpha=0.5)
     policy.update(steps)
@@ -172,12 +171,12 @@ def test_the_discrete_actors_gradient_is_the_policy_gradient() -> None:
 
 
 @BOTH
-def test_critics_learn_from_their_own_loss_alone(spec: EnvSpec) -> None:
+def test_critics_get_gradients_of_the_critic_loss_only(spec: EnvSpec) -> None:
     policy, steps = sac(spec), rows(spec)
     alone, t = copy.deepcopy(policy), transition(steps)
     torch.manual_seed(1)
-    target = alone.returns(t, torch.tensor(0.5))
-    q = alone.kind.taken(alone.judge(alone.critic, t.obs, t.action), t.action)
+    target = alone.target_q(t, torch.tensor(0.5))
+    q = alone.dist.q_of(alone.q_values(alone.critic, t.obs, t.action), t.action)
     (q - target).square().mean(1).sum().backward()
     torch.manual_seed(1)
     policy.update(steps)
@@ -188,7 +187,7 @@ def test_critics_learn_from_their_own_loss_alone(spec: EnvSpec) -> None:
 
 
 @BOTH
-def test_targets_move_a_share_of_the_way(spec: EnvSpec) -> None:
+def test_target_networks_move_by_tau(spec: EnvSpec) -> None:
     policy = sac(spec)
     before = [p.clone() for p in policy.target_critic.parameters()]
     policy.update(rows(spec))
@@ -198,34 +197,36 @@ def test_targets_move_a_share_of_the_way(spec: EnvSpec) -> None:
 
 
 @BOTH
-@pytest.mark.parametrize(("target", "falls"), [(-50.0, True), (50.0, False)], ids=["too random", "too sure"])
-def test_alpha_falls_where_there_is_more_entropy_than_asked_for(spec: EnvSpec, target: float, falls: bool) -> None:
+@pytest.mark.parametrize(
+    ("target", "falls"), [(-50.0, True), (50.0, False)], ids=["entropy above target", "entropy below target"]
+)
+def test_alpha_falls_while_entropy_is_above_its_target(spec: EnvSpec, target: float, falls: bool) -> None:
     policy = sac(spec, target_entropy=target)
     entropy = policy.update(rows(spec))["policy/entropy"]
     torch.testing.assert_close(policy.log_alpha.grad, entropy - target)
     assert (policy.log_alpha < math.log(0.5)) == falls
 
 
-def test_target_entropies() -> None:
+def test_default_target_entropy() -> None:
     assert sac(CONTINUOUS).target_entropy == -2
-    assert sac(DISCRETE, entropy_share=0.5).target_entropy == pytest.approx(0.5 * math.log(3))
+    assert sac(DISCRETE, entropy_fraction=0.5).target_entropy == pytest.approx(0.5 * math.log(3))
     assert sac(DISCRETE, target_entropy=-1.5).target_entropy == -1.5
 
 
-def test_alpha_stays_without_a_learning_rate() -> None:
+def test_alpha_is_fixed_at_a_learning_rate_of_zero() -> None:
     policy = sac(DISCRETE, alpha_lr=0.0)
     policy.update(rows(DISCRETE))
     assert policy.log_alpha.exp().item() == pytest.approx(0.5)
 
 
-def test_the_entropy_that_is_logged() -> None:
+def test_logged_entropy_by_hand() -> None:
     logp = torch.tensor([[0.5, 0.3, 0.2]]).log()
-    choices = Categorical(3, 1.0).consider(logp)
-    assert choices.expect(-choices.logp).item() == pytest.approx(1.0297, abs=1e-4)
+    pi = Categorical(3, 1.0).sample(logp)
+    assert pi.expectation(-pi.log_prob).item() == pytest.approx(1.0297, abs=1e-4)
 
 
 @BOTH
-def test_rows_across_a_boundary_teach_nothing(spec: EnvSpec) -> None:
+def test_transitions_across_an_episode_boundary_are_masked(spec: EnvSpec) -> None:
     steps = rows(spec)
     first = torch.zeros(2, 8, dtype=torch.bool)
     first[1, 5:] = True
@@ -239,11 +240,11 @@ def test_rows_across_a_boundary_teach_nothing(spec: EnvSpec) -> None:
         metrics.append(learner.update(seen))
     assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), twin.parameters(), strict=True))
     assert metrics[0] == metrics[1]
-    q = policy.kind.taken(policy.judge(policy.critic, steps.obs[0], steps.action[1]), steps.action[1])
+    q = policy.dist.q_of(policy.q_values(policy.critic, steps.obs[0], steps.action[1]), steps.action[1])
     assert q.shape == (2, 8)
 
 
-def test_a_batch_without_one_transition_changes_no_critic() -> None:
+def test_a_batch_without_a_valid_transition_changes_no_critic() -> None:
     policy, steps = sac(DISCRETE), rows(DISCRETE)
     before = [p.clone() for p in policy.critic.parameters()]
     metrics = policy.update(steps._replace(first=torch.ones_like(steps.first)))
@@ -251,22 +252,23 @@ def test_a_batch_without_one_transition_changes_no_critic() -> None:
     assert all(x.isfinite() for x in metrics.values() if isinstance(x, Tensor))
 
 
-def test_subsets_of_critics() -> None:
+def test_target_subset_of_critics_as_in_redq() -> None:
     """REDQ: the target is the least of some; over many draws each pair of 3, 4, 5 comes up. The actor sees the mean."""
-    policy = sac(DISCRETE, depth=0, critics=3, target_subset=2, gamma=1.0)
-    say_always(policy, [0.0] * 3, [3.0] * 3, [4.0] * 3, [5.0] * 3)
+    policy = sac(DISCRETE, depth=0, number=3, target_subset=2, gamma=1.0)
+    set_outputs(policy, [0.0] * 3, [3.0] * 3, [4.0] * 3, [5.0] * 3)
     t, no = transition(rows(DISCRETE, 1))._replace(reward=torch.zeros(1)), torch.zeros(())
-    drawn = {round(policy.returns(t, no).item(), 4) for _ in range(50)}
+    drawn = {round(policy.target_q(t, no).item(), 4) for _ in range(50)}
     assert drawn == {3.0, 4.0}
-    choices = policy.kind.consider(policy.actor(t.obs))
-    assert policy.regret(t.obs, choices, no).item() == pytest.approx(-4)
-    policy.target_subset = None
-    assert policy.regret(t.obs, choices, no).item() == pytest.approx(-3)
-    assert policy.returns(t, no).item() == pytest.approx(3)
+    one = torch.ones(1)
+    assert policy.actor_loss(t.obs, one)[1]["policy/actor_loss"] == pytest.approx(-4 - math.log(3) * 0.5)
+
+    policy.critics = replace(policy.critics, target_subset=None)
+    assert policy.actor_loss(t.obs, one)[1]["policy/actor_loss"] == pytest.approx(-3 - math.log(3) * 0.5)
+    assert policy.target_q(t, no).item() == pytest.approx(3)
 
 
 @BOTH
-def test_droq_runs_and_drops_in_the_target_too(spec: EnvSpec) -> None:
+def test_droq_has_dropout_in_the_target_too(spec: EnvSpec) -> None:
     policy, steps = sac(spec, norm=True, dropout=0.2, actor_lr=1e-12), rows(spec)
     assert {k for k, _ in policy.critic.named_parameters()} >= {"gains.0", "shifts.1"}
     for _ in range(3):
@@ -274,10 +276,10 @@ def test_droq_runs_and_drops_in_the_target_too(spec: EnvSpec) -> None:
     assert all(x.isfinite() for x in metrics.values() if isinstance(x, Tensor))
     if spec.discrete:
         t = transition(steps)
-        assert not torch.equal(policy.returns(t, torch.tensor(0.5)), policy.returns(t, torch.tensor(0.5)))
+        assert not torch.equal(policy.target_q(t, torch.tensor(0.5)), policy.target_q(t, torch.tensor(0.5)))
 
 
-def test_bfloat16_learns_in_float32() -> None:
+def test_bf16_losses_are_float32() -> None:
     policy = sac(CONTINUOUS)
     with torch.autocast("cpu", torch.bfloat16):
         metrics = policy.update(rows(CONTINUOUS))
@@ -290,15 +292,18 @@ def test_bfloat16_learns_in_float32() -> None:
     [
         (
             {"target_subset": 3},
-            "policy.target_subset is 3; it must be null or a whole number from 1 to policy.critics, 2",
+            "policy.critics.target_subset is 3; it must be null or a whole number from 1 to policy.critics.number, 2",
         ),
-        ({"target_subset": 0}, "policy.target_subset is 0;"),
-        ({"target_subset": "few"}, "policy.target_subset is 'few';"),
-        ({"target_entropy": "much"}, "policy.target_entropy is 'much'; it must be null or a number of nats"),
-        ({"target_entropy": math.nan}, "policy.target_entropy is nan;"),
+        ({"target_subset": 0}, "policy.critics.target_subset is 0;"),
+        ({"target_subset": "few"}, "policy.critics.target_subset is 'few';"),
+        (
+            {"target_entropy": "much"},
+            "policy.temperature.target_entropy is 'much'; it must be null or a number of nats",
+        ),
+        ({"target_entropy": math.nan}, "policy.temperature.target_entropy is nan;"),
     ],
 )
-def test_refusals(wrong: dict[str, Any], said: str) -> None:
+def test_invalid_settings_are_rejected(wrong: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError) as caught:
         sac(DISCRETE, **wrong)
     assert str(caught.value).startswith(said)
@@ -323,20 +328,22 @@ def walk(replay: Replay, lengths: list[int], terminal: bool) -> None:
 LINE = EnvSpec((1,), torch.float32, 1, True)
 
 
-def test_a_time_limit_costs_nothing() -> None:
+def test_a_time_limit_bootstraps() -> None:
     """A state that pays 1 for ever is worth 1 / (1 - 0.8) = 5, though every episode is stopped after three steps."""
     policy, replay = sac(LINE, gamma=0.8, tau=0.1), Replay(LINE, 1000, 1, seed=0)
     walk(replay, [3] * 100, terminal=False)
     learn(policy, replay, 200)
-    assert policy.judge(policy.critic, torch.ones(1, 1), None).flatten().tolist() == pytest.approx([5.0] * 2, abs=0.25)
+    assert policy.q_values(policy.critic, torch.ones(1, 1), None).flatten().tolist() == pytest.approx(
+        [5.0] * 2, abs=0.25
+    )
 
 
-def test_a_terminal_state_ends_the_value() -> None:
+def test_a_terminal_state_does_not_bootstrap() -> None:
     """Three steps that pay 1 are worth 1 + 0.8 + 0.64 from the first, 1.8 from the second and 1 from the third."""
     policy, replay = sac(LINE, gamma=0.8, tau=0.1), Replay(LINE, 1000, 1, seed=0)
     walk(replay, [3] * 100, terminal=True)
     learn(policy, replay, 200)
-    q = policy.judge(policy.critic, torch.tensor([[0.0], [1.0], [2.0]]), None)[..., 0]
+    q = policy.q_values(policy.critic, torch.tensor([[0.0], [1.0], [2.0]]), None)[..., 0]
     torch.testing.assert_close(q, torch.tensor([[2.44, 1.8, 1.0]] * 2), atol=0.15, rtol=0)
 
 
@@ -350,20 +357,20 @@ def pulls(spec: EnvSpec, payoff: Any) -> Replay:
     return replay
 
 
-def test_a_bandits_discrete_optimum_is_the_softmax_of_its_payoffs() -> None:
+def test_discrete_bandit_optimum_is_the_softmax_of_its_payoffs() -> None:
     spec, pays = EnvSpec((1,), torch.float32, 3, True), torch.tensor([1.0, 0.5, 0.0])
     policy = sac(spec, alpha_lr=0.0, tau=0.5)
     learn(policy, pulls(spec, lambda a: pays[a]), 300)
     torch.testing.assert_close(policy.actor(torch.ones(1)).softmax(-1), (pays / 0.5).softmax(-1), atol=0.02, rtol=0)
 
 
-def test_the_entropy_of_a_bandits_player_comes_to_what_was_asked_for() -> None:
+def test_entropy_of_a_bandit_converges_to_its_target() -> None:
     spec, pays = EnvSpec((1,), torch.float32, 3, True), torch.tensor([1.0, 0.5, 0.0])
-    metrics = learn(sac(spec, entropy_share=0.6, tau=0.5), pulls(spec, lambda a: pays[a]), 500)
+    metrics = learn(sac(spec, entropy_fraction=0.6, tau=0.5), pulls(spec, lambda a: pays[a]), 500)
     assert metrics["policy/entropy"].item() == pytest.approx(0.6 * math.log(3), abs=0.03)
 
 
-def test_a_bandits_continuous_optimum_has_the_right_mean_and_spread() -> None:
+def test_continuous_bandit_optimum_has_the_right_mean_and_std() -> None:
     """Payoff -2 (a - 0.4)^2 and alpha 0.05: the best density is a Gaussian about 0.4 of variance 0.05 / 4."""
     spec = EnvSpec((1,), torch.float32, 1, False)
     policy = sac(spec, width=32, alpha_lr=0.0, alpha=0.05, tau=0.5, actor_lr=3e-3, critic_lr=3e-3)
@@ -374,11 +381,11 @@ def test_a_bandits_continuous_optimum_has_the_right_mean_and_spread() -> None:
 
 
 POINT = ["env.make._target_=counting.Point", "~env.make.id", "preset=none", "video.final=0", "policy.width=32"]
-QUICK = ["algo.warmup=100", "algo.batch=64", "policy.actor_lr=3e-3", "policy.critic_lr=3e-3", "policy.alpha_lr=3e-3"]
+QUICK = ["algo.warmup=100", "algo.batch=64", *(f"policy.optim.{name}_lr=3e-3" for name in ("actor", "critic", "alpha"))]
 
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_it_brings_a_point_to_its_goal(seed: int, tmp_path: Path) -> None:
+def test_learns_to_reach_a_point(seed: int, tmp_path: Path) -> None:
     """Going straight there costs about 1, acting at random about 8."""
     settings = {"steps": 700, "seed": seed, "eval.every": 0, "eval.final_episodes": 10}
     runner = make_run("sac", "pendulum", *POINT, *QUICK, "policy.gamma=0.9", folder=tmp_path, **settings)
@@ -389,7 +396,7 @@ def test_it_brings_a_point_to_its_goal(seed: int, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_it_learns_pendulum(seed: int, tmp_path: Path) -> None:
+def test_learns_pendulum(seed: int, tmp_path: Path) -> None:
     runner = make_run("sac", "pendulum", "video.final=0", "eval.every=0", folder=tmp_path, steps=6000, seed=seed)
     runner.run()
     runner.envs.close()
@@ -400,7 +407,7 @@ def test_it_learns_pendulum(seed: int, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning:torch")  # torch's compiler imports its predecessor
 @BOTH
-def test_compiled_it_learns_the_same(spec: EnvSpec) -> None:
+def test_compiled_update_equals_eager(spec: EnvSpec) -> None:
     eager, steps = sac(spec), rows(spec)
     compiled = copy.deepcopy(eager)
     compile_parts(compiled)
