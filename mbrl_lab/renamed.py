@@ -10,7 +10,18 @@ import pkgutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-KEYS: dict[str, str] = {}
+KEYS: dict[str, str] = {
+    "policy.critics": "policy.critic.number",
+    "policy.target_subset": "policy.critic.target_subset",
+    "policy.norm": "policy.critic.norm",
+    "policy.dropout": "policy.critic.dropout",
+    "policy.alpha": "policy.temperature.alpha",
+    "policy.target_entropy": "policy.temperature.target_entropy",
+    "policy.entropy_share": "policy.temperature.entropy_fraction",
+    "policy.actor_lr": "policy.optim.actor_lr",
+    "policy.critic_lr": "policy.optim.critic_lr",
+    "policy.alpha_lr": "policy.optim.alpha_lr",
+}
 """Dotted setting -> dotted setting. An entry covers what stands below it, too: `dynamics.ends` answers
 `dynamics.ends.lr`. `group=option` -> `group=option` is a config file that was renamed."""
 

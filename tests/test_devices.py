@@ -99,10 +99,10 @@ OPTIONS: dict[str, tuple[str, ...]] = {
         "preset=none",
     ),
     "sac_continuous": (
-        "policy.critics.number=3",
-        "policy.critics.target_subset=2",
-        "policy.critics.norm=true",
-        "policy.critics.dropout=0.1",
+        "policy.critic.number=3",
+        "policy.critic.target_subset=2",
+        "policy.critic.norm=true",
+        "policy.critic.dropout=0.1",
         "runtime.precision=bf16",
     ),
     "ppo_continuous": (

@@ -55,8 +55,8 @@ class Critics:
     def __post_init__(self) -> None:
         n = self.target_subset
         if n is not None and not (isinstance(n, int) and 1 <= n <= self.number):
-            allowed = f"null or a whole number from 1 to policy.critics.number, {self.number}"
-            raise ValueError(f"policy.critics.target_subset is {n!r}; it must be {allowed}")
+            allowed = f"null or a whole number from 1 to policy.critic.number, {self.number}"
+            raise ValueError(f"policy.critic.target_subset is {n!r}; it must be {allowed}")
 
 
 @dataclass(frozen=True)
@@ -204,13 +204,13 @@ class SAC(nn.Module):
         depth: int,
         gamma: float,
         tau: float,
-        critics: Critics,
+        critic: Critics,
         temperature: Temperature,
         optim: SACOptim,
     ) -> None:
         """`width` and `depth`: hidden layers of actor and critics. `tau`: see `Q'` above."""
         super().__init__()
-        self.critics = critics
+        self.critics = critic
         self.gamma = gamma
         self.tau = tau
         self.dist: ActionDist = (
@@ -226,14 +226,14 @@ class SAC(nn.Module):
         dim = self.encoder.dim
         self.actor = mlp([dim, *[width] * depth, self.dist.actor_outputs])
         self.critic = EnsembleMLP(
-            critics.number,
+            critic.number,
             dim + self.dist.critic_inputs,
             self.dist.critic_outputs,
             width,
             depth,
             F.relu,
-            critics.norm,
-            critics.dropout,
+            critic.norm,
+            critic.dropout,
             uniform,
             fp32_output=True,
         )

@@ -37,7 +37,7 @@ def sac(spec: EnvSpec, **changed: Any) -> SAC:
         "tau": 0.1,
     }
     groups: dict[str, tuple[type, dict[str, Any]]] = {
-        "critics": (Critics, {"number": 2, "target_subset": None, "norm": False, "dropout": 0.0}),
+        "critic": (Critics, {"number": 2, "target_subset": None, "norm": False, "dropout": 0.0}),
         "temperature": (Temperature, {"alpha": 0.5, "target_entropy": None, "entropy_fraction": 0.98}),
         "optim": (SACOptim, {"actor_lr": 1e-2, "critic_lr": 1e-2, "alpha_lr": 1e-2}),
     }
@@ -292,10 +292,10 @@ def test_bf16_losses_are_float32() -> None:
     [
         (
             {"target_subset": 3},
-            "policy.critics.target_subset is 3; it must be null or a whole number from 1 to policy.critics.number, 2",
+            "policy.critic.target_subset is 3; it must be null or a whole number from 1 to policy.critic.number, 2",
         ),
-        ({"target_subset": 0}, "policy.critics.target_subset is 0;"),
-        ({"target_subset": "few"}, "policy.critics.target_subset is 'few';"),
+        ({"target_subset": 0}, "policy.critic.target_subset is 0;"),
+        ({"target_subset": "few"}, "policy.critic.target_subset is 'few';"),
         (
             {"target_entropy": "much"},
             "policy.temperature.target_entropy is 'much'; it must be null or a number of nats",
