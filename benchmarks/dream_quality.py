@@ -36,7 +36,7 @@ def telling(model: SequenceModel, state: Tree, outcome: Outcome, row: Step, goes
     """What an OpenLoop holds of one step [N] of episodes that went on until then."""
     first = goes_on & ~row.first
     told = torch.cat([model.decode(part).round().byte() for part in parts(state)])
-    return told, row.obs, first & ~row.terminal, outcome.reward, row.reward, 1 - outcome.discount, row.terminal, first
+    return told, row.obs, first & ~row.terminal, outcome.reward, row.reward, 1 - outcome.cont, row.terminal, first
 
 
 def parts(state: Tree) -> list[Tree]:

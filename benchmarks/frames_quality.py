@@ -120,9 +120,9 @@ def line(seen: OpenLoop) -> Tensor:
 
 def windows(model: Frames, replay: Replay, fit: FitVisual, most: int) -> list[Step]:
     """Rows in chunks, evenly spread over what is held out."""
-    cells = fit.windows(model, replay, AHEAD)
-    cells = cells[torch.linspace(0, len(cells) - 1, min(most, len(cells))).long()]
-    return [model_rows(model, replay, part, AHEAD) for part in cells.split(250)]
+    indices = fit.windows(model, replay, AHEAD)
+    indices = indices[torch.linspace(0, len(indices) - 1, min(most, len(indices))).long()]
+    return [model_rows(model, replay, part, AHEAD) for part in indices.split(250)]
 
 
 def look(model: Any, rows: list[Step], bf16: bool) -> OpenLoop:
@@ -154,12 +154,12 @@ def measure(seen: OpenLoop, game: str) -> dict[str, float]:
 
 def train(model: Frames, fit: FitVisual, replay: Replay, args: argparse.Namespace, told: Any) -> None:
     """So many updates, with a learning rate that falls to nothing over the last half."""
-    cells, _ = fit.split(fit.windows(model, replay, args.unroll))
-    kinds = fit.prepare(model, replay, cells)
+    indices, _ = fit.split(fit.windows(model, replay, args.unroll))
+    kinds = fit.prepare(model, replay, indices)
     begun = time.monotonic()
     for k in range(args.begun, args.updates):
         model.opt.param_groups[0]["lr"] = args.lr * min(1.0, 2 * (1 - k / args.updates))
-        drawn = cells[torch.randint(len(cells), (model.members, args.batch))]
+        drawn = indices[torch.randint(len(indices), (model.members, args.batch))]
         with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16, cache_enabled=False):
             metrics = model.update(model_rows(model, replay, fit.enrich(drawn, kinds), args.unroll))[1]
         if (k + 1) % args.every == 0 or k + 1 == args.updates:

@@ -62,9 +62,9 @@ def plan(runner: Runner) -> Job:
 def fit(runner: Runner) -> Job:
     """A gradient step of an ensemble, on rows of its own for each member."""
     algo: Any = runner.algo
-    cells = runner.replay.transitions()
-    algo.model.normalise(runner.replay.read(cells, 2))
-    drawn = cells[torch.randint(len(cells), (algo.model.members, algo.fit.batch))]
+    indices = runner.replay.transitions()
+    algo.model.normalise(runner.replay.read(indices, 2))
+    drawn = indices[torch.randint(len(indices), (algo.model.members, algo.fit.batch))]
     steps = runner.replay.read(drawn, 2)
     return lambda: algo.model.update(steps)
 

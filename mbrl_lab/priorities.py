@@ -54,7 +54,7 @@ class SumTree:
 
 
 class Priorities:
-    """What each window of `length` rows weighs that begins at a cell of a ring of `rows` x `num_envs`.
+    """What each window of `length` rows weighs that begins at an index of a ring of `rows` x `num_envs`.
 
     A window gets the largest priority so far (1 before there is any) when its last row comes, and loses what it has
     when its first row is overwritten. The ring is followed when something is drawn, so adding rows costs nothing.
@@ -78,7 +78,7 @@ class Priorities:
         self.followed = added
 
     def draw(self, uniform: Tensor) -> tuple[Tensor, Tensor]:
-        """[N] numbers in [0, 1) -> (cells [N], their probabilities [N]); each is drawn in a stratum of its own."""
+        """[N] numbers in [0, 1) -> (indices [N], their probabilities [N]); each is drawn in a stratum of its own."""
         strata = torch.arange(len(uniform), device=self.device)
         total = self.tree.total()
         leaf = self.tree.find((strata + uniform) / len(uniform) * total)
@@ -86,9 +86,9 @@ class Priorities:
         row = newest - (newest - leaf // self.num_envs) % self.rows
         return row * self.num_envs + leaf % self.num_envs, self.tree.levels[0][leaf] / total
 
-    def set(self, cells: Tensor, priority: Tensor) -> None:
-        """Cells [N] have priorities [N] from now on, but for those that cannot be drawn (any more)."""
-        row, env = cells // self.num_envs, cells % self.num_envs
+    def set(self, indices: Tensor, priority: Tensor) -> None:
+        """Indices [N] have priorities [N] from now on, but for those that cannot be drawn (any more)."""
+        row, env = indices // self.num_envs, indices % self.num_envs
         there = (row >= self.followed - self.rows) & (row + self.length <= self.followed)
         value = torch.where(there, priority.double(), 0.0)
         self.tree.set(torch.where(there, row % self.rows * self.num_envs + env, self.spare), value)

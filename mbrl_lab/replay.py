@@ -15,10 +15,11 @@ from mbrl_lab.types import EnvSpec, Step
 class Replay:
     """Rows [T, B]; each of the B columns is one environment's unbroken stream.
 
-    Rows lie on `storage` (None: on `device`). Cells and what is read of them are on `device`, where learners compute.
+    Rows lie on `storage` (None: on `device`). Indices and what is read of them are on `device`, where learners compute.
 
-    A row's number is absolute: it never changes and never comes back. A cell is (row, environment), numbered
-    row * B + environment. Old rows are overwritten when `capacity` environment steps are exceeded.
+    A row's number is absolute: it never changes and never comes back. A flat index is row * B + environment: it names
+    one environment step for good, unlike its place in the ring. Old rows are overwritten when `capacity` environment
+    steps are exceeded.
 
     Of stacked observations only the newest frame is kept. They are stacked again when read, as the environment did, so
     the ring has room for the frames before the oldest row.
@@ -66,7 +67,7 @@ class Replay:
         return self.read(self._windows(batch, length), length)
 
     def windows(self, batch: int, length: int) -> Tensor:
-        """Cells [batch] where windows of `length` rows begin, uniform over time and environments."""
+        """Indices [batch] where windows of `length` rows begin, uniform over time and environments."""
         return self._windows(batch, length).to(self.device)
 
     def _windows(self, batch: int, length: int) -> Tensor:
@@ -76,13 +77,13 @@ class Replay:
         return row * self.num_envs + env
 
     def endings(self, length: int) -> Tensor:
-        """Cells [M] where windows of `length` rows begin whose last row is terminal."""
+        """Indices [M] where windows of `length` rows begin whose last row is terminal."""
         row = torch.arange(self.oldest + length - 1, self.added, device=self.storage)
-        cells = (row - length + 1)[:, None] * self.num_envs + torch.arange(self.num_envs, device=self.storage)
-        return cells[self.store.terminal[row % self.capacity_rows]].to(self.device)
+        indices = (row - length + 1)[:, None] * self.num_envs + torch.arange(self.num_envs, device=self.storage)
+        return indices[self.store.terminal[row % self.capacity_rows]].to(self.device)
 
     def draw(self, batch: int, length: int) -> tuple[Tensor, Tensor]:
-        """Cells [batch] where windows of `length` rows begin, by their priorities, and how many times as probable as
+        """Indices [batch] where windows of `length` rows begin, by their priorities, and how many times as probable as
         if all were alike each was [batch]. A replay has windows of one length to draw, for ever."""
         starts = self._starts(length)
         if self.priorities is None:
@@ -90,13 +91,13 @@ class Replay:
         assert self.priorities.length == length, (self.priorities.length, length)
         self.priorities.follow(self.added)
         uniform = torch.rand(batch, generator=self.generator, dtype=torch.float64).to(self.device)
-        cells, probability = self.priorities.draw(uniform)
-        return cells, probability * starts * self.num_envs
+        indices, probability = self.priorities.draw(uniform)
+        return indices, probability * starts * self.num_envs
 
-    def prioritise(self, cells: Tensor, priority: Tensor) -> None:
-        """From now on cells [N] that were drawn have these priorities [N], which must be above 0."""
+    def prioritise(self, indices: Tensor, priority: Tensor) -> None:
+        """From now on indices [N] that were drawn have these priorities [N], which must be above 0."""
         assert self.priorities is not None, "nothing was drawn yet"
-        self.priorities.set(cells, priority)
+        self.priorities.set(indices, priority)
 
     def _starts(self, length: int) -> int:
         """How many rows a window may begin at."""
@@ -116,45 +117,45 @@ class Replay:
         assert kept <= start <= stop <= self.added, (kept, start, stop, self.added)
         return self.store.at(torch.arange(start, stop, device=self.storage) % self.capacity_rows).to("cpu")
 
-    def read(self, cells: Tensor, length: int) -> Step:
-        """[length, *cells.shape]: the windows that begin at each cell."""
-        time = torch.arange(length, device=self.storage).view(-1, *[1] * cells.ndim)
-        cells = cells.to(self.storage) + time * self.num_envs
+    def read(self, indices: Tensor, length: int) -> Step:
+        """[length, *indices.shape]: the windows that begin at each index."""
+        time = torch.arange(length, device=self.storage).view(-1, *[1] * indices.ndim)
+        indices = indices.to(self.storage) + time * self.num_envs
         if not self.behind:
-            return Step(*self._take(self.store, cells)).to(self.device)
+            return Step(*self._take(self.store, indices)).to(self.device)
         action, _, *rest = self.store
-        taken = self._take((action, *rest), cells)
-        return Step(taken[0], self._stacked(cells), *taken[1:]).to(self.device)
+        taken = self._take((action, *rest), indices)
+        return Step(taken[0], self._stacked(indices), *taken[1:]).to(self.device)
 
-    def _take(self, fields: Sequence[Tensor], cells: Tensor) -> list[Tensor]:
-        """[*cells.shape, ...] of each: whole rows are copied, which plain indexing does number by number."""
-        place = cells.flatten() % (self.capacity_rows * self.num_envs)
+    def _take(self, fields: Sequence[Tensor], indices: Tensor) -> list[Tensor]:
+        """[*indices.shape, ...] of each: whole rows are copied, which plain indexing does number by number."""
+        place = indices.flatten() % (self.capacity_rows * self.num_envs)
         taken = (x.flatten(0, 1).index_select(0, place) for x in fields)
-        return [x.view(*cells.shape, *x.shape[1:]) for x in taken]
+        return [x.view(*indices.shape, *x.shape[1:]) for x in taken]
 
     def _frames(self, step: Step) -> Step:
         """The row as it is kept."""
         return step._replace(obs=step.obs[:, -1]) if self.behind else step
 
-    def _stacked(self, cells: Tensor) -> Tensor:
-        """[*cells.shape, stack, H, W]: the newest frames at each cell; 0 where they precede its episode."""
-        cells = cells.unsqueeze(-1) + torch.arange(-self.behind, 1, device=self.storage) * self.num_envs
-        frames, starts = self._take((self.store.obs, self.store.first), cells)
+    def _stacked(self, indices: Tensor) -> Tensor:
+        """[*indices.shape, stack, H, W]: the newest frames at each index; 0 where they precede its episode."""
+        indices = indices.unsqueeze(-1) + torch.arange(-self.behind, 1, device=self.storage) * self.num_envs
+        frames, starts = self._take((self.store.obs, self.store.first), indices)
         first = starts.int()
         begun_since = first.flip(-1).cumsum(-1).flip(-1) > first
         frames[begun_since] = 0
         return frames
 
     def transitions(self) -> Tensor:
-        """[M] int64: the cells at which a valid transition begins, oldest first."""
+        """[M] int64: the indices at which a valid transition begins, oldest first."""
         row = torch.arange(self.oldest, self.added - 1, device=self.storage)
         valid = ~self.store.first[(row + 1) % self.capacity_rows]
-        cells = row[:, None] * self.num_envs + torch.arange(self.num_envs, device=self.storage)
-        return cells[valid].to(self.device)
+        indices = row[:, None] * self.num_envs + torch.arange(self.num_envs, device=self.storage)
+        return indices[valid].to(self.device)
 
-    def outcomes(self, cells: Tensor) -> tuple[Tensor, Tensor]:
-        """(reward, terminal) [N] of the transitions that begin at cells [N], without what was seen."""
-        after = cells.to(self.storage) + self.num_envs
+    def outcomes(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """(reward, terminal) [N] of the transitions that begin at indices [N], without what was seen."""
+        after = indices.to(self.storage) + self.num_envs
         reward, terminal = self._take((self.store.reward, self.store.terminal), after)
         return reward.to(self.device), terminal.to(self.device)
 

@@ -71,7 +71,7 @@ class Outcome(NamedTuple):
     """What a world model predicts for one imagined step, beside its next state."""
 
     reward: Tensor  # [B] float32
-    discount: Tensor  # [B] float32 in [0, 1]: the probability that the episode goes on
+    cont: Tensor  # [B] float32 in [0, 1]: the probability that the episode continues
 
 
 @dataclass(frozen=True)
@@ -129,11 +129,11 @@ class WorldModel(Protocol):
     def features(self, state: Tree) -> Tensor:
         """[B, ...]: what a policy sees of the state."""
 
-    def reached(self, replay: Replay, cells: Tensor) -> Tensor:
-        """Of cells [N] in replay those before which it still has all that a state is made of."""
+    def reached(self, replay: Replay, indices: Tensor) -> Tensor:
+        """Of indices [N] in replay those before which it still has all that a state is made of."""
 
-    def recall(self, replay: Replay, cells: Tensor) -> Tree:
-        """[N, ...]: the states in such cells [N]."""
+    def recall(self, replay: Replay, indices: Tensor) -> Tree:
+        """[N, ...]: the states in such indices [N]."""
 
     def update(self, steps: Step) -> tuple[Tree, Metrics]:
         """One gradient step on [L, B] rows; returns states from which imagination may start."""

@@ -45,8 +45,8 @@ def test_reads_of_rows_on_the_cpu_arrive_on_the_device() -> None:
         for t in range(10):
             no = torch.zeros(2, dtype=torch.bool)
             replay.add(Step(spec.no_action(2), torch.full((2, 2), float(t)), torch.zeros(2), no, no | (t == 0)))
-        cells = replay.transitions()
-        found = [*replay.sample(4, 3), *replay.latest(2), *replay.read(cells, 2), *replay.outcomes(cells), cells]
+        indices = replay.transitions()
+        found = [*replay.sample(4, 3), *replay.latest(2), *replay.read(indices, 2), *replay.outcomes(indices), indices]
         found += [replay.endings(2), replay.windows(4, 2), *replay.draw(4, 2)]
         assert all(x.is_cuda for x in found)
         assert not replay.store.obs.is_cuda and not replay.rows(0, 10).obs.is_cuda
@@ -60,7 +60,7 @@ def test_a_simulator_answers_where_it_was_asked() -> None:
 
 
 def test_imagining_grids_waits_for_no_value() -> None:
-    """Numbers of cells that stay are read once; other weights bring other numbers."""
+    """Numbers of indices that stay are read once; other weights bring other numbers."""
     spec = EnvSpec((1, 4, 4), torch.uint8, 2, True)
     frames = torch.zeros(3, 1, 4, 4, dtype=torch.uint8)
     with OtherDevice() as gpu:

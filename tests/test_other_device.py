@@ -112,7 +112,7 @@ RIGHT: dict[str, Callable[[], Tensor]] = {
     "dropout": lambda: nn.functional.dropout(there(3)),
     "draws": lambda: torch.multinomial(there(3), 2) + torch.randperm(2, device="cuda") + there(2).bernoulli(),
     "convolutions": lambda: nn.Conv2d(1, 2, 3).to("cuda")(there(1, 1, 5, 5)),
-    "a recurrent cell": lambda: nn.GRUCell(3, 2).cuda()(there(1, 3)),
+    "a recurrent index": lambda: nn.GRUCell(3, 2).cuda()(there(1, 3)),
     "Fourier": lambda: torch.fft.irfft(torch.fft.rfft(there(8))),
     "norms": lambda: nn.utils.clip_grad_norm_([there(3).requires_grad_()], 1.0) + there(3).norm() + there(3).std(),
 }

@@ -22,7 +22,7 @@ def filled(rows: int, capacity: int, num_envs: int = 1) -> Replay:
 
 
 def more(replay: Replay, rows: int) -> None:
-    """Add rows whose observations are the numbers of their cells."""
+    """Add rows whose observations are the numbers of their indices."""
     for _ in range(rows):
         obs = replay.added * replay.num_envs + torch.arange(replay.num_envs).float().unsqueeze(-1)
         none = torch.zeros(replay.num_envs)
@@ -30,9 +30,9 @@ def more(replay: Replay, rows: int) -> None:
 
 
 def shares(replay: Replay, length: int, batch: int = 20_000) -> dict[int, float]:
-    """How often each cell is drawn."""
-    cells, counts = replay.draw(batch, length)[0].unique(return_counts=True)
-    return {int(cell): int(count) / batch for cell, count in zip(cells, counts, strict=True)}
+    """How often each index is drawn."""
+    indices, counts = replay.draw(batch, length)[0].unique(return_counts=True)
+    return {int(index): int(count) / batch for index, count in zip(indices, counts, strict=True)}
 
 
 @pytest.mark.parametrize("leaves", [1, 5, FAN, FAN + 1, 3 * FAN**2])
@@ -76,9 +76,9 @@ def test_cells_are_drawn_in_proportion_and_the_ratio_is_to_uniform() -> None:
     replay.draw(1, 2)
     replay.prioritise(torch.arange(4), torch.tensor([1.0, 2.0, 5.0, 8.0]))
     assert shares(replay, 2) == pytest.approx({0: 1 / 16, 1: 2 / 16, 2: 5 / 16, 3: 8 / 16}, abs=1e-3)
-    cells, ratio = replay.draw(1000, 2)
+    indices, ratio = replay.draw(1000, 2)
     wanted = torch.tensor([1.0, 2.0, 5.0, 8.0], dtype=torch.float64) / 16 * 4
-    torch.testing.assert_close(ratio, wanted[cells])
+    torch.testing.assert_close(ratio, wanted[indices])
 
 
 def test_each_draw_comes_from_a_stratum_of_its_own() -> None:
@@ -108,9 +108,9 @@ def test_over_the_rings_seam_the_whole_windows_are_drawn_and_no_other(rows: int,
     wanted = set(range(fast.oldest * num_envs, (rows - 3) * num_envs))
     for replay in (slow, fast):
         assert set(shares(replay, 4, 2000)) == wanted
-        cells, ratio = replay.draw(50, 4)
-        windows = replay.read(cells, 4).obs[..., 0]
-        assert torch.equal(windows, cells + num_envs * torch.arange(4.0).unsqueeze(-1))
+        indices, ratio = replay.draw(50, 4)
+        windows = replay.read(indices, 4).obs[..., 0]
+        assert torch.equal(windows, indices + num_envs * torch.arange(4.0).unsqueeze(-1))
         assert (ratio - 1).abs().max() < 1e-12
 
 
@@ -123,7 +123,7 @@ def test_what_was_overwritten_loses_its_priority_and_cannot_get_another() -> Non
     assert set(shares(replay, 2)) == set(range(3, 12))
     replay.prioritise(torch.tensor([2, 12, 5]), torch.tensor([1e9, 1e9, 100.0]))
     assert replay.priorities is not None and replay.priorities.largest == 100
-    assert set(shares(replay, 2)) == set(range(3, 12)), "cell 2 is gone, cell 12 begins no window yet"
+    assert set(shares(replay, 2)) == set(range(3, 12)), "index 2 is gone, index 12 begins no window yet"
 
 
 def test_restored_it_draws_the_same_to_the_bit() -> None:
@@ -132,9 +132,9 @@ def test_restored_it_draws_the_same_to_the_bit() -> None:
 
     def learn(r: Replay, error: Tensor) -> tuple[Tensor, Tensor]:
         more(r, 3)
-        cells, ratio = r.draw(len(error), 3)
-        r.prioritise(cells, error)
-        return cells, ratio
+        indices, ratio = r.draw(len(error), 3)
+        r.prioritise(indices, error)
+        return indices, ratio
 
     for _ in range(30):
         learn(replay, torch.rand(64) + 1e-3)

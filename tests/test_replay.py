@@ -48,10 +48,10 @@ def test_rows_are_the_ones_that_came(num: int, steps: int, capacity: int) -> Non
 @pytest.mark.parametrize(("num", "steps", "capacity"), [(1, 50, 100), (3, 50, 20), (3, 50, 21), (2, 3, 2)])
 def test_transitions_are_all_those_within_an_episode(num: int, steps: int, capacity: int) -> None:
     replay, rows, _ = filled(num, steps, capacity)
-    cells = replay.transitions()
+    indices = replay.transitions()
     wanted = [t * num + env for t in range(replay.oldest, steps) for env in range(num) if not rows[t + 1].first[env]]
-    assert cells.tolist() == wanted
-    t = replay.read(cells, 2).transitions()
+    assert indices.tolist() == wanted
+    t = replay.read(indices, 2).transitions()
     assert t.valid.all()
     assert torch.equal(t.obs[0, :, 0], t.next_obs[0, :, 0]), "two episodes in one transition"
     assert torch.equal(t.obs[0, :, 1] + 1, t.next_obs[0, :, 1]), "not one step apart"
@@ -138,19 +138,19 @@ def test_cells_keep_their_number_while_rows_come() -> None:
     remembered: dict[int, tuple[float, ...]] = {}
     for _ in range(60):
         replay.add(envs.step(envs.spec.random(2)))
-        cells = replay.transitions()
-        obs = replay.read(cells, 2).obs.movedim(0, 1).flatten(1)
-        for cell, x in zip(cells.tolist(), obs.tolist(), strict=True):
-            assert remembered.setdefault(cell, tuple(x)) == tuple(x)
-    assert len(remembered) > 80 and min(cells) >= 2 * replay.oldest
+        indices = replay.transitions()
+        obs = replay.read(indices, 2).obs.movedim(0, 1).flatten(1)
+        for index, x in zip(indices.tolist(), obs.tolist(), strict=True):
+            assert remembered.setdefault(index, tuple(x)) == tuple(x)
+    assert len(remembered) > 80 and min(indices) >= 2 * replay.oldest
 
 
 def test_read_keeps_the_shape_of_its_cells() -> None:
     replay, _, _ = filled(2, 30, 20)
-    cells = replay.transitions()[:6].view(2, 3)
-    windows = replay.read(cells, 2)
+    indices = replay.transitions()[:6].view(2, 3)
+    windows = replay.read(indices, 2)
     assert windows.obs.shape == (2, 2, 3, 3) and windows.reward.shape == (2, 2, 3)
-    assert same(windows.at((slice(None), 1, 2)), replay.read(cells[1, 2:], 2).at((slice(None), 0)))
+    assert same(windows.at((slice(None), 1, 2)), replay.read(indices[1, 2:], 2).at((slice(None), 0)))
 
 
 def test_continuous_actions_and_several_lengths() -> None:

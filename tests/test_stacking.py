@@ -72,10 +72,10 @@ def test_what_is_drawn_by_priority_has_all_its_frames() -> None:
     for row in made[12:]:
         replay.draw(1, 2)
         replay.add(row)
-    cells, _ = replay.draw(400, 2)
-    assert sorted(set((cells // NUM).tolist())) == list(range(16, 23))
+    indices, _ = replay.draw(400, 2)
+    assert sorted(set((indices // NUM).tolist())) == list(range(16, 23))
     truth = torch.stack([row.obs for row in made])
-    assert torch.equal(replay.read(cells, 2).obs[1], truth[cells // NUM + 1, cells % NUM])
+    assert torch.equal(replay.read(indices, 2).obs[1], truth[indices // NUM + 1, indices % NUM])
 
 
 def test_a_restored_ring_stacks_the_same() -> None:

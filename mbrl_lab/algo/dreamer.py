@@ -104,22 +104,22 @@ class Dreamer(Algo):
 
     def _update_model(self, replay: Replay) -> tuple[Step, Tree, Metrics]:
         """One gradient step of the model; the windows [L, B] that it saw, and its states [L * B] there."""
-        cells = self._cells(replay)
-        steps = clipped(replay.read(cells, self.model.length), self.reward_clip)
+        indices = self._indices(replay)
+        steps = clipped(replay.read(indices, self.model.length), self.reward_clip)
         if not self.stored:
             return steps, *self.model.update(steps, parts=self.accumulate)
         latents = self._latents(replay)
-        states, metrics = self.model.update(steps, latents.read(cells), self.accumulate)
-        latents.renew(cells, states)
+        states, metrics = self.model.update(steps, latents.read(indices), self.accumulate)
+        latents.renew(indices, states)
         return steps, states, metrics
 
-    def _cells(self, replay: Replay) -> Tensor:
-        """[batch] cells where windows begin, the first ones those that lead to an end."""
-        cells = replay.windows(self.batch, self.model.length)
-        endings = replay.endings(self.model.length) if self.ends else cells[:0]
+    def _indices(self, replay: Replay) -> Tensor:
+        """[batch] indices where windows begin, the first ones those that lead to an end."""
+        indices = replay.windows(self.batch, self.model.length)
+        endings = replay.endings(self.model.length) if self.ends else indices[:0]
         count = int(self.batch * self.ends) if len(endings) else 0
         drawn = torch.randint(max(len(endings), 1), (count,), device=endings.device)
-        return torch.cat([endings[drawn], cells[count:]])
+        return torch.cat([endings[drawn], indices[count:]])
 
     def _latents(self, replay: Replay) -> Latents:
         """The states kept beside this replay, with what a checkpoint remembered of them."""

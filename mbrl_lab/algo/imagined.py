@@ -27,7 +27,7 @@ class Imagined:
         self.keep = keep
         self.replay = Replay(spec, capacity, starts, 0, device)
         self.lengths: list[int] = []  # rows of each batch, the newest last
-        self.cells = torch.zeros(0, dtype=torch.int64, device=device)  # at which a transition begins
+        self.indices = torch.zeros(0, dtype=torch.int64, device=device)  # at which a transition begins
 
     def add(self, steps: Step) -> None:
         """Keep rollouts [T, starts], and let go of those that are too old."""
@@ -47,18 +47,18 @@ class Imagined:
 
     def sample(self, batch: int, length: int) -> Step:
         """[length, batch] windows, uniform over imagined transitions; rows after the newest are marked `first`."""
-        index = torch.randint(len(self.cells), (batch,), device=self.cells.device)
-        steps = self.replay.read(self.cells[index], length)
-        row = self.cells[index] // self.replay.num_envs + torch.arange(length, device=index.device).unsqueeze(-1)
+        index = torch.randint(len(self.indices), (batch,), device=self.indices.device)
+        steps = self.replay.read(self.indices[index], length)
+        row = self.indices[index] // self.replay.num_envs + torch.arange(length, device=index.device).unsqueeze(-1)
         return steps._replace(first=steps.first | (row >= self.replay.added))
 
     def _index(self) -> None:
-        oldest, device = self.replay.added - sum(self.lengths), self.cells.device
+        oldest, device = self.replay.added - sum(self.lengths), self.indices.device
         begun = torch.cat([torch.arange(n, device=device) >= self.replay.behind for n in self.lengths])
-        cells = self.replay.transitions()
-        row = cells // self.replay.num_envs - oldest
-        cells, row = cells[row >= 0], row[row >= 0]
-        self.cells = cells[begun[row]]
+        indices = self.replay.transitions()
+        row = indices // self.replay.num_envs - oldest
+        indices, row = indices[row >= 0], row[row >= 0]
+        self.indices = indices[begun[row]]
 
     def memory(self) -> dict[str, Any]:
         """Everything, the rows too, on the CPU."""

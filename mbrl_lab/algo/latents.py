@@ -26,24 +26,24 @@ class Latents:
 
     def put(self, row: int, state: Tree) -> None:
         """Keep the states [num_envs] of a row."""
-        cells = row * self.replay.num_envs + torch.arange(self.replay.num_envs, device=self.memory.device)
-        self._write(cells, state)
+        indices = row * self.replay.num_envs + torch.arange(self.replay.num_envs, device=self.memory.device)
+        self._write(indices, state)
 
-    def renew(self, cells: Tensor, states: Tree) -> None:
-        """Keep the states [L * B] of windows [L, B] that begin at cells [B], but for first rows, which were given."""
-        length = len(states["memory"]) // len(cells)
-        every = cells + torch.arange(length, device=cells.device)[:, None] * self.replay.num_envs
-        self._write(every[1:].flatten(), {key: x[len(cells) :] for key, x in states.items()})
+    def renew(self, indices: Tensor, states: Tree) -> None:
+        """Keep the states [L * B] of windows [L, B] that begin at indices [B], but for first rows, which were given."""
+        length = len(states["memory"]) // len(indices)
+        every = indices + torch.arange(length, device=indices.device)[:, None] * self.replay.num_envs
+        self._write(every[1:].flatten(), {key: x[len(indices) :] for key, x in states.items()})
 
-    def read(self, cells: Tensor) -> dict[str, Tensor]:
-        """The states [B] at cells [B]."""
-        place, device = cells.to(self.memory.device) % len(self.memory), cells.device
+    def read(self, indices: Tensor) -> dict[str, Tensor]:
+        """The states [B] at indices [B]."""
+        place, device = indices.to(self.memory.device) % len(self.memory), indices.device
         classes = self.classes[place].to(device).long()
         latent = torch.nn.functional.one_hot(classes, self.model.classes).float()
         return {"memory": self.memory[place].to(device), "latent": latent}
 
-    def _write(self, cells: Tensor, state: Tree) -> None:
-        place = cells.to(self.memory.device) % len(self.memory)
+    def _write(self, indices: Tensor, state: Tree) -> None:
+        place = indices.to(self.memory.device) % len(self.memory)
         self.memory[place] = state["memory"].to(self.memory)
         self.classes[place] = state["latent"].argmax(-1).to(self.classes)
 

@@ -109,7 +109,7 @@ class MBPO(Learner):
         if not self.on_policy:
             steps = self.imagine(states, step)
             self.imagined_rows().add(steps)
-            if not len(self.imagined_rows().cells):
+            if not len(self.imagined_rows().indices):
                 raise ValueError(f"algo.max_uncertainty is {self.max_uncertainty}; the elites disagree more everywhere")
             metrics |= {"model/rollout_reward": steps.reward[1:].mean(), "model/rollout_alive": rows_alive(steps)}
         if self.doubt is not None:
@@ -140,8 +140,8 @@ class MBPO(Learner):
     @torch.no_grad()
     def draw(self, replay: Replay, number: int) -> Tree:
         """[number, ...]: states of the model in which real transitions begin, drawn with replacement."""
-        cells = self.model.reached(replay, replay.transitions())
-        return self.model.recall(replay, cells[torch.randint(len(cells), (number,), device=cells.device)])
+        indices = self.model.reached(replay, replay.transitions())
+        return self.model.recall(replay, indices[torch.randint(len(indices), (number,), device=indices.device)])
 
     def length(self, step: int) -> int:
         """How far rollouts go after so many environment steps."""

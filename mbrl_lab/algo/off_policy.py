@@ -92,11 +92,11 @@ class OffPolicy(Learner):
     def learn_by_priority(self, replay: Replay, importance: float) -> Metrics:
         """A gradient step on windows drawn by priority, whose priorities are then those of their new errors."""
         policy = cast(WeightedPolicy, self.policy)
-        cells, ratio = replay.draw(self.batch, policy.window)
+        indices, ratio = replay.draw(self.batch, policy.window)
         weight = ratio**-importance
         weight = (weight / weight.max()).float()
-        metrics, error = policy.update_weighted(clipped(replay.read(cells, policy.window), self.reward_clip), weight)
-        replay.prioritise(cells, (error.double() + SMALLEST) ** self.priority_exponent)
+        metrics, error = policy.update_weighted(clipped(replay.read(indices, policy.window), self.reward_clip), weight)
+        replay.prioritise(indices, (error.double() + SMALLEST) ** self.priority_exponent)
         return metrics | {"replay/weight": weight.mean()}
 
     def importance(self, step: int) -> float:

@@ -33,13 +33,13 @@ class Analytic:
         over = self.termination_fn(state, action, after)
         return after, Outcome(self.reward_fn(state, action, after), 1.0 - over.float())
 
-    def reached(self, replay: Replay, cells: Tensor) -> Tensor:
-        """Of cells [N] those whose state replay still has: all of them."""
-        return cells
+    def reached(self, replay: Replay, indices: Tensor) -> Tensor:
+        """Of indices [N] those whose state replay still has: all of them."""
+        return indices
 
-    def recall(self, replay: Replay, cells: Tensor) -> Tensor:
-        """[N, D]: the states in cells [N] of replay."""
-        return replay.read(cells, 1).obs[0]
+    def recall(self, replay: Replay, indices: Tensor) -> Tensor:
+        """[N, D]: the states in indices [N] of replay."""
+        return replay.read(indices, 1).obs[0]
 
     def features(self, state: Tensor) -> Tensor:
         return state

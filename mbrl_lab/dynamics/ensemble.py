@@ -92,13 +92,13 @@ class Ensemble(nn.Module):
     def row_blocks(self) -> int:
         return len(self.elite) if self.propagation == "ts_inf" else 1
 
-    def reached(self, replay: Replay, cells: Tensor) -> Tensor:
-        """Of cells [N] those whose state replay still has: all of them."""
-        return cells
+    def reached(self, replay: Replay, indices: Tensor) -> Tensor:
+        """Of indices [N] those whose state replay still has: all of them."""
+        return indices
 
-    def recall(self, replay: Replay, cells: Tensor) -> Tensor:
-        """[N, D]: the states in cells [N] of replay."""
-        return replay.read(cells, 1).obs[0]
+    def recall(self, replay: Replay, indices: Tensor) -> Tensor:
+        """[N, D]: the states in indices [N] of replay."""
+        return replay.read(indices, 1).obs[0]
 
     @torch.no_grad()
     def imagine(self, state: Tree, action: Tensor) -> tuple[Tensor, Outcome]:

@@ -33,7 +33,7 @@ class Fittable(Protocol):
 class Fit:
     """Trains until no member's hold-out error has fallen by the share `gain` for `patience` epochs.
 
-    Each member keeps its best weights; the model's elites are those of least error. A cell's part (hold-out or not,
+    Each member keeps its best weights; the model's elites are those of least error. An index's part (hold-out or not,
     and how often it stands in each member's `bootstrap`) follows from its number, so it is the same at every fit.
     `max_updates` (0: no bound) and `max_holdout` bound the work. Half the rows for the end network are ends.
     Models of sequences have no members and nothing is held out for them: they take `max_updates` steps (0: as many as
@@ -67,18 +67,18 @@ class Fit:
 
     def converge(self, model: Fittable, replay: Replay) -> Metrics:
         """Gradient steps until nothing is gained, and the elites."""
-        cells = replay.transitions()
-        train, test = self.split(cells)
+        indices = replay.transitions()
+        train, test = self.split(indices)
         test = test if len(test) else train
         model.normalise(replay.read(train, 2))
-        rows = replay.read(cells, 2)
+        rows = replay.read(indices, 2)
         model.bound(rows)
-        ends = cells[rows.terminal[1]]
+        ends = indices[rows.terminal[1]]
         best = Best(model, replay.read(test, 2))
         stale, tally = 0, Tally()
         while stale <= self.patience and not self.spent(tally):
             for batch in self._epoch(model.members, train):
-                about_ends = replay.read(balanced(ends, cells, batch.shape), 2) if len(ends) else None
+                about_ends = replay.read(balanced(ends, indices, batch.shape), 2) if len(ends) else None
                 tally.add(model.update(replay.read(batch, 2), about_ends)[1])
                 if self.spent(tally):
                     break
@@ -86,29 +86,29 @@ class Fit:
         best.restore()
         return tally.means() | {"model/holdout_error": best.error.mean()} | model.judge(best.rows).metrics()
 
-    def split(self, cells: Tensor) -> tuple[Tensor, Tensor]:
+    def split(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Those to train on, and the newest of those that never are."""
-        held = hash_uniform(cells, salt=0) < self.holdout
-        return cells[~held], cells[held][-self.max_holdout :]
+        held = hash_uniform(indices, salt=0) < self.holdout
+        return indices[~held], indices[held][-self.max_holdout :]
 
     def spent(self, tally: Tally) -> bool:
         """Whether no more updates are allowed."""
         return 0 < self.max_updates <= tally.updates
 
-    def _epoch(self, members: int, cells: Tensor) -> list[Tensor]:
-        """[K, batch] cells at a time: every member goes once through its own bootstrap, in an order of its own."""
-        device = cells.device
-        sets = [cells[self._times(cells, k)] for k in range(members)]
+    def _epoch(self, members: int, indices: Tensor) -> list[Tensor]:
+        """[K, batch] indices at a time: every member goes once through its own bootstrap, in an order of its own."""
+        device = indices.device
+        sets = [indices[self._times(indices, k)] for k in range(members)]
         size = min(len(s) for s in sets)
         shuffled = torch.stack([s[torch.randperm(len(s), device=device)[:size]] for s in sets])
         return list(shuffled.split(self.batch, 1))
 
-    def _times(self, cells: Tensor, member: int) -> Tensor:
-        """Indices of `cells`, each as often as a Poisson(1) number drawn for it and this member says."""
-        index = torch.arange(len(cells), device=cells.device)
+    def _times(self, indices: Tensor, member: int) -> Tensor:
+        """Positions in `indices`, each as often as a Poisson(1) number drawn for it and this member says."""
+        index = torch.arange(len(indices), device=indices.device)
         if not self.bootstrap:
             return index
-        u = hash_uniform(cells, salt=1 + member)
+        u = hash_uniform(indices, salt=1 + member)
         count = sum((u > p).long() for p in POISSON)
         return index.repeat_interleave(count)
 
@@ -143,11 +143,11 @@ class Best:
         self.model.choose(self.error)
 
 
-def balanced(ends: Tensor, cells: Tensor, shape: torch.Size) -> Tensor:
-    """[K, N] cells drawn with replacement, half of them from `ends`."""
-    drawn = cells[torch.randint(len(cells), shape, device=cells.device)]
+def balanced(ends: Tensor, indices: Tensor, shape: torch.Size) -> Tensor:
+    """[K, N] indices drawn with replacement, half of them from `ends`."""
+    drawn = indices[torch.randint(len(indices), shape, device=indices.device)]
     half = shape[1] // 2
-    drawn[:, :half] = ends[torch.randint(len(ends), (shape[0], half), device=cells.device)]
+    drawn[:, :half] = ends[torch.randint(len(ends), (shape[0], half), device=indices.device)]
     return drawn
 
 

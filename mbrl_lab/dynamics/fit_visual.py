@@ -13,7 +13,7 @@ from mbrl_lab.replay import Replay, free_memory
 from mbrl_lab.types import Metrics, Step
 
 BLOCK = 256
-"""Cells that are held out together, so that several steps in a row were not learned from."""
+"""Indices that are held out together, so that several steps in a row were not learned from."""
 
 GOLDEN = 0.6180339887498949
 """Multiples of it, without their whole part, fall evenly into [0, 1)."""
@@ -83,21 +83,21 @@ class FitVisual(Fit):
             raise ValueError(f"{asked} need about {lacking}: make one of them smaller")
 
     def windows(self, model: Visual, replay: Replay, steps: int) -> Tensor:
-        """Cells [M] of valid transitions with all of a state before them and `steps` rows after them."""
-        cells = model.reached(replay, replay.transitions())
-        return cells[cells < (replay.added - steps) * replay.num_envs]
+        """Indices [M] of valid transitions with all of a state before them and `steps` rows after them."""
+        indices = model.reached(replay, replay.transitions())
+        return indices[indices < (replay.added - steps) * replay.num_envs]
 
-    def split(self, cells: Tensor) -> tuple[Tensor, Tensor]:
+    def split(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Those to train on, and the newest of those that never are: whole blocks, evenly spread."""
-        held = self.held(cells)
-        return cells[~held], cells[held][-self.max_holdout :]
+        held = self.held(indices)
+        return indices[~held], indices[held][-self.max_holdout :]
 
-    def held(self, cells: Tensor) -> Tensor:
-        """[N] bool: whether cells [N] are in blocks that are held out; the second block is, if any are."""
-        return ((cells // BLOCK).double() * GOLDEN + (1 - GOLDEN) + 1e-9).frac() < self.holdout
+    def held(self, indices: Tensor) -> Tensor:
+        """[N] bool: whether indices [N] are in blocks that are held out; the second block is, if any are."""
+        return ((indices // BLOCK).double() * GOLDEN + (1 - GOLDEN) + 1e-9).frac() < self.holdout
 
     def prepare(self, model: Visual, replay: Replay, train: Tensor) -> list[Tensor]:
-        """Balance the model for what batches will hold; the cells of each kind of event that there is."""
+        """Balance the model for what batches will hold; the indices of each kind of event that there is."""
         reward, terminal = replay.outcomes(train)
         events = [x for x in (reward != 0, terminal) if x.any()]
         kinds = [train[x] for x in events]
@@ -115,20 +115,20 @@ class FitVisual(Fit):
     def _each(self, kinds: list[Tensor]) -> int:
         return int(self.events * self.batch) // len(kinds)
 
-    def enrich(self, cells: Tensor, kinds: list[Tensor]) -> Tensor:
-        """[K, batch] cells, the first of them replaced by draws from each kind of event."""
-        cells = cells.clone()
+    def enrich(self, indices: Tensor, kinds: list[Tensor]) -> Tensor:
+        """[K, batch] indices, the first of them replaced by draws from each kind of event."""
+        indices = indices.clone()
         for k, kind in enumerate(kinds):
-            each = self._each(kinds) * cells.shape[1] // self.batch
-            drawn = kind[torch.randint(len(kind), (len(cells), each), device=cells.device)]
-            cells[:, k * each : (k + 1) * each] = drawn
-        return cells
+            each = self._each(kinds) * indices.shape[1] // self.batch
+            drawn = kind[torch.randint(len(kind), (len(indices), each), device=indices.device)]
+            indices[:, k * each : (k + 1) * each] = drawn
+        return indices
 
     @torch.no_grad()
-    def validate(self, model: Visual, replay: Replay, cells: Tensor) -> Tensor:
+    def validate(self, model: Visual, replay: Replay, indices: Tensor) -> Tensor:
         """[K]: each member's loss on held-out rows, as frequent as they are in batches."""
-        cells = cells[torch.linspace(0, len(cells) - 1, min(len(cells), JUDGED)).long()]
-        rows = model_rows(model, replay, cells, model.unroll)
+        indices = indices[torch.linspace(0, len(indices) - 1, min(len(indices), JUDGED)).long()]
+        rows = model_rows(model, replay, indices, model.unroll)
         return torch.stack([model.loss(k, rows)[0] for k in range(model.members)]).cpu()
 
     def judge(self, model: Visual, replay: Replay) -> Metrics:
@@ -147,9 +147,9 @@ class FitVisual(Fit):
         return model_rows(model, replay, spread, steps)
 
 
-def model_rows(model: Visual, replay: Replay, cells: Tensor, steps: int) -> Step:
-    """[lead + 1 + steps, *cells.shape] rows: the state before each cell's transition, and so many steps."""
-    return replay.read(cells - model.lead * replay.num_envs, model.lead + 1 + steps)
+def model_rows(model: Visual, replay: Replay, indices: Tensor, steps: int) -> Step:
+    """[lead + 1 + steps, *indices.shape] rows: the state before each index's transition, and so many steps."""
+    return replay.read(indices - model.lead * replay.num_envs, model.lead + 1 + steps)
 
 
 def assess(model: Visual, rows: Step, parts: Parts | None) -> tuple[OpenLoop, Metrics]:

@@ -79,7 +79,7 @@ def open_loop(model: ImageModel, steps: Step, told: bool = False) -> OpenLoop:
         state = model.recognise(state, row.action, true) if told else after
         first = goes_on & ~row.first
         goes_on = first & ~row.terminal
-        said, was = (outcome.reward, 1 - outcome.discount), (row.reward, row.terminal)
+        said, was = (outcome.reward, 1 - outcome.cont), (row.reward, row.terminal)
         seen.append((state[:, -channels:], true, goes_on, said[0], was[0], said[1], was[1], first))
     return OpenLoop(start, before, *(torch.stack(x) for x in zip(*seen, strict=True)))
 

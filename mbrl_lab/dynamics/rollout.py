@@ -41,7 +41,7 @@ def rollout(
             over = over | (doubted > bound)
         state, outcome = model.imagine(state, action)
         obs = model.features(state)
-        ends = torch.rand_like(outcome.discount) >= outcome.discount
+        ends = torch.rand_like(outcome.cont) >= outcome.cont
         rows.append(Step(action, obs, outcome.reward + bonus * doubted, ends & ~over, over))
         over = over | ends
     return Step(*(torch.stack(field) for field in zip(*rows, strict=True)))

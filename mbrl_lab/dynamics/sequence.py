@@ -52,13 +52,13 @@ class SequenceModel(nn.Module):
     def features(self, state: Tree) -> Tensor:
         raise NotImplementedError
 
-    def reached(self, replay: Replay, cells: Tensor) -> Tensor:
-        """Of cells [N] those whose state replay still has: all of them, since `recall` knows nothing from before."""
-        return cells
+    def reached(self, replay: Replay, indices: Tensor) -> Tensor:
+        """Of indices [N] those whose state replay still has: all of them, since `recall` knows nothing from before."""
+        return indices
 
-    def recall(self, replay: Replay, cells: Tensor) -> Tree:
-        """[N, ...]: states that cells [N] of replay would begin, as if nothing had been seen before."""
-        return self.observe(None, replay.read(cells, 1).at(0))
+    def recall(self, replay: Replay, indices: Tensor) -> Tree:
+        """[N, ...]: states that indices [N] of replay would begin, as if nothing had been seen before."""
+        return self.observe(None, replay.read(indices, 1).at(0))
 
     def scaled(self, obs: Tensor) -> Tensor:
         """Observations [..., *obs_shape] as the encoder sees them."""

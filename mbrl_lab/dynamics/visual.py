@@ -181,9 +181,9 @@ class Visual(nn.Module):
         """The state a frame later."""
         return torch.cat([state[:, self.shape[0] :], frame], 1)
 
-    def recall(self, replay: Replay, cells: Tensor) -> Tensor:
-        """[N, history * C, H, W]: the states in which real transitions begin, whose cells [N] `reached` has left."""
-        return self.begin(replay.read(cells - self.lead * replay.num_envs, self.lead + 1))
+    def recall(self, replay: Replay, indices: Tensor) -> Tensor:
+        """[N, history * C, H, W]: the states in which real transitions begin, whose indices [N] `reached` has left."""
+        return self.begin(replay.read(indices - self.lead * replay.num_envs, self.lead + 1))
 
     def begin(self, steps: Step) -> Tensor:
         """The state at the last of rows [lead + 1, N]."""
@@ -197,9 +197,9 @@ class Visual(nn.Module):
         assert state is not None
         return state
 
-    def reached(self, replay: Replay, cells: Tensor) -> Tensor:
-        """Of cells [N] those before which replay still has all frames of the state."""
-        return cells[cells >= (replay.oldest + self.lead) * replay.num_envs]
+    def reached(self, replay: Replay, indices: Tensor) -> Tensor:
+        """Of indices [N] those before which replay still has all frames of the state."""
+        return indices[indices >= (replay.oldest + self.lead) * replay.num_envs]
 
     def update(self, steps: Step) -> tuple[Tensor, Metrics]:
         """Rows [lead + 1 + U, B] for all members alike, or [lead + 1 + U, K, B] for each its own: U steps to learn."""

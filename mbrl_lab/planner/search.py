@@ -41,7 +41,7 @@ def evaluate(model: WorldModel, state: Tree, sequences: Tensor, particles: int =
     for step in range(horizon):
         wide, outcome = model.imagine(wide, actions[step])
         total = total + alive * outcome.reward
-        alive = alive * outcome.discount * discount
+        alive = alive * outcome.cont * discount
         if step % CHECK_EVERY or step == horizon - 1:
             continue
         kept = unfinished(alive, model.row_blocks)

@@ -38,7 +38,7 @@ def forecast(model: WorldModel, rows: Step, states: Tree, starts: Tensor, horizo
         wide, outcome = model.imagine(wide, copied(rows.action[at, b]))
         predicted = torch.cat([model.features(wide), outcome.reward[:, None]], -1).unflatten(0, (COPIES, -1))
         true = torch.cat([_features(model, states, at, b), rows.reward[at, b, None]], -1)
-        seen.append((predicted, true, 1 - outcome.discount.view(COPIES, -1), valid))
+        seen.append((predicted, true, 1 - outcome.cont.view(COPIES, -1), valid))
     return Forecast(_features(model, states, t, b).float().cpu(), *(_stack(x) for x in zip(*seen, strict=True)))
 
 

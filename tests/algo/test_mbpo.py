@@ -43,11 +43,11 @@ class World(nn.Module):
     def disagreement(self, state: Tree, action: Tensor) -> Tensor:
         return torch.full((len(state),), self.doubt)
 
-    def reached(self, replay: Replay, cells: Tensor) -> Tensor:
-        return cells
+    def reached(self, replay: Replay, indices: Tensor) -> Tensor:
+        return indices
 
-    def recall(self, replay: Replay, cells: Tensor) -> Tree:
-        return replay.read(cells, 1).obs[0]
+    def recall(self, replay: Replay, indices: Tensor) -> Tree:
+        return replay.read(indices, 1).obs[0]
 
 
 class Fitted:
@@ -250,7 +250,7 @@ def test_what_it_imagined_can_be_put_back() -> None:
     one, other = mbpo(rollout=[1, 3, 0, 2]), mbpo(rollout=[1, 3, 0, 2])
     run(one, 31)
     other.remember(one.memory())
-    assert other.imagined.lengths == one.imagined.lengths and torch.equal(other.imagined.cells, one.imagined.cells)
+    assert other.imagined.lengths == one.imagined.lengths and torch.equal(other.imagined.indices, one.imagined.indices)
     torch.manual_seed(3)
     a = one.imagined.sample(50, 2)
     torch.manual_seed(3)
@@ -306,7 +306,7 @@ def test_imagined_stacks_are_those_that_were_imagined() -> None:
     rows = Imagined(spec, keep=2, starts=2, longest=3, device="cpu")
     for length, shade in ((3, 0), (1, 40), (2, 80)):
         rows.add(stacked_rollouts(2, length, shade))
-    assert len(rows.cells) == 2 * (1 + 2), "a transition for each imagined step of the two newest"
+    assert len(rows.indices) == 2 * (1 + 2), "a transition for each imagined step of the two newest"
     assert rows.replay.store.obs.shape[2:] == (4, 4), "a frame a row"
     windows = rows.sample(500, 3)
     obs, grey = windows.obs[..., 0, 0].long(), windows.reward.long()

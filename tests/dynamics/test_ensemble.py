@@ -49,8 +49,8 @@ def test_it_learns_a_linear_system(deterministic: Ensemble) -> None:
     expected = true_next(obs, action)
     assert (after - expected).square().mean().sqrt() < 0.05
     assert (outcome.reward - reward_of(expected)).square().mean().sqrt() < 0.15
-    assert (outcome.discount == 1).all(), "no end was ever seen"
-    assert after.shape == (500, 3) and outcome.reward.shape == outcome.discount.shape == (500,)
+    assert (outcome.cont == 1).all(), "no end was ever seen"
+    assert after.shape == (500, 3) and outcome.reward.shape == outcome.cont.shape == (500,)
 
 
 def test_untrained_it_does_not(deterministic: Ensemble) -> None:
@@ -80,9 +80,9 @@ def test_it_learns_where_episodes_end(ending: Ensemble) -> None:
     obs, action = queries(2000)
     after, outcome = ending.imagine(obs, action)
     beyond = after[:, 0] - EDGE
-    assert outcome.discount[beyond > 0.3].mean() < 0.1
-    assert outcome.discount[beyond < -0.3].mean() > 0.9
-    assert (outcome.discount >= 0).all() and (outcome.discount <= 1).all()
+    assert outcome.cont[beyond > 0.3].mean() < 0.1
+    assert outcome.cont[beyond < -0.3].mean() > 0.9
+    assert (outcome.cont >= 0).all() and (outcome.cont <= 1).all()
 
 
 def test_known_rewards_and_ends_are_computed() -> None:
@@ -104,7 +104,7 @@ def test_known_rewards_and_ends_are_computed() -> None:
     obs, action = queries(50)
     after, outcome = model.imagine(obs, action)
     assert torch.equal(outcome.reward, reward(obs, action, after))
-    assert torch.equal(outcome.discount, 1 - (after[:, 1] > 0).float())
+    assert torch.equal(outcome.cont, 1 - (after[:, 1] > 0).float())
 
 
 def test_discrete_actions_are_told_apart() -> None:
@@ -227,7 +227,7 @@ def test_loaded_elsewhere_it_predicts_the_same(kind: str, request: pytest.Fixtur
     torch.manual_seed(1)
     again, same = other.imagine(obs, action)
     assert torch.equal(after, again)
-    assert torch.equal(outcome.reward, same.reward) and torch.equal(outcome.discount, same.discount)
+    assert torch.equal(outcome.reward, same.reward) and torch.equal(outcome.cont, same.cont)
 
 
 def test_in_bfloat16_it_predicts_nearly_the_same_and_afterwards_the_same(ending: Ensemble) -> None:
@@ -273,7 +273,7 @@ def test_in_bfloat16_small_changes_about_large_means_are_seen() -> None:
     apart = (rounded - exact) / model.targets.scale[:-1]
     assert apart.square().mean().sqrt() < 0.01 and apart.abs().max() < 0.1
     assert ((also.reward - meant.reward) / model.targets.scale[-1]).square().mean().sqrt() < 0.01
-    assert (also.discount - meant.discount).abs().mean() < 0.004
+    assert (also.cont - meant.cont).abs().mean() < 0.004
     torch.testing.assert_close(disagreement, model.disagreement(obs, action[1]), rtol=0.05, atol=0.01)
 
 
@@ -287,7 +287,7 @@ def test_compiled_it_predicts_the_same(ending: Ensemble) -> None:
     also, its_outcome = compiled.imagine(obs, action)
     torch.testing.assert_close(also, after)
     torch.testing.assert_close(its_outcome.reward, outcome.reward)
-    torch.testing.assert_close(its_outcome.discount, outcome.discount)
+    torch.testing.assert_close(its_outcome.cont, outcome.cont)
 
 
 def test_its_state_is_the_observation() -> None:
@@ -323,9 +323,9 @@ def test_rows_across_an_episodes_end_teach_nothing(gaussian: bool) -> None:
 def test_members_learn_from_rows_of_their_own() -> None:
     model = ensemble(members=3, elites=3)
     replay = data(50)
-    cells = replay.transitions()[:30].view(3, 10)
+    indices = replay.transitions()[:30].view(3, 10)
     before = [p.detach().clone() for p in model.net.parameters()]
-    rows = replay.read(cells, 2)
+    rows = replay.read(indices, 2)
     frozen = rows._replace(first=rows.first.clone())
     frozen.first[1, 2] = True  # the third member's rows are all invalid
     model.update(frozen)

@@ -81,13 +81,13 @@ def names(steps: Step) -> Tensor:
 
 
 def numbered(steps: int, replay: Replay | None = None, num: int = 2) -> Replay:
-    """A replay whose observations are the rows' cells; each 11th row begins an episode, each 10th is terminal."""
+    """A replay whose observations are the rows' indices; each 11th row begins an episode, each 10th is terminal."""
     replay = replay or Replay(EnvSpec((1,), torch.float32, 2, True), 10_000, num, seed=0)
     zero = torch.zeros(num)
     for _ in range(steps):
         t = replay.added
-        cells = torch.arange(num, dtype=torch.float32)[:, None] + t * num
-        replay.add(Step(zero.long(), cells, zero, (zero + (t % 11 == 10)).bool(), (zero + (t % 11 == 0)).bool()))
+        indices = torch.arange(num, dtype=torch.float32)[:, None] + t * num
+        replay.add(Step(zero.long(), indices, zero, (zero + (t % 11 == 10)).bool(), (zero + (t % 11 == 0)).bool()))
     return replay
 
 
@@ -146,14 +146,14 @@ def bootstraps(replay: Replay, members: int = 4) -> list[Counter[int]]:
 def test_a_bootstrap_is_a_members_own_and_never_changes() -> None:
     replay = numbered(600)
     first = bootstraps(replay)
-    cells = set(replay.transitions().tolist())
+    indices = set(replay.transitions().tolist())
     numbered(300, replay)
     later = bootstraps(replay)
     for k in range(4):
-        kept = {c: n for c, n in later[k].items() if c in cells}
+        kept = {c: n for c, n in later[k].items() if c in indices}
         # members are cut to the shortest bootstrap, so a few rows are left out of an epoch
         missing = sum((first[k] - Counter(kept)).values()) + sum((Counter(kept) - first[k]).values())
-        assert missing < 0.15 * len(cells)
+        assert missing < 0.15 * len(indices)
     assert first[0] != first[1]
 
 
@@ -226,7 +226,7 @@ def test_elites_are_the_best_on_hold_out() -> None:
 
 
 def held_out(replay: Replay) -> Tensor:
-    """The cells a fit keeps to itself: those it does not train on, by their numbers alone."""
+    """The indices a fit keeps to itself: those it does not train on, by their numbers alone."""
     twin = numbered(replay.added, num=replay.num_envs)
     twin.store.first.copy_(torch.zeros_like(twin.store.first))
     model = Recorder(1)
@@ -257,10 +257,10 @@ def test_it_learns_without_hold_out_and_from_little(holdout: float) -> None:
     model = ensemble(lr=3e-3)
     replay = data(120 if holdout == 0 else 4, num=1)
     fit(max_updates=60, holdout=holdout)(model, replay)
-    cells = replay.transitions()
+    indices = replay.transitions()
     if holdout:
-        assert not (hash_uniform(cells, salt=0) < holdout).any(), "too few rows for any to be held out"
-    assert model.validate(replay.read(cells, 2)).mean() < 0.5
+        assert not (hash_uniform(indices, salt=0) < holdout).any(), "too few rows for any to be held out"
+    assert model.validate(replay.read(indices, 2)).mean() < 0.5
 
 
 def test_a_dimension_that_never_varies() -> None:

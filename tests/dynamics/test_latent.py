@@ -113,7 +113,7 @@ def test_it_learns_a_linear_system(settings: dict[str, Any]) -> None:
         state, outcome = model.imagine(state, steps.action[t])
     error = (outcome.reward - steps.reward[4])[good].square().mean().sqrt()
     assert error < 0.35 * steps.reward[4][good].std()
-    assert outcome.discount.min() > 0.9, "nothing ever ends here"
+    assert outcome.cont.min() > 0.9, "nothing ever ends here"
 
 
 def test_it_learns_where_episodes_end() -> None:
@@ -124,6 +124,6 @@ def test_it_learns_where_episodes_end() -> None:
     steps = replay.sample(1000, 2)
     valid = ~steps.first[1]
     _, outcome = model.imagine(model.observe(None, steps.at(0)), steps.action[1])
-    right = (outcome.discount < 0.5) == steps.terminal[1]
+    right = (outcome.cont < 0.5) == steps.terminal[1]
     assert steps.terminal[1][valid].float().mean() > 0.02
     assert right[valid].float().mean() > 0.95

@@ -95,13 +95,13 @@ def test_states_recalled_from_replay_are_those_that_were_observed(spec: EnvSpec)
     replay = world(spec, 60)
     rows = replay.latest(60)
     state = None
-    cells = model.reached(replay, replay.transitions())
-    recalled = model.recall(replay, cells)
-    assert len(cells) == (60 - 1 - 1 - model.lead) * 4
+    indices = model.reached(replay, replay.transitions())
+    recalled = model.recall(replay, indices)
+    assert len(indices) == (60 - 1 - 1 - model.lead) * 4
     for t in range(59):
         state = model.observe(state, rows.at(t))
         for env in range(4):
-            at = (cells == t * 4 + env).nonzero()
+            at = (indices == t * 4 + env).nonzero()
             assert not len(at) or torch.equal(recalled[at[0, 0]], state[env])
 
 
@@ -227,10 +227,10 @@ def test_where_actions_stick_what_is_imagined_is_what_one_of_them_does() -> None
     assert (step == 5).float().mean() == pytest.approx(0.7, abs=0.1)
     assert (step == 1).float().mean() == pytest.approx(0.3, abs=0.1)
     assert outcome.reward[step == 1].mean() > 0.95 and outcome.reward[step == 5].mean() < 0.05
-    assert outcome.discount[step == 1].mean() > 0.95 and outcome.discount[step == 5].mean() < 0.06
+    assert outcome.cont[step == 1].mean() > 0.95 and outcome.cont[step == 5].mean() < 0.06
     frames, mean = model.expect(states, torch.zeros(len(states)).long())
     assert (model.features(frames)[:, 0, 3].argmax(1) == (places[0][(places[0] - places[1]) % 6 == 1] - 1) % 6).all()
-    assert mean.reward.mean() == pytest.approx(0.3, abs=0.1) and mean.discount.mean() == pytest.approx(0.3, abs=0.1)
+    assert mean.reward.mean() == pytest.approx(0.3, abs=0.1) and mean.cont.mean() == pytest.approx(0.3, abs=0.1)
     right = model.features(states).clone()
     right[:, 1], right[:, 0] = right[:, 0].clone(), torch.roll(right[:, 0], 1, 2)
     assert torch.equal(model.features(model.recognise(states, torch.zeros(len(states)).long(), right)), right)
@@ -256,12 +256,12 @@ def test_a_channel_that_always_has_as_many_cells_keeps_them() -> None:
 
 
 def test_whole_blocks_are_held_out_and_a_row_stays_what_it_is() -> None:
-    cells = torch.arange(BLOCK * 100)
-    train, held = fit(max_holdout=BLOCK * 100).split(cells)
+    indices = torch.arange(BLOCK * 100)
+    train, held = fit(max_holdout=BLOCK * 100).split(indices)
     blocks = (held // BLOCK).unique()
     assert len(held) == BLOCK * len(blocks) and len(blocks) == pytest.approx(20, abs=1)
     assert blocks.diff().max() <= 8, "they are spread"
-    assert torch.equal(fit(max_holdout=BLOCK * 100).split(cells[:5_000])[0], train[train < 5_000])
+    assert torch.equal(fit(max_holdout=BLOCK * 100).split(indices[:5_000])[0], train[train < 5_000])
 
 
 @pytest.mark.parametrize(

@@ -117,5 +117,5 @@ def test_an_ensemble_can_take_them(env: str, propagation: str) -> None:
     after, outcome = model.imagine(obs, action := spec.random(40))
     physics_of = build(cfg.env.physics)
     assert torch.equal(outcome.reward, physics_of["reward"](obs, action, after))
-    assert torch.equal(outcome.discount, 1 - physics_of["termination"](obs, action, after).float())
+    assert torch.equal(outcome.cont, 1 - physics_of["termination"](obs, action, after).float())
     real.close()

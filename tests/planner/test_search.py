@@ -84,7 +84,7 @@ def test_continuous_actions_arrive_as_vectors() -> None:
     torch.testing.assert_close(model.asked[3][1], expected)
 
 
-@pytest.mark.parametrize("where", ["reward", "discount"])
+@pytest.mark.parametrize("where", ["reward", "cont"])
 @pytest.mark.parametrize("broken", [3, 9])
 def test_one_nan_in_one_particle_condemns_the_sequence(where: str, broken: int) -> None:
     model = Rows(EnvSpec((1,), torch.float32, 9, discrete=True), broken, where)

@@ -33,7 +33,7 @@ def returns(planner: Search, model: Analytic, obs: Tensor, steps: int) -> Tensor
     for _ in range(steps):
         action, plan = planner.plan(model, obs, plan)
         obs, outcome = model.imagine(obs, action)
-        total, alive = total + alive * outcome.reward, alive * outcome.discount
+        total, alive = total + alive * outcome.reward, alive * outcome.cont
     return total
 
 
