@@ -269,7 +269,7 @@ class Runner:
             "carry": self.carry,
             "metrics": {k: float(v) for k, v in self.metrics.items()},
             "algo": module_state(self.algo),
-            "memory": self.algo.memory(),
+            "extra": self.algo.get_extra_state(),
             "envs": self.envs.state_dict(),
             "replay": self.replay.state_dict(),
             "tracker": self.tracker.state_dict(),
@@ -287,7 +287,7 @@ class Runner:
         self.row = Step(*state["row"]).to(self.device)
         self.carry = tree_map_only(Tensor, lambda x: x.to(self.device), state["carry"])
         load_module_state(self.algo, state["algo"])
-        self.algo.remember(state.get("memory", {}))  # a checkpoint older than it has none
+        self.algo.set_extra_state(state.get("extra", state.get("memory", {})))  # under an older name, or none
         self.load_replay(state["replay"], rows)
         self.tracker.load_state_dict(state["tracker"])
         self.monitor.load_state_dict(state["monitor"])

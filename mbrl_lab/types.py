@@ -186,12 +186,15 @@ class Algo(nn.Module):
     def allocate(self) -> None:
         """Take what room training will need; ValueError, naming settings, where there is none."""
 
-    def memory(self) -> Tree:
-        """What it must remember to go on learning, but not to act: plain, as in a state_dict."""
+    def get_extra_state(self) -> Tree:
+        """What it needs to go on learning, but not to act, beside its weights: plain values and tensors.
+
+        The last checkpoint holds it, the best one does not.
+        """
         return {}
 
-    def remember(self, memory: Tree) -> None:
-        """Put back what `memory` gave."""
+    def set_extra_state(self, state: Tree) -> None:
+        """Put back what `get_extra_state` gave."""
 
 
 class Logger(Protocol):

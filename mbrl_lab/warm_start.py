@@ -12,7 +12,7 @@ from torch import Tensor
 from mbrl_lab.config import ConfigError, refuse_old_names
 from mbrl_lab.tracking.checkpoint import Checkpoint
 from mbrl_lab.tracking.folder import RunFolder, flatten
-from mbrl_lab.tracking.state import bare
+from mbrl_lab.tracking.state import EXTRA, bare, weights
 from mbrl_lab.types import Algo
 
 ATTRIBUTES = {"dynamics": "model", "policy": "policy", "value": "value"}
@@ -34,13 +34,12 @@ def warm_start(algo: Algo, cfg: DictConfig, home: RunFolder) -> list[str]:
     saved, step = read_weights(cfg, source, home)
 
     # Names before shapes: tensors of another algo have no shapes to compare.
-    own = {bare(name): x for name, x in algo.state_dict().items()}
+    own = {bare(name): x for name, x in weights(algo).items()}
     here, there = (chosen(x, cfg.init_parts) for x in (own, saved))
     for part in cfg.init_parts or ():
         require_part(part, cfg, own, saved)
     require_same(cfg, source, here, there)
-    weights = {name: there.get(bare(name), x) for name, x in algo.state_dict().items()}
-    algo.load_state_dict(weights)
+    algo.load_state_dict({name: there.get(bare(name), x) for name, x in weights(algo).items()}, strict=False)
 
     kept = sorted(set(own) - set(here))
     return sheet(algo, here, kept, f"{source.checkpoint(cfg.init_checkpoint)}, step {step:,}")
@@ -64,23 +63,23 @@ def read_weights(cfg: DictConfig, source: RunFolder, home: RunFolder) -> tuple[M
         raise ConfigError(f"init_from is {cfg.init_from}, but {place} is no checkpoint of a run") from error
 
 
-def chosen(weights: Mapping[str, Any], parts: Sequence[str] | None) -> dict[str, Tensor]:
+def chosen(saved: Mapping[str, Any], parts: Sequence[str] | None) -> dict[str, Tensor]:
     """The tensors to copy: of these parts, or all; but no counters and no state of a stream of steps.
 
     Counters are whole numbers of no dimension, such as `updates`, by which exploration and learning rates are annealed:
     they begin at 0 with the run.
     """
-    names = [name for name, x in weights.items() if isinstance(x, Tensor) and not name.endswith("_extra_state")]
-    names = [name for name in names if weights[name].ndim or weights[name].dtype != torch.int64]
+    names = [name for name, x in saved.items() if isinstance(x, Tensor) and not name.endswith(EXTRA)]
+    names = [name for name in names if saved[name].ndim or saved[name].dtype != torch.int64]
     if parts is not None:
         names = [name for name in names if name.partition(".")[0] in {ATTRIBUTES[part] for part in parts}]
-    return {name: weights[name] for name in names}
+    return {name: saved[name] for name in names}
 
 
 def require_part(part: str, cfg: DictConfig, own: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
     """ConfigError where this run or the source has no such part with weights."""
-    for who, weights in (("this run", own), (f"the run in {cfg.init_from}", saved)):
-        heads = {name.partition(".")[0] for name in weights}
+    for who, names in (("this run", own), (f"the run in {cfg.init_from}", saved)):
+        heads = {name.partition(".")[0] for name in names}
         if ATTRIBUTES[part] not in heads:
             there = ", ".join(key for key, head in ATTRIBUTES.items() if head in heads) or "none"
             raise ConfigError(f"init_parts names {part}, which {who} does not have; it has {there}")

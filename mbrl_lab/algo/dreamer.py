@@ -142,11 +142,11 @@ class Dreamer(Algo):
             asked = f"algo.batch={self.batch} windows of dynamics.length={self.model.length} rows"
             raise ValueError(f"{asked} need {need / 1e9:.1f} GB, where {free / 1e9:.1f} GB are free: make one smaller")
 
-    def memory(self) -> dict[str, Any]:
+    def get_extra_state(self) -> dict[str, Any]:
         return {} if self.latents is None else self.latents.state()
 
-    def remember(self, memory: dict[str, Any]) -> None:
-        self.kept = memory
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.kept = state
 
 
 def able(part: Part, verb: str, choices: str) -> Part:

@@ -60,15 +60,15 @@ class Imagined:
         indices, row = indices[row >= 0], row[row >= 0]
         self.indices = indices[begun[row]]
 
-    def memory(self) -> dict[str, Any]:
+    def get_extra_state(self) -> dict[str, Any]:
         """Everything, the rows too, on the CPU."""
         rows = self.replay.rows(self.replay.added - sum(self.lengths), self.replay.added)
         return {"added": self.replay.added, "lengths": list(self.lengths), "rows": tuple(rows)}
 
-    def remember(self, memory: dict[str, Any]) -> None:
-        """Put back what `memory` gave."""
-        self.replay.added, self.lengths = memory["added"], list(memory["lengths"])
-        self.replay.restore(self.replay.added - sum(self.lengths), Step(*memory["rows"]))
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Put back what `get_extra_state` gave."""
+        self.replay.added, self.lengths = state["added"], list(state["lengths"])
+        self.replay.restore(self.replay.added - sum(self.lengths), Step(*state["rows"]))
         self._index()
 
 

@@ -161,13 +161,13 @@ class MBPO(Learner):
         assert self.imagined is not None, "nothing was allocated"
         return self.imagined
 
-    def memory(self) -> dict[str, Any]:
-        return {"earned": self.earned} | ({} if self.imagined is None else self.imagined.memory())
+    def get_extra_state(self) -> dict[str, Any]:
+        return {"earned": self.earned} | ({} if self.imagined is None else self.imagined.get_extra_state())
 
-    def remember(self, memory: dict[str, Any]) -> None:
-        self.earned = memory.get("earned", 1)
-        if "rows" in memory:
-            self.imagined_rows().remember(memory)
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.earned = state.get("earned", 1)
+        if "rows" in state:
+            self.imagined_rows().set_extra_state(state)
 
 
 def share(real_ratio: float | None, on_policy: bool, batch: int) -> int:

@@ -15,10 +15,18 @@ from torch.optim import Optimizer
 COMPILED = "_orig_mod."  # what torch.compile puts into names; left out, so that a run may resume with or without it
 
 
+EXTRA = "_extra_state"  # where torch puts what a module's `get_extra_state` gives
+
+
+def weights(module: nn.Module) -> dict[str, Any]:
+    """Its `state_dict` without its own extra state, which can be large; that of modules inside it is there."""
+    return {name: x for name, x in module.state_dict().items() if name != EXTRA}
+
+
 def module_state(module: nn.Module) -> dict[str, Any]:
     """Everything a module learns with, plain: {weights, parts, generators}."""
     return {
-        "weights": {bare(name): x for name, x in module.state_dict().items()},
+        "weights": {bare(name): x for name, x in weights(module).items()},
         "parts": {name: part.state_dict() for name, part in stateful(module).items()},
         "generators": {name: generator_state(g) for name, g in generators(module).items()},
     }
@@ -26,12 +34,14 @@ def module_state(module: nn.Module) -> dict[str, Any]:
 
 def load_module_state(module: nn.Module, state: dict[str, Any]) -> None:
     """Put back what `module_state` gave, on the devices the module is on; ValueError if it was of another module."""
-    own = {name: bare(name) for name in module.state_dict()}
+    here = weights(module)
+    own = {name: bare(name) for name in here}
     parts, found = stateful(module), generators(module)
     for kind, names in {"weights": own.values(), "parts": parts, "generators": found}.items():
         check_names(kind, state[kind], names)
-    check_shapes(module.state_dict(), {name: state["weights"][plain] for name, plain in own.items()})
-    module.load_state_dict({name: state["weights"][plain] for name, plain in own.items()})
+    saved = {name: state["weights"][plain] for name, plain in own.items()}
+    check_shapes(here, saved)
+    module.load_state_dict(saved, strict=False)  # the names were compared; its own extra state is not among them
     for name, part in parts.items():
         part.load_state_dict(state["parts"][name])
     for name, generator in found.items():
@@ -93,7 +103,7 @@ def check_names(kind: str, saved: Iterable[str], present: Iterable[str]) -> None
 def check_shapes(here: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
     """ValueError that shows the first weights whose shapes differ."""
     for name, x in here.items():
-        extra = name.endswith("_extra_state")  # whose shape is for its module to know
+        extra = name.endswith(EXTRA)  # whose shape is for its module to know
         if not extra and isinstance(x, Tensor) and x.shape != saved[name].shape:
             shapes = f"{list(saved[name].shape)} in it, {list(x.shape)} here"
             raise ValueError(f"the checkpoint is of another model: {bare(name)} has shape {shapes}")

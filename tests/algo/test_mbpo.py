@@ -249,7 +249,7 @@ def test_windows_do_not_run_over_the_newest_row() -> None:
 def test_what_it_imagined_can_be_put_back() -> None:
     one, other = mbpo(rollout=[1, 3, 0, 2]), mbpo(rollout=[1, 3, 0, 2])
     run(one, 31)
-    other.remember(one.memory())
+    other.set_extra_state(one.get_extra_state())
     assert other.imagined.lengths == one.imagined.lengths and torch.equal(other.imagined.indices, one.imagined.indices)
     torch.manual_seed(3)
     a = one.imagined.sample(50, 2)
@@ -317,7 +317,7 @@ def test_imagined_stacks_are_those_that_were_imagined() -> None:
     reached = {(int(g[0]), bool(~f[1]), bool(~f[1] & ~f[2])) for g, f in zip(grey.T, windows.first.T, strict=True)}
     assert reached == {(g, True, False) for g in (40, 50, 81, 91)} | {(80, True, True), (90, True, True)}
     again = Imagined(spec, keep=2, starts=2, longest=3, device="cpu")
-    again.remember(rows.memory())
+    again.set_extra_state(rows.get_extra_state())
     torch.manual_seed(0)
     one = rows.sample(50, 3)
     torch.manual_seed(0)
@@ -332,5 +332,5 @@ def test_rollouts_are_as_long_as_the_model_has_earned() -> None:
     told = [m["model/rollout_length"] for m in run(algo, 20) if "model/rollout_length" in m]
     assert told == [1, 3, 4]
     other = mbpo(rollout=[4, 4, 0, 1], earn=True)
-    other.remember(algo.memory())
+    other.set_extra_state(algo.get_extra_state())
     assert other.length(20) == 4 and mbpo(rollout=[4, 4, 0, 1]).length(20) == 4

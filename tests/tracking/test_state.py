@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from mbrl_lab.nets.running import RewardScale
 from mbrl_lab.tracking.checkpoint import Checkpoint
 from mbrl_lab.tracking.state import (
     generators,
@@ -96,6 +97,29 @@ def test_a_resumed_learner_goes_on_bit_for_bit(tmp_path: Path) -> None:
     load_module_state(resumed, state["algo"])
     set_random_state(state["random"])
     assert [resumed.learn() for _ in range(4)] == straight
+
+
+class WithExtraState(Inner):
+    """Has state that only a resume needs, and a module inside with some of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.rows = RewardScale(0.9), [1]
+
+    def get_extra_state(self) -> Any:
+        return {"rows": self.rows}
+
+    def set_extra_state(self, state: Any) -> None:
+        self.rows = state["rows"]
+
+
+def test_extra_state_of_the_whole_is_left_out_and_that_of_its_modules_is_not(tmp_path: Path) -> None:
+    learner, other = WithExtraState(), WithExtraState()
+    learner.rows = [2]
+    state = saved(tmp_path, learner)["algo"]
+    assert [name for name in state["weights"] if "extra" in name] == ["scale._extra_state"]
+    load_module_state(other, state)
+    assert other.rows == [1] and torch.equal(other.net[0].weight, learner.net[0].weight)
 
 
 def test_random_states_survive_a_checkpoint(tmp_path: Path) -> None:
