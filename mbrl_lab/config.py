@@ -252,9 +252,11 @@ def refuse_old_names(config: Mapping[str, Any], source: str = "") -> None:
 
 def check_rules(cfg: DictConfig) -> None:
     """ConfigError for the first setting that cannot be by itself."""
+    node_of = cache(lambda parent: OmegaConf.select(cfg, parent) if parent else cfg)
     for key, (holds, allowed) in RULES.items():
-        value = OmegaConf.select(cfg, key)
-        if _has(cfg, key) and not holds(value):
+        parent, _, leaf = key.rpartition(".")
+        node = node_of(parent)
+        if isinstance(node, DictConfig) and leaf in node and not holds(value := OmegaConf.select(node, leaf)):
             beyond = f" to {INT64}" if isinstance(value, int) and value > INT64 else ""
             raise ConfigError(f"{key} is {value!r}; it must be {allowed}{beyond}")
 

@@ -11,17 +11,21 @@ os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE")  # no processor has b
 if sys.platform == "linux":
     os.environ.setdefault("MUJOCO_GL", "egl")
 
-import copy
+import gc
+import pickle
 import random
 import signal
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from hydra._internal import defaults_list
+from omegaconf import OmegaConf
 
 from mbrl_lab import config
 from mbrl_lab.tracking import provenance
@@ -42,6 +46,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for marker, reason in missing.items():
             if reason and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays to the end: no collection of garbage has to look at it again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -66,15 +76,34 @@ def seeded(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def composed_once() -> Iterator[None]:
-    """The same words compose the same config, so Hydra reads its files once for them; and git is asked once."""
-    compose, git = config.compose, provenance.git
+    """The same words compose the same config, and the same text is the same file, so Hydra reads each once.
+
+    Hydra also prepares what a defaults list may interpolate, for every file; here only for those that interpolate. And
+    git is asked once.
+    """
+    compose, load, git = config.compose, OmegaConf.load, provenance.git
+    choices = defaults_list._create_interpolation_map
     threads = [] if THREADS == 1 else [f"runtime.threads={THREADS}"]
-    composed = cache(lambda conf, name, words, **how: compose(name, [*threads, *words], **how))
+    composed = cache(lambda conf, name, words, **how: pickle.dumps(compose(name, [*threads, *words], **how)))
+    loaded: dict[str, bytes] = {}
 
     def compose_once(name: str, words: list[str], **how: Any) -> Any:
-        return copy.deepcopy(composed(config.CONF, name, tuple(words), **how))
+        return pickle.loads(composed(config.CONF, name, tuple(words), **how))
+
+    def load_once(file: Any) -> Any:
+        text = file.read() if hasattr(file, "read") else Path(file).read_text()
+        if text not in loaded:
+            if hasattr(file, "read"):
+                file.seek(0)
+            loaded[text] = pickle.dumps(load(file))
+        return pickle.loads(loaded[text])
+
+    def choices_if_asked(overrides: Any, defaults: list[Any], self_added: bool) -> Any:
+        return choices(overrides, defaults, self_added) if any(d.is_interpolation() for d in defaults) else None
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(config, "compose", compose_once)
+        patch.setattr(OmegaConf, "load", load_once)
+        patch.setattr(defaults_list, "_create_interpolation_map", choices_if_asked)
         patch.setattr(provenance, "git", cache(git))
         yield

@@ -43,11 +43,16 @@ def env_of(family: str) -> str:
     return next(env for env in sorted(ENVS, key=lambda e: (e not in FAVOURITES, e)) if family_of(env) == family)
 
 
+def smoke(recipe: str) -> list[str]:
+    """A recipe's algo and an environment of its family, with debug=smoke."""
+    algo, _, family = recipe.rpartition("_")
+    return [f"algo={algo}", f"env={env_of(family)}", "debug=smoke"]
+
+
 @cache
 def small(recipe: str) -> list[str]:
     """A recipe's algo and an environment of its family, with debug=smoke, a quick planner and short episodes."""
-    algo, _, family = recipe.rpartition("_")
-    words = [f"algo={algo}", f"env={env_of(family)}", "debug=smoke"]
+    words, family = smoke(recipe), recipe.rpartition("_")[2]
     cfg = compose_config(words)
     sizes = SMALL | (OF_IMAGES if family in SHORT_OF else {}) | (OF_PIXELS if family == "pixels" else {})
     fewer = [f"{key}={n}" for key, n in sizes.items() if (OmegaConf.select(cfg, key) or 0) > n]

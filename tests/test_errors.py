@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra._internal.hydra import Hydra
 from hydra.core.utils import configure_log
 
 from mbrl_lab import app, config, load_run, make_run
@@ -46,7 +47,12 @@ Train = Callable[..., Said]
 
 @pytest.fixture
 def train(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Train:
-    """scripts/train.py in this process, its run in tmp_path/run unless told otherwise."""
+    """scripts/train.py in this process, its run in tmp_path/run unless told otherwise.
+
+    Hydra composes once more to find hydra.mode before it composes to run; None is its answer where that fails, and the
+    command line decides.
+    """
+    monkeypatch.setattr(Hydra, "get_mode", lambda *_, **__: None)
 
     def call(*words: str) -> Said:
         where = [] if any(w.startswith("hydra.run.dir=") for w in words) else [f"hydra.run.dir={tmp_path / 'run'}"]
