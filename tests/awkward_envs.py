@@ -46,6 +46,22 @@ class Drawn(Blind):
         return np.full((16, 16, 3), 10 * self.time, np.uint8)
 
 
+class Pictured(Blind):
+    """Observed as a picture of where it is and how long, in a moment; its episodes last 10 to 40 steps."""
+
+    observation_space = Box(0, 255, (40, 40), np.uint8)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.length = int(self.np_random.integers(10, 41))
+        return self._observe(), {}
+
+    def _observe(self) -> np.ndarray:
+        image = np.zeros((40, 40), np.uint8)
+        image[: 1 + self.time % 40, int(np.clip(20 + 5 * self.x, 0, 38)) :][:, :2] = 50 + 5 * self.time
+        return image
+
+
 class Lonely(Drawn):
     """Cannot be made while another of its kind lives."""
 
@@ -91,7 +107,7 @@ class Slow(Drawn):
         return super().step(action)
 
 
-for _env in (Blind, Drawn, Lonely, Unclosable, Unending, Careless, Slow):
+for _env in (Blind, Drawn, Pictured, Lonely, Unclosable, Unending, Careless, Slow):
     if _env.__name__ not in gymnasium.registry:
         limit = None if _env is Unending else 1_000
         gymnasium.register(_env.__name__, entry_point=_env, max_episode_steps=limit)

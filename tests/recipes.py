@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
+import awkward_envs  # noqa: F401  they are known by their names from here on
 from omegaconf import OmegaConf
 
 from mbrl_lab.config import CONF, compose_config
@@ -32,6 +33,10 @@ SHORT_OF = {"pixels": ["env.frame_skip=16"], "grid": ["env.make.max_steps=40"]}
 """What makes episodes of a few dozen steps: Atari has no limit, but a step may hold more of its frames."""
 
 
+ON_ATARI = ("random_pixels", "ddqn_pixels")
+"""The other recipes of pixels play something that costs less than their networks."""
+
+
 def family_of(env: str) -> str:
     """discrete, continuous, ...: what an environment's file picks."""
     first = OmegaConf.load(CONF / "env" / f"{env}.yaml")["defaults"][0]
@@ -53,10 +58,13 @@ def smoke(recipe: str) -> list[str]:
 def small(recipe: str) -> list[str]:
     """A recipe's algo and an environment of its family, with debug=smoke, a quick planner and short episodes."""
     words, family = smoke(recipe), recipe.rpartition("_")[2]
+    if family == "pixels" and recipe not in ON_ATARI:
+        stack = 1 if recipe.startswith("dreamer") else 4
+        words[1:2] = ["env=gym", "family=pixels", "env.id=Pictured", f"env.frame_stack={stack}"]
     cfg = compose_config(words)
     sizes = SMALL | (OF_IMAGES if family in SHORT_OF else {}) | (OF_PIXELS if family == "pixels" else {})
     fewer = [f"{key}={n}" for key, n in sizes.items() if (OmegaConf.select(cfg, key) or 0) > n]
     fewer += ["algo.every=8"] if family == "pixels" and OmegaConf.select(cfg, "algo.every", default=8) < 8 else []
     gym = cfg.env.make._target_ == "mbrl_lab.env.make_gym"
-    short = [SHORT] if gym else SHORT_OF.get(family, [])
+    short = [SHORT] if gym else [] if "env=gym" in words else SHORT_OF.get(family, [])
     return [*words, *fewer, *short, "env.num=1", "video.final=0", "steps=150"]
