@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_map_only
 from mbrl_lab.env import Envs, Episode, episode_seed
 from mbrl_lab.monitor import Monitor
 from mbrl_lab.ops import crossed
+from mbrl_lab.protocols import Algo
 from mbrl_lab.replay import Replay
 from mbrl_lab.scores import Reference, summary
 from mbrl_lab.tracking.checkpoint import Checkpoint
@@ -32,7 +33,7 @@ from mbrl_lab.tracking.state import (
     set_random_state,
 )
 from mbrl_lab.tracking.tracker import Tracker
-from mbrl_lab.types import Algo, Metrics, Step, Tree
+from mbrl_lab.types import Metrics, Step, Tree
 
 TRAIN, EVAL, FINAL, DIAGNOSIS = 0, 1, 2, 3
 """Streams of episode seeds: training, evaluation while training, of the final policy, and of what is drawn."""

@@ -10,10 +10,10 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from mbrl_lab.config import ConfigError, refuse_old_names
+from mbrl_lab.protocols import Algo
 from mbrl_lab.tracking.checkpoint import Checkpoint
 from mbrl_lab.tracking.folder import RunFolder, flatten
 from mbrl_lab.tracking.state import EXTRA, bare, weights
-from mbrl_lab.types import Algo
 
 ATTRIBUTES = {"dynamics": "model", "policy": "policy", "value": "value"}
 """Under which attribute an algo holds what a config group builds: `init_parts` are such groups."""

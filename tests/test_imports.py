@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ LAYERS = [
     "nets",
     "priorities",
     "replay",
+    "protocols",
     "env",
     "dynamics",
     "planner",
@@ -44,7 +46,7 @@ TOP = {
     "trust",
     "warm_start",
 }  # what puts a run together may import everything
-NARROWER: dict[str, set[str]] = {"tracking": {"types", "hardware", "ops", "env"}, "rules": set()}
+NARROWER: dict[str, set[str]] = {"tracking": {"types", "protocols", "hardware", "ops", "env"}, "rules": set()}
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -76,9 +78,9 @@ def at_run_time(node: ast.AST) -> Iterator[ast.AST]:
             yield from at_run_time(child)
 
 
-def names_imported(tree: ast.AST, package: list[str]) -> Iterator[list[str]]:
-    """The dotted names a module imports, those of `from` included; `package` resolves relative ones."""
-    for node in at_run_time(tree):
+def names_imported(nodes: Iterable[ast.AST], package: list[str]) -> Iterator[list[str]]:
+    """The dotted names that nodes of a module import, those of `from` included; `package` resolves relative ones."""
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name.split(".") for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -89,7 +91,7 @@ def names_imported(tree: ast.AST, package: list[str]) -> Iterator[list[str]]:
 
 def layers_imported(source: str, package: list[str]) -> set[str]:
     """The parts of mbrl_lab that a module's source imports; "" is mbrl_lab itself, as in `import mbrl_lab`."""
-    names = names_imported(ast.parse(source), package)
+    names = names_imported(at_run_time(ast.parse(source)), package)
     inside = [[*name, ""] for name in names if name[0] == "mbrl_lab"]
     return {name[1] if name[1] in {*LAYERS, *TOP} else "" for name in inside}
 
@@ -123,6 +125,41 @@ def test_imports_point_up(file: Path) -> None:
 )
 def test_the_reader_of_imports(source: str, expected: set[str]) -> None:
     assert layers_imported(source, ["mbrl_lab", "env"]) == expected
+
+
+def modules_imported(file: Path, modules: set[str]) -> set[str]:
+    """The modules of the package that a file imports, under TYPE_CHECKING and inside functions too."""
+    found = set()
+    for name in names_imported(ast.walk(ast.parse(file.read_text())), package_of(file)):
+        parts = name[1:] if name[0] == "mbrl_lab" else ["", ""]
+        while parts and ".".join(parts) not in modules:
+            parts = parts[:-1]  # a name that the module defines
+        found |= {".".join(parts)} if name[0] == "mbrl_lab" else set()
+    return found
+
+
+def circle_in(imports: Mapping[str, set[str]]) -> list[str]:
+    """Modules that import each other in turn; none: []."""
+    try:
+        TopologicalSorter(imports).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_two_modules_import_each_other_even_for_types() -> None:
+    modules = {".".join(dotted(file)): file for file in FILES}
+    imports = {name: modules_imported(file, set(modules)) - {name} for name, file in modules.items()}
+    assert sum(map(len, imports.values())) > 300, "the reader finds them"
+    assert not circle_in(imports)
+
+
+def test_circles_under_type_checking_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("test_imports.PACKAGE", tmp_path)
+    (tmp_path / "a.py").write_text("if TYPE_CHECKING:\n    from mbrl_lab.b import B\n")
+    (tmp_path / "b.py").write_text("def late():\n    from mbrl_lab import a\n")
+    imports = {name: modules_imported(tmp_path / f"{name}.py", {"", "a", "b"}) for name in ("a", "b")}
+    assert imports == {"a": {"b"}, "b": {"a"}} and set(circle_in(imports)) == {"a", "b"}
 
 
 def callers_of_instantiate(node: ast.AST, names: set[str], owner: str = "<module>") -> Iterator[str]:

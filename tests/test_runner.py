@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from mbrl_lab import runner as module
 from mbrl_lab.env import Envs, Episode, episode_seed
 from mbrl_lab.monitor import Monitor, Stop
+from mbrl_lab.protocols import Algo
 from mbrl_lab.replay import Replay
 from mbrl_lab.runner import EVAL, FINAL, TRAIN, Runner, Schedule, summary
 from mbrl_lab.scores import Reference
 from mbrl_lab.tracking.folder import RunFolder
 from mbrl_lab.tracking.tracker import Tracker
-from mbrl_lab.types import Algo, EnvSpec, Metrics, Step, Tree
+from mbrl_lab.types import EnvSpec, Metrics, Step, Tree
 
 SPEC = EnvSpec((1,), torch.float32, 2, True)
 EPISODE = Episode(0, 0, 7, 1.0, 1, np.zeros(1, np.int64))

@@ -14,9 +14,10 @@ from mbrl_lab.dynamics.rssm import RSSM
 from mbrl_lab.dynamics.sequence import SequenceModel
 from mbrl_lab.ops import clipped, crossed
 from mbrl_lab.policy.actor_critic import ActorCritic
+from mbrl_lab.protocols import Algo
 from mbrl_lab.replay import Replay, free_memory
 from mbrl_lab.replay import memory as bytes_of
-from mbrl_lab.types import Algo, EnvSpec, Metrics, Step, Tree
+from mbrl_lab.types import EnvSpec, Metrics, Step, Tree
 
 Part = TypeVar("Part")
 

@@ -16,8 +16,9 @@ from mbrl_lab.dynamics.rollout import Doubt, rollout
 from mbrl_lab.dynamics.sequence import SequenceModel
 from mbrl_lab.dynamics.visual import Visual
 from mbrl_lab.ops import clipped, crossed
+from mbrl_lab.protocols import Policy
 from mbrl_lab.replay import Replay
-from mbrl_lab.types import EnvSpec, Metrics, Policy, Step, Tree
+from mbrl_lab.types import EnvSpec, Metrics, Step, Tree
 
 REAL_RATIO = 0.05
 """The share of real rows where none is given, the authors'."""

@@ -14,8 +14,9 @@ from mbrl_lab.algo.value import Prolonged, Value
 from mbrl_lab.dynamics.fit_visual import FitVisual
 from mbrl_lab.dynamics.visual import Visual
 from mbrl_lab.ops import crossed
+from mbrl_lab.protocols import Algo, Planner, WorldModel
 from mbrl_lab.replay import Replay
-from mbrl_lab.types import Algo, EnvSpec, Metrics, Planner, Step, Tree, WorldModel
+from mbrl_lab.types import EnvSpec, Metrics, Step, Tree
 
 
 class MPC(Algo):

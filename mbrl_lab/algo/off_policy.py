@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from mbrl_lab.ops import clipped, crossed
+from mbrl_lab.protocols import Algo, Policy
 from mbrl_lab.replay import Replay
-from mbrl_lab.types import Algo, EnvSpec, Metrics, Policy, Step, Tree
+from mbrl_lab.types import EnvSpec, Metrics, Step, Tree
 
 SMALLEST = 1e-6
 """Added to errors, so that a window that taught nothing may be drawn again."""

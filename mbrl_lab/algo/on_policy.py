@@ -7,8 +7,9 @@ from collections.abc import Callable
 from torch import Tensor
 
 from mbrl_lab.ops import clipped, crossed
+from mbrl_lab.protocols import Algo, Policy
 from mbrl_lab.replay import Replay
-from mbrl_lab.types import Algo, EnvSpec, Metrics, Policy, Step, Tree
+from mbrl_lab.types import EnvSpec, Metrics, Step, Tree
 
 
 class OnPolicy(Algo):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from mbrl_lab.protocols import Algo
 from mbrl_lab.replay import Replay
-from mbrl_lab.types import Algo, EnvSpec, Metrics, Step, Tree
+from mbrl_lab.types import EnvSpec, Metrics, Step, Tree
 
 
 class Random(Algo):

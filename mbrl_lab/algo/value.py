@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from mbrl_lab.algo.off_policy import WindowPolicy
 from mbrl_lab.ops import clipped, crossed
+from mbrl_lab.protocols import Policy, WorldModel
 from mbrl_lab.replay import Replay
-from mbrl_lab.types import EnvSpec, Metrics, Outcome, Policy, Tree, WorldModel
+from mbrl_lab.types import EnvSpec, Metrics, Outcome, Tree
 
 
 class Value(nn.Module):

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from mbrl_lab.nets.precision import autocast_dtype
-from mbrl_lab.types import EnvSpec, Outcome, Policy, Step, Tree, WorldModel
+from mbrl_lab.protocols import Policy, WorldModel
+from mbrl_lab.types import EnvSpec, Outcome, Step, Tree
 
 Doubt = Callable[[Tree, Tensor], Tensor]
 """(state [B], action [B]) -> [B]: how little a model knows of what follows."""

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from mbrl_lab.planner.proposal import Plan, Proposal, require
-from mbrl_lab.types import Candidates, EnvSpec, Tree, WorldModel
+from mbrl_lab.protocols import Candidates, WorldModel
+from mbrl_lab.types import EnvSpec, Tree
 
 CHECK_EVERY = 4
 """Imagined steps between two looks at how many sequences are still alive."""

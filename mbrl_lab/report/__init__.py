@@ -9,9 +9,9 @@ from pathlib import Path
 from mbrl_lab.dynamics import Analytic, Visual
 from mbrl_lab.dynamics.sequence import SequenceModel
 from mbrl_lab.report.curves import draw_curves
-from mbrl_lab.report.diagnosis import diagnose, draw_diagnosis, model_of, numbers
+from mbrl_lab.report.diagnosis import diagnose, model_of, numbers
 from mbrl_lab.report.open_loop import draw_open_loop
-from mbrl_lab.report.tables import words
+from mbrl_lab.report.summary import draw_diagnosis, words
 from mbrl_lab.report.visual import draw_visual, examine, visual_words
 from mbrl_lab.runner import Runner
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 from typing import NamedTuple, cast
 
 import torch
@@ -12,7 +10,7 @@ from torch import Tensor
 
 from mbrl_lab.dynamics import Ensemble, Fit
 from mbrl_lab.dynamics.judge import Judgement
-from mbrl_lab.report.calibration import draw_against, draw_calibration
+from mbrl_lab.protocols import Algo, WorldModel
 from mbrl_lab.report.forecast import (
     Forecast,
     every_start,
@@ -23,13 +21,10 @@ from mbrl_lab.report.forecast import (
     state_spread,
     until_end,
 )
-from mbrl_lab.report.pictures import draw_errors, draw_planned, draw_predicted
 from mbrl_lab.report.play import observe, play_policy, play_random
 from mbrl_lab.report.promise import achieved, correlation, pairs
-from mbrl_lab.report.tables import by_dimension, by_horizon, write_csv
 from mbrl_lab.runner import DIAGNOSIS, Runner
-from mbrl_lab.tracking.atomic import write_text
-from mbrl_lab.types import Algo, Step, WorldModel
+from mbrl_lab.types import Step
 
 ENVS, STEPS = 2, 200
 """Environments side by side, and how many steps each is played: bounds what the planner costs."""
@@ -57,23 +52,6 @@ class Diagnosis(NamedTuple):
 def model_of(algo: Algo) -> WorldModel | None:
     """The world model of an algorithm that has one."""
     return cast(WorldModel | None, getattr(algo, "model", None))
-
-
-def draw_diagnosis(seen: Diagnosis, run: str, home: Path) -> list[Path]:
-    """Write predicted.png, against.png, errors.png, calibration.png, planned.png where something plans, and numbers."""
-    pictures = [
-        draw_predicted(seen.far, seen.scale, run, home / "predicted.png"),
-        draw_against(seen.judged, run, home / "against.png"),
-        draw_errors(seen.one, seen.far, seen.scale, seen.end, seen.left, run, home / "errors.png"),
-        draw_calibration(seen.judged, run, home / "calibration.png"),
-    ]
-    if not seen.promised.isnan().all():
-        pictures.append(draw_planned(seen.promised, seen.achieved, seen.first, run, home / "planned.png"))
-    write_csv(by_dimension(seen.judged), home / "dimensions.csv")
-    write_csv(by_horizon(seen.far, seen.scale), home / "horizon.csv")
-    values = numbers(seen) | {"time/plan": seen.seconds}
-    write_text(home / "model.json", json.dumps(plain(values), indent=2) + "\n")
-    return [*pictures, home / "dimensions.csv", home / "horizon.csv", home / "model.json"]
 
 
 @torch.no_grad()
@@ -143,8 +121,3 @@ def numbers(seen: Diagnosis) -> dict[str, float]:
         "planner/achieved": float(got.mean()),
         "planner/correlation": correlation(planned, got),
     } | {key: float(value) for key, value in seen.judged.metrics().items()}
-
-
-def plain(values: dict[str, float]) -> dict[str, float | None]:
-    """What is not finite becomes null: JSON has no word for it."""
-    return {key: value if math.isfinite(value) else None for key, value in values.items()}

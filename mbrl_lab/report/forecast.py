@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from mbrl_lab.types import Step, Tree, WorldModel
+from mbrl_lab.protocols import WorldModel
+from mbrl_lab.types import Step, Tree
 
 COPIES = 20
 """How often each start is imagined, in blocks of rows, so that every member of an ensemble of as many has a say."""

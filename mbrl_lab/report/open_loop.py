@@ -13,13 +13,14 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_map_only
 
 from mbrl_lab.dynamics.sequence import SequenceModel
+from mbrl_lab.protocols import Algo
 from mbrl_lab.report.canvas import BLUE, GREY, INK, ORANGE, grid, legend, name, save
 from mbrl_lab.report.play import play_policy
 from mbrl_lab.report.tables import AHEAD as SHOWN
 from mbrl_lab.report.tables import table, write_csv
 from mbrl_lab.runner import DIAGNOSIS, Runner
 from mbrl_lab.tracking.video import write_video
-from mbrl_lab.types import Algo, Step, Tree
+from mbrl_lab.types import Step, Tree
 
 ENVS, STEPS = 2, 200
 """Environments side by side, and how many steps each is played."""

@@ -14,8 +14,9 @@ from torch.utils._pytree import tree_map
 
 from mbrl_lab.algo.mpc import taken
 from mbrl_lab.env import Envs
+from mbrl_lab.protocols import Algo, WorldModel
 from mbrl_lab.runner import DIAGNOSIS, Runner
-from mbrl_lab.types import Algo, Step, Tree, WorldModel
+from mbrl_lab.types import Step, Tree
 
 Act = Callable[[Step, Tree | None], tuple[Tensor, Tree | None]]
 

@@ -1,4 +1,4 @@
-"""A diagnosis in rows of numbers: for CSV files, and in few words for a terminal."""
+"""Tables of numbers: for CSV files and for a terminal."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
@@ -14,13 +14,7 @@ from mbrl_lab.dynamics.judge import LEVELS, Judgement, coverage, rms
 from mbrl_lab.report.forecast import Forecast, state_error, state_spread, still_error
 from mbrl_lab.tracking.atomic import write_text
 
-if TYPE_CHECKING:
-    from mbrl_lab.report.diagnosis import Diagnosis
-
 Row = dict[str, Any]
-
-SHOWN = 12
-"""Dimensions in a terminal: those of greatest error."""
 
 AHEAD = (1, 2, 5, 10, 20, 50)
 
@@ -61,33 +55,6 @@ def write_csv(rows: Sequence[Row], path: Path) -> Path:
     writer.writerows({k: number(v, "", 8) for k, v in row.items()} for row in rows)
     write_text(path, text.getvalue())
     return path
-
-
-def words(seen: Diagnosis, values: dict[str, float]) -> str:
-    """What `scripts/evaluate.py RUN --model` prints."""
-    source = "hold-out" if seen.held_out else "fresh"
-    dimensions = by_dimension(seen.judged)
-    worst = sorted(dimensions[:-1], key=lambda row: -row["error"])[:SHOWN]
-    state = dimensions[:-1] if len(dimensions) - 1 <= SHOWN else worst
-    ahead = [row for row in by_horizon(seen.far, seen.scale) if row["steps"] in AHEAD and row["starts"]]
-    parts = [
-        f"one step ahead on {len(seen.judged.true):,} {source} transitions, in std of the data",
-        table([*state, dimensions[-1]]),
-        f"open loop on fresh episodes, from {seen.far.valid.shape[1]} starts, in std of the true one-step change",
-        table([{k: row[k] for k in ("steps", "error", "spread", "no_change", "reward_error")} for row in ahead]),
-        ends_in_words(values["model/end_at_ends"], values["model/end_elsewhere"]),
-    ]
-    each = f"{1000 * seen.seconds:.1f} ms each"
-    if seen.promised.isnan().all():
-        return "\n".join([*parts, f"actions  {each}; nothing plans"])
-    kept = f"promised {number(values['planner/planned'])}, achieved {number(values['planner/achieved'])}"
-    parts.append(f"plans    {kept}, correlation {number(values['planner/correlation'])}; {each}")
-    return "\n".join(parts)
-
-
-def ends_in_words(at_ends: float, elsewhere: float) -> str:
-    seen = f"{number(at_ends)} where there was one" if at_ends == at_ends else "none was seen"
-    return f"ends     predicted probability: {seen}, {number(elsewhere)} elsewhere"
 
 
 def table(rows: Sequence[Row]) -> str:

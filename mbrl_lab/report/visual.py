@@ -14,13 +14,14 @@ from torch import Tensor
 from mbrl_lab.dynamics.fit_visual import JUDGED, assess
 from mbrl_lab.dynamics.quality import AHEAD, OpenLoop, changed, f1, recall_of, tiles_right
 from mbrl_lab.dynamics.visual import Visual
+from mbrl_lab.protocols import Algo
 from mbrl_lab.report.canvas import COLOURS, grid, legend, name, save
 from mbrl_lab.report.play import observe, play_policy, play_random
 from mbrl_lab.report.tables import Row, number, table, write_csv
 from mbrl_lab.runner import DIAGNOSIS, Runner
 from mbrl_lab.tracking.atomic import write_text
 from mbrl_lab.tracking.video import write_video
-from mbrl_lab.types import Algo, Step
+from mbrl_lab.types import Step
 
 ENVS, STEPS = 2, 300
 """Environments side by side, and how many steps each is played, by the policy and at random."""

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mbrl_lab.env import Episode
+from mbrl_lab.protocols import Gallery, Logger
 from mbrl_lab.tracking.episodes import EpisodeLog
 from mbrl_lab.tracking.folder import RunFolder
 from mbrl_lab.tracking.loggers import Jsonl
 from mbrl_lab.tracking.progress import Progress
 from mbrl_lab.tracking.state import random_state_kept
-from mbrl_lab.types import Gallery, Logger
 
 MakeLogger = Callable[[RunFolder], Logger]
 Film = Callable[[Path, int, NDArray[Any]], None]

@@ -15,7 +15,8 @@ from worlds import Lock, Toy, Track
 
 from mbrl_lab import planner as planners
 from mbrl_lab.planner.search import Search
-from mbrl_lab.types import Candidates, EnvSpec, Outcome, Tree
+from mbrl_lab.protocols import Candidates
+from mbrl_lab.types import EnvSpec, Outcome, Tree
 
 CONF = Path(__file__).parents[2] / "conf" / "planner"
 NAMES = {"random_shooting": "RandomShooting", "cem": "CEM", "icem": "ICEM", "mppi": "MPPI"}
