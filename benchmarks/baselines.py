@@ -91,15 +91,17 @@ CASES = {
     "ddqn_breakout": Case(
         800,
         f"algo=ddqn env=breakout preset=none env.num=1 {ATARI} algo.warmup={WARMUP} algo.batch=32 algo.every=4"
-        " policy.double=false policy.lr=1e-4 policy.tau=1 policy.target_every=250 replay.capacity=20_000",
+        " policy.target.double=false policy.target.tau=1 policy.target.every=250 policy.optim.lr=1e-4"
+        " replay.capacity=20_000",
         sb3_dqn_breakout,
     ),
     # Nature's network shared by actor and value, 8 environments, 4 passes of 4 minibatches of 256. Ours steps the
     # environments in parallel threads, theirs one by one.
     "ppo_breakout": Case(
         2_048,
-        f"algo=ppo env=breakout preset=none env.num=8 {ATARI} algo.horizon=128 policy.epochs=4 policy.minibatches=4"
-        " policy.lr=2.5e-4 policy.ratio_clip=0.1 policy.entropy_coef=0.01 replay.capacity=20_000",
+        f"algo=ppo env=breakout preset=none env.num=8 {ATARI} algo.horizon=128"
+        " policy.optim.epochs=4 policy.optim.minibatches=4 policy.optim.lr=2.5e-4"
+        " policy.objective.ratio_clip=0.1 policy.objective.entropy_coef=0.01 replay.capacity=20_000",
         sb3_ppo_breakout,
     ),
 }

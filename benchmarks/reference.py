@@ -53,7 +53,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "random": {},
     "ddqn": {"algo.warmup": 50, "algo.batch": 16, "policy.width": 32},
     "sac": {"algo.warmup": 50, "algo.batch": 16, "policy.width": 32},
-    "ppo": {"algo.horizon": 25, "policy.width": 32, "policy.epochs": 2, "policy.minibatches": 2},
+    "ppo": {"algo.horizon": 25, "policy.width": 32, "policy.optim.epochs": 2, "policy.optim.minibatches": 2},
     "mpc": {
         "algo.warmup": 100,
         "algo.fit.max_updates": 20,

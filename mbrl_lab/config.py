@@ -309,22 +309,23 @@ def check_arguments(node: DictConfig, path: str) -> None:
     if "_target_" not in node:
         return
     known = inspect.signature(locate(node["_target_"])).parameters
-    for key in (k for k in map(str, node) if not k.startswith("_")):
+    keys = [key for key in map(str, node) if not key.startswith("_")]
+    for key in (key for key in keys if key not in known):
         value = node[key]
-        if key not in known:
-            group, name = path.partition(".")[0], node["_target_"].rpartition(".")[2]
-            if isinstance(value, DictConfig):  # name a setting, not a group of them
-                key, value = next(iter(flatten({key: plain(value)}).items()))
-            why = f"{name} has no such setting; if a preset made for another {group} set it, add preset=none"
-            raise ConfigError(f"{path}.{key} is {value!r}, but {why}")
-        if isinstance(value, DictConfig) and not OmegaConf.is_interpolation(node, key):
-            check_arguments(value, f"{path}.{key}")
+        if isinstance(value, DictConfig):  # name a setting, not a group of them
+            key, value = next(iter(flatten({key: plain(value)}).items()))
+        group, name = path.partition(".")[0], node["_target_"].rpartition(".")[2]
+        why = f"{name} has no such setting; if a preset made for another {group} set it, add preset=none"
+        raise ConfigError(f"{path}.{key} is {value!r}, but {why}")
+    for key in keys:
+        if isinstance(node[key], DictConfig) and not OmegaConf.is_interpolation(node, key):
+            check_arguments(node[key], f"{path}.{key}")
 
 
 def check_room(cfg: DictConfig) -> None:
     """ConfigError where replay cannot hold what is asked of it, or the run ends before anything is learned."""
     num, capacity = cfg.env.num, cfg.replay.capacity
-    rows = 1 + max(OmegaConf.select(cfg, f"policy.{key}", default=1) for key in ("n_step", "n_step_start"))
+    rows = 1 + max(OmegaConf.select(cfg, f"policy.{key}", default=1) for key in ("n_step", "resets.n_step_start"))
     rows = max(rows, sum(OmegaConf.select(cfg, f"dynamics.{key}", default=0) for key in ("history", "unroll")))
     if num * rows > capacity:
         most = f"it must be at most {capacity // rows}" if rows <= capacity else "replay.capacity must be larger"
@@ -385,8 +386,9 @@ def check_horizon(cfg: DictConfig) -> None:
             f"algo.horizon is {cfg.algo.horizon}; with env.num={cfg.env.num} and {limit} it must be at most {most}"
         )
     steps = cfg.algo.horizon * cfg.env.num
-    if "minibatches" in cfg.get("policy", {}) and cfg.policy.minibatches > steps:
-        given = f"policy.minibatches is {cfg.policy.minibatches}; with algo.horizon={cfg.algo.horizon}"
+    minibatches = OmegaConf.select(cfg, "policy.optim.minibatches", default=1)
+    if minibatches > steps:
+        given = f"policy.optim.minibatches is {minibatches}; with algo.horizon={cfg.algo.horizon}"
         raise ConfigError(f"{given} and env.num={cfg.env.num} it must be at most {steps}")
 
 

@@ -21,11 +21,40 @@ KEYS: dict[str, str] = {
     "policy.actor_lr": "policy.optim.actor_lr",
     "policy.critic_lr": "policy.optim.critic_lr",
     "policy.alpha_lr": "policy.optim.alpha_lr",
+    "policy.double": "policy.target.double",
+    "policy.dueling": "policy.head.dueling",
+    "policy.n_step_start": "policy.resets.n_step_start",
+    "policy.gamma_start": "policy.resets.gamma_start",
+    "policy.reset_every": "policy.resets.every",
+    "policy.reset_until": "policy.resets.until",
+    "policy.shrink": "policy.resets.shrink",
+    "policy.atoms": "policy.head.atoms",
+    "policy.v_min": "policy.head.v_min",
+    "policy.v_max": "policy.head.v_max",
+    "policy.target_every": "policy.target.every",
+    "policy.loss": "policy.head.loss",
+    "policy.lr": "policy.optim.lr",
+    "policy.epochs": "policy.optim.epochs",
+    "policy.minibatches": "policy.optim.minibatches",
+    "policy.ratio_clip": "policy.objective.ratio_clip",
+    "policy.value_clip": "policy.objective.value_clip",
+    "policy.value_coef": "policy.objective.value_coef",
+    "policy.normalise_advantage": "policy.normalise.advantage",
+    "policy.normalise_obs": "policy.normalise.obs",
+    "policy.normalise_reward": "policy.normalise.reward",
+    "policy.epsilon_start": "policy.exploration.epsilon_start",
+    "policy.epsilon_end": "policy.exploration.epsilon_end",
+    "policy.epsilon_updates": "policy.exploration.epsilon_updates",
+    "policy.epsilon_eval": "policy.exploration.epsilon_eval",
+    "policy.clip": "policy.optim.clip",
+    "policy.entropy_coef": "policy.objective.entropy_coef",
 }
 """Dotted setting -> dotted setting. An entry covers what stands below it, too: `dynamics.ends` answers
 `dynamics.ends.lr`. `group=option` -> `group=option` is a config file that was renamed."""
 
-GONE: dict[str, str] = {}
+GONE: dict[str, str] = {
+    "policy.anneal_updates": "it is policy.resets.anneal_updates of ddqn, policy.optim.anneal_updates of others",
+}
 """Dotted setting -> what to do now, for a setting without a successor."""
 
 TARGETS: dict[str, str] = {}

@@ -138,7 +138,7 @@ def every_config() -> list[DictConfig]:
     return sorted(configs, key=lambda cfg: len(OmegaConf.to_yaml(cfg)))  # the small ones are the quickest to check
 
 
-MAY_BE_NEGATIVE = {"policy.v_min", "policy.v_max", "env.score.random", "env.score.human", "env.threshold"}
+MAY_BE_NEGATIVE = {"policy.head.v_min", "policy.head.v_max", "env.score.random", "env.score.human", "env.threshold"}
 
 
 ALLOWED = [("algo.real_ratio", None), ("dynamics.weight_decay", [1])]

@@ -152,8 +152,8 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "missing": (["steps=???"], ["steps must be given"]),
     "memory": (["replay.capacity=1000000000000000"], ["replay.capacity=1000000000000000 needs", "at most"]),
     "minibatches": (
-        ["algo=ppo", "policy.minibatches=9999"],
-        ["policy.minibatches is 9999", "algo.horizon=25", "at most 25"],
+        ["algo=ppo", "policy.optim.minibatches=9999"],
+        ["policy.optim.minibatches is 9999", "algo.horizon=25", "at most 25"],
     ),
     "game": (["algo=ppo", "env=atari", "env.game=brekout"], ["env.game is 'brekout'", "did you mean breakout?"]),
     "protocol": (["algo=ppo", "env=breakout", "env.protocol=x"], ["env.protocol is 'x'", "100k or machado"]),

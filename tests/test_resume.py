@@ -118,7 +118,7 @@ def test_every_recipe_runs_and_resumes_exactly(recipe: str, tmp_path: Path) -> N
     assert RunFolder(tmp_path / "b").status()["attempt"] == 3
 
 
-PPO = ["policy.normalise_obs=true", "policy.normalise_reward=true", "policy.anneal_updates=9", "algo.horizon=10"]
+PPO = ["policy.normalise.obs=true", "policy.normalise.reward=true", "policy.optim.anneal_updates=9", "algo.horizon=10"]
 
 
 @pytest.mark.parametrize(
@@ -153,8 +153,13 @@ def test_other_planners_and_models_resume_exactly(recipe: str, options: list[str
 
 
 BBF = [
-    *["algo.priority_exponent=0.5", "policy.reset_every=30", "policy.n_step_start=5", "policy.gamma_start=0.9"],
-    *["policy.anneal_updates=20", "policy.atoms=11", "policy.dueling=true"],
+    *[
+        "algo.priority_exponent=0.5",
+        "policy.resets.every=30",
+        "policy.resets.n_step_start=5",
+        "policy.resets.gamma_start=0.9",
+    ],
+    *["policy.resets.anneal_updates=20", "policy.head.atoms=11", "policy.head.dueling=true"],
 ]
 
 

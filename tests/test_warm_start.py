@@ -20,7 +20,15 @@ from mbrl_lab.tracking.state import module_state, optimizers
 SHORT = ["runtime.device=cpu", "video.final=0", "eval.episodes=1", "eval.final_episodes=1", "log_every=40"]
 TINY = [*SHORT, "eval.every=60", "checkpoint.every=50", "policy.width=16"]
 SOFT = ["policy.critic.number=2", "policy.critic.norm=false"]
-DDQN = ["ddqn", "cartpole", *TINY, "algo.warmup=40", "steps=120", "preset=none", "policy.epsilon_updates=100"]
+DDQN = [
+    "ddqn",
+    "cartpole",
+    *TINY,
+    "algo.warmup=40",
+    "steps=120",
+    "preset=none",
+    "policy.exploration.epsilon_updates=100",
+]
 SAC = ["sac", "pendulum", *TINY, "algo.warmup=40", "steps=60", "algo.every=5", *SOFT]
 MBPO = ["mbpo", "pendulum", *TINY, "algo.warmup=50", "steps=60", "dynamics.width=16", "debug=smoke", *SOFT]
 MPC = [

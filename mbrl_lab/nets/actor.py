@@ -1,4 +1,4 @@
-"""Actors: from feature vectors to distributions over actions whose probabilities the sent action alone determines."""
+"""Distributions over actions whose log-probability follows from the action that was sent, without any hidden sample."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ import math
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
-
-from mbrl_lab.nets.mlp import mlp
-from mbrl_lab.types import EnvSpec
+from torch import Tensor
 
 
 class Distribution(Protocol):
@@ -48,10 +45,10 @@ class Categorical:
 
 
 class ClippedGaussian:
-    """A Gaussian cut to [-1, 1] after it was drawn: what lies beyond a bound is a probability of its own, at the bound.
+    """A Gaussian clipped to [-1, 1] after sampling, so a bound has the probability of the tail beyond it.
 
-    So an action that was sent says all there is to know: within the bounds a density, at a bound the mass of the tail
-    (Fujita and Maeda 2018). Entropy is that of the Gaussian before the cut. `mean` [N, A], `log_std` [A].
+    Therefore the sent action determines its likelihood: a density within the bounds, a tail's probability at a bound
+    (Fujita and Maeda 2018). Entropy is that of the Gaussian before clipping. `mean` [N, A], `log_std` [A].
     """
 
     def __init__(self, mean: Tensor, log_std: Tensor) -> None:
@@ -65,23 +62,9 @@ class ClippedGaussian:
 
     def log_prob(self, action: Tensor) -> Tensor:
         z = (action - self.mean) / self.log_std.exp()
-        within = -0.5 * z.square() - self.log_std - 0.5 * math.log(2 * math.pi)
-        beyond = torch.special.log_ndtr(-action * z)  # of the upper tail where the action is 1, of the lower at -1
-        return torch.where(action.abs() >= 1, beyond, within).sum(-1)
+        density = -0.5 * z.square() - self.log_std - 0.5 * math.log(2 * math.pi)
+        tail = torch.special.log_ndtr(-action * z)  # the upper tail where the action is 1, the lower one at -1
+        return torch.where(action.abs() >= 1, tail, density).sum(-1)
 
     def entropy(self) -> Tensor:
         return (self.log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
-
-
-class Actor(nn.Module):
-    """A perceptron with tanh that tells logits or means; the standard deviation, at first `std`, is of no state."""
-
-    def __init__(self, spec: EnvSpec, dim: int, width: int, depth: int, std: float) -> None:
-        super().__init__()
-        self.net = mlp([dim, *[width] * depth, spec.action_dim], activation=nn.Tanh)
-        self.log_std = None if spec.discrete else nn.Parameter(torch.full((spec.action_dim,), math.log(std)))
-
-    def forward(self, features: Tensor) -> Distribution:
-        """[N, dim] -> a distribution over [N] actions."""
-        out = self.net(features)
-        return Categorical(out) if self.log_std is None else ClippedGaussian(out, self.log_std)

@@ -1,9 +1,23 @@
-"""DDQN: Q-learning with deep networks, and those options of Rainbow that change its target and its head."""
+"""DDQN: double Q-learning (van Hasselt et al. 2016) with parts of Rainbow (Hessel et al. 2018) and BBF.
+
+An update on windows (s_0, a_0, r_1, s_1, ..., r_n, s_n) from replay, of importance w; Q' is the target network:
+
+    R      = r_1 + gamma r_2 + ... + gamma^(n-1) r_n          n-step return, Rainbow eq. 2; shorter before a boundary
+    a*     = argmax_a Q(s_n, a)                               double: the online network chooses, the target evaluates
+    y      = R + gamma^n Q'(s_n, a*)                          td_target; y = R if a terminal state comes first
+    L      = mean of w huber(y - Q(s_0, a_0))                 loss
+    p      = |y - Q(s_0, a_0)|                                priority of the window in replay
+    Q'    <- (1 - tau) Q' + tau Q                             every `target.every` updates
+    shrink and perturb Q, copy it to Q'                       every `resets.every` updates (BBF)
+
+With more than one atom the return is a distribution over atoms z (C51, Bellemare et al. 2017): y is the distribution of
+R + gamma^n z projected onto the atoms, L the cross-entropy, and p the KL divergence of y from Q (Rainbow eq. 3).
+"""
 
 from __future__ import annotations
 
 import copy
-import math
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -15,13 +29,71 @@ from mbrl_lab.nets.augment import random_shift
 from mbrl_lab.nets.encoder import MakeEncoder
 from mbrl_lab.nets.mlp import mlp
 from mbrl_lab.nets.precision import fp32_if_small
-from mbrl_lab.ops import clip_norm, masked_mean, n_step_return, pick, polyak, project
-from mbrl_lab.policy.cycle import Cycle, forget, shrink_and_perturb
+from mbrl_lab.ops import masked_mean, n_step_return, pick, polyak, project
+from mbrl_lab.policy.resets import Resets, reset_optimizer, shrink_and_perturb
 from mbrl_lab.types import EnvSpec, Metrics, Step
 
 
-class Scalar(nn.Module):
-    """The return as one number per action."""
+@dataclass(frozen=True)
+class HeadOptions:
+    """How Q(s, a) is represented. ValueError for a support without extent."""
+
+    dueling: bool
+    """Layers of their own for the state's value and the actions' advantages (Wang et al. 2016)."""
+    atoms: int
+    """1: Q is a number. More: a distribution over so many returns (C51: 51)."""
+    v_min: float
+    """The least return of the distribution."""
+    v_max: float
+    """The largest return of the distribution."""
+    loss: str
+    """huber | squared, of a number; a distribution has the cross-entropy."""
+
+    def __post_init__(self) -> None:
+        if self.atoms > 1 and self.v_min >= self.v_max:
+            raise ValueError(f"policy.head.v_min is {self.v_min}; it must be below policy.head.v_max, {self.v_max}")
+
+
+@dataclass(frozen=True)
+class TargetNetwork:
+    """The network that evaluates the bootstrap."""
+
+    double: bool
+    """The online network chooses the action that the target network evaluates. False: the target network does both."""
+    tau: float
+    """Fraction of the way that it moves towards the online network. 1: a copy."""
+    every: int
+    """Updates between its moves (DQN: 10,000, with tau 1)."""
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """Epsilon, the probability of a random action. It falls linearly with updates: evaluations do not move it."""
+
+    epsilon_start: float
+    epsilon_end: float
+    epsilon_updates: int
+    """Updates over which it falls from start to end."""
+    epsilon_eval: float
+    """In evaluations."""
+
+    def epsilon(self, updates: Tensor) -> Tensor:
+        """[] after so many updates []."""
+        fraction = (updates / max(self.epsilon_updates, 1)).clamp(max=1)
+        return self.epsilon_start + fraction * (self.epsilon_end - self.epsilon_start)
+
+
+@dataclass(frozen=True)
+class Optim:
+    """Adam."""
+
+    lr: float
+    clip: float
+    """Largest norm of the gradient (Wang et al. 2016: 10). 0: not clipped."""
+
+
+class QHead(nn.Module):
+    """Q(s, a) as one number."""
 
     outputs = 1
 
@@ -29,61 +101,60 @@ class Scalar(nn.Module):
         super().__init__()
         self.distance = {"huber": F.smooth_l1_loss, "squared": F.mse_loss}[loss]
 
-    def value(self, out: Tensor) -> Tensor:
+    def q_values(self, out: Tensor) -> Tensor:
         """[..., 1] -> [...]: the expected return."""
         return out.squeeze(-1)
 
-    def target(self, reward: Tensor, discount: Tensor, out: Tensor) -> Tensor:
-        """[B]: what to learn where rewards [B] come before the return of `out` [B, 1], discounted by [B]."""
-        return reward + discount * self.value(out)
+    def td_target(self, reward: Tensor, discount: Tensor, out: Tensor) -> Tensor:
+        """[B]: y for n-step rewards [B], discounts gamma^n [B] and the bootstrap's output [B, 1]."""
+        return reward + discount * self.q_values(out)
 
-    def error(self, out: Tensor, target: Tensor) -> Tensor:
-        """[B] losses."""
-        return self.distance(self.value(out), target, reduction="none")
+    def loss(self, out: Tensor, target: Tensor) -> Tensor:
+        """[B]: loss of outputs [B, 1] for targets [B]."""
+        return self.distance(self.q_values(out), target, reduction="none")
 
-    def surprise(self, out: Tensor, target: Tensor) -> Tensor:
-        """[B]: how wrong it was, from 0; what priorities are made of."""
-        return (self.value(out) - target).abs()
+    def priority(self, out: Tensor, target: Tensor) -> Tensor:
+        """[B]: size of the TD error."""
+        return (self.q_values(out) - target).abs()
 
 
-class Categorical(nn.Module):
-    """The return as a distribution over a fixed support (C51, Bellemare et al. 2017)."""
+class C51Head(nn.Module):
+    """Q(s, a) as the mean of a distribution over atoms (C51, Bellemare et al. 2017)."""
 
-    support: Tensor
+    atoms: Tensor
 
     def __init__(self, atoms: int, v_min: float, v_max: float) -> None:
         super().__init__()
-        if v_min >= v_max:
-            raise ValueError(f"policy.v_min is {v_min}; it must be below policy.v_max, {v_max}")
         self.outputs = atoms
-        self.register_buffer("support", torch.linspace(v_min, v_max, atoms), persistent=False)
+        self.register_buffer("atoms", torch.linspace(v_min, v_max, atoms), persistent=False)
 
-    def value(self, out: Tensor) -> Tensor:
+    def q_values(self, out: Tensor) -> Tensor:
         """[..., K] -> [...]: the expected return."""
-        return (out.softmax(-1) * self.support).sum(-1)
+        return (out.softmax(-1) * self.atoms).sum(-1)
 
-    def target(self, reward: Tensor, discount: Tensor, out: Tensor) -> Tensor:
-        """[B, K]: the moved and shrunk distribution of `out` [B, K], projected on the support."""
-        moved = reward.unsqueeze(-1) + discount.unsqueeze(-1) * self.support
-        return project(moved, out.softmax(-1), self.support)
+    def td_target(self, reward: Tensor, discount: Tensor, out: Tensor) -> Tensor:
+        """[B, K]: the bootstrap's distribution, from its output [B, K], shifted, shrunk and projected (C51, alg. 1)."""
+        z = reward.unsqueeze(-1) + discount.unsqueeze(-1) * self.atoms
+        return project(z, out.softmax(-1), self.atoms)
 
-    def error(self, out: Tensor, target: Tensor) -> Tensor:
-        """[B] cross-entropies."""
+    def loss(self, out: Tensor, target: Tensor) -> Tensor:
+        """[B]: cross-entropy of outputs [B, K] for target distributions [B, K]."""
         return -(target * out.log_softmax(-1)).sum(-1)
 
-    def surprise(self, out: Tensor, target: Tensor) -> Tensor:
-        """[B]: the relative entropy of the target (as in Rainbow), which is 0 where all is learned."""
-        return (self.error(out, target) + torch.xlogy(target, target).sum(-1)).clamp(min=0)
+    def priority(self, out: Tensor, target: Tensor) -> Tensor:
+        """[B]: KL divergence. The cross-entropy holds the target's entropy too, which no learning lowers."""
+        return (self.loss(out, target) + torch.xlogy(target, target).sum(-1)).clamp(min=0)
 
 
 class QNetwork(nn.Module):
-    """Observations [B, ...] -> [B, A, K]; `dueling` has layers apart for value and advantage (Wang et al. 2016)."""
+    """Observations [B, ...] -> [B, A, K]: outputs of the head for each action."""
 
     def __init__(
         self, spec: EnvSpec, encoder: MakeEncoder, width: int, depth: int, dueling: bool, outputs: int
     ) -> None:
         super().__init__()
-        self.encoder, self.outputs = encoder(spec), outputs
+        self.encoder = encoder(spec)
+        self.outputs = outputs
         sizes = [self.encoder.dim, *[width] * depth]
         self.advantage = mlp([*sizes, spec.action_dim * outputs], fp32_output=True)
         self.base = mlp([*sizes, outputs], fp32_output=True) if dueling else None
@@ -93,18 +164,15 @@ class QNetwork(nn.Module):
         advantage = fp32_if_small(self.advantage, features).unflatten(-1, (-1, self.outputs))
         if self.base is None:
             return advantage
+        # Without its mean an advantage could take up any part of the value (Wang et al. 2016, eq. 9).
         base = fp32_if_small(self.base, features).unsqueeze(-2)
         return base + advantage - advantage.mean(-2, keepdim=True)
 
 
 class DDQN(nn.Module):
-    """Q-learning with a target network, `double` (van Hasselt et al. 2016), on returns of `n_step` steps.
+    """See the top of this file.
 
-    `atoms` above 1 learns the return's distribution. Every `target_every` updates the target goes the share `tau` of
-    the way to the network. Epsilon falls with the count of updates, so that neither evaluation nor imagination moves
-    it. At a reset, of which see `Cycle`, the encoder goes the share `shrink` of the way to fresh weights, and all else
-    begins anew. Images are learned from as `random_shift` moves them. Raises ValueError for continuous actions, and
-    where what is not an image should be shifted.
+    ValueError for continuous actions, and for a shift of observations that are no images or are too small.
     """
 
     updates: Tensor
@@ -115,124 +183,131 @@ class DDQN(nn.Module):
         encoder: MakeEncoder,
         width: int,
         depth: int,
-        double: bool,
-        dueling: bool,
-        n_step: int,
-        n_step_start: int,
         gamma: float,
-        gamma_start: float,
-        anneal_updates: int,
-        reset_every: int,
-        reset_until: int,
-        shrink: float,
+        n_step: int,
+        head: HeadOptions,
+        target: TargetNetwork,
+        exploration: Exploration,
+        optim: Optim,
+        resets: Resets,
         random_shift: int,
-        atoms: int,
-        v_min: float,
-        v_max: float,
-        tau: float,
-        target_every: int,
-        epsilon_start: float,
-        epsilon_end: float,
-        epsilon_updates: int,
-        epsilon_eval: float,
-        loss: str,
-        lr: float,
-        clip: float,
     ) -> None:
+        """`width` and `depth`: hidden layers after the encoder. `random_shift`: pixels by which images that are learned
+        from are moved at random, each way (DrQ, Kostrikov et al. 2021); 0: none."""
         super().__init__()
         if not spec.discrete:
             raise ValueError(f"ddqn needs discrete actions, not vectors of {spec.action_dim} numbers")
-        if random_shift and len(spec.obs_shape) != 3:
-            raise ValueError(f"policy.random_shift is {random_shift}; it must be 0 where observations are no images")
-        if random_shift and 2 * random_shift >= min(spec.obs_shape[1:]):
-            most = (min(spec.obs_shape[1:]) - 1) // 2
-            raise ValueError(f"policy.random_shift is {random_shift}; with these images it must be at most {most}")
-        self.spec, self.double_q, self.shrink, self.shift = spec, double, shrink, random_shift
-        self.cycle = Cycle(reset_every, reset_until, n_step_start, n_step, gamma_start, gamma, anneal_updates)
-        self.window = self.cycle.longest + 1
-        self.tau, self.target_every, self.clip = tau, target_every, clip or math.inf
-        self.epsilon_start, self.epsilon_end, self.epsilon_updates = epsilon_start, epsilon_end, epsilon_updates
-        self.epsilon_eval = epsilon_eval
-        self.head = Scalar(loss) if atoms == 1 else Categorical(atoms, v_min, v_max)
-        self.fresh = partial(QNetwork, spec, encoder, width, depth, dueling, self.head.outputs)
-        self.online = self.fresh()
-        self.slow = copy.deepcopy(self.online).requires_grad_(False)
-        self.opt = Adam(self.online.parameters(), lr)
+        check_random_shift(random_shift, spec.obs_shape)
+        self.spec = spec
+        self.gamma = gamma
+        self.n_step = n_step
+        self.target = target
+        self.exploration = exploration
+        self.clip = optim.clip
+        self.resets = resets
+        self.random_shift = random_shift
+
+        self.head = QHead(head.loss) if head.atoms == 1 else C51Head(head.atoms, head.v_min, head.v_max)
+        self.make_network = partial(QNetwork, spec, encoder, width, depth, head.dueling, self.head.outputs)
+        self.online = self.make_network()
+        self.target_network = copy.deepcopy(self.online).requires_grad_(False)
+        self.opt = Adam(self.online.parameters(), optim.lr)
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
-    def epsilon(self) -> Tensor:
-        """[]: the probability of a random action, which falls linearly."""
-        share = (self.updates / max(self.epsilon_updates, 1)).clamp(max=1)
-        return self.epsilon_start + share * (self.epsilon_end - self.epsilon_start)
+    @property
+    def window(self) -> int:
+        """Steps in a window of replay: the longest n, and one."""
+        return self.resets.longest(self.n_step) + 1
 
     @torch.no_grad()
-    def act(self, features: Tensor, explore: bool) -> Tensor:
-        if not explore and not self.epsilon_eval:
-            return self.greedy(features)
-        batch, device = len(features), features.device
-        random = torch.rand(batch, device=device) < (self.epsilon() if explore else self.epsilon_eval)
+    def act(self, obs: Tensor, explore: bool) -> Tensor:
+        """Epsilon-greedy."""
+        if not explore and not self.exploration.epsilon_eval:
+            return self.greedy(obs)
+        batch, device = len(obs), obs.device
+        random = torch.rand(batch, device=device) < (self.epsilon() if explore else self.exploration.epsilon_eval)
         drawn = self.spec.random(batch, device)
-        if device.type == "cpu" and random.all():  # elsewhere to ask would take longer
+
+        # Early on, when nearly all actions are random, the network is often not needed. A GPU would be waited for.
+        if device.type == "cpu" and random.all():
             return drawn
-        return torch.where(random, drawn, self.greedy(features))
+        return torch.where(random, drawn, self.greedy(obs))
 
-    def value(self, features: Tensor) -> Tensor:
-        """[B]: the value of the best action."""
-        return self.head.value(self.online(features)).amax(-1)
+    def epsilon(self) -> Tensor:
+        """[]: the probability of a random action now."""
+        return self.exploration.epsilon(self.updates)
 
-    def greedy(self, features: Tensor) -> Tensor:
-        """[B] actions of greatest value."""
-        return self.head.value(self.online(features)).argmax(-1)
+    def greedy(self, obs: Tensor) -> Tensor:
+        """[B] actions of the largest Q."""
+        return self.q_values(obs).argmax(-1)
+
+    def value(self, obs: Tensor) -> Tensor:
+        """[B]: max_a Q(s, a)."""
+        return self.q_values(obs).amax(-1)
+
+    def q_values(self, obs: Tensor) -> Tensor:
+        """[B, A]: Q(s, a) of the online network."""
+        return self.head.q_values(self.online(obs))
 
     def update(self, steps: Step) -> Metrics:
         return self.update_weighted(steps, torch.ones_like(steps.reward[0]))[0]
 
-    def update_weighted(self, steps: Step, weight: Tensor) -> tuple[Metrics, Tensor]:
-        """One gradient step on the actions that the first rows of windows [window, B] led to."""
+    def update_weighted(self, steps: Step, importance: Tensor) -> tuple[Metrics, Tensor]:
+        """One gradient step on windows [window, B] of importance [B]; also the windows' priorities [B]."""
         assert len(steps.first) == self.window, (len(steps.first), self.window)
-        t = steps.transitions()
-        target, valid = self.target(steps), t.valid[0]
-        out = pick(self.online(self.see(t.obs[0])), t.action[0])
-        loss = masked_mean(weight * self.head.error(out, target), valid)
-        norm = self._descend(loss)
+        valid = ~steps.first[1]
+        target = self.td_target(steps)
+        out = pick(self.online(self.augment(steps.obs[0])), steps.action[1])
+        loss = masked_mean(importance * self.head.loss(out, target), valid)
+
+        norm = self.opt.minimise_clipped(loss, self.clip)
+        self.updates += 1
+        self._update_target_network()
+        if self.resets.due(self.updates):
+            self.reset()
+
         out = out.detach()
         metrics: Metrics = {
             "policy/loss": loss.detach(),
-            "policy/q": masked_mean(self.head.value(out), valid),
+            "policy/q": masked_mean(self.head.q_values(out), valid),
             "policy/gradient_norm": norm,
             "policy/epsilon": self.epsilon(),
         }
-        return metrics, valid * self.head.surprise(out, target)
+        return metrics, valid * self.head.priority(out, target)
 
     @torch.no_grad()
-    def target(self, steps: Step) -> Tensor:
-        """What the return after the first row of each window [window, B] should be."""
+    def td_target(self, steps: Step) -> Tensor:
+        """y for the first action of each window [window, B]: [B], or [B, K] for a distribution."""
         t = steps.transitions()
-        n, gamma = self.cycle.horizon(self.updates)
-        within = torch.arange(self.window - 1, device=t.valid.device).unsqueeze(-1) < n
-        reward, discount, length = n_step_return(t.reward, t.terminal, t.valid & within, gamma)
-        obs = self.see(steps.obs[length, torch.arange(len(length), device=length.device)])
-        out = self.slow(obs)
-        action = self.head.value(self.online(obs) if self.double_q else out).argmax(-1)
-        return self.head.target(reward, discount, pick(out, action))
+        n, gamma = self.resets.anneal(self.updates, self.n_step, self.gamma)
+        within_n = torch.arange(self.window - 1, device=t.valid.device).unsqueeze(-1) < n
+        reward, discount, length = n_step_return(t.reward, t.terminal, t.valid & within_n, gamma)
 
-    def see(self, obs: Tensor) -> Tensor:
-        """[B, ...] as they are learned from."""
-        return random_shift(obs, self.shift) if self.shift else obs
+        obs = self.augment(steps.obs[length, torch.arange(len(length), device=length.device)])
+        out = self.target_network(obs)
+        action = self.head.q_values(self.online(obs) if self.target.double else out).argmax(-1)
+        return self.head.td_target(reward, discount, pick(out, action))
 
-    def _descend(self, loss: Tensor) -> Tensor:
-        """One step of both networks, and a reset where one is due; the gradient's norm."""
-        norm = clip_norm(self.opt.differentiate(loss), self.clip)
-        self.opt.step()
-        self.updates += 1
-        if self.target_every == 1 or int(self.updates) % self.target_every == 0:
-            polyak(self.slow.parameters(), self.online.parameters(), self.tau)
-        if self.cycle.due(self.updates):
-            self.reset()
-        return norm
+    def augment(self, obs: Tensor) -> Tensor:
+        """[B, ...]: observations as they are learned from."""
+        return random_shift(obs, self.random_shift) if self.random_shift else obs
+
+    def _update_target_network(self) -> None:
+        # A GPU is waited for only where the count matters.
+        if self.target.every == 1 or int(self.updates) % self.target.every == 0:
+            polyak(self.target_network.parameters(), self.online.parameters(), self.target.tau)
 
     def reset(self) -> None:
-        """Shrink and perturb, as in BBF: keep of what was learned what the encoder keeps, and nothing else."""
-        shrink_and_perturb(self.online, self.fresh(), self.shrink)
-        self.slow.load_state_dict(self.online.state_dict())
-        forget(self.opt)
+        """Shrink and perturb (BBF): only the encoder keeps part of what it learned."""
+        shrink_and_perturb(self.online, self.make_network(), self.resets.shrink)
+        self.target_network.load_state_dict(self.online.state_dict())
+        reset_optimizer(self.opt)
+
+
+def check_random_shift(pixels: int, shape: tuple[int, ...]) -> None:
+    """ValueError where observations of this shape cannot be shifted so far."""
+    if pixels and len(shape) != 3:
+        raise ValueError(f"policy.random_shift is {pixels}; it must be 0 where observations are no images")
+    if pixels and 2 * pixels >= min(shape[1:]):
+        most = (min(shape[1:]) - 1) // 2
+        raise ValueError(f"policy.random_shift is {pixels}; with these images it must be at most {most}")

@@ -1,45 +1,111 @@
-"""PPO: proximal policy optimisation with a clipped objective (Schulman et al. 2017)."""
+"""PPO: proximal policy optimisation with a clipped objective (Schulman et al. 2017).
+
+An update on T + 1 rows of B environments that this very policy, pi_old, has just made; d is 1 where s' is terminal:
+
+    delta_t = r_t + gamma (1 - d_t) V(s_t+1) - V(s_t)                            eq. 12
+    A_t     = delta_t + gamma (1 - d_t) lambda A_t+1                             GAE, eq. 11, in targets
+    V_targ  = A_t + V(s_t)
+    for each epoch, for each minibatch of the transitions:
+        ratio  = pi(a | s) / pi_old(a | s)                                       eq. 6
+        L_clip = mean of min(ratio A, clip(ratio, 1 - eps, 1 + eps) A)           eq. 7, surrogate_loss
+        L_vf   = mean of (V(s) - V_targ)^2                                       value_loss
+        a step of Adam down the gradient of -L_clip + c1 L_vf - c2 H[pi]         eq. 9, loss
+
+Rows of replay hold neither values nor log-probabilities. As the policy has not moved since it acted, `targets` computes
+them again.
+"""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from mbrl_lab.nets.actor import Actor
+from mbrl_lab.nets.actor import Categorical, ClippedGaussian, Distribution
 from mbrl_lab.nets.adam import Adam
 from mbrl_lab.nets.encoder import MakeEncoder
 from mbrl_lab.nets.mlp import mlp
 from mbrl_lab.nets.orthogonal import orthogonal
 from mbrl_lab.nets.running import RewardScale, Standardise
-from mbrl_lab.ops import clip_norm, gae, masked_mean
+from mbrl_lab.ops import gae, masked_mean
 from mbrl_lab.types import EnvSpec, Metrics, Step
 
 
+@dataclass(frozen=True)
+class Objective:
+    """The loss of an update (eq. 9)."""
+
+    ratio_clip: float
+    """eps: how far from 1 a probability ratio still gains."""
+    value_clip: float
+    """How far a value may move from the old one before its loss stops to fall. 0: unbounded."""
+    value_coef: float
+    """c1, the weight of the value loss."""
+    entropy_coef: float
+    """c2, the weight of the entropy."""
+
+
+@dataclass(frozen=True)
+class MinibatchOptim:
+    """Adam, in several passes through the transitions of an update."""
+
+    lr: float
+    anneal_updates: int
+    """Updates over which the learning rate falls linearly to 0. 0: never."""
+    clip: float
+    """Largest norm of the gradient. 0: not clipped."""
+    epochs: int
+    """Passes, each in a new order."""
+    minibatches: int
+    """Gradient steps in a pass."""
+
+
+@dataclass(frozen=True)
+class Normalise:
+    """What is normalised."""
+
+    advantage: bool
+    """Over the transitions of an update."""
+    obs: bool
+    """By their running mean and standard deviation; vectors only."""
+    reward: bool
+    """By the running standard deviation of their discounted sums."""
+
+
 class Batch(NamedTuple):
-    """N transitions, and what the policy that made them thought of each."""
+    """N transitions with pi_old's log-probability and value of each."""
 
     obs: Tensor  # [N, *obs_shape]
     action: Tensor
     valid: Tensor
-    logp: Tensor  # of the action
+    log_prob: Tensor  # of the action
     value: Tensor  # of the observation
     advantage: Tensor
-    returns: Tensor  # advantage + value: what the value should be
+    returns: Tensor  # V_targ
 
     def at(self, index: Tensor) -> Batch:
         return Batch(*(x[index] for x in self))
 
 
-class PPO(nn.Module):
-    """An actor and a value that learn from rows which this very policy made, in `epochs` passes of `minibatches`.
+class PPOActor(nn.Module):
+    """An MLP with tanh; the standard deviation of continuous actions, at first `std`, does not depend on the state."""
 
-    Rows hold neither values nor log-probabilities. As the policy has not moved since it acted, `judge` finds them
-    again. `value_clip`, `clip` (the gradient's norm) and `anneal_updates` are off at 0.
-    Raises ValueError where observations that are not vectors should be standardised.
-    """
+    def __init__(self, spec: EnvSpec, dim: int, width: int, depth: int, std: float) -> None:
+        super().__init__()
+        self.net = mlp([dim, *[width] * depth, spec.action_dim], activation=nn.Tanh)
+        self.log_std = None if spec.discrete else nn.Parameter(torch.full((spec.action_dim,), math.log(std)))
+
+    def forward(self, features: Tensor) -> Distribution:
+        """[N, dim] -> a distribution over [N] actions."""
+        out = self.net(features)
+        return Categorical(out) if self.log_std is None else ClippedGaussian(out, self.log_std)
+
+
+class PPO(nn.Module):
+    """See the top of this file. ValueError where observations that are not vectors should be normalised."""
 
     updates: Tensor
 
@@ -52,126 +118,135 @@ class PPO(nn.Module):
         std: float,
         gamma: float,
         gae_lambda: float,
-        epochs: int,
-        minibatches: int,
-        ratio_clip: float,
-        value_clip: float,
-        value_coef: float,
-        entropy_coef: float,
-        lr: float,
-        anneal_updates: int,
-        clip: float,
-        normalise_advantage: bool,
-        normalise_obs: bool,
-        normalise_reward: bool,
+        objective: Objective,
+        optim: MinibatchOptim,
+        normalise: Normalise,
     ) -> None:
+        """`width` and `depth`: hidden layers of actor and critic each. `std`: of continuous actions, at the start."""
         super().__init__()
-        if normalise_obs and len(spec.obs_shape) != 1:
-            raise ValueError("policy.normalise_obs is True; it must be false where observations are not vectors")
-        self.gamma, self.gae_lambda, self.epochs, self.minibatches = gamma, gae_lambda, epochs, minibatches
-        self.ratio_clip, self.value_clip, self.clip = ratio_clip, value_clip or math.inf, clip or math.inf
-        self.value_coef, self.entropy_coef = value_coef, entropy_coef
-        self.lr, self.anneal_updates, self.normalise_advantage = lr, anneal_updates, normalise_advantage
-        self.standardise = Standardise(spec.obs_shape) if normalise_obs else None
-        self.scale = RewardScale(gamma) if normalise_reward else None
+        if normalise.obs and len(spec.obs_shape) != 1:
+            raise ValueError("policy.normalise.obs is True; it must be false where observations are not vectors")
+        self.gamma = gamma
+        self.gae_lambda = gae_lambda
+        self.objective = objective
+        self.optim = optim
+        self.normalise = normalise
+        self.standardise = Standardise(spec.obs_shape) if normalise.obs else None
+        self.reward_scale = RewardScale(gamma) if normalise.reward else None
+
         self.encoder = encoder(spec)
-        self.actor = Actor(spec, self.encoder.dim, width, depth, std)
+        self.actor = PPOActor(spec, self.encoder.dim, width, depth, std)
         self.critic = mlp([self.encoder.dim, *[width] * depth, 1], activation=nn.Tanh, fp32_output=True)
         orthogonal(self.encoder)
-        orthogonal(self.actor, last=0.01)
+        orthogonal(self.actor, last=0.01)  # so that the first policy is nearly uniform, or nearly centred
         orthogonal(self.critic, last=1.0)
-        self.opt = Adam(self.parameters(), lr, eps=1e-5)
+        self.opt = Adam(self.parameters(), optim.lr, eps=1e-5)
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def act(self, obs: Tensor, explore: bool) -> Tensor:
+        pi = self.actor(self.features(obs))
+        return pi.sample() if explore else pi.mode()
 
     def features(self, obs: Tensor) -> Tensor:
         """[N, *obs_shape] -> [N, D]."""
         return self.encoder(obs if self.standardise is None else self.standardise(obs))
 
-    @torch.no_grad()
-    def act(self, features: Tensor, explore: bool) -> Tensor:
-        distribution = self.actor(self.features(features))
-        return distribution.sample() if explore else distribution.mode()
+    def value(self, features: Tensor) -> Tensor:
+        """[N, D] -> [N]: V(s)."""
+        return self.critic(features).squeeze(-1)
 
     def update(self, steps: Step) -> Metrics:
-        batch = self.judge(steps)
+        """Learn from [T + 1, B] rows that this policy made, each transition once an epoch."""
+        batch = self.targets(steps)
         explained = explained_variance(batch)
-        if self.normalise_advantage:
+        if self.normalise.advantage:
             batch = batch._replace(advantage=standardised(batch.advantage, batch.valid))
-        self._anneal()
-        for _ in range(self.epochs):
+
+        self._anneal_lr()
+        for _ in range(self.optim.epochs):
             order = torch.randperm(len(batch.obs), device=batch.obs.device)
-            last = [self._descend(batch.at(index)) for index in order.tensor_split(self.minibatches)]
-        if self.standardise is not None:  # not before: what was learned must have been seen as it was acted on
+            last = [self.minibatch_step(batch.at(index)) for index in order.tensor_split(self.optim.minibatches)]
+
+        # Statistics move only now: this update must see observations as the policy did when it acted.
+        if self.standardise is not None:
             self.standardise.moments.add(batch.obs, batch.valid)
         means: Metrics = {name: torch.stack([m[name] for m in last]).mean() for name in last[0]}
         return means | {"policy/explained_variance": explained}
 
     @torch.no_grad()
-    def judge(self, steps: Step) -> Batch:
-        """[T + 1, B] rows -> their T * B transitions; a time limit bootstraps, a terminal row does not."""
+    def targets(self, steps: Step) -> Batch:
+        """[T + 1, B] rows -> their T * B transitions. A time limit bootstraps, a terminal state does not."""
         t = steps.transitions()
-        reward = t.reward if self.scale is None else self.scale(t.reward, t.valid)
+        reward = t.reward if self.reward_scale is None else self.reward_scale(t.reward, t.valid)
         features = self.features(steps.obs.flatten(0, 1))
         value = self.value(features).view(steps.first.shape)
         action = t.action.flatten(0, 1)
-        logp = self.actor(features[: len(action)]).log_prob(action)
+        log_prob = self.actor(features[: len(action)]).log_prob(action)
+
         advantage = gae(reward, self.gamma * ~t.terminal, value[:-1], value[1:], t.valid, self.gae_lambda)
         value, advantage = value[:-1].flatten(), advantage.flatten()
-        return Batch(t.obs.flatten(0, 1), action, t.valid.flatten(), logp, value, advantage, advantage + value)
+        return Batch(t.obs.flatten(0, 1), action, t.valid.flatten(), log_prob, value, advantage, advantage + value)
 
-    def value(self, features: Tensor) -> Tensor:
-        """[N, D] -> [N]."""
-        return self.critic(features).squeeze(-1)
+    def minibatch_step(self, b: Batch) -> dict[str, Tensor]:
+        """One gradient step on a minibatch; what it found."""
+        loss, metrics = self.loss(b)
+        norm = self.opt.minimise_clipped(loss, self.optim.clip)
+        return metrics | {"policy/gradient_norm": norm}
 
-    def _descend(self, b: Batch) -> dict[str, Tensor]:
-        """One gradient step."""
+    def loss(self, b: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """-L_clip + c1 L_vf - c2 H[pi] (eq. 9)."""
+        eps = self.objective.ratio_clip
         features = self.features(b.obs)
-        distribution = self.actor(features)
-        log_ratio = distribution.log_prob(b.action) - b.logp
+        pi = self.actor(features)
+        log_ratio = pi.log_prob(b.action) - b.log_prob
         ratio = log_ratio.exp()
-        loss = masked_mean(surrogate_loss(ratio, b.advantage, self.ratio_clip), b.valid)
-        value_loss = masked_mean(squared_error(self.value(features), b.value, b.returns, self.value_clip), b.valid)
-        entropy = masked_mean(distribution.entropy(), b.valid)
-        total = loss + self.value_coef * value_loss - self.entropy_coef * entropy
-        norm = clip_norm(self.opt.differentiate(total), self.clip)
-        self.opt.step()
+
+        policy_loss = masked_mean(surrogate_loss(ratio, b.advantage, eps), b.valid)
+        errors = value_loss(self.value(features), b.value, b.returns, self.objective.value_clip)
+        mean_value_loss = masked_mean(errors, b.valid)
+        entropy = masked_mean(pi.entropy(), b.valid)
+        loss = policy_loss + self.objective.value_coef * mean_value_loss - self.objective.entropy_coef * entropy
+
         with torch.no_grad():
-            return {
-                "policy/loss": loss.detach(),
-                "policy/value_loss": value_loss.detach(),
+            metrics = {
+                "policy/loss": policy_loss.detach(),
+                "policy/value_loss": mean_value_loss.detach(),
                 "policy/entropy": entropy.detach(),
                 "policy/kl": masked_mean(ratio - 1 - log_ratio, b.valid),
-                "policy/clip_fraction": masked_mean(((ratio - 1).abs() > self.ratio_clip).float(), b.valid),
-                "policy/gradient_norm": norm,
+                "policy/clip_fraction": masked_mean(((ratio - 1).abs() > eps).float(), b.valid),
             }
+        return loss, metrics
 
-    def _anneal(self) -> None:
-        """Set the learning rate, which falls linearly to 0 over `anneal_updates`."""
-        if self.anneal_updates:
-            self.opt.param_groups[0]["lr"] = self.lr * max(1 - int(self.updates) / self.anneal_updates, 0.0)
+    def _anneal_lr(self) -> None:
+        """Set the learning rate, which falls linearly to 0, and count the update."""
+        if self.optim.anneal_updates:
+            fraction = max(1 - int(self.updates) / self.optim.anneal_updates, 0.0)
+            self.opt.param_groups[0]["lr"] = self.optim.lr * fraction
         self.updates += 1
 
 
 def surrogate_loss(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
-    """[N]: minus the lesser of two improvements, one of which gains nothing outside 1 +- clip (eq. 7)."""
+    """[N]: -min(ratio A, clip(ratio) A) (eq. 7). Beyond the clip a move in A's direction gains nothing."""
     return -torch.min(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
 
 
-def squared_error(value: Tensor, old: Tensor, returns: Tensor, clip: float) -> Tensor:
-    """[N]: of the value, or, where that is more, of the value held within `clip` of the old one."""
-    held = old + (value - old).clamp(-clip, clip)
-    return torch.max((value - returns).square(), (held - returns).square())
+def value_loss(value: Tensor, old: Tensor, returns: Tensor, clip: float) -> Tensor:
+    """[N]: squared error of the value, or of the value held within `clip` (0: unbounded) of the old one if larger."""
+    clip = clip or math.inf
+    clipped = old + (value - old).clamp(-clip, clip)
+    return torch.max((value - returns).square(), (clipped - returns).square())
 
 
 def standardised(x: Tensor, mask: Tensor) -> Tensor:
-    """[N] with mean 0 and deviation 1 over those for which the mask holds."""
-    apart = x - masked_mean(x, mask)
-    return apart / (masked_mean(apart.square(), mask).sqrt() + 1e-8)
+    """[N] with mean 0 and standard deviation 1 over those for which the mask holds."""
+    centred = x - masked_mean(x, mask)
+    return centred / (masked_mean(centred.square(), mask).sqrt() + 1e-8)
 
 
 def explained_variance(batch: Batch) -> Tensor:
-    """[]: the share of the returns' variance that the old values explain; 0 where they do not vary."""
-    apart = batch.returns - masked_mean(batch.returns, batch.valid)
-    left = batch.advantage - masked_mean(batch.advantage, batch.valid)
-    total = masked_mean(apart.square(), batch.valid)
-    return torch.where(total > 1e-8, 1 - masked_mean(left.square(), batch.valid) / total.clamp(min=1e-8), 0.0)
+    """[]: fraction of the returns' variance that the old values explain; 0 where returns do not vary."""
+    returns = batch.returns - masked_mean(batch.returns, batch.valid)
+    residual = batch.advantage - masked_mean(batch.advantage, batch.valid)
+    total = masked_mean(returns.square(), batch.valid)
+    return torch.where(total > 1e-8, 1 - masked_mean(residual.square(), batch.valid) / total.clamp(min=1e-8), 0.0)

@@ -275,8 +275,8 @@ SAC = [
 PPO = [
     "preset=none",
     "policy=ppo",
-    "policy.minibatches=4",
-    "policy.lr=3e-3",
+    "policy.optim.minibatches=4",
+    "policy.optim.lr=3e-3",
     "algo.rollout=[10,10,0,1]",
     "algo.updates_every=10",
 ]

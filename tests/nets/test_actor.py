@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from mbrl_lab.nets.actor import Actor, Categorical, ClippedGaussian
+from mbrl_lab.nets.actor import Categorical, ClippedGaussian
 from mbrl_lab.nets.orthogonal import orthogonal
+from mbrl_lab.policy.ppo import PPOActor
 from mbrl_lab.types import EnvSpec
 
 DISCRETE = EnvSpec((2,), torch.float32, 3, True)
@@ -115,26 +116,26 @@ def test_clipped_draws_and_modes() -> None:
 
 
 def test_the_actors_first_deviation_and_its_gradient() -> None:
-    actor = Actor(CONTINUOUS, 2, 8, 1, std=0.4)
+    actor = PPOActor(CONTINUOUS, 2, 8, 1, std=0.4)
     distribution = actor(torch.randn(5, 2))
     assert isinstance(distribution, ClippedGaussian)
     torch.testing.assert_close(distribution.log_std.exp(), torch.full((5, 2), 0.4))
     distribution.log_prob(torch.zeros(5, 2)).sum().backward()
     assert all(p.grad is not None and p.grad.any() for p in actor.parameters())
-    assert isinstance(Actor(DISCRETE, 2, 8, 1, std=0.4)(torch.randn(5, 2)), Categorical)
+    assert isinstance(PPOActor(DISCRETE, 2, 8, 1, std=0.4)(torch.randn(5, 2)), Categorical)
 
 
 def test_bfloat16_gives_probabilities_in_float32() -> None:
     for spec in (DISCRETE, CONTINUOUS):
         with torch.autocast("cpu", torch.bfloat16):
-            distribution = Actor(spec, 2, 8, 1, std=0.4)(torch.randn(5, 2))
+            distribution = PPOActor(spec, 2, 8, 1, std=0.4)(torch.randn(5, 2))
             action = distribution.sample()
             assert distribution.log_prob(action).dtype == distribution.entropy().dtype == torch.float32
         assert action.dtype == (torch.int64 if spec.discrete else torch.float32)
 
 
 def test_orthogonal_weights() -> None:
-    actor = Actor(DISCRETE, 16, 8, 2, std=1.0)
+    actor = PPOActor(DISCRETE, 16, 8, 2, std=1.0)
     orthogonal(actor, last=0.01)
     first, second, last = (x for x in actor.modules() if isinstance(x, torch.nn.Linear))
     torch.testing.assert_close(first.weight @ first.weight.T, 2 * torch.eye(8), atol=1e-5, rtol=0)

@@ -1,4 +1,4 @@
-"""Targets by hand, epsilon, the slow network, and chains whose values are known."""
+"""TD targets by hand, epsilon, the target network, and chains whose Q-values are known."""
 
 from __future__ import annotations
 
@@ -16,24 +16,40 @@ from mbrl_lab import make_run
 from mbrl_lab.env import Envs
 from mbrl_lab.nets.encoder import Vector
 from mbrl_lab.policy import DDQN
-from mbrl_lab.policy.ddqn import Categorical, Scalar
+from mbrl_lab.policy.ddqn import C51Head, Exploration, HeadOptions, Optim, QHead, TargetNetwork
+from mbrl_lab.policy.resets import Resets
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Step
 
 SPEC = EnvSpec((1,), torch.float32, 3, True)
 SETTINGS: dict[str, Any] = {
-    **{"width": 32, "depth": 2, "double": True, "dueling": False, "n_step": 1, "gamma": 0.5},
-    **{"atoms": 1, "v_min": 0.0, "v_max": 4.0, "tau": 0.05, "target_every": 1},
-    **{"epsilon_start": 1.0, "epsilon_end": 0.1, "epsilon_updates": 10, "epsilon_eval": 0.0},
-    **{"loss": "huber", "lr": 3e-3, "clip": 10.0},
-    **{"n_step_start": 1, "gamma_start": 0.5, "anneal_updates": 0},
-    **{"reset_every": 0, "reset_until": 0, "shrink": 0.5, "random_shift": 0},
+    "encoder": Vector,
+    "width": 32,
+    "depth": 2,
+    "gamma": 0.5,
+    "n_step": 1,
+    "random_shift": 0,
 }
+GROUPS: dict[str, tuple[type, dict[str, Any]]] = {
+    "head": (HeadOptions, {"dueling": False, "atoms": 1, "v_min": 0.0, "v_max": 4.0, "loss": "huber"}),
+    "target": (TargetNetwork, {"double": True, "tau": 0.05, "every": 1}),
+    "exploration": (
+        Exploration,
+        {"epsilon_start": 1.0, "epsilon_end": 0.1, "epsilon_updates": 10, "epsilon_eval": 0.0},
+    ),
+    "optim": (Optim, {"lr": 3e-3, "clip": 10.0}),
+}
+RESETS = {"every": 0, "until": 0, "shrink": 0.5, "anneal_updates": 0, "n_step_start": 1, "gamma_start": 0.5}
 T, F = True, False
 
 
-def ddqn(spec: EnvSpec = SPEC, **settings: Any) -> DDQN:
-    return DDQN(spec, **({"encoder": Vector} | SETTINGS | settings))
+def ddqn(spec: EnvSpec = SPEC, resets: dict[str, Any] | None = None, **changed: Any) -> DDQN:
+    """Small; `changed`: settings of DDQN or of one of its groups but resets, which have names in common with others."""
+    groups = {
+        name: kind(**{key: changed.pop(key, value) for key, value in default.items()})
+        for name, (kind, default) in GROUPS.items()
+    }
+    return DDQN(spec, **SETTINGS | groups | {"resets": Resets(**RESETS | (resets or {}))} | changed)
 
 
 class Table(nn.Module):
@@ -54,44 +70,44 @@ def window(rewards: list[float], terminal: list[bool], first: list[bool], action
     return Step(torch.full((len(rewards), 1), action), obs, *columns)
 
 
-def columns(*windows: Step) -> Step:
+def batched(*windows: Step) -> Step:
     return Step(*(torch.cat(x, 1) for x in zip(*windows, strict=True)))
 
 
 ONLINE = [[[1.0], [2.0], [3.0]], [[4.0], [7.0], [5.0]], [[9.0], [1.0], [1.0]], [[0.0], [1.0], [2.0]]]
-SLOW = [[[5.0], [5.0], [5.0]], [[30.0], [20.0], [10.0]], [[16.0], [17.0], [18.0]], [[8.0], [40.0], [80.0]]]
+TARGET = [[[5.0], [5.0], [5.0]], [[30.0], [20.0], [10.0]], [[16.0], [17.0], [18.0]], [[8.0], [40.0], [80.0]]]
 
 
 @pytest.mark.parametrize(("double", "expected"), [(True, 3 + 0.5 * 20), (False, 3 + 0.5 * 30)])
-def test_double_q_takes_the_networks_action_and_the_targets_value(double: bool, expected: float) -> None:
+def test_double_q_learning_takes_the_online_action_and_the_target_value(double: bool, expected: float) -> None:
     policy = ddqn(double=double)
-    policy.online, policy.slow = Table(ONLINE), Table(SLOW)
-    assert policy.target(window([0.0, 3.0], [F, F], [F, F])).tolist() == [expected]
+    policy.online, policy.target_network = Table(ONLINE), Table(TARGET)
+    assert policy.td_target(window([0.0, 3.0], [F, F], [F, F])).tolist() == [expected]
 
 
 def test_n_step_targets_bootstrap_from_the_right_observation() -> None:
     policy = ddqn(n_step=3)
-    policy.online, policy.slow = Table(ONLINE), Table(SLOW)
+    policy.online, policy.target_network = Table(ONLINE), Table(TARGET)
     rewards = [100.0, 1.0, 2.0, 4.0]
-    batch = columns(
+    batch = batched(
         window(rewards, [F, F, F, F], [T, F, F, F]),  # 1 + 1 + 1, then what row 3 says: 80
         window(rewards, [F, F, T, F], [F, F, F, T]),  # 1 + 1 and no more
         window(rewards, [F, F, F, F], [F, F, F, T]),  # 1 + 1, then row 2: 16
         window(rewards, [F, F, F, T], [F, F, T, F]),  # 1, then row 1: 20
     )
     assert policy.window == 4
-    assert policy.target(batch).tolist() == [3 + 80 / 8, 2, 2 + 16 / 4, 1 + 20 / 2]
+    assert policy.td_target(batch).tolist() == [3 + 80 / 8, 2, 2 + 16 / 4, 1 + 20 / 2]
 
 
-def test_the_distribution_is_moved_shrunk_and_projected() -> None:
+def test_c51_target_is_shifted_shrunk_and_projected() -> None:
     """Atoms 0, 1, 2, 3, 4. Action 1 has its mean at 4 in the network, action 0 in the target."""
     policy = ddqn(atoms=5)
     certain = 50 * torch.eye(5)
     policy.online = Table(torch.stack([certain[:3], certain[[0, 4, 1]]]).tolist())
-    policy.slow = Table(
+    policy.target_network = Table(
         torch.stack([certain[:3], torch.stack([certain[4], (certain[1] + certain[3]), certain[0]])]).tolist()
     )
-    target = policy.target(columns(window([0.0, 0.5], [F, F], [F, F]), window([0.0, 1.75], [F, T], [F, F])))
+    target = policy.td_target(batched(window([0.0, 0.5], [F, F], [F, F]), window([0.0, 1.75], [F, T], [F, F])))
     # the return 1 or 3 becomes 0.5 + 0.5 or 0.5 + 1.5; the end leaves the reward alone, between two atoms
     expected = torch.tensor([[0, 0.5, 0.5, 0, 0], [0, 0.25, 0.75, 0, 0]])
     torch.testing.assert_close(target, expected)
@@ -99,16 +115,16 @@ def test_the_distribution_is_moved_shrunk_and_projected() -> None:
 
 def test_losses_by_hand() -> None:
     out, target = torch.tensor([[3.0], [0.5]]), torch.tensor([0.0, 1.0])
-    assert Scalar("huber").error(out, target).tolist() == [2.5, 0.125]
-    assert Scalar("squared").error(out, target).tolist() == [9.0, 0.25]
+    assert QHead("huber").loss(out, target).tolist() == [2.5, 0.125]
+    assert QHead("squared").loss(out, target).tolist() == [9.0, 0.25]
     logits, target = torch.tensor([[0.0, 0.0], [torch.log(torch.tensor(3.0)), 0.0]]), torch.tensor([[0.5, 0.5], [1, 0]])
     expected = torch.tensor([2.0, 4 / 3]).log()
-    torch.testing.assert_close(Categorical(2, 0.0, 1.0).error(logits, target), expected)
-    torch.testing.assert_close(Categorical(2, -8.0, 8.0).value(logits), torch.tensor([0.0, -4.0]))
+    torch.testing.assert_close(C51Head(2, 0.0, 1.0).loss(logits, target), expected)
+    torch.testing.assert_close(C51Head(2, -8.0, 8.0).q_values(logits), torch.tensor([0.0, -4.0]))
 
 
 @pytest.mark.parametrize("atoms", [1, 7])
-def test_dueling_is_value_and_advantage_less_its_mean(atoms: int) -> None:
+def test_dueling_is_value_plus_advantage_minus_its_mean(atoms: int) -> None:
     net, obs = ddqn(dueling=True, atoms=atoms).online, torch.randn(6, 1)
     out = net(obs)
     assert out.shape == (6, 3, atoms)
@@ -123,21 +139,21 @@ def weights(net: nn.Module) -> Tensor:
 
 
 @pytest.mark.parametrize("atoms", [1, 5])
-def test_only_valid_windows_teach(atoms: int) -> None:
+def test_invalid_windows_are_masked(atoms: int) -> None:
     good = window([0.0, 3.0], [F, F], [F, F], action=2)
     junk = window([0.0, 1e6], [F, T], [F, T], action=1)
     alone, beside, nothing = (ddqn(atoms=atoms) for _ in range(3))
     for other in (beside, nothing):
         other.load_state_dict(alone.state_dict())
     before = weights(alone.online)
-    metrics = [p.update(x) for p, x in ((alone, good), (beside, columns(good, junk)), (nothing, junk))]
+    metrics = [p.update(x) for p, x in ((alone, good), (beside, batched(good, junk)), (nothing, junk))]
     torch.testing.assert_close(weights(alone.online), weights(beside.online))
     assert not torch.equal(weights(alone.online), before) and torch.equal(weights(nothing.online), before)
     torch.testing.assert_close(metrics[0], metrics[1])
     assert metrics[2]["policy/loss"] == 0
 
 
-def test_the_taken_action_alone_is_taught() -> None:
+def test_only_the_taken_action_gets_a_gradient() -> None:
     policy = ddqn(lr=1e-6, depth=0)
     policy.update(window([0.0, 3.0], [F, T], [F, F], action=1))
     weight = policy.online.advantage[-1]
@@ -145,23 +161,23 @@ def test_the_taken_action_alone_is_taught() -> None:
     assert weight.bias.grad.nonzero().tolist() == [[1]]
 
 
-def test_a_soft_target_moves_a_share_of_the_way_at_every_update() -> None:
+def test_soft_target_network_moves_by_tau_at_every_update() -> None:
     policy = ddqn(tau=0.25)
-    before = weights(policy.slow)
+    before = weights(policy.target_network)
     for _ in range(2):
         policy.update(window([0.0, 3.0], [F, F], [F, F]))
         expected = before + 0.25 * (weights(policy.online) - before)
-        torch.testing.assert_close(weights(policy.slow), expected)
-        before = weights(policy.slow)
+        torch.testing.assert_close(weights(policy.target_network), expected)
+        before = weights(policy.target_network)
 
 
-def test_a_hard_target_is_copied_every_so_many_updates() -> None:
-    policy = ddqn(tau=1.0, target_every=3)
-    kept = weights(policy.slow)
+def test_hard_target_network_is_copied_periodically() -> None:
+    policy = ddqn(tau=1.0, every=3)
+    kept = weights(policy.target_network)
     for update in range(1, 8):
         policy.update(window([0.0, 3.0], [F, F], [F, F]))
         kept = weights(policy.online) if update in (3, 6) else kept
-        assert torch.equal(weights(policy.slow), kept)
+        assert torch.equal(weights(policy.target_network), kept)
     assert not torch.equal(weights(policy.online), kept)
 
 
@@ -189,7 +205,7 @@ def test_epsilon_falls_linearly_with_updates_and_is_saved() -> None:
 
 
 @pytest.mark.parametrize("updates", [0, 5, 10])
-def test_epsilon_is_how_often_actions_are_random(updates: int) -> None:
+def test_epsilon_is_the_probability_of_a_random_action(updates: int) -> None:
     policy, obs = ddqn(), torch.zeros(20_000, 1)
     policy.updates.fill_(updates)
     best = policy.act(obs[:1], explore=False)
@@ -198,73 +214,73 @@ def test_epsilon_is_how_often_actions_are_random(updates: int) -> None:
     assert other.item() == pytest.approx(policy.epsilon().item() * 2 / 3, abs=0.015)
 
 
-def test_evaluations_have_an_epsilon_of_their_own() -> None:
+def test_evaluations_have_their_own_epsilon() -> None:
     policy, obs = ddqn(epsilon_eval=0.3, epsilon_start=0.0, epsilon_end=0.0), torch.zeros(20_000, 1)
     best = policy.act(obs[:1], explore=True)
     other = (policy.act(obs, explore=False) != best).float().mean()
     assert other.item() == pytest.approx(0.2, abs=0.015)
 
 
-def test_windows_weigh_as_they_are_told_and_their_errors_come_back() -> None:
+def test_importance_weighs_the_loss_and_priorities_are_td_errors() -> None:
     """Errors 10, 0.5 and none at a boundary; Huber losses 9.5 and 0.125, weights 0.5 and 1."""
     policy = ddqn(gamma=0.0)
     policy.online.load_state_dict({k: torch.zeros_like(x) for k, x in policy.online.state_dict().items()})
-    batch = columns(*(window([0.0, r], [F, F], [F, f]) for r, f in ((-10.0, F), (0.5, F), (7.0, T))))
+    batch = batched(*(window([0.0, r], [F, F], [F, f]) for r, f in ((-10.0, F), (0.5, F), (7.0, T))))
     metrics, error = policy.update_weighted(batch, torch.tensor([0.5, 1.0, 1.0]))
     assert error.tolist() == [10.0, 0.5, 0.0]
     assert metrics["policy/loss"] == pytest.approx((0.5 * 9.5 + 0.125) / 2)
 
 
-def test_a_distribution_that_is_learned_surprises_no_more() -> None:
-    logits, head = torch.randn(4, 5), Categorical(5, 0.0, 1.0)
-    torch.testing.assert_close(head.surprise(logits, logits.softmax(-1)), torch.zeros(4))
+def test_c51_priority_is_the_kl_divergence() -> None:
+    logits, head = torch.randn(4, 5), C51Head(5, 0.0, 1.0)
+    torch.testing.assert_close(head.priority(logits, logits.softmax(-1)), torch.zeros(4))
     certain = torch.eye(5)[:1]
-    torch.testing.assert_close(head.surprise(torch.zeros(1, 5), certain), torch.tensor([5.0]).log())
+    torch.testing.assert_close(head.priority(torch.zeros(1, 5), certain), torch.tensor([5.0]).log())
 
 
-def test_targets_look_as_far_ahead_as_the_cycle_says() -> None:
+def test_n_and_gamma_of_the_target_are_annealed() -> None:
     """Within 4 updates from 3 steps at 0.5 to 1 step at 0.875: after 2 of them 2 steps (from 1.73) at 0.75."""
-    policy = ddqn(n_step=1, n_step_start=3, gamma=0.875, gamma_start=0.5, anneal_updates=4)
-    policy.online, policy.slow = Table(ONLINE), Table(SLOW)
+    policy = ddqn(n_step=1, gamma=0.875, resets={"n_step_start": 3, "gamma_start": 0.5, "anneal_updates": 4})
+    policy.online, policy.target_network = Table(ONLINE), Table(TARGET)
     steps = window([100.0, 1.0, 2.0, 4.0], [F, F, F, F], [T, F, F, F])
     assert policy.window == 4
     for updates, wanted in ((0, 1 + 1 + 1 + 80 / 8), (2, 1 + 1.5 + 16 * 0.5625), (4, 1 + 0.875 * 20), (9, 18.5)):
         policy.updates.fill_(updates)
-        assert policy.target(steps).tolist() == pytest.approx([wanted], rel=1e-6)
+        assert policy.td_target(steps).tolist() == pytest.approx([wanted], rel=1e-6)
 
 
-def test_a_reset_leaves_nothing_of_the_heads_the_target_and_the_optimizer() -> None:
-    policy, step = ddqn(reset_every=3, reset_until=5), window([0.0, 3.0], [F, F], [F, F])
+def test_reset_replaces_heads_target_network_and_optimizer_state() -> None:
+    policy, step = ddqn(resets={"every": 3, "until": 5}), window([0.0, 3.0], [F, F], [F, F])
     sizes = []
     for _ in range(7):
         before = weights(policy.online)
         policy.update(step)
         moved = (weights(policy.online) - before).abs().max().item()
         sizes.append(moved > 0.02)
-        assert torch.equal(weights(policy.slow), weights(policy.online)) == (moved > 0.02)
+        assert torch.equal(weights(policy.target_network), weights(policy.online)) == (moved > 0.02)
         assert all((x == 0).all() for s in policy.opt.state.values() for x in s.values()) == (moved > 0.02)
     assert sizes == [F, F, T, F, F, F, F]
     assert policy.updates == 7
 
 
-def test_only_images_are_shifted() -> None:
+def test_random_shift_needs_images() -> None:
     with pytest.raises(ValueError, match=r"policy\.random_shift is 4; it must be 0 where observations are no images"):
         ddqn(random_shift=4)
 
 
-def test_it_refuses_continuous_actions_and_a_support_of_nothing() -> None:
+def test_continuous_actions_and_an_empty_support_are_rejected() -> None:
     with pytest.raises(ValueError, match="ddqn needs discrete actions"):
         ddqn(EnvSpec((3,), torch.float32, 2, False))
-    with pytest.raises(ValueError, match=r"policy\.v_min is 4\.0; it must be below policy\.v_max, 4\.0"):
+    with pytest.raises(ValueError, match=r"policy\.head\.v_min is 4\.0; it must be below policy\.head\.v_max, 4\.0"):
         ddqn(atoms=51, v_min=4.0)
 
 
 @pytest.mark.parametrize("settings", [{}, {"atoms": 51, "dueling": True}])
-def test_bfloat16_learns_in_float32(settings: dict[str, Any]) -> None:
+def test_bf16_losses_are_float32(settings: dict[str, Any]) -> None:
     policy = ddqn(**settings)
     with torch.autocast("cpu", torch.bfloat16):
         metrics = policy.update(window([0.0, 3.0], [F, F], [F, F]))
-        assert policy.target(window([0.0, 3.0], [F, F], [F, F])).dtype == torch.float32
+        assert policy.td_target(window([0.0, 3.0], [F, F], [F, F])).dtype == torch.float32
     assert metrics["policy/loss"].dtype == torch.float32  # type: ignore[union-attr]
 
 
@@ -307,19 +323,19 @@ VARIANTS: list[dict[str, Any]] = [
     {"double": False, "loss": "squared"},
     {"dueling": True},
     {"atoms": 41, "v_max": 1.0},
-    {"tau": 1.0, "target_every": 10},
+    {"tau": 1.0, "every": 10},
 ]
 
 
 @pytest.mark.parametrize("settings", VARIANTS, ids=["default", "plain", "dueling", "c51", "hard"])
-def test_it_learns_the_values_of_a_chain_with_a_time_limit(settings: dict[str, Any]) -> None:
+def test_learns_q_values_of_a_chain_with_a_time_limit(settings: dict[str, Any]) -> None:
     """At gamma 0.8 going on is worth 0.64, 0.8 and 1, staying 0.8 of the better one; a limit of 2 changes nothing."""
     replay, spec = seen(lambda: Chain(limit=2), 200)
     policy = ddqn(spec, **({"gamma": 0.8, "depth": 1, "lr": 1e-2, "tau": 0.1} | settings))
-    for _ in range(400 if "target_every" in settings else 200):  # ten seeds: at most 0.018 and 0.008 away
+    for _ in range(400 if "every" in settings else 200):  # ten seeds: at most 0.018 and 0.008 away
         policy.update(replay.sample(64, policy.window))
     with torch.no_grad():
-        q = policy.head.value(policy.online(torch.eye(3)))
+        q = policy.q_values(torch.eye(3))
     torch.testing.assert_close(q, torch.tensor([[0.512, 0.64], [0.64, 0.8], [0.8, 1.0]]), atol=0.04, rtol=0)
 
 
@@ -344,7 +360,7 @@ class Forever(gymnasium.Env):
 
 @pytest.mark.parametrize("n_step", [1, 3])
 @pytest.mark.parametrize("settings", [{"loss": "squared"}, {"atoms": 51, "v_max": 4.0}], ids=["scalar", "c51"])
-def test_a_time_limit_bootstraps_and_an_end_does_not(n_step: int, settings: dict[str, Any]) -> None:
+def test_a_time_limit_bootstraps_and_termination_does_not(n_step: int, settings: dict[str, Any]) -> None:
     """Without an end the value at gamma 0.5 is 2. An end at every fourth step, from a state that looks the same,
     leaves the mean over the four of what n steps bring: v = mean of the sums + v * mean of the discounts."""
     sums, discounts = [], []
@@ -359,13 +375,13 @@ def test_a_time_limit_bootstraps_and_an_end_does_not(n_step: int, settings: dict
         for _ in range(200):
             policy.update(replay.sample(128, policy.window))
         with torch.no_grad():
-            value = policy.head.value(policy.online(torch.ones(1, 1)))
+            value = policy.q_values(torch.ones(1, 1))
         torch.testing.assert_close(value, torch.full((1, 2), expected), atol=0.1, rtol=0)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_it_learns_cartpole(seed: int, tmp_path: Path) -> None:
+def test_learns_cartpole(seed: int, tmp_path: Path) -> None:
     """Random actions keep the pole up for about 22 steps."""
     runner = make_run("ddqn", "cartpole", "video.final=0", "eval.every=0", folder=tmp_path, seed=seed)
     final = runner.run()

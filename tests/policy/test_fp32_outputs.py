@@ -63,9 +63,9 @@ def rssm_reward_head() -> Net:
     return model.reward, model.reward[-1].weight, model.reward[-1].bias
 
 
-NUMBERS = [q_network, lambda: q_network(dueling=True), sac_critic, ppo_critic, dreamer_critic, reward_head]
+NUMBERS = [q_network, lambda: q_network(head={"dueling": True}), sac_critic, ppo_critic, dreamer_critic, reward_head]
 NUMBERS += [rssm_reward_head]
-LOGITS = [lambda: q_network(atoms=51), lambda: dreamer_critic(255), lambda: reward_head(255)]
+LOGITS = [lambda: q_network(head={"atoms": 51}), lambda: dreamer_critic(255), lambda: reward_head(255)]
 NAMES = ["ddqn", "dueling", "sac", "ppo", "dreamer", "latent reward", "rssm reward"]
 
 
@@ -101,6 +101,6 @@ def test_logits_keep_their_digits(make: Callable[[], Net]) -> None:
 
 @pytest.mark.parametrize("dueling", [False, True])
 def test_the_greedy_action_does_not_depend_on_the_level_of_values(dueling: bool) -> None:
-    net = q_network(dueling=dueling)
+    net = q_network(head={"dueling": dueling})
     exact, rounded = (x.squeeze(-1).argmax(-1) for x in outputs(net, LEVEL))
     assert (exact != rounded).float().mean() < 0.05

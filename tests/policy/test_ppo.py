@@ -1,4 +1,4 @@
-"""PPO's targets, losses and gradients by hand and by brute force, and toys whose values and optima are known."""
+"""PPO's targets, losses and gradients against known answers, and toys whose values and optima are known."""
 
 from __future__ import annotations
 
@@ -19,7 +19,16 @@ from mbrl_lab.algo import OnPolicy
 from mbrl_lab.env import Envs
 from mbrl_lab.nets.encoder import Vector
 from mbrl_lab.policy import PPO
-from mbrl_lab.policy.ppo import Batch, explained_variance, squared_error, standardised, surrogate_loss
+from mbrl_lab.policy.ppo import (
+    Batch,
+    MinibatchOptim,
+    Normalise,
+    Objective,
+    explained_variance,
+    standardised,
+    surrogate_loss,
+    value_loss,
+)
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Step
 
@@ -30,6 +39,7 @@ BOTH = pytest.mark.parametrize("spec", [DISCRETE, CONTINUOUS], ids=["discrete", 
 
 
 def ppo(spec: EnvSpec, **changed: Any) -> PPO:
+    """Small; `changed`: settings of PPO or of one of its groups, those of `Normalise` as `normalise_...`."""
     settings: dict[str, Any] = {
         "encoder": Vector,
         "width": 16,
@@ -37,19 +47,17 @@ def ppo(spec: EnvSpec, **changed: Any) -> PPO:
         "std": 0.8,
         "gamma": 0.9,
         "gae_lambda": 0.8,
-        "epochs": 1,
-        "minibatches": 1,
-        "ratio_clip": 0.2,
-        "value_clip": 0.0,
-        "value_coef": 0.5,
-        "entropy_coef": 0.0,
-        "lr": 1e-2,
-        "anneal_updates": 0,
-        "clip": 0.0,
-        "normalise_advantage": False,
-        "normalise_obs": False,
-        "normalise_reward": False,
+        "normalise": Normalise(*(changed.pop(f"normalise_{name}", False) for name in ("advantage", "obs", "reward"))),
     }
+    groups: dict[str, tuple[type, dict[str, Any]]] = {
+        "objective": (Objective, {"ratio_clip": 0.2, "value_clip": 0.0, "value_coef": 0.5, "entropy_coef": 0.0}),
+        "optim": (
+            MinibatchOptim,
+            {"lr": 1e-2, "anneal_updates": 0, "clip": 0.0, "epochs": 1, "minibatches": 1},
+        ),
+    }
+    for name, (kind, default) in groups.items():
+        settings[name] = kind(**{key: changed.pop(key, value) for key, value in default.items()})
     return PPO(spec, **settings | changed)
 
 
@@ -61,7 +69,7 @@ def played(policy: PPO, spec: EnvSpec, time: int = 6, batch: int = 8) -> Step:
     return Step(action, obs, torch.randn(time + 1, batch), no, no)
 
 
-def test_advantages_by_hand() -> None:
+def test_gae_by_hand() -> None:
     """Three episodes in one window: the first ends in a terminal row, the second at a time limit, the third goes on."""
     policy = ppo(LINE, depth=0, gamma=0.5, gae_lambda=0.5)
     policy.critic[0].weight.data.fill_(1.0)  # the value is the observation
@@ -73,7 +81,7 @@ def test_advantages_by_hand() -> None:
         terminal=torch.tensor([[i == 2] for i in range(8)]),
         first=torch.tensor([[i in (0, 3, 6)] for i in range(8)]),
     )
-    batch = policy.judge(steps)
+    batch = policy.targets(steps)
     assert batch.valid.tolist() == [True, True, False, True, True, False, True]
     one_step = [10 + 0.5 * 2 - 1, 20 - 2, 0, 30 + 0.5 * 5 - 4, 40 + 0.5 * 6 - 5, 0, 50 + 0.5 * 8 - 7]
     by_hand = [one_step[0] + 0.25 * 18, 18, 0, one_step[3] + 0.25 * 38, 38, 0, 47]
@@ -95,12 +103,12 @@ def test_the_clipped_objective_by_hand() -> None:
 def test_the_clipped_value_loss_by_hand() -> None:
     value, old = torch.tensor([3.0, 3.0, 1.2]).requires_grad_(), torch.ones(3)
     returns = torch.tensor([5.0, 0.0, 2.0])
-    loss = squared_error(value, old, returns, 0.5)  # held at 1.5, at 1.5, not held
+    loss = value_loss(value, old, returns, 0.5)  # held at 1.5, at 1.5, not held
     torch.testing.assert_close(loss, torch.tensor([12.25, 9.0, 0.64]))
     loss.sum().backward()
     assert value.grad is not None
     torch.testing.assert_close(value.grad, torch.tensor([0.0, 6.0, -1.6]))
-    torch.testing.assert_close(squared_error(value, old, returns, math.inf), (value - returns).square())
+    torch.testing.assert_close(value_loss(value, old, returns, 0.0), (value - returns).square())
 
 
 def test_standardised_by_hand() -> None:
@@ -122,7 +130,7 @@ def test_standardised_by_hand() -> None:
 def test_explained_variance(value: list[float], returns: list[float], expected: float) -> None:
     v, r = torch.tensor([*value, 9.0]), torch.tensor([*returns, -40.0])
     valid = torch.tensor([True, True, True, False])
-    batch = Batch(obs=v, action=v, valid=valid, logp=v, value=v, advantage=r - v, returns=r)
+    batch = Batch(obs=v, action=v, valid=valid, log_prob=v, value=v, advantage=r - v, returns=r)
     assert explained_variance(batch).item() == pytest.approx(expected)
 
 
@@ -131,7 +139,7 @@ def test_the_first_gradient_is_the_policy_gradient(spec: EnvSpec) -> None:
     """Where the policy has not moved the ratio is 1 and nothing is clipped; row by row, and summed."""
     policy = ppo(spec, entropy_coef=0.3, value_coef=0.7, lr=1e-12)
     steps = played(policy, spec)
-    batch, alone = policy.judge(steps), copy.deepcopy(policy)
+    batch, alone = policy.targets(steps), copy.deepcopy(policy)
     expected = [torch.zeros_like(p) for p in alone.parameters()]
     for obs, action, advantage, returns in zip(batch.obs, batch.action, batch.advantage, batch.returns, strict=True):
         distribution = alone.actor(obs[None])
@@ -144,7 +152,7 @@ def test_the_first_gradient_is_the_policy_gradient(spec: EnvSpec) -> None:
 
 
 @BOTH
-def test_before_it_moves_the_ratio_is_one(spec: EnvSpec) -> None:
+def test_ratio_is_one_before_the_first_step(spec: EnvSpec) -> None:
     policy = ppo(spec, std=3.0)
     steps = played(policy, spec)
     if not spec.discrete:
@@ -156,7 +164,7 @@ def test_before_it_moves_the_ratio_is_one(spec: EnvSpec) -> None:
 
 
 @BOTH
-def test_later_epochs_are_held_back(spec: EnvSpec) -> None:
+def test_the_clip_limits_later_epochs(spec: EnvSpec) -> None:
     policy, still = ppo(spec, epochs=20, lr=0.05), ppo(spec, epochs=20, lr=0.05, ratio_clip=1e9)
     still.load_state_dict(policy.state_dict())
     steps = played(policy, spec)
@@ -169,14 +177,14 @@ def loop(policy: PPO, envs: Envs, horizon: int, rounds: int) -> tuple[list[Tenso
     """Log-probabilities [num] as the policy acted, and as each of its updates found them."""
     algo, replay = OnPolicy(envs.spec, lambda spec: policy, horizon, 0.0), Replay(envs.spec, 4000, envs.num, 0)
     found: list[Tensor] = []
-    judge = policy.judge
+    targets = policy.targets
 
     def listen(steps: Step) -> Batch:
-        batch = judge(steps)
-        found.extend(torch.where(batch.valid, batch.logp, 0).view(horizon, envs.num))
+        batch = targets(steps)
+        found.extend(torch.where(batch.valid, batch.log_prob, 0).view(horizon, envs.num))
         return batch
 
-    policy.judge = listen  # type: ignore[method-assign]
+    policy.targets = listen  # type: ignore[method-assign]
     row, acted = envs.reset(), []
     replay.add(row)
     for count in range(rounds):
@@ -192,7 +200,7 @@ def loop(policy: PPO, envs: Envs, horizon: int, rounds: int) -> tuple[list[Tenso
 
 @pytest.mark.parametrize("env", [Counting, Point])
 @pytest.mark.parametrize("normalise", [False, True])
-def test_an_update_finds_the_probabilities_that_were_acted_with(env: Callable[[], Any], normalise: bool) -> None:
+def test_update_recomputes_the_log_probabilities_of_acting(env: Callable[[], Any], normalise: bool) -> None:
     """Through environments and replay, over updates in which weights and running statistics move."""
     envs = Envs(env, 3, seed=1)
     policy = ppo(
@@ -206,7 +214,7 @@ def test_an_update_finds_the_probabilities_that_were_acted_with(env: Callable[[]
 
 
 @BOTH
-def test_rows_across_a_boundary_teach_nothing(spec: EnvSpec) -> None:
+def test_transitions_across_an_episode_boundary_are_masked(spec: EnvSpec) -> None:
     options = {"epochs": 3, "minibatches": 2, "normalise_advantage": True, "entropy_coef": 0.1}
     policy = ppo(spec, normalise_obs=True, normalise_reward=True, **options)
     steps, twin = played(policy, spec), copy.deepcopy(policy)
@@ -224,7 +232,7 @@ def test_rows_across_a_boundary_teach_nothing(spec: EnvSpec) -> None:
     assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), twin.parameters(), strict=True))
 
 
-def test_an_update_without_one_transition_changes_nothing() -> None:
+def test_an_update_without_a_valid_transition_changes_nothing() -> None:
     policy = ppo(DISCRETE, normalise_advantage=True, normalise_obs=True, normalise_reward=True, epochs=2)
     steps, before = played(policy, DISCRETE), copy.deepcopy(policy)
     metrics = policy.update(steps._replace(first=torch.ones_like(steps.first)))
@@ -232,16 +240,16 @@ def test_an_update_without_one_transition_changes_nothing() -> None:
     assert all(torch.as_tensor(x).isfinite() for x in metrics.values())
 
 
-def test_more_minibatches_than_rows_do_no_harm() -> None:
+def test_more_minibatches_than_transitions_are_harmless() -> None:
     policy = ppo(DISCRETE, minibatches=30)
     metrics = policy.update(played(policy, DISCRETE, time=2, batch=4))
     assert all(torch.as_tensor(x).isfinite() for x in metrics.values())
 
 
-def test_every_row_is_in_one_minibatch_of_each_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_transition_is_in_one_minibatch_of_each_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     policy, seen = ppo(DISCRETE, epochs=3, minibatches=5), []
-    descend = policy._descend
-    monkeypatch.setattr(policy, "_descend", lambda b: (seen.append(b.obs), descend(b))[1])
+    step = policy.minibatch_step
+    monkeypatch.setattr(policy, "minibatch_step", lambda b: (seen.append(b.obs), step(b))[1])
     steps = played(policy, DISCRETE)
     policy.update(steps)
     assert [len(x) for x in seen] == [10, 10, 10, 9, 9] * 3
@@ -250,7 +258,7 @@ def test_every_row_is_in_one_minibatch_of_each_epoch(monkeypatch: pytest.MonkeyP
         assert sorted(rows) == sorted(steps.obs[:-1].flatten(0, 1).tolist())
 
 
-def test_the_learning_rate_falls_to_nothing() -> None:
+def test_learning_rate_is_annealed_to_zero() -> None:
     policy = ppo(DISCRETE, lr=0.1, anneal_updates=4)
     rates = []
     for _ in range(6):
@@ -260,14 +268,14 @@ def test_the_learning_rate_falls_to_nothing() -> None:
     assert policy.updates == 6
 
 
-def test_gradients_are_clipped_to_their_norm() -> None:
+def test_gradient_norm_is_clipped() -> None:
     policy, steps = ppo(DISCRETE, clip=0.01), played(ppo(DISCRETE), DISCRETE)
     told = policy.update(steps)["policy/gradient_norm"]
     norm = torch.stack([p.grad.norm() for p in policy.parameters() if p.grad is not None]).norm()
     assert float(told) > 0.05 and norm.item() == pytest.approx(0.01, rel=1e-3)
 
 
-def test_acting() -> None:
+def test_act_explores_or_is_greedy() -> None:
     obs = torch.randn(1, 2).expand(4000, 2)
     for spec in (DISCRETE, CONTINUOUS):
         policy = ppo(spec)
@@ -278,22 +286,22 @@ def test_acting() -> None:
     assert drawn.abs().max() == 1
 
 
-def test_first_policies_are_near_uniform_and_near_zero() -> None:
+def test_initial_policies_are_near_uniform_and_near_zero() -> None:
     obs = torch.randn(100, 2)
     torch.testing.assert_close(ppo(DISCRETE).actor(obs).logp.exp(), torch.full((100, 3), 1 / 3), atol=0.02, rtol=0)
     assert ppo(CONTINUOUS).act(obs, explore=False).abs().max() < 0.05
 
 
 @BOTH
-def test_bfloat16_learns_in_float32(spec: EnvSpec) -> None:
+def test_bf16_losses_are_float32(spec: EnvSpec) -> None:
     policy = ppo(spec, normalise_obs=True)
     with torch.autocast("cpu", torch.bfloat16):
         metrics = policy.update(played(policy, spec))
     assert {torch.as_tensor(x).dtype for x in metrics.values()} == {torch.float32}
 
 
-def test_statistics_are_of_vectors() -> None:
-    with pytest.raises(ValueError, match=r"^policy\.normalise_obs is True; it must be"):
+def test_normalise_obs_needs_vectors() -> None:
+    with pytest.raises(ValueError, match=r"^policy\.normalise\.obs is True; it must be"):
         ppo(EnvSpec((4, 84, 84), torch.uint8, 3, True), normalise_obs=True)
 
 
@@ -317,7 +325,7 @@ def values(policy: PPO, states: list[float]) -> list[float]:
 
 
 @pytest.mark.parametrize("gae_lambda", [0.0, 0.95])
-def test_a_time_limit_costs_nothing(gae_lambda: float) -> None:
+def test_a_time_limit_bootstraps(gae_lambda: float) -> None:
     """A state that pays 1 for ever is worth 1 / (1 - 0.8) = 5, though every episode is stopped after three steps."""
     policy = ppo(LINE, gamma=0.8, gae_lambda=gae_lambda, epochs=10)
     for _ in range(40):
@@ -326,7 +334,7 @@ def test_a_time_limit_costs_nothing(gae_lambda: float) -> None:
 
 
 @pytest.mark.parametrize("gae_lambda", [0.0, 0.95])
-def test_a_terminal_state_ends_the_value(gae_lambda: float) -> None:
+def test_a_terminal_state_does_not_bootstrap(gae_lambda: float) -> None:
     """Three steps that pay 1 are worth 1 + 0.8 + 0.64 from the first, 1.8 from the second and 1 from the third."""
     policy = ppo(LINE, gamma=0.8, gae_lambda=gae_lambda, epochs=10)
     for _ in range(40):
@@ -350,7 +358,7 @@ def pull(policy: PPO, payoff: Callable[[Tensor], Tensor], rounds: int, batch: in
         policy.update(steps)
 
 
-def test_a_bandits_best_arm() -> None:
+def test_finds_the_best_arm_of_a_bandit() -> None:
     spec = EnvSpec((1,), torch.float32, 3, True)
     policy = ppo(spec, epochs=4, normalise_advantage=True)
     pull(policy, lambda a: torch.tensor([0.0, 1.0, 0.5])[a], 60)
@@ -360,14 +368,14 @@ def test_a_bandits_best_arm() -> None:
 
 
 @pytest.mark.parametrize(("best", "goes_to"), [(0.4, 0.4), (-0.9, -0.9), (3.0, 1.0)], ids=["inside", "near", "beyond"])
-def test_a_bandits_best_number(best: float, goes_to: float) -> None:
+def test_finds_the_best_continuous_action_of_a_bandit(best: float, goes_to: float) -> None:
     """Wide noise, most of it clipped; an optimum beyond the bound is the bound."""
     policy = ppo(EnvSpec((1,), torch.float32, 1, False), std=1.0, epochs=4, normalise_advantage=True)
     pull(policy, lambda a: -(a[:, 0] - best).square(), 100)
     assert policy.act(torch.ones(1, 1), explore=False).item() == pytest.approx(goes_to, abs=0.1)
 
 
-def test_entropy_that_is_paid_for_stays() -> None:
+def test_entropy_bonus_gives_the_softmax_of_payoffs() -> None:
     """The best mixture of payoffs 1, 0, 0 at a price of 0.5 a nat is proportional to exp(payoff / 0.5)."""
     policy = ppo(EnvSpec((1,), torch.float32, 3, True), epochs=2, entropy_coef=0.5, lr=3e-3)
     pull(policy, lambda a: (a == 0).float(), 150, batch=256)
@@ -376,14 +384,21 @@ def test_entropy_that_is_paid_for_stays() -> None:
 
 
 POINT = ["env.make._target_=counting.Point", "~env.make.id", "preset=none", "video.final=0", "policy.width=32"]
-QUICK = ["env.num=8", "algo.horizon=30", "policy.minibatches=2", "policy.lr=1e-2", "policy.gamma=0.9", "policy.std=0.5"]
+QUICK = [
+    "env.num=8",
+    "algo.horizon=30",
+    "policy.optim.minibatches=2",
+    "policy.optim.lr=1e-2",
+    "policy.gamma=0.9",
+    "policy.std=0.5",
+]
 
 
-NORMALISED = ["policy.normalise_obs=true", "policy.normalise_reward=true"]
+NORMALISED = ["policy.normalise.obs=true", "policy.normalise.reward=true"]
 
 
 @pytest.mark.parametrize("options", [pytest.param([], marks=pytest.mark.slow), NORMALISED], ids=["raw", "normalised"])
-def test_it_brings_a_point_to_its_goal(options: list[str], tmp_path: Path) -> None:
+def test_learns_to_reach_a_point(options: list[str], tmp_path: Path) -> None:
     """Going straight there costs about 1, acting at random about 8."""
     settings = {"steps": 4000, "eval.every": 0, "eval.final_episodes": 20}
     runner = make_run("ppo", "pendulum", *POINT, *QUICK, *options, folder=tmp_path, **settings)
@@ -394,7 +409,7 @@ def test_it_brings_a_point_to_its_goal(options: list[str], tmp_path: Path) -> No
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_it_learns_cartpole(seed: int, tmp_path: Path) -> None:
+def test_learns_cartpole(seed: int, tmp_path: Path) -> None:
     settings = {"steps": 60_000, "seed": seed, "eval.every": 0, "eval.final_episodes": 20}
     runner = make_run("ppo", "cartpole", "video.final=0", folder=tmp_path, **settings)
     runner.run()

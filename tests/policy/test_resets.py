@@ -1,4 +1,4 @@
-"""When resets come and what they leave, and how far ahead is looked since then, by hand."""
+"""When resets happen, what they keep, and the annealing of n and gamma, by hand."""
 
 from __future__ import annotations
 
@@ -9,51 +9,51 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mbrl_lab.policy.cycle import Cycle, forget, shrink_and_perturb
+from mbrl_lab.policy.resets import Resets, reset_optimizer, shrink_and_perturb
 
 
-def cycle(**settings: Any) -> Cycle:
-    off = {"n_step_start": 3, "n_step": 3, "gamma_start": 0.9, "gamma": 0.9, "anneal_updates": 0}
-    return Cycle(**({"reset_every": 0, "reset_until": 0} | off | settings))
+def resets(**changed: Any) -> Resets:
+    off = {"every": 0, "until": 0, "shrink": 0.5, "anneal_updates": 0, "n_step_start": 3, "gamma_start": 0.9}
+    return Resets(**off | changed)
 
 
 def count(updates: int) -> Tensor:
     return torch.tensor(updates)
 
 
-def test_resets_come_every_so_many_updates_until_they_do_not() -> None:
-    def due(c: Cycle) -> list[int]:
-        return [n for n in range(1, 30) if c.due(count(n))]
+def test_resets_are_periodic_until_the_last() -> None:
+    def due(r: Resets) -> list[int]:
+        return [n for n in range(1, 30) if r.due(count(n))]
 
-    assert due(cycle()) == []
-    assert due(cycle(reset_every=7)) == [7, 14, 21, 28]
-    assert due(cycle(reset_every=7, reset_until=14)) == [7, 14]
-    assert due(cycle(reset_every=7, reset_until=20)) == [7, 14]
+    assert due(resets()) == []
+    assert due(resets(every=7)) == [7, 14, 21, 28]
+    assert due(resets(every=7, until=14)) == [7, 14]
+    assert due(resets(every=7, until=20)) == [7, 14]
 
 
-def test_n_and_one_less_gamma_go_by_the_same_factor_from_each_reset_on() -> None:
+def test_n_and_one_minus_gamma_are_annealed_geometrically_after_each_reset() -> None:
     """BBF's ends: n from 10 to 3, gamma from 0.97 to 0.997; half-way lie their geometric means."""
-    c = cycle(n_step_start=10, gamma_start=0.97, gamma=0.997, anneal_updates=100, reset_every=300, reset_until=700)
+    r = resets(n_step_start=10, gamma_start=0.97, anneal_updates=100, every=300, until=700)
     half = (round(math.sqrt(30)), 1 - math.sqrt(0.03 * 0.003))
     wanted = {0: (10, 0.97), 50: half, 100: (3, 0.997), 299: (3, 0.997)}
     for begin in (0, 300, 600):
         for since, (n, gamma) in wanted.items():
-            got = c.horizon(count(begin + since))
+            got = r.anneal(count(begin + since), 3, 0.997)
             assert [float(x) for x in got] == pytest.approx([n, gamma], abs=1e-6), (begin, since)
-    assert float(c.horizon(count(950))[0]) == 3, "the reset at 900 does not come"
-    assert c.longest == 10
-    steps = [float(c.horizon(count(k))[0]) for k in range(101)]
+    assert float(r.anneal(count(950), 3, 0.997)[0]) == 3, "the reset at 900 does not come"
+    assert r.longest(3) == 10
+    steps = [float(r.anneal(count(k), 3, 0.997)[0]) for k in range(101)]
     assert steps == sorted(steps, reverse=True) and set(steps) == set(range(3, 11))
 
 
-def test_without_annealing_the_end_holds_at_once() -> None:
-    c = cycle(n_step_start=10, gamma_start=0.5)
-    assert c.horizon(count(0)) == (3, 0.9) and c.longest == 3
+def test_without_annealing_the_final_n_and_gamma_hold() -> None:
+    r = resets(n_step_start=10, gamma_start=0.5)
+    assert r.anneal(count(0), 3, 0.9) == (3, 0.9) and r.longest(3) == 3
 
 
-def test_gamma_may_end_at_one() -> None:
-    c = cycle(gamma_start=0.5, gamma=1.0, anneal_updates=10)
-    assert [float(c.horizon(count(k))[1]) for k in (0, 1, 10)] == [0.5, 1.0, 1.0]
+def test_gamma_may_be_annealed_to_one() -> None:
+    r = resets(gamma_start=0.5, anneal_updates=10)
+    assert [float(r.anneal(count(k), 3, 1.0)[1]) for k in (0, 1, 10)] == [0.5, 1.0, 1.0]
 
 
 class Net(nn.Module):
@@ -64,15 +64,15 @@ class Net(nn.Module):
             nn.init.constant_(p, value)
 
 
-@pytest.mark.parametrize(("share", "encoder"), [(0.0, 1.0), (0.25, 2.0), (1.0, 5.0)])
-def test_the_encoder_goes_a_share_of_the_way_and_the_head_all_of_it(share: float, encoder: float) -> None:
+@pytest.mark.parametrize(("shrink", "encoder"), [(0.0, 1.0), (0.25, 2.0), (1.0, 5.0)])
+def test_shrink_and_perturb_keeps_part_of_the_encoder_only(shrink: float, encoder: float) -> None:
     net = Net(1.0)
-    shrink_and_perturb(net, Net(5.0), share)
+    shrink_and_perturb(net, Net(5.0), shrink)
     assert all((p == encoder).all() for p in net.encoder.parameters())
     assert all((p == 5.0).all() for p in net.head.parameters())
 
 
-def test_an_optimizer_that_forgot_goes_on_as_a_new_one() -> None:
+def test_a_reset_optimizer_steps_like_a_new_one() -> None:
     def step(net: nn.Module, opt: torch.optim.Optimizer, slope: float) -> Tensor:
         opt.zero_grad()
         sum((slope * p).sum() for p in net.parameters()).backward()  # type: ignore[union-attr]
@@ -89,7 +89,7 @@ def test_an_optimizer_that_forgot_goes_on_as_a_new_one() -> None:
         step(plain, kept, slope)
     for net in (old, plain):
         net.load_state_dict(new.state_dict())
-    forget(opt)
+    reset_optimizer(opt)
     other, slopes = adam(new), (-1.0, -2.0)
     assert all(torch.equal(step(old, opt, s), step(new, other, s)) for s in slopes)
     assert not torch.equal(step(plain, kept, -1.0), step(Net(1.0), adam(Net(1.0)), -1.0))
