@@ -266,6 +266,7 @@ def when_at(folder: Path, step: int, act: Callable[[], None], process: subproces
 
 def test_a_killed_process_and_a_terminated_one_go_on(tmp_path: Path) -> None:
     words = [*arguments("mpc_discrete"), "steps=260", "checkpoint.every=33", "log_every=10", "eval.every=150"]
+    words += ["planner.horizon=3", "planner.population=8", "algo.fit.max_updates=3", "eval.final_episodes=1"]
     whole(words, tmp_path / "a")
     folder = tmp_path / "b"
     line = [f"algo={words[0]}", f"env={words[1]}", *words[2:], f"hydra.run.dir={folder}"]

@@ -56,10 +56,11 @@ def _git(directory: Path, *args: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-@cache  # half a second, and it stays so while the process runs
+@cache  # some hundred files, and it stays so while the process runs
 def packages() -> dict[str, str]:
     """Every installed distribution and its version, by name."""
-    found = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions() if d.metadata["Name"]}
+    described = [d.metadata for d in importlib.metadata.distributions()]  # each time it is asked for, it is read
+    found = {x["Name"]: x["Version"] for x in described if x["Name"]}
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
 

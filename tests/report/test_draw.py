@@ -60,12 +60,6 @@ def test_a_run_that_plans_has_every_picture(make: MakeRunner, env: str) -> None:
     assert values["model/one_step_error"] > 0.1
 
 
-def test_another_checkpoints_pictures_lie_beside_the_last_ones(make: MakeRunner) -> None:
-    runner = make("mpc", "cartpole", "planner=cem", **TINY)
-    assert {p.parent for p in draw(runner, "best")} == {runner.folder.diagnostics / "best"}
-    assert not list(runner.folder.diagnostics.glob("*.png"))
-
-
 def test_nothing_is_said_of_a_model_that_never_was_fitted(make: MakeRunner) -> None:
     runner = make()
     assert isinstance(runner.algo, MPC)
@@ -127,10 +121,16 @@ def test_a_model_is_judged_on_its_hold_out(make: MakeRunner) -> None:
     assert len(train) + len(test) == len(runner.replay.transitions())
 
 
-@pytest.mark.parametrize("scale", [1e30, float("nan")])
-def test_a_model_that_explodes_can_be_drawn(make: MakeRunner, scale: float) -> None:
+@pytest.mark.parametrize(("scale", "checkpoint"), [(1e30, "last"), (float("nan"), "best")])
+def test_a_model_that_explodes_can_be_drawn_and_another_checkpoints_pictures_lie_beside(
+    make: MakeRunner, scale: float, checkpoint: str
+) -> None:
     runner = make("mpc", "cartpole", "planner=cem", **TINY)
     assert isinstance(runner.algo, MPC) and isinstance(runner.algo.model, Ensemble)
     runner.algo.model.targets.scale.fill_(scale)
-    values = json.loads(draw(runner)[-1].read_text())
+    paths = draw(runner, checkpoint)
+    values = json.loads(paths[-1].read_text())
     assert values["model/error_at_10"] is None
+    folder = runner.folder.diagnostics
+    assert {p.parent for p in paths} == {folder / "best" if checkpoint == "best" else folder}
+    assert bool(list(folder.glob("*.png"))) == (checkpoint == "last")
