@@ -164,7 +164,7 @@ def build_runner(cfg: DictConfig, folder: RunFolder) -> Runner:
         compile_parts(algo)
     place = device if cfg.replay.device == "auto" else choose_device(cfg.replay.device, "replay.device")
     replay = Replay(envs.spec, cfg.replay.capacity, cfg.env.num, cfg.seed, device, place)
-    loggers = [build(node) for name, node in cfg.logger.items() if name != "jsonl"]
+    loggers = {str(name): build(node) for name, node in cfg.logger.items()}
     tracker = Tracker(folder, loggers, camera, cfg.video.every)
     schedule = Schedule(
         steps=cfg.steps,

@@ -215,7 +215,7 @@ def real(
 
     envs, folder = make_envs(num, TRAIN), RunFolder(tmp_path)
     folder.open({"steps": schedule.steps}, [])
-    tracker = Tracker(folder, [], lambda path, seed, actions: None, 0)
+    tracker = Tracker(folder, {}, lambda path, seed, actions: None, 0)
     parts: dict[str, Any] = {"replay": Replay(envs.spec, 100, num, 0), "folder": folder, "tracker": tracker}
     parts["monitor"] = Monitor(envs.spec, Stop() if stop is None else stop)
     algo = Drawing() if algo is None else algo

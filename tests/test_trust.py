@@ -355,6 +355,9 @@ def test_a_sweep_of_ones_own_is_retried(
     assert retry(sweep_of(modules, ["algo=random", "seed=3", "init_from=../b"])) == 0
     loud = sweep_of(modules, ["algo=random", "logger=[jsonl,wandb]"])
     assert retry(loud) == 2 and "would send its numbers to logger=wandb" in capsys.readouterr().err
+    for target in ("evil_module.f", "mbrl_lab.tracking.loggers.Wandb"):
+        disguised = sweep_of(modules, ["algo=random", f"logger.jsonl._target_={target}"])
+        assert retry(disguised) == 2 and "would send its numbers to logger=jsonl" in capsys.readouterr().err
     own = sweep_of(modules, ["algo=random", "env=pendulum", "env.make._target_=own_module.Mine", "~env.make.id"])
     assert retry(own) == 2 and "--trust own_module" in capsys.readouterr().err
     assert retry(own, "--trust", "own_module") == 0 and started == ["0", "0"]

@@ -6,7 +6,7 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_map, tree_map_only
 
 from mbrl_lab.nets.anneal import anneal
 from mbrl_lab.nets.precision import differentiate
@@ -106,15 +106,12 @@ class SequenceModel(nn.Module):
         anneal(self.opt, self.lr, self.updates, self.anneal_updates)
         self.opt.step()
         self.updates += 1
-        return together(states), sums | {"model/gradient_norm": norm}
+        return concatenated(states), sums | {"model/gradient_norm": norm}
 
 
-def together(states: list[Tree]) -> Tree:
+def concatenated(states: list[Tree]) -> Tree:
     """Trees of [L, B_i, ...] -> one of [L * B, ...]."""
-    first = states[0]
-    if isinstance(first, Tensor):
-        return torch.cat(states, 1).flatten(0, 1)
-    return {key: together([state[key] for state in states]) for key in first}
+    return tree_map(lambda *parts: torch.cat(parts, 1).flatten(0, 1), *states)
 
 
 def unbroken(first: Tensor) -> Tensor:

@@ -16,6 +16,9 @@ from mbrl_lab.trust import check_stored
 WHOLE = NAME
 """As a word of `--trust`: the sweep is one's own, and all that it says is done as it says."""
 
+LOCAL = ("mbrl_lab.tracking.loggers.Jsonl", "mbrl_lab.tracking.loggers.TensorBoard")
+"""Loggers that write into the run's folder and nowhere else."""
+
 WORD = re.compile(r"[\w.-]*")
 
 
@@ -58,7 +61,7 @@ def check_sweep(
         cfg = compose_config(
             job.overrides, config_dir, look=False
         )  # or an environment would be made before it is trusted
-        if others := [name for name in cfg.logger if name not in ("jsonl", "tensorboard")]:
+        if others := [name for name, node in cfg.logger.items() if node.get("_target_") not in LOCAL]:
             raise ConfigError(f"{where} would send its numbers to logger={others[0]}; {mine}")
         check_stored(plain(OmegaConf.to_container(cfg, resolve=True)), where, trust)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -31,12 +31,26 @@ class Tracker:
     """Rows of metrics to every logger, episodes to their log, some of them filmed, and the line of progress.
 
     Training episodes that end between two rows are averaged into the later one, as `train/return` and `train/length`.
-    `film_every`: every so many training episodes one is filmed; 0: none. Entered twice, it closes when left for good.
+    Entered twice, it closes when left for good.
+
+    Args:
+        loggers: by their name in the config. metrics.jsonl is always written, by `jsonl` or as Jsonl does.
+        film: writes a video of an episode, or warns.
+        film_every: every so many training episodes one is filmed; 0: none.
     """
 
-    def __init__(self, folder: RunFolder, loggers: Sequence[MakeLogger], film: Film, film_every: int) -> None:
-        self.folder, self.make, self.film, self.film_every = folder, loggers, film, film_every
-        self.jsonl, self.episodes = Jsonl(folder), EpisodeLog(folder)
+    def __init__(self, folder: RunFolder, loggers: Mapping[str, MakeLogger], film: Film, film_every: int) -> None:
+        self.folder = folder
+        self.film = film
+        self.film_every = film_every
+        jsonl = loggers.get("jsonl", Jsonl)(folder)
+        if not isinstance(jsonl, Jsonl):
+            raise ValueError(
+                f"logger.jsonl is a {type(jsonl).__name__}; it must be a Jsonl, which a resume can truncate"
+            )
+        self.jsonl = jsonl
+        self.make = [make for name, make in loggers.items() if name != "jsonl"]
+        self.episodes = EpisodeLog(folder)
         self.others: list[Logger] = []
         self.line: Progress | None = None
         self.depth = 0

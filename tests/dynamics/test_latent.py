@@ -9,11 +9,12 @@ import pytest
 import torch
 from linear import SPEC, data, node
 from torch.distributions import kl_divergence
+from torch.utils._pytree import tree_leaves, tree_structure
 
 from mbrl_lab.config import build
 from mbrl_lab.dynamics import Latent
 from mbrl_lab.dynamics.latent import Normal, distance, relative_entropy
-from mbrl_lab.dynamics.sequence import unbroken
+from mbrl_lab.dynamics.sequence import concatenated, unbroken
 from mbrl_lab.nets.encoder import Vector
 from mbrl_lab.types import Step
 
@@ -27,6 +28,14 @@ def latent(**settings: Any) -> Latent:
 
 def normal(*shape: int) -> Normal:
     return Normal(torch.randn(*shape), torch.randn(*shape).clamp(-2, 1))
+
+
+def test_states_of_parts_of_a_batch_are_put_together_whatever_tree_they_are() -> None:
+    a, b = torch.randn(5, 2, 3), torch.randn(5, 4, 3)
+    whole = torch.cat([a, b], 1).flatten(0, 1)
+    for wrap in (lambda x: x, lambda x: {"h": x}, lambda x: [x, {"z": (x,)}]):
+        assert all(torch.equal(x, whole) for x in tree_leaves(concatenated([wrap(a), wrap(b)])))
+        assert tree_structure(concatenated([wrap(a), wrap(b)])) == tree_structure(wrap(a))
 
 
 def test_relative_entropy_is_torchs() -> None:

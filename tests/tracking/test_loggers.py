@@ -23,6 +23,7 @@ from mbrl_lab import make_run
 from mbrl_lab.tracking import loggers, provenance
 from mbrl_lab.tracking.folder import RunFolder
 from mbrl_lab.tracking.loggers import Jsonl, TensorBoard, Wandb, has_api_key
+from mbrl_lab.tracking.tracker import Tracker
 
 CONF = Path(__file__).parents[2] / "conf" / "logger"
 SETTINGS: dict[str, Any] = {"project": "p", "entity": None, "group": None, "job_type": None, "tags": [], "mode": None}
@@ -58,6 +59,24 @@ def test_rows_are_strict_json_and_on_disk_at_once(folder: RunFolder) -> None:
     log.log({"step": 1, "loss": float("nan"), "x": float("-inf"), "y": torch.tensor(0.5)})
     assert rows(folder.metrics) == [{"step": 1, "loss": None, "x": None, "y": 0.5}]
     log.close(True)
+
+
+class Upper(Jsonl):
+    """Writes its names in capitals."""
+
+    def log(self, row: dict[str, float]) -> None:
+        super().log({key.upper(): value for key, value in row.items()})
+
+
+def test_the_jsonl_logger_of_the_config_is_the_one_that_writes(folder: RunFolder) -> None:
+    for makers, key in (({}, "step"), ({"jsonl": Jsonl}, "step"), ({"jsonl": Upper}, "STEP")):
+        tracker = Tracker(folder, makers, lambda *_: None, 0)
+        with tracker:
+            tracker.restart()
+            tracker.log({"step": 1})
+        assert rows(folder.metrics) == [{key: 1}]
+    with pytest.raises(ValueError, match=r"logger\.jsonl is a TensorBoard; it must be a Jsonl"):
+        Tracker(folder, {"jsonl": TensorBoard}, lambda *_: None, 0)
 
 
 def test_a_resumed_log_is_cut_back_to_its_checkpoint(folder: RunFolder) -> None:
