@@ -352,8 +352,8 @@ def test_stored_latents_resume_exactly(tmp_path: Path) -> None:
         "steps=200",
         "replay.capacity=120",
         "dynamics.anneal_updates=30",
-        "policy.anneal_updates=20",
-        "policy.actor_tau=0.1",
+        "policy.optim.anneal_updates=20",
+        "policy.actor.tau=0.1",
     ]
     whole(words, tmp_path / "a")
     stopped(words, tmp_path / "b", 83)

@@ -1,9 +1,23 @@
-"""ActorCritic: an actor and a critic that learn from what a world model imagines (Hafner et al. 2020, 2023)."""
+"""ActorCritic: DreamerV3's actor and critic, which learn from imagined rollouts (Hafner et al. 2020, 2023).
+
+An update on an imagined rollout of H steps with features s_t, actions a_t, rewards r_t and continue probabilities c_t;
+V' is the target critic, an exponential moving average of V:
+
+    R_t    = r_t + gamma c_t ((1 - lambda) V'(s_t+1) + lambda R_t+1), R_H = V'(s_H)          lambda-returns, eq. 5
+    S      = EMA of the 95th - the 5th percentile of R                                       return range, eq. 7
+    w_t    = c_0 c_1 ... c_t-1                                                               probability to get to s_t
+    L_pi   = -mean of w_t ((R_t - V'(s_t)) / max(1, S) log pi(a_t | s_t) + eta H[pi])        actor_loss, eq. 6
+    L_V    = mean of -w_t ln p(R_t | s_t), two-hot, or of w_t (V(s_t) - R_t)^2               critic_loss, eq. 5
+    V'    <- (1 - tau) V' + tau V
+
+Equations are those of Hafner et al. (2023). With `gradient: dynamics` the actor maximises R_t / max(1, S) itself, by
+gradients through the model (Hafner et al. 2020, eq. 7), for continuous actions.
+"""
 
 from __future__ import annotations
 
 import copy
-import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -11,56 +25,75 @@ from torch import Tensor, nn
 from mbrl_lab.dynamics.rollout import Dream, Dreamt, dream, waking
 from mbrl_lab.nets.actor import Categorical, ClippedGaussian, Distribution
 from mbrl_lab.nets.adam import Adam
-from mbrl_lab.nets.anneal import anneal, left
+from mbrl_lab.nets.anneal import anneal, annealing_factor
 from mbrl_lab.nets.heads import begin_at_zero, head
 from mbrl_lab.nets.mlp import mlp
-from mbrl_lab.ops import clip_norm, lambda_returns, polyak, unimix
+from mbrl_lab.ops import lambda_returns, polyak, unimix
 from mbrl_lab.types import EnvSpec, Metrics, Step, Tree
 
-LOW, HIGH, MEMORY = 0.05, 0.95, 0.99
-"""Returns are measured in units of the range between these quantiles, of which so much is remembered each update."""
+PERCENTILES = (0.05, 0.95)
+"""Of the returns, whose distance is the return range."""
+
+RANGE_DECAY = 0.99
+"""Of the return range's moving average, at each update."""
+
+
+@dataclass(frozen=True)
+class ActorOptions:
+    """The actor's distribution over actions. ValueError for bounds in the wrong order."""
+
+    unimix: float
+    """Fraction of discrete actions' probability that is spread evenly (DreamerV3: 0.01)."""
+    min_std: float
+    """The least standard deviation of continuous actions."""
+    max_std: float
+    """The largest standard deviation of continuous actions."""
+    tau: float
+    """Fraction by which the averaged actor, which evaluations show, moves at each update. 1: the actor itself."""
+
+    def __post_init__(self) -> None:
+        if self.min_std > self.max_std:
+            given = f"policy.actor.min_std is {self.min_std}"
+            raise ValueError(f"{given}; it must be at most policy.actor.max_std, {self.max_std}")
+
+
+@dataclass(frozen=True)
+class ActorCriticOptim:
+    """Adam, for actor and critic."""
+
+    actor_lr: float
+    critic_lr: float
+    clip: float
+    """Largest norm of a gradient. 0: not clipped."""
+    anneal_updates: int
+    """Updates in whose second half learning rates and the entropy's weight fall to a hundredth. 0: never."""
 
 
 class Actor(nn.Module):
-    """From features to a distribution over actions.
+    """Features [..., F] -> a distribution over actions [...]; continuous ones are a Gaussian clipped to [-1, 1]."""
 
-    Of discrete ones the share `unimix` is spread evenly. Continuous ones are Gaussian, of a deviation between the two
-    of `std`, cut to [-1, 1].
-    """
-
-    def __init__(
-        self, spec: EnvSpec, width: int, depth: int, norm: bool, unimix: float, min_std: float, max_std: float
-    ) -> None:
+    def __init__(self, spec: EnvSpec, width: int, depth: int, norm: bool, options: ActorOptions) -> None:
         super().__init__()
-        self.discrete, self.unimix, self.min_std, self.max_std = spec.discrete, unimix, min_std, max_std
+        self.discrete = spec.discrete
+        self.options = options
         outputs = spec.action_dim if spec.discrete else 2 * spec.action_dim
-        sizes = [spec.obs_shape[0], *[width] * depth, outputs]
-        self.net = begin_at_zero(mlp(sizes, norm, activation=nn.SiLU))
+        self.net = begin_at_zero(mlp([spec.obs_shape[0], *[width] * depth, outputs], norm, activation=nn.SiLU))
 
     def forward(self, features: Tensor) -> Distribution:
-        """[..., F] -> a distribution over actions [...]."""
         out = self.net(features).float()
         if self.discrete:
-            return Categorical(unimix(out, self.unimix))
-        mean, spread = out.chunk(2, -1)
-        std = self.min_std + (self.max_std - self.min_std) * (spread + 2).sigmoid()
+            return Categorical(unimix(out, self.options.unimix))
+        low, high = self.options.min_std, self.options.max_std
+        mean, raw_std = out.chunk(2, -1)
+        std = low + (high - low) * (raw_std + 2).sigmoid()  # 2: it begins near the upper bound
         return ClippedGaussian(mean.tanh(), std.log())
 
 
 class ActorCritic(nn.Module):
-    """An actor that seeks returns and entropy, a critic that foresees lambda-returns, and a slow copy of the critic
-    that those begin with.
-
-    `gradient`: `reinforce` makes actions likelier by how much better than the critic thought they turned out;
-    `dynamics` climbs the returns through the model (for continuous actions). Real rows have no model to climb through:
-    there it is always `reinforce`. Returns are divided by their range, where that is above 1 (Hafner et al. 2023).
-    `bins`: the critic is a distribution over so many (two-hot); 0: a number, in units of 1 / (1 - gamma).
-    Evaluations show the actor with the mean of its latest weights, of which each update makes the share `actor_tau`.
-    In the second half of `anneal_updates` learning rates and the entropy's weight fall to a hundredth; 0: never.
-    """
+    """See the top of this file. ValueError for images, and for gradients through the model of discrete actions."""
 
     updates: Tensor
-    range: Tensor
+    return_range: Tensor
 
     def __init__(
         self,
@@ -73,16 +106,25 @@ class ActorCritic(nn.Module):
         gamma: float,
         td_lambda: float,
         tau: float,
-        actor_tau: float,
         entropy_coef: float,
-        unimix: float,
-        min_std: float,
-        max_std: float,
-        actor_lr: float,
-        critic_lr: float,
-        clip: float,
-        anneal_updates: int,
+        actor: ActorOptions,
+        optim: ActorCriticOptim,
     ) -> None:
+        """
+        Args:
+            spec: of features, i.e. vectors.
+            width: units of a hidden layer of actor and critic.
+            depth: hidden layers.
+            norm: layer norm before each activation.
+            bins: the critic is a distribution over so many returns (two-hot); 0: a number, in units of 1 / (1 - gamma).
+            gradient: of the actor: reinforce | dynamics.
+            gamma: discount.
+            td_lambda: lambda. 0: returns of one step; 1: of all steps to come.
+            tau: fraction of the way that the target critic moves at each update.
+            entropy_coef: eta.
+            actor: the actor's distribution.
+            optim: Adam.
+        """
         super().__init__()
         if len(spec.obs_shape) != 1:
             raise ValueError(
@@ -91,96 +133,122 @@ class ActorCritic(nn.Module):
             )
         if gradient == "dynamics" and spec.discrete:
             raise ValueError("policy.gradient is 'dynamics'; it must be reinforce where actions are discrete")
-        if min_std > max_std:
-            raise ValueError(f"policy.min_std is {min_std}; it must be at most policy.max_std, {max_std}")
-        self.gradient, self.gamma, self.td_lambda, self.tau, self.actor_tau = gradient, gamma, td_lambda, tau, actor_tau
-        self.entropy_coef, self.clip, self.anneal_updates = entropy_coef, clip or math.inf, anneal_updates
-        self.actor_lr, self.critic_lr = actor_lr, critic_lr
-        self.actor = Actor(spec, width, depth, norm, unimix, min_std, max_std)
-        self.mean_actor = copy.deepcopy(self.actor).requires_grad_(False)
+        self.gradient = gradient
+        self.gamma = gamma
+        self.td_lambda = td_lambda
+        self.tau = tau
+        self.entropy_coef = entropy_coef
+        self.optim = optim
+
+        self.actor = Actor(spec, width, depth, norm, actor)
+        self.actor_tau = actor.tau
+        self.averaged_actor = copy.deepcopy(self.actor).requires_grad_(False)
         self.head = head(bins, 1 / (1 - gamma) if gamma < 1 else 1.0)
         sizes = [spec.obs_shape[0], *[width] * depth, self.head.outputs]
         self.critic = begin_at_zero(mlp(sizes, norm, activation=nn.SiLU, fp32_output=True))
-        self.slow = copy.deepcopy(self.critic).requires_grad_(False)
-        self.actor_opt = Adam(self.actor.parameters(), actor_lr)
-        self.critic_opt = Adam(self.critic.parameters(), critic_lr)
-        self.register_buffer("range", torch.zeros(()))
+        self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
+
+        self.actor_opt = Adam(self.actor.parameters(), optim.actor_lr)
+        self.critic_opt = Adam(self.critic.parameters(), optim.critic_lr)
+        self.register_buffer("return_range", torch.zeros(()))
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
     def act(self, features: Tensor, explore: bool) -> Tensor:
-        return self.actor(features).sample() if explore else self.mean_actor(features).mode()
+        return self.actor(features).sample() if explore else self.averaged_actor(features).mode()
 
     def learn_in(self, model: Dreamt, state: Tree, horizon: int) -> Metrics:
-        """Learn from `horizon` imagined steps that begin in states [B]; the model stays as it is."""
-        through = self.gradient == "dynamics"
-        with torch.set_grad_enabled(through):
-            seen = dream(model, lambda features: self.actor(features.detach()).sample(), state, horizon)
-        return self._learn(seen, through)
+        """Learn from `horizon` imagined steps that begin in states [B]; the model gets no gradients."""
+        with torch.set_grad_enabled(self.gradient == "dynamics"):
+            imagined = dream(model, lambda features: self.actor(features.detach()).sample(), state, horizon)
+        return self._learn(imagined, self.gradient)
 
     def update(self, steps: Step) -> Metrics:
-        return self._learn(waking(steps), through=False)
+        """Learn from rows [H + 1, B] whose observations are features. There is no model to differentiate through."""
+        return self._learn(waking(steps), "reinforce")
 
     def update_critic(self, steps: Step) -> Metrics:
-        """The critic alone learns, from rows [L, B] that another policy may have made."""
-        seen = waking(steps)
-        target, _ = self._returns(seen)
-        return {"policy/real_loss": self._judge(seen.features[:-1], target, seen.valid.float())}
+        """The critic alone learns, from rows [H + 1, B] that another policy may have made."""
+        real = waking(steps)
+        returns, _ = self.returns_and_values(real)
+        return {"policy/real_loss": self._critic_step(real.features[:-1], returns, real.valid.float())}
 
-    def _learn(self, seen: Dream, through: bool) -> Metrics:
-        updates = int(self.updates) if self.anneal_updates else 0  # a GPU is waited for once
-        for opt, lr in ((self.actor_opt, self.actor_lr), (self.critic_opt, self.critic_lr)):
-            anneal(opt, lr, updates, self.anneal_updates)
-        with torch.set_grad_enabled(through):
-            target, value = self._returns(seen)
-        self._measure(target)
-        features, unit = seen.features[:-1].detach(), self.range.clamp(min=1)
-        weight = seen.valid * torch.cat([torch.ones_like(seen.discount[:1]), seen.discount[:-1].detach()]).cumprod(0)
-        chosen = self.actor(features)
-        entropy = chosen.entropy()
-        gain = target / unit if through else (target - value) / unit * chosen.log_prob(seen.action)
-        loss = -(weight * (gain + left(updates, self.anneal_updates) * self.entropy_coef * entropy)).mean()
-        norm = self._descend(self.actor_opt, loss)
-        polyak(self.mean_actor.parameters(), self.actor.parameters(), self.actor_tau)
-        critic_loss = self._judge(features, target.detach(), weight)
+    def _learn(self, rollout: Dream, gradient: str) -> Metrics:
+        """A step of actor and critic on a rollout; `gradient` as in the constructor."""
+        updates = int(self.updates) if self.optim.anneal_updates else 0  # a GPU is waited for only where it matters
+        for opt, lr in ((self.actor_opt, self.optim.actor_lr), (self.critic_opt, self.optim.critic_lr)):
+            anneal(opt, lr, updates, self.optim.anneal_updates)
+
+        # Targets. Their gradients are only needed to go through the model.
+        with torch.set_grad_enabled(gradient == "dynamics"):
+            returns, value = self.returns_and_values(rollout)
+        self._update_return_range(returns)
+        features = rollout.features[:-1].detach()
+        weight = rollout.valid * reach_probability(rollout.discount)
+
+        # Actor.
+        eta = annealing_factor(updates, self.optim.anneal_updates) * self.entropy_coef
+        loss, entropy = self.actor_loss(rollout, features, returns, value, weight, eta, gradient)
+        norm = self.actor_opt.minimise_clipped(loss, self.optim.clip)
+        polyak(self.averaged_actor.parameters(), self.actor.parameters(), self.actor_tau)
+
+        critic_loss = self._critic_step(features, returns.detach(), weight)
         self.updates += 1
         return {
             "policy/actor_loss": loss.detach(),
             "policy/critic_loss": critic_loss,
             "policy/entropy": entropy.detach().mean(),
             "policy/value": value.detach().mean(),
-            "policy/return": target.detach().mean(),
-            "policy/return_range": self.range.clone(),
+            "policy/return": returns.detach().mean(),
+            "policy/return_range": self.return_range.clone(),
             "policy/gradient_norm": norm,
-            "policy/imagined_reward": seen.reward.detach().mean(),
-            "policy/imagined_end": 1 - seen.discount.detach().mean(),
+            "policy/imagined_reward": rollout.reward.detach().mean(),
+            "policy/imagined_end": 1 - rollout.discount.detach().mean(),
         }
 
-    def _returns(self, seen: Dream) -> tuple[Tensor, Tensor]:
-        """[H, B]: lambda-returns, and what the slow critic thought of the states they follow.
+    def returns_and_values(self, rollout: Dream) -> tuple[Tensor, Tensor]:
+        """[H, B] each: lambda-returns R_t (eq. 5), and V'(s_t)."""
+        value = self.head.mean(self.target_critic(rollout.features))
 
-        Where no transition is, the sum of the row before begins: its return is the value of what it led to.
-        """
-        value = self.head.mean(self.slow(seen.features))
-        reward = torch.where(seen.valid, seen.reward, value[:-1])
-        discount = self.gamma * seen.discount * seen.valid
+        # A row that is no transition cuts the sum: its return is V' of the state where the episode was left.
+        reward = torch.where(rollout.valid, rollout.reward, value[:-1])
+        discount = self.gamma * rollout.discount * rollout.valid
         return lambda_returns(reward, discount, value[1:], self.td_lambda), value[:-1].detach()
 
-    def _judge(self, features: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-        """One gradient step of the critic, and the slow one after it; its loss."""
-        loss = (weight * self.head.error(self.critic(features), target)).mean()
-        self._descend(self.critic_opt, loss)
-        polyak(self.slow.parameters(), self.critic.parameters(), self.tau)
+    def actor_loss(
+        self,
+        rollout: Dream,
+        features: Tensor,
+        returns: Tensor,
+        value: Tensor,
+        weight: Tensor,
+        eta: float,
+        gradient: str,
+    ) -> tuple[Tensor, Tensor]:
+        """L_pi (eq. 6), and entropies [H, B]."""
+        pi = self.actor(features)
+        entropy = pi.entropy()
+        scale = self.return_range.clamp(min=1)  # small returns are not scaled up, or noise would be
+        if gradient == "dynamics":
+            objective = returns / scale
+        else:
+            objective = (returns - value) / scale * pi.log_prob(rollout.action)
+        return -(weight * (objective + eta * entropy)).mean(), entropy
+
+    def _critic_step(self, features: Tensor, returns: Tensor, weight: Tensor) -> Tensor:
+        """A gradient step of the critic on L_V (eq. 5), and its target network's; the loss."""
+        loss = (weight * self.head.error(self.critic(features), returns)).mean()
+        self.critic_opt.minimise_clipped(loss, self.optim.clip)
+        polyak(self.target_critic.parameters(), self.critic.parameters(), self.tau)
         return loss.detach()
 
     @torch.no_grad()
-    def _measure(self, target: Tensor) -> None:
-        """Follow the range of returns."""
-        low, high = torch.quantile(target.detach().flatten(), target.new_tensor([LOW, HIGH]))
-        self.range.lerp_(high - low, 1 - MEMORY)
+    def _update_return_range(self, returns: Tensor) -> None:
+        """S (eq. 7)."""
+        low, high = torch.quantile(returns.detach().flatten(), returns.new_tensor(PERCENTILES))
+        self.return_range.lerp_(high - low, 1 - RANGE_DECAY)
 
-    def _descend(self, opt: Adam, loss: Tensor) -> Tensor:
-        """A gradient step; the gradient's norm."""
-        norm = clip_norm(opt.differentiate(loss), self.clip)
-        opt.step()
-        return norm
+
+def reach_probability(cont: Tensor) -> Tensor:
+    """[H, B]: w_t, the probability that an episode with continue probabilities c_t [H, B] gets to step t."""
+    return torch.cat([torch.ones_like(cont[:1]), cont[:-1].detach()]).cumprod(0)

@@ -192,8 +192,22 @@ class DDQN(nn.Module):
         resets: Resets,
         random_shift: int,
     ) -> None:
-        """`width` and `depth`: hidden layers after the encoder. `random_shift`: pixels by which images that are learned
-        from are moved at random, each way (DrQ, Kostrikov et al. 2021); 0: none."""
+        """
+        Args:
+            spec: of the environment, or of a model's features.
+            encoder: makes the encoder of observations.
+            width: units of a hidden layer after the encoder.
+            depth: hidden layers.
+            gamma: discount.
+            n_step: n, the rewards before the bootstrap (Rainbow: 3).
+            head: how Q(s, a) is represented.
+            target: the target network.
+            exploration: epsilon.
+            optim: Adam.
+            resets: resets, and the annealing of n and gamma after them.
+            random_shift: pixels by which images that are learned from are moved at random, each way (DrQ, Kostrikov et
+                al. 2021: 4); 0: none.
+        """
         super().__init__()
         if not spec.discrete:
             raise ValueError(f"ddqn needs discrete actions, not vectors of {spec.action_dim} numbers")

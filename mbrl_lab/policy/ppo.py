@@ -122,7 +122,19 @@ class PPO(nn.Module):
         optim: MinibatchOptim,
         normalise: Normalise,
     ) -> None:
-        """`width` and `depth`: hidden layers of actor and critic each. `std`: of continuous actions, at the start."""
+        """
+        Args:
+            spec: of the environment, or of a model's features.
+            encoder: makes the encoder of observations, which actor and critic share.
+            width: units of a hidden layer of actor and critic.
+            depth: hidden layers.
+            std: standard deviation of continuous actions, at the start.
+            gamma: discount.
+            gae_lambda: lambda. 0: advantages of one step; 1: of all steps to come.
+            objective: clips and weights of the loss.
+            optim: Adam, epochs and minibatches.
+            normalise: what is normalised.
+        """
         super().__init__()
         if normalise.obs and len(spec.obs_shape) != 1:
             raise ValueError("policy.normalise.obs is True; it must be false where observations are not vectors")

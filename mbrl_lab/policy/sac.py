@@ -208,7 +208,18 @@ class SAC(nn.Module):
         temperature: Temperature,
         optim: SACOptim,
     ) -> None:
-        """`width` and `depth`: hidden layers of actor and critics. `tau`: see `Q'` above."""
+        """
+        Args:
+            spec: of the environment, or of a model's features.
+            encoder: makes the encoder of observations, which actor and critics share.
+            width: units of a hidden layer of actor and critics.
+            depth: hidden layers.
+            gamma: discount.
+            tau: fraction of the way that target networks move at each update (SAC: 0.005).
+            critic: the ensemble of critics.
+            temperature: alpha and its target.
+            optim: Adam's learning rates.
+        """
         super().__init__()
         self.critics = critic
         self.gamma = gamma

@@ -164,7 +164,7 @@ def test_windows_that_no_memory_holds_are_refused() -> None:
 
 
 QUICK = ["policy.gradient=dynamics", "policy.gamma=0.9", "algo.horizon=6", "algo.warmup=120", "algo.pretrain=200"]
-RATES = ["dynamics.lr=3e-3", "policy.actor_lr=1e-3", "policy.critic_lr=3e-3", "algo.starts=32"]
+RATES = ["dynamics.lr=3e-3", "policy.optim.actor_lr=1e-3", "policy.optim.critic_lr=3e-3", "algo.starts=32"]
 
 
 @pytest.mark.parametrize("hybrid", [0, pytest.param(2, marks=pytest.mark.slow)])

@@ -21,9 +21,19 @@ DISCRETE = EnvSpec((2,), torch.float32, 3, discrete=True)
 CONTINUOUS = EnvSpec((2,), torch.float32, 1, discrete=False)
 
 
-def actor_critic(spec: EnvSpec = DISCRETE, **settings: Any) -> ActorCritic:
-    """conf/policy/actor_critic.yaml with other values."""
-    made = build(OmegaConf.merge(OmegaConf.load(CONF / "policy" / "actor_critic.yaml"), settings))(spec)  # type: ignore[arg-type]
+GROUPS = {
+    "actor": ("unimix", "min_std", "max_std"),
+    "optim": ("actor_lr", "critic_lr", "clip", "anneal_updates"),
+}
+
+
+def actor_critic(spec: EnvSpec = DISCRETE, **changed: Any) -> ActorCritic:
+    """conf/policy/actor_critic.yaml with other values of its settings or of those in its groups."""
+    settings: dict[str, Any] = {
+        group: {name: changed.pop(name) for name in names if name in changed} for group, names in GROUPS.items()
+    }
+    cfg = OmegaConf.merge(OmegaConf.load(CONF / "policy" / "actor_critic.yaml"), settings | changed)
+    made = build(cfg)(spec)  # type: ignore[arg-type]
     assert isinstance(made, ActorCritic)
     return made
 
@@ -50,7 +60,7 @@ def flat(*shape: int) -> Tensor:
     return torch.ones(shape)
 
 
-def test_unimix_spreads_its_share_evenly() -> None:
+def test_unimix_mixes_in_a_uniform_distribution() -> None:
     logits = torch.tensor([[0.0, 40.0, -40.0]])
     torch.testing.assert_close(unimix(logits, 0.3).exp(), torch.tensor([[0.1, 0.8, 0.1]]))
     torch.testing.assert_close(unimix(logits, 0.0), logits.log_softmax(-1))
@@ -58,7 +68,7 @@ def test_unimix_spreads_its_share_evenly() -> None:
     torch.testing.assert_close(probability, torch.full((5, 3), 1 / 3), msg="it begins without a preference")
 
 
-def test_deviations_lie_between_their_bounds() -> None:
+def test_std_lies_between_its_bounds() -> None:
     policy = actor_critic(CONTINUOUS, min_std=0.2, max_std=0.5)
     for out, std in ((-50.0, 0.2), (50.0, 0.5)):
         policy.actor.net[-1].bias.data.fill_(out)
@@ -67,20 +77,20 @@ def test_deviations_lie_between_their_bounds() -> None:
         assert chosen.mean.abs().max() <= 1
 
 
-def test_returns_are_discounted_by_what_goes_on_and_cut_where_no_transition_is() -> None:
+def test_lambda_returns_are_discounted_by_continue_and_cut_at_boundaries() -> None:
     policy = actor_critic(gamma=0.5, td_lambda=1.0)
-    policy.slow = nn.Linear(2, 1)
-    nn.init.constant_(policy.slow.weight, 0.5)
-    nn.init.constant_(policy.slow.bias, 0.0)
+    policy.target_critic = nn.Linear(2, 1)
+    nn.init.constant_(policy.target_critic.weight, 0.5)
+    nn.init.constant_(policy.target_critic.bias, 0.0)
     features = torch.arange(5.0).view(5, 1, 1).expand(5, 1, 2)  # worth 2 t: the head's unit is 1 / (1 - gamma)
     reward, discount = torch.ones(4, 1), torch.tensor([[1.0], [0.5], [1.0], [1.0]])
     valid = torch.ones(4, 1, dtype=torch.bool)
-    whole, value = policy._returns(Dream(features, torch.zeros(4, 1), reward, discount, valid))
+    whole, value = policy.returns_and_values(Dream(features, torch.zeros(4, 1), reward, discount, valid))
     assert value.flatten().tolist() == [0, 2, 4, 6]
     # from the end: 1 + 8 / 2 = 5, 1 + 5 / 2 = 3.5, 1 + 3.5 / 4 = 1.875, 1 + 1.875 / 2
     torch.testing.assert_close(whole.flatten(), torch.tensor([1.9375, 1.875, 3.5, 5.0]))
     valid[2] = False
-    cut, _ = policy._returns(Dream(features, torch.zeros(4, 1), reward, discount, valid))
+    cut, _ = policy.returns_and_values(Dream(features, torch.zeros(4, 1), reward, discount, valid))
     torch.testing.assert_close(cut[:2].flatten(), torch.tensor([2.0, 2.0]))  # 1 + 4 / 4, and 1 + 2 / 2
 
 
@@ -110,16 +120,16 @@ def test_rows_of_replay_read_as_a_dream() -> None:
 @pytest.mark.parametrize(
     ("spec", "gradient"), [(DISCRETE, "reinforce"), (CONTINUOUS, "reinforce"), (CONTINUOUS, "dynamics")]
 )
-def test_gradients_never_come_to_the_world(spec: EnvSpec, gradient: str) -> None:
+def test_the_world_model_gets_no_gradients(spec: EnvSpec, gradient: str) -> None:
     world, policy = Target(spec), actor_critic(spec, gradient=gradient)
     before = {name: x.clone() for name, x in policy.named_parameters()}
     start = torch.zeros(8, 2, requires_grad=True)
     for _ in range(3):
         policy.learn_in(world, start, 4)
     assert world.goal.grad is None and start.grad is None and world.goal.item() == pytest.approx(0.6)
-    assert all(p.grad is None for p in policy.slow.parameters())
+    assert all(p.grad is None for p in policy.target_critic.parameters())
     changed = {name.split(".")[0] for name, x in policy.named_parameters() if not torch.equal(x, before[name])}
-    assert changed == {"actor", "mean_actor", "critic", "slow"}
+    assert changed == {"actor", "averaged_actor", "critic", "target_critic"}
 
 
 @pytest.mark.parametrize("bins", [0, 255])
@@ -127,7 +137,7 @@ def test_gradients_never_come_to_the_world(spec: EnvSpec, gradient: str) -> None
     ("spec", "gradient", "best"),
     [(DISCRETE, "reinforce", 2.0), (CONTINUOUS, "reinforce", 0.6), (CONTINUOUS, "dynamics", 0.6)],
 )
-def test_it_finds_the_best_action_and_what_it_is_worth(spec: EnvSpec, gradient: str, best: float, bins: int) -> None:
+def test_finds_the_best_action_and_its_value(spec: EnvSpec, gradient: str, best: float, bins: int) -> None:
     torch.manual_seed(0)
     rates = {"actor_lr": 1e-2, "critic_lr": 1e-2, "tau": 0.2, "gamma": 0.5}
     policy = actor_critic(spec, gradient=gradient, bins=bins, min_std=0.1, max_std=0.2, **rates)
@@ -141,25 +151,25 @@ def test_it_finds_the_best_action_and_what_it_is_worth(spec: EnvSpec, gradient: 
     assert worth == pytest.approx(-2 * noise, abs=0.05)
 
 
-def test_what_comes_after_a_likely_end_weighs_little() -> None:
+def test_steps_after_a_likely_termination_have_little_weight() -> None:
     """Three steps of which each goes on with 0.1: the actor's loss is the mean of 1, 0.1 and 0.01 times the entropy."""
     policy = actor_critic(entropy_coef=1.0)
     nothing, action = 0 * flat(3, 5), torch.zeros(3, 5, dtype=torch.int64)
     seen = Dream(flat(4, 5, 2), action, nothing, 0.1 * flat(3, 5), flat(3, 5) > 0)
-    loss = policy._learn(seen, through=False)["policy/actor_loss"]
+    loss = policy._learn(seen, "reinforce")["policy/actor_loss"]
     assert float(loss) == pytest.approx(-math.log(3) * 1.11 / 3, rel=1e-4)
 
 
-def test_returns_are_measured_in_units_of_their_range() -> None:
+def test_return_range_is_a_moving_average_of_percentiles() -> None:
     policy = actor_critic()
-    policy._measure(torch.linspace(0, 1000, 101))
-    assert policy.range.item() == pytest.approx(0.01 * 900)
+    policy._update_return_range(torch.linspace(0, 1000, 101))
+    assert policy.return_range.item() == pytest.approx(0.01 * 900)
     for _ in range(1000):
-        policy._measure(torch.linspace(0, 1000, 101))
-    assert policy.range.item() == pytest.approx(900, rel=1e-3)
+        policy._update_return_range(torch.linspace(0, 1000, 101))
+    assert policy.return_range.item() == pytest.approx(900, rel=1e-3)
 
 
-def test_the_critic_alone_learns_from_rows_of_others() -> None:
+def test_update_critic_leaves_the_actor_alone() -> None:
     policy = actor_critic(gamma=0.5, critic_lr=1e-2, tau=0.1)
     before = copy.deepcopy(policy.actor.state_dict())
     no = torch.zeros(5, 16, dtype=torch.bool)
@@ -170,7 +180,7 @@ def test_the_critic_alone_learns_from_rows_of_others() -> None:
     assert all(torch.equal(x, before[name]) for name, x in policy.actor.state_dict().items())
 
 
-def test_rates_fall_to_a_hundredth() -> None:
+def test_learning_rates_are_annealed_to_a_hundredth() -> None:
     policy = actor_critic(anneal_updates=4, actor_lr=1.0, critic_lr=2.0)
     rates = []
     for _ in range(6):
@@ -179,10 +189,10 @@ def test_rates_fall_to_a_hundredth() -> None:
     assert rates == [(1.0, 2.0), (1.0, 2.0), (1.0, 2.0), (0.5, 1.0), (0.01, 0.02), (0.01, 0.02)]
 
 
-def test_what_cannot_be() -> None:
+def test_invalid_settings_are_rejected() -> None:
     with pytest.raises(ValueError, match=r"policy=actor_critic reads vectors, .* not images of \(4, 10, 10\): try"):
         actor_critic(EnvSpec((4, 10, 10), torch.uint8, 6, discrete=True))
     with pytest.raises(ValueError, match=r"^policy.gradient is 'dynamics'; it must be reinforce where actions"):
         actor_critic(gradient="dynamics")
-    with pytest.raises(ValueError, match=r"^policy.min_std is 2.0; it must be at most policy.max_std, 1.0"):
+    with pytest.raises(ValueError, match=r"^policy.actor.min_std is 2.0; it must be at most policy.actor.max_std, 1.0"):
         actor_critic(CONTINUOUS, min_std=2.0)
