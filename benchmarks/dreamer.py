@@ -43,10 +43,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from mbrl_lab.app import env_makers
 from mbrl_lab.config import build, compose_config
-from mbrl_lab.dynamics.rollout import dream
 from mbrl_lab.nets.speed import compile_parts, keep_freed_memory
 from mbrl_lab.runner import TRAIN
-from mbrl_lab.types import EnvSpec, Step
+from mbrl_lab.types import EnvSpec, Step, Windows
 
 HORIZON, SIDE, THEIR_CHANNELS = 15, 64, 8
 
@@ -107,16 +106,16 @@ def ours(given: argparse.Namespace, model: str, bf16: bool, compiled: bool) -> W
     steps = rows(given, spec)
     digits = partial(torch.autocast, "cpu", torch.bfloat16, bf16, cache_enabled=False)
     with digits():
-        begun = algo._begin(algo.model.update(steps)[0], steps)
+        begun = algo._begin(Windows(steps, algo.model.update(steps)[0]))
 
     def update() -> None:
         with digits():
             states, _ = algo.model.update(steps)
-            algo.policy.learn_in(algo.model, algo._begin(states, steps), HORIZON)
+            algo.policy.learn_in(algo.model, algo._begin(Windows(steps, states)), HORIZON)
 
     def imagine() -> None:
         with torch.no_grad(), digits():
-            dream(algo.model, lambda features: algo.policy.act(features, True), begun, HORIZON)
+            algo.model.imagine_trajectory(lambda features: algo.policy.act(features, True), begun, HORIZON)
 
     return Work(update, imagine, size(algo.model, algo.policy.actor, algo.policy.critic))
 
@@ -200,7 +199,7 @@ def chosen(given: argparse.Namespace, model: str) -> tuple[DictConfig, EnvSpec]:
     torch.manual_seed(0)
     keep_freed_memory()
     words = ["algo=dreamer", f"env={given.env}", f"dynamics={model}", "preset=none"]
-    words += [f"algo.batch={given.batch}", f"dynamics.length={given.length}", f"algo.starts={given.starts}"]
+    words += [f"dynamics.trainer.batch={given.batch}", f"dynamics.length={given.length}", f"algo.starts={given.starts}"]
     words += ["policy.width=${dynamics.width}", "policy.norm=true", "policy.bins=255"]
     words += ["dynamics.blocks=1"] if given.dreamerv3_torch else []
     cfg = compose_config(words)

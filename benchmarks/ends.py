@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mbrl_lab.dynamics import Ends
-from mbrl_lab.dynamics.fit import balanced
+from mbrl_lab.dynamics.ensemble_trainer import balanced
 from mbrl_lab.env.physics import cartpole_termination
 from mbrl_lab.tracking.checkpoint import Checkpoint
 from mbrl_lab.tracking.folder import RunFolder

@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import torch
 
-from mbrl_lab.dynamics import Frames, Grid, Visual
+from mbrl_lab.dynamics import Frames, Grid, ImageTrainer, Visual
 from mbrl_lab.nets.speed import keep_freed_memory
 from mbrl_lab.types import EnvSpec, Step
 
@@ -31,11 +31,12 @@ SPECS = {
 def made(kind: str, members: int, width: int, depth: int, compiled: bool) -> Visual:
     torch.manual_seed(0)
     sizes = {"members": members, "unroll": 1, "width": width, "depth": depth, "lr": 1e-3, "clip": 10.0}
+    trainer = ImageTrainer(32, 0.1, 5_000, 2, 0.01, 200, False, 0.25, None)
     model: Visual
     if kind == "frames":
-        model = Frames(SPECS[kind], history=4, target="levels", patch=4, **sizes)  # type: ignore[arg-type]
+        model = Frames(SPECS[kind], history=4, target="levels", patch=4, trainer=trainer, **sizes)  # type: ignore[arg-type]
     else:
-        model = Grid(SPECS[kind], history=2, **sizes)  # type: ignore[arg-type]
+        model = Grid(SPECS[kind], history=2, trainer=trainer, **sizes)  # type: ignore[arg-type]
     if compiled:
         for net in model.nets:
             net.trunk = torch.compile(net.trunk)  # type: ignore[assignment]
@@ -92,7 +93,7 @@ def main() -> None:
                 model = made(kind, args.members, args.width if kind == "frames" else 32, args.depth, compiled)
                 device = model.odds.device
                 batch = rows(spec, model.lead + 2, args.batch, device)
-                start = model.begin(rows(spec, model.lead + 1, args.starts, device))
+                start = model.initial_state(rows(spec, model.lead + 1, args.starts, device))
                 action = torch.randint(spec.action_dim, (args.starts,), device=device)
                 with torch.autocast(device.type, dtype, enabled=dtype != torch.float32, cache_enabled=False):
                     learn = seconds(lambda model=model, batch=batch: model.update(batch), args.times)  # type: ignore[misc]

@@ -28,8 +28,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mbrl_lab.dynamics import FitVisual, Frames
-from mbrl_lab.dynamics.fit_visual import model_rows
+from mbrl_lab.dynamics import Frames, ImageTrainer
+from mbrl_lab.dynamics.image_trainer import model_rows
 from mbrl_lab.dynamics.parts import breakout, part, spaceinvaders
 from mbrl_lab.dynamics.quality import (
     OpenLoop,
@@ -118,7 +118,7 @@ def line(seen: OpenLoop) -> Tensor:
     return torch.stack(found)
 
 
-def windows(model: Frames, replay: Replay, fit: FitVisual, most: int) -> list[Step]:
+def windows(model: Frames, replay: Replay, fit: ImageTrainer, most: int) -> list[Step]:
     """Rows in chunks, evenly spread over what is held out."""
     indices = fit.windows(model, replay, AHEAD)
     indices = indices[torch.linspace(0, len(indices) - 1, min(most, len(indices))).long()]
@@ -152,7 +152,7 @@ def measure(seen: OpenLoop, game: str) -> dict[str, float]:
     return found | {"earned": earned(every["tiles"])}
 
 
-def train(model: Frames, fit: FitVisual, replay: Replay, args: argparse.Namespace, told: Any) -> None:
+def train(model: Frames, fit: ImageTrainer, replay: Replay, args: argparse.Namespace, told: Any) -> None:
     """So many updates, with a learning rate that falls to nothing over the last half."""
     indices, _ = fit.split(fit.windows(model, replay, args.unroll))
     kinds = fit.prepare(model, replay, indices)
@@ -161,7 +161,7 @@ def train(model: Frames, fit: FitVisual, replay: Replay, args: argparse.Namespac
         model.opt.param_groups[0]["lr"] = args.lr * min(1.0, 2 * (1 - k / args.updates))
         drawn = indices[torch.randint(len(indices), (model.members, args.batch))]
         with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16, cache_enabled=False):
-            metrics = model.update(model_rows(model, replay, fit.enrich(drawn, kinds), args.unroll))[1]
+            metrics = model.update(model_rows(model, replay, fit.oversample_events(drawn, kinds), args.unroll))[1]
         if (k + 1) % args.every == 0 or k + 1 == args.updates:
             told(k + 1, time.monotonic() - begun, {n: float(v) for n, v in metrics.items()})
 
@@ -211,8 +211,8 @@ def main() -> None:
         args.target,
         args.lr,
         args.clip,
+        fit := ImageTrainer(args.batch, 0.0, 1, 0, 0.0, 0, False, args.events, GAMES[args.game][1]),
     )
-    fit = FitVisual(args.batch, 0.0, 1, 0, 0.0, 0, False, args.events, GAMES[args.game][1])
     if args.load:
         model.load_state_dict(torch.load(args.load))
     rows = windows(model, unseen, fit, args.windows)

@@ -64,7 +64,7 @@ def fit(runner: Runner) -> Job:
     algo: Any = runner.algo
     indices = runner.replay.transitions()
     algo.model.normalise(runner.replay.read(indices, 2))
-    drawn = indices[torch.randint(len(indices), (algo.model.members, algo.fit.batch))]
+    drawn = indices[torch.randint(len(indices), (algo.model.members, algo.model.trainer.batch))]
     steps = runner.replay.read(drawn, 2)
     return lambda: algo.model.update(steps)
 
@@ -81,7 +81,7 @@ def imagine(runner: Runner) -> Job:
 def frames(runner: Runner) -> Job:
     """A gradient step of a model of images."""
     algo: Any = runner.algo
-    steps = runner.replay.sample(algo.fit.batch, algo.model.lead + 1 + algo.model.unroll)
+    steps = runner.replay.sample(algo.model.trainer.batch, algo.model.lead + 1 + algo.model.unroll)
     return lambda: algo.model.update(steps)
 
 

@@ -356,7 +356,7 @@ def say(error: BaseException) -> str | None:
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
         return (
             "out of memory: make planner.population, planner.particles, dynamics.width, dynamics.members,"
-            " algo.fit.batch, eval.num or replay.capacity smaller"
+            " dynamics.trainer.batch, eval.num or replay.capacity smaller"
         )
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"{error}: make room there, and give the same command again"

@@ -7,41 +7,102 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from mbrl_lab.replay import Replay
-from mbrl_lab.types import EnvSpec, Metrics, Outcome, Step, Tree
+from mbrl_lab.types import EnvSpec, FitResult, Metrics, Outcome, Step, Trajectory, Tree
 
 
-class WorldModel(Protocol):
-    """A simulator one can fit, and a function of its state (a Tree with leading dimension B that the caller owns)."""
+class WorldModel(nn.Module):
+    """A simulator that fits itself, and a function of its state (a Tree with leading dimension B that the caller owns).
+
+    Subclasses define `observe`, `imagine` and `features`. What else a model can do it says by the methods and flags
+    below, which have defaults: nobody asks for its class.
+    """
 
     spec: EnvSpec
+    """What it observes."""
+    feature_spec: EnvSpec
+    """What a policy sees of its state."""
+
+    recurrent = False
+    """Whether its state holds more than the newest observations."""
+    measures_disagreement = False
+    """Whether `disagreement` has an answer."""
+    decodes = False
+    """Whether `decode` has an answer."""
+
+    def __init__(self, spec: EnvSpec, feature_spec: EnvSpec | None = None) -> None:
+        super().__init__()
+        self.spec = spec
+        self.feature_spec = spec if feature_spec is None else feature_spec
 
     @property
     def row_blocks(self) -> int:
-        """Into how many equal contiguous blocks `imagine` divides its rows, each predicted by one network; often 1."""
+        """Into how many equal contiguous blocks `imagine` divides its rows, each predicted by one network."""
+        return 1
 
     def observe(self, state: Tree | None, step: Step) -> Tree:
         """Filter one real step [B] in, starting afresh where `step.first`; `state` is None before the first one."""
+        raise NotImplementedError
 
     def imagine(self, state: Tree, action: Tensor) -> tuple[Tree, Outcome]:
         """Predict one step for B rows. Rows are exchangeable: an ensemble may give each block of them to one member."""
+        raise NotImplementedError
 
     def features(self, state: Tree) -> Tensor:
         """[B, ...]: what a policy sees of the state."""
+        raise NotImplementedError
 
-    def reached(self, replay: Replay, indices: Tensor) -> Tensor:
-        """Of indices [N] in replay those before which it still has all that a state is made of."""
+    def imagine_trajectory(self, choose: Callable[[Tensor], Tensor], state: Tree, horizon: int) -> Trajectory:
+        """What follows from states [B] where `choose` maps features to actions.
 
-    def recall(self, replay: Replay, indices: Tensor) -> Tree:
-        """[N, ...]: the states in such indices [N]."""
+        Nothing ends here: where a rollout draws whether an episode goes on, this keeps the probability.
+        """
+        features, actions, outcomes = [self.features(state)], [], []
+        for _ in range(horizon):
+            actions.append(choose(features[-1]))
+            state, outcome = self.imagine(state, actions[-1])
+            features.append(self.features(state))
+            outcomes.append(outcome)
+        reward, discount = (torch.stack(x) for x in zip(*outcomes, strict=True))
+        valid = torch.ones_like(reward, dtype=torch.bool)
+        return Trajectory(torch.stack(features), torch.stack(actions), reward, discount, valid)
 
-    def update(self, steps: Step) -> tuple[Tree, Metrics]:
-        """One gradient step on [L, B] rows; returns states from which imagination may start."""
+    def fit(self, replay: Replay, updates: int | None = None) -> FitResult:
+        """Learn from replay by its trainer's schedule, or for so many gradient `updates`. By default nothing."""
+        return FitResult({})
+
+    @torch.no_grad()
+    def start_states(self, replay: Replay, count: int) -> Tree:
+        """[count, ...]: states in which real transitions begin, drawn with replacement."""
+        indices = replay.transitions()
+        indices = indices[torch.randint(len(indices), (count,), device=indices.device)]
+        return self.observe(None, replay.read(indices, 1).at(0))
+
+    def disagreement(self, state: Tree, action: Tensor) -> Tensor | None:
+        """[B]: epistemic uncertainty of one step, for models that measure it."""
+        return None
+
+    def decode(self, state: Tree) -> Tensor | None:
+        """[..., *obs_shape]: the observations of states, in their own units, for models that predict them."""
+        return None
+
+    def check_memory(self) -> None:
+        """ValueError, naming settings, where a fit would not find the memory that it needs."""
+
+    def store(self, replay: Replay, state: Tree) -> None:
+        """Told the states [num_envs] that were inferred while acting, at the step of replay before the newest."""
+
+    def trainer_state(self) -> dict[str, Any]:
+        """What its trainer must remember to go on, beside weights: plain, as in a state_dict."""
+        return {}
+
+    def load_trainer_state(self, state: dict[str, Any]) -> None:
+        """Put back what `trainer_state` gave."""
 
 
 class Candidates(NamedTuple):

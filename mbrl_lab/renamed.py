@@ -11,6 +11,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 KEYS: dict[str, str] = {
+    "algo.fit": "dynamics.trainer",
+    "algo.batch": "dynamics.trainer.batch",
+    "algo.ends": "dynamics.trainer.terminal_fraction",
+    "algo.accumulate": "dynamics.trainer.accumulate",
+    "algo.latents": "dynamics.trainer.latents",
+    "algo.reward_clip": "dynamics.trainer.reward_clip",
     "policy.critics": "policy.critic.number",
     "policy.target_subset": "policy.critic.target_subset",
     "policy.norm": "policy.critic.norm",
@@ -57,11 +63,15 @@ KEYS: dict[str, str] = {
 `dynamics.ends.lr`. `group=option` -> `group=option` is a config file that was renamed."""
 
 GONE: dict[str, str] = {
+    "fit": "dynamics= chooses the trainer, too; its settings are dynamics.trainer.*",
     "policy.anneal_updates": "it is policy.resets.anneal_updates of ddqn, policy.optim.anneal_updates of others",
 }
 """Dotted setting -> what to do now, for a setting without a successor."""
 
-TARGETS: dict[str, str] = {}
+TARGETS: dict[str, str] = {
+    "mbrl_lab.dynamics.Fit": "mbrl_lab.dynamics.EnsembleTrainer",
+    "mbrl_lab.dynamics.FitVisual": "mbrl_lab.dynamics.ImageTrainer",
+}
 """`_target_` -> `_target_`: classes and functions that configs name by their path."""
 
 

@@ -104,3 +104,28 @@ class EnvSpec:
     def of_features(self, dim: int) -> EnvSpec:
         """The same actions on observations that are feature vectors of `dim` floats."""
         return replace(self, obs_shape=(dim,), obs_dtype=torch.float32, stack=1)
+
+
+class Trajectory(NamedTuple):
+    """H steps that a policy took from B states, imagined or real, as an actor-critic learns from them."""
+
+    features: Tensor  # [H + 1, B, F]
+    action: Tensor  # [H, B] or [H, B, A]
+    reward: Tensor  # [H, B]
+    discount: Tensor  # [H, B]: the probability that the episode goes on after the step
+    valid: Tensor  # [H, B] bool: false where no transition lies between two rows
+
+
+class Windows(NamedTuple):
+    """Windows of replay that a model learned from, and what it inferred there."""
+
+    steps: Step  # [L, B]
+    states: Tree  # [L * B, ...] posteriors, without gradients
+
+
+class FitResult(NamedTuple):
+    """What a fit came to."""
+
+    metrics: Metrics
+    trusted_horizon: int | None = None  # imagined steps in a row that were right on held-out steps; None: not measured
+    windows: Windows | None = None  # what it learned from last, where the trainer draws windows

@@ -25,9 +25,9 @@ SMALL = {
     **{"dynamics.members": 2, "dynamics.elites": 2, "dynamics.width": 16, "policy.width": 16},
     **{"dynamics.units": 16, "dynamics.blocks": 2, "dynamics.groups": 4, "dynamics.classes": 4},
 }
-OF_IMAGES = {"planner.population": 4, "planner.horizon": 2, "dynamics.width": 8, "algo.fit.max_updates": 4}
+OF_IMAGES = {"planner.population": 4, "planner.horizon": 2, "dynamics.width": 8, "dynamics.trainer.max_updates": 4}
 """Images are many numbers, and a plan foresees them."""
-OF_PIXELS = {"algo.batch": 4, "algo.fit.batch": 8, "algo.starts": 8, "encoder.hidden": 32}
+OF_PIXELS = {"algo.batch": 4, "dynamics.trainer.batch": 8, "algo.starts": 8, "encoder.hidden": 32}
 SHORT = "+env.make.max_episode_steps=40"
 SHORT_OF = {"pixels": ["env.frame_skip=16"], "grid": ["env.make.max_steps=40"]}
 """What makes episodes of a few dozen steps: Atari has no limit, but a step may hold more of its frames."""

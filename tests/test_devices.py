@@ -122,7 +122,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
         "dynamics.clip=1",
         "dynamics.ends.bounds=true",
         "dynamics.ends.hazard=0.5",
-        "algo.fit.bootstrap=true",
+        "dynamics.trainer.bootstrap=true",
         "runtime.precision=bf16",
     ),
     "mpc_continuous": ("planner=icem", "planner.population=16", "planner.elites=4", "planner.horizon=5", "preset=none"),
@@ -141,7 +141,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "dreamer_discrete": (
         "dynamics=rssm_xs",
         "policy=actor_critic_xs",
-        "algo.latents=stored",
+        "dynamics.trainer.latents=stored",
         "algo.ends=0.3",
         "algo.accumulate=2",
         "algo.hybrid=2",

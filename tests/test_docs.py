@@ -92,7 +92,7 @@ def test_settings_exist(page: Path) -> None:
 
 def test_the_reader_of_settings_finds_them() -> None:
     found = [key for page in PAGES for key in named_settings(page)]
-    assert {"algo.fit.batch", "planner.horizon", "dynamics.termination_fn", "logger.wandb.mode"} <= set(found)
+    assert {"dynamics.trainer.batch", "planner.horizon", "dynamics.termination_fn", "logger.wandb.mode"} <= set(found)
 
 
 def commands(page: Path) -> list[list[str]]:
@@ -183,7 +183,7 @@ def test_examples_run(part: str, with_examples: None, tmp_path: Path) -> None:
         words["algo"] = "random"
         small = [*small, "logger.returns.metric=final/return"]
     if words["algo"] == "mpc":
-        small += ["algo.fit.max_updates=2", "planner.horizon=2"]
+        small += ["dynamics.trainer.max_updates=2", "planner.horizon=2"]
     others = [] if part.startswith(("algo", "env")) else [part, "preset=none"]
     runner = make_run(words["algo"], words["env"], *others, *small, folder=tmp_path / "run")
     runner.run()

@@ -208,7 +208,13 @@ def test_episodes_at_the_time_limit_are_counted(run: Path) -> None:
 def planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of 120 steps whose model was fitted at the hundredth."""
     folder = tmp_path_factory.mktemp("runs") / "planned"
-    settings = {"steps": 120, "eval.every": 0, "eval.final_episodes": 1, "algo.fit.max_updates": 5, "algo.warmup": 100}
+    settings = {
+        "steps": 120,
+        "eval.every": 0,
+        "eval.final_episodes": 1,
+        "dynamics.trainer.max_updates": 5,
+        "algo.warmup": 100,
+    }
     small = {"planner.horizon": 4, "planner.population": 16, "planner.iterations": 1}
     short = "+env.make.max_episode_steps=40"
     runner = make_run("mpc", "cartpole", "video.final=0", short, folder=folder, **settings, **small)

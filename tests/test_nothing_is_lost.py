@@ -85,7 +85,7 @@ def test_pictures_that_cannot_be_drawn(
 
     with monkeypatch.context() as patched:
         patched.setattr(matplotlib.figure.Figure, "savefig", refuse)
-        whole(tmp_path, *PLAN, "algo.fit.max_updates=2", "env.id=Drawn", "video.every=0", "video.final=0")
+        whole(tmp_path, *PLAN, "dynamics.trainer.max_updates=2", "env.id=Drawn", "video.every=0", "video.final=0")
     why = "ZeroDivisionError: an axis without length"
     assert caplog.messages == [f"no picture of the run's curves: {why}", f"no picture of its model: {why}"]
 

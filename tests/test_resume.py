@@ -122,7 +122,9 @@ PPO = ["policy.normalise.obs=true", "policy.normalise.reward=true", "policy.opti
 
 
 @pytest.mark.parametrize(
-    ("recipe", "options"), [("mpc_discrete", ["algo.fit.bootstrap=true"]), ("ppo_continuous", PPO)], ids=["mpc", "ppo"]
+    ("recipe", "options"),
+    [("mpc_discrete", ["dynamics.trainer.bootstrap=true"]), ("ppo_continuous", PPO)],
+    ids=["mpc", "ppo"],
 )
 def test_several_environments_and_a_full_ring_resume_exactly(recipe: str, options: list[str], tmp_path: Path) -> None:
     words = arguments(recipe, "env.num=3", "checkpoint.every=50", "replay.capacity=110", *options, "steps=220")
@@ -145,7 +147,7 @@ def test_several_environments_and_a_full_ring_resume_exactly(recipe: str, option
 def test_other_planners_and_models_resume_exactly(recipe: str, options: list[str], tmp_path: Path) -> None:
     kept = [word for word in arguments(recipe) if not word.startswith("planner.")]
     words = [*kept, *options, "planner.population=16", "planner.horizon=5"]
-    words += ["steps=170", "algo.fit.max_updates=3", "eval.every=0", "checkpoint.every=41"]
+    words += ["steps=170", "dynamics.trainer.max_updates=3", "eval.every=0", "checkpoint.every=41"]
     whole(words, tmp_path / "a")
     stopped(words, tmp_path / "b", 140)
     whole(words, tmp_path / "b")
@@ -266,7 +268,7 @@ def when_at(folder: Path, step: int, act: Callable[[], None], process: subproces
 
 def test_a_killed_process_and_a_terminated_one_go_on(tmp_path: Path) -> None:
     words = [*arguments("mpc_discrete"), "steps=260", "checkpoint.every=33", "log_every=10", "eval.every=150"]
-    words += ["planner.horizon=3", "planner.population=8", "algo.fit.max_updates=3", "eval.final_episodes=1"]
+    words += ["planner.horizon=3", "planner.population=8", "dynamics.trainer.max_updates=3", "eval.final_episodes=1"]
     whole(words, tmp_path / "a")
     folder = tmp_path / "b"
     line = [f"algo={words[0]}", f"env={words[1]}", *words[2:], f"hydra.run.dir={folder}"]
@@ -347,7 +349,7 @@ def test_a_run_older_than_a_setting_resumes_with_its_default(tmp_path: Path) -> 
 
 def test_stored_latents_resume_exactly(tmp_path: Path) -> None:
     model = ["dynamics.units=16", "dynamics.groups=4", "dynamics.classes=4", "algo.hybrid=2", "algo.accumulate=2"]
-    words = arguments("dreamer_grid", "env.num=2", "checkpoint.every=37", "algo.latents=stored", *model)
+    words = arguments("dreamer_grid", "env.num=2", "checkpoint.every=37", "dynamics.trainer.latents=stored", *model)
     words += [
         "steps=200",
         "replay.capacity=120",

@@ -140,7 +140,7 @@ def test_videos_and_pictures_of_a_shared_environment_need_no_second_one(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = ["planner.population=8", "planner.horizon=3", "planner.iterations=1", "algo.warmup=40"]
-    words = ["algo=mpc", "env=gym", *WALK[1:], *plan, "algo.fit.max_updates=2", "steps=60"]
+    words = ["algo=mpc", "env=gym", *WALK[1:], *plan, "dynamics.trainer.max_updates=2", "steps=60"]
     words += ["env.id=Lonely", "eval.shared=true", "video.every=3", "video.final=1"]
     run(compose_config(words), tmp_path, words)
     assert caplog.messages == []

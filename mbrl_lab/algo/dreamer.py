@@ -9,15 +9,11 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from mbrl_lab.algo.latents import Latents
-from mbrl_lab.dynamics.rssm import RSSM
-from mbrl_lab.dynamics.sequence import SequenceModel
-from mbrl_lab.ops import clipped, crossed
+from mbrl_lab.ops import crossed
 from mbrl_lab.policy.actor_critic import ActorCritic
-from mbrl_lab.protocols import Algo
-from mbrl_lab.replay import Replay, free_memory
-from mbrl_lab.replay import memory as bytes_of
-from mbrl_lab.types import EnvSpec, Metrics, Step, Tree
+from mbrl_lab.protocols import Algo, WorldModel
+from mbrl_lab.replay import Replay
+from mbrl_lab.types import EnvSpec, Metrics, Step, Tree, Windows
 
 Part = TypeVar("Part")
 
@@ -26,12 +22,8 @@ class Dreamer(Algo):
     """Random actions for `warmup` steps, then `pretrain` updates of the model; from then on the policy acts, and every
     `every` steps model and policy learn `updates` times in turn.
 
-    The model learns from `batch` windows of as many rows as it wants, in `accumulate` parts. The share `ends` of them
-    lead to an end, as far as one was seen: where ends are rare and the model misses them, dreams go on beyond.
     The policy learns from dreams of `horizon` steps, begun in `starts` of the states the model was in, none an end;
     with `hybrid` above 0 its critic learns from the real rows too, at every so many updates.
-    `latents`: a window of a model with a memory begins with none (`recomputed`), or with that of its first row, kept
-    beside it and renewed whenever the model sees it (`stored`).
     """
 
     ready: Tensor
@@ -39,38 +31,22 @@ class Dreamer(Algo):
     def __init__(
         self,
         spec: EnvSpec,
-        dynamics: Callable[[EnvSpec], SequenceModel],
+        dynamics: Callable[[EnvSpec], WorldModel],
         policy: Callable[[EnvSpec], ActorCritic],
         warmup: int,
         pretrain: int,
-        batch: int,
-        ends: float,
-        accumulate: int,
         every: int,
         updates: int,
         starts: int,
         horizon: int,
         hybrid: int,
-        latents: str,
-        reward_clip: float,
     ) -> None:
         super().__init__()
-        self.spec, self.model = spec, able(dynamics(spec), "dim", "dynamics=latent or rssm_xs, rssm_s, rssm_m")
-        self.policy = able(
-            policy(spec.of_features(self.model.dim)), "learn_in", "policy=actor_critic or actor_critic_xs"
-        )
-        self.warmup, self.pretrain, self.batch, self.accumulate = warmup, pretrain, batch, accumulate
+        self.spec, self.model = spec, dynamics(spec)
+        self.policy = able(policy(self.model.feature_spec), "learn_in", "policy=actor_critic or actor_critic_xs")
+        self.warmup, self.pretrain = warmup, pretrain
         self.every, self.updates, self.starts, self.horizon = every, updates, starts, horizon
-        self.ends = ends
-        self.hybrid, self.stored, self.reward_clip = hybrid, latents == "stored", reward_clip
-        if self.stored and not isinstance(self.model, RSSM):
-            name = type(self.model).__name__
-            raise ValueError(
-                f"algo.latents is {latents!r}; it must be recomputed with {name}, which has no memory, or the model "
-                f"one of dynamics=rssm_xs, rssm_s, rssm_m"
-            )
-        self.latents: Latents | None = None
-        self.kept: dict[str, Any] = {}
+        self.hybrid = hybrid
         self.seen: Tree = None
         self.register_buffer("ready", torch.zeros((), dtype=torch.bool))
 
@@ -84,70 +60,45 @@ class Dreamer(Algo):
 
     def learn(self, replay: Replay, before: int, after: int) -> Metrics:
         metrics: Metrics = {}
-        if self.stored:
-            self._latents(replay).put(replay.added - 2, self.seen)
+        self.model.store(replay, self.seen)
         if after >= self.warmup > before:
             self.ready.fill_(True)
             for _ in range(self.pretrain):
-                metrics |= self._update_model(replay)[2]
+                metrics |= self.model.fit(replay, updates=1).metrics
         for _ in range(self.updates * crossed(max(before, self.warmup), max(after, self.warmup), self.every)):
             metrics |= self._update(replay)
         return metrics
 
     def _update(self, replay: Replay) -> Metrics:
         """One gradient step of the model, and one of the policy."""
-        steps, states, metrics = self._update_model(replay)
-        metrics |= self.policy.learn_in(self.model, self._begin(states, steps), self.horizon)
+        metrics, _, windows = self.model.fit(replay, updates=1)
+        windows = windows or self._windows(replay)
+        metrics = metrics | self.policy.learn_in(self.model, self._begin(windows), self.horizon)
         if self.hybrid and int(self.policy.updates) % self.hybrid == 0:
-            features = self.model.features(states).unflatten(0, steps.first.shape)
-            metrics |= self.policy.update_critic(steps._replace(obs=features))
+            features = self.model.features(windows.states).unflatten(0, windows.steps.first.shape)
+            metrics |= self.policy.update_critic(windows.steps._replace(obs=features))
         return metrics
 
-    def _update_model(self, replay: Replay) -> tuple[Step, Tree, Metrics]:
-        """One gradient step of the model; the windows [L, B] that it saw, and its states [L * B] there."""
-        indices = self._indices(replay)
-        steps = clipped(replay.read(indices, self.model.length), self.reward_clip)
-        if not self.stored:
-            return steps, *self.model.update(steps, parts=self.accumulate)
-        latents = self._latents(replay)
-        states, metrics = self.model.update(steps, latents.read(indices), self.accumulate)
-        latents.renew(indices, states)
-        return steps, states, metrics
+    def _windows(self, replay: Replay) -> Windows:
+        """Transitions and their states, for a model without memory that did not draw any to learn from."""
+        steps = replay.sample(self.starts, 2)
+        flat = Step(*(x.flatten(0, 1) for x in steps))
+        return Windows(steps, self.model.observe(None, flat))
 
-    def _indices(self, replay: Replay) -> Tensor:
-        """[batch] indices where windows begin, the first ones those that lead to an end."""
-        indices = replay.windows(self.batch, self.model.length)
-        endings = replay.endings(self.model.length) if self.ends else indices[:0]
-        count = int(self.batch * self.ends) if len(endings) else 0
-        drawn = torch.randint(max(len(endings), 1), (count,), device=endings.device)
-        return torch.cat([endings[drawn], indices[count:]])
-
-    def _latents(self, replay: Replay) -> Latents:
-        """The states kept beside this replay, with what a checkpoint remembered of them."""
-        if self.latents is None:
-            assert isinstance(self.model, RSSM), type(self.model)
-            self.latents = Latents(self.model, replay)
-            if self.kept:
-                self.latents.load(self.kept)
-        return self.latents
-
-    def _begin(self, states: Tree, steps: Step) -> Tree:
+    def _begin(self, windows: Windows) -> Tree:
         """[starts] of the states [L * B] in which an episode goes on, drawn with replacement."""
-        alive = (~steps.terminal).flatten().float()
+        alive = (~windows.steps.terminal).flatten().float()
         index = torch.multinomial(alive, self.starts, replacement=True)
-        return tree_map_only(Tensor, lambda x: x[index], states)
+        return tree_map_only(Tensor, lambda x: x[index], windows.states)
 
     def allocate(self) -> None:
-        need, free = bytes_of(self.spec, self.batch * self.model.length), free_memory(self.ready.device)
-        if need > free:
-            asked = f"algo.batch={self.batch} windows of dynamics.length={self.model.length} rows"
-            raise ValueError(f"{asked} need {need / 1e9:.1f} GB, where {free / 1e9:.1f} GB are free: make one smaller")
+        self.model.check_memory()
 
     def get_extra_state(self) -> dict[str, Any]:
-        return {} if self.latents is None else self.latents.state()
+        return self.model.trainer_state()
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        self.kept = state
+        self.model.load_trainer_state(state)
 
 
 def able(part: Part, verb: str, choices: str) -> Part:

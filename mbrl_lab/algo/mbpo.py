@@ -6,17 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from mbrl_lab.algo.imagined import Imagined, mix, rows_alive
 from mbrl_lab.algo.off_policy import Learner, WindowPolicy
-from mbrl_lab.dynamics.ensemble import Ensemble
-from mbrl_lab.dynamics.fit_visual import FitVisual
-from mbrl_lab.dynamics.rollout import Doubt, rollout
-from mbrl_lab.dynamics.sequence import SequenceModel
-from mbrl_lab.dynamics.visual import Visual
+from mbrl_lab.dynamics.rollout import rollout
 from mbrl_lab.ops import clipped, crossed
-from mbrl_lab.protocols import Policy
+from mbrl_lab.protocols import Policy, WorldModel
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Metrics, Step, Tree
 
@@ -43,9 +40,8 @@ class MBPO(Learner):
     def __init__(
         self,
         spec: EnvSpec,
-        dynamics: Callable[[EnvSpec], Ensemble | SequenceModel | Visual],
+        dynamics: Callable[[EnvSpec], WorldModel],
         policy: Callable[[EnvSpec], Policy],
-        fit: Callable[[Any, Replay], Metrics],
         warmup: int,
         every: int,
         starts: int,
@@ -62,14 +58,12 @@ class MBPO(Learner):
         earn: bool,
     ) -> None:
         model = dynamics(spec)
-        felt = spec.of_features(model.dim) if isinstance(model, SequenceModel) else spec
-        super().__init__(spec, policy(felt))
-        self.model, self.fit, self.felt_spec = model, fit, felt
-        self.doubt: Doubt | None = getattr(model, "disagreement", None)
-        if (max_uncertainty or explore_bonus) and self.doubt is None:
+        super().__init__(spec, policy(model.feature_spec))
+        self.model = model
+        if (max_uncertainty or explore_bonus) and not model.measures_disagreement:
             key, value = ("max_uncertainty", max_uncertainty) if max_uncertainty else ("explore_bonus", explore_bonus)
             name = type(model).__name__
-            raise ValueError(f"algo.{key} is {value}; with {name}, which cannot tell what it doubts, it must be 0")
+            raise ValueError(f"algo.{key} is {value}; with {name}, which measures no disagreement, it must be 0")
         self.on_policy = not hasattr(self.policy, "window")
         self.real = share(real_ratio, self.on_policy, batch)
         self.warmup, self.every, self.starts, self.epoch, self.keep = warmup, every, starts, epoch, keep
@@ -85,7 +79,7 @@ class MBPO(Learner):
     @torch.no_grad()
     def felt(self, steps: Step) -> Step:
         """Real rows [..., B] as the policy sees them: where the model has features of its own, by these."""
-        if not isinstance(self.model, SequenceModel):
+        if self.model.feature_spec == self.spec:
             return steps
         rows = Step(*(x.flatten(0, steps.first.ndim - 1) for x in steps))
         features = self.model.features(self.model.observe(None, rows))
@@ -104,25 +98,27 @@ class MBPO(Learner):
         self.ready.fill_(True)
         if self.real == self.batch:  # nothing would be learned from it
             return {}
-        metrics = self.fit(self.model, replay) if isinstance(self.model, nn.Module) else {}
-        self.earned = max(1, int(metrics.get("model/earned_length", 1)))
-        states = self.draw(replay, self.starts)
+        result = self.model.fit(replay)
+        metrics, self.earned = result.metrics, max(1, result.trusted_horizon or 1)
+        states = self.model.start_states(replay, self.starts)
         if not self.on_policy:
             steps = self.imagine(states, step)
             self.imagined_rows().add(steps)
             if not len(self.imagined_rows().indices):
                 raise ValueError(f"algo.max_uncertainty is {self.max_uncertainty}; the elites disagree more everywhere")
             metrics |= {"model/rollout_reward": steps.reward[1:].mean(), "model/rollout_alive": rows_alive(steps)}
-        if self.doubt is not None:
-            states = states[:SURVEYED]
+        states = tree_map_only(Tensor, lambda x: x[:SURVEYED], states)
+        if self.model.measures_disagreement:
             actions = self.policy.act(self.model.features(states), True)
-            metrics["model/disagreement"] = self.doubt(states, actions).mean()
+            disagreement = self.model.disagreement(states, actions)
+            assert disagreement is not None, type(self.model)
+            metrics["model/disagreement"] = disagreement.mean()
         return metrics | {"model/rollout_length": float(self.length(step))}
 
     def lesson(self, replay: Replay, step: int) -> Step:
         """Rows for one update of the policy: windows real and imagined, or rollouts."""
         if self.on_policy:
-            return self.imagine(self.draw(replay, self.batch), step)
+            return self.imagine(self.model.start_states(replay, self.batch), step)
         window = cast(WindowPolicy, self.policy).window
         if self.real == self.batch:
             return self.felt(replay.sample(self.batch, window))
@@ -131,18 +127,10 @@ class MBPO(Learner):
 
     def imagine(self, states: Tree, step: int) -> Step:
         """[length + 1, N] rows from states [N, ...]. FloatingPointError if the model gives what is no number."""
-        doubt = self.doubt if self.max_uncertainty or self.explore_bonus else None
-        length, limits = self.length(step), (self.max_uncertainty, self.explore_bonus)
-        steps = rollout(self.model, self.policy, states, length, doubt, *limits)
+        steps = rollout(self.model, self.policy, states, self.length(step), self.max_uncertainty, self.explore_bonus)
         if not (steps.obs.isfinite().all() and steps.reward.isfinite().all()):
             raise FloatingPointError(f"the model imagined what is not finite at step {step}; see dynamics.lr and .clip")
         return steps
-
-    @torch.no_grad()
-    def draw(self, replay: Replay, number: int) -> Tree:
-        """[number, ...]: states of the model in which real transitions begin, drawn with replacement."""
-        indices = self.model.reached(replay, replay.transitions())
-        return self.model.recall(replay, indices[torch.randint(len(indices), (number,), device=indices.device)])
 
     def length(self, step: int) -> int:
         """How far rollouts go after so many environment steps."""
@@ -152,11 +140,10 @@ class MBPO(Learner):
         return min(length, self.earned) if self.earn else length
 
     def allocate(self) -> None:
-        if isinstance(self.fit, FitVisual) and isinstance(self.model, Visual):
-            self.fit.afford(self.model)
+        self.model.check_memory()
         if not self.on_policy:
             keep = max(1, self.keep * self.epoch // self.every)
-            self.imagined = Imagined(self.felt_spec, keep, self.starts, self.lengths[1], self.ready.device)
+            self.imagined = Imagined(self.model.feature_spec, keep, self.starts, self.lengths[1], self.ready.device)
 
     def imagined_rows(self) -> Imagined:
         assert self.imagined is not None, "nothing was allocated"

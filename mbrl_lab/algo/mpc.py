@@ -7,12 +7,10 @@ from collections.abc import Callable
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from mbrl_lab.algo.value import Prolonged, Value
-from mbrl_lab.dynamics.fit_visual import FitVisual
-from mbrl_lab.dynamics.visual import Visual
 from mbrl_lab.ops import crossed
 from mbrl_lab.protocols import Algo, Planner, WorldModel
 from mbrl_lab.replay import Replay
@@ -32,13 +30,12 @@ class MPC(Algo):
         spec: EnvSpec,
         dynamics: Callable[[EnvSpec], WorldModel],
         planner: Planner,
-        fit: Callable[[WorldModel, Replay], Metrics],
         warmup: int,
         every: int,
         value: Callable[[EnvSpec], Value] | None = None,
     ) -> None:
         super().__init__()
-        self.spec, self.model, self.planner, self.fit = spec, dynamics(spec), planner, fit
+        self.spec, self.model, self.planner = spec, dynamics(spec), planner
         self.warmup, self.every, self.value = warmup, every, None if value is None else value(spec)
         self.register_buffer("ready", torch.zeros((), dtype=torch.bool))
         self.promise, self.seconds = torch.zeros(()), 0.0
@@ -60,13 +57,12 @@ class MPC(Algo):
         return action, {"state": state, "plan": plan}
 
     def allocate(self) -> None:
-        if isinstance(self.fit, FitVisual) and isinstance(self.model, Visual):
-            self.fit.afford(self.model)
+        self.model.check_memory()
 
     def learn(self, replay: Replay, before: int, after: int) -> Metrics:
         metrics: Metrics = {"planner/score": self.promise, "time/plan": self.seconds} if self.ready else {}
         if after >= self.warmup and crossed(before - self.warmup, after - self.warmup, self.every):
-            metrics |= self.fit(self.model, replay) if isinstance(self.model, nn.Module) else {}
+            metrics |= self.model.fit(replay).metrics
             self.ready.fill_(True)
         if self.value is not None:
             metrics |= self.value.learn(replay, before, after, self.warmup)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from mbrl_lab.replay import Replay
-from mbrl_lab.types import EnvSpec, Metrics, Outcome, Step, Tree
+from mbrl_lab.protocols import WorldModel
+from mbrl_lab.types import EnvSpec, Outcome, Step, Tree
 
 
-class Analytic:
-    """Its state is the observation; see `mbrl_lab.env.physics` for the functions."""
+class Analytic(WorldModel):
+    """Its state is the observation; see `mbrl_lab.env.physics` for the functions.
 
-    row_blocks = 1
+    `trainer` takes what presets and debug=smoke say of fits: there is nothing to fit.
+    """
 
     def __init__(
         self,
@@ -21,8 +22,9 @@ class Analytic:
         next_obs: Callable[[Tensor, Tensor], Tensor],
         reward_fn: Callable[[Tensor, Tensor, Tensor], Tensor],
         termination_fn: Callable[[Tensor, Tensor, Tensor], Tensor],
+        trainer: Mapping[str, object] | None = None,
     ) -> None:
-        self.spec = spec
+        super().__init__(spec)
         self.next_obs, self.reward_fn, self.termination_fn = next_obs, reward_fn, termination_fn
 
     def observe(self, state: Tree | None, step: Step) -> Tensor:
@@ -33,16 +35,5 @@ class Analytic:
         over = self.termination_fn(state, action, after)
         return after, Outcome(self.reward_fn(state, action, after), 1.0 - over.float())
 
-    def reached(self, replay: Replay, indices: Tensor) -> Tensor:
-        """Of indices [N] those whose state replay still has: all of them."""
-        return indices
-
-    def recall(self, replay: Replay, indices: Tensor) -> Tensor:
-        """[N, D]: the states in indices [N] of replay."""
-        return replay.read(indices, 1).obs[0]
-
     def features(self, state: Tensor) -> Tensor:
         return state
-
-    def update(self, steps: Step) -> tuple[Tensor, Metrics]:
-        return steps.transitions().obs.flatten(0, 1), {}

@@ -13,13 +13,15 @@ from torch.nn import functional as F
 from mbrl_lab.dynamics.ends import Ends
 from mbrl_lab.dynamics.judge import Judgement, judgement
 from mbrl_lab.dynamics.normaliser import Folded, Normaliser, fold
+from mbrl_lab.dynamics.trainer import Trainer
 from mbrl_lab.nets import EnsembleMLP
 from mbrl_lab.nets.adam import Adam
 from mbrl_lab.nets.ensemble import Layers
 from mbrl_lab.nets.precision import FEW_BATCHED, autocast_dtype, worthwhile
 from mbrl_lab.ops import clip_norm, masked_mean
+from mbrl_lab.protocols import WorldModel
 from mbrl_lab.replay import Replay
-from mbrl_lab.types import EnvSpec, Metrics, Outcome, Step, Transition, Tree
+from mbrl_lab.types import EnvSpec, FitResult, Metrics, Outcome, Step, Transition, Tree
 
 Head = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(obs [N, D], action [N] or [N, A], next_obs [N, D]) -> reward [N] float, or end [N] bool."""
@@ -32,7 +34,7 @@ class Frozen(NamedTuple):
     ends: Folded | None  # None while no end was ever seen, or where it is computed
 
 
-class Ensemble(nn.Module):
+class Ensemble(WorldModel):
     """`members` networks as one. The state is the observation; row blocks are predicted by one elite each.
 
     Targets are the change of observation and the reward, standardised; with `gaussian` their variances too, within
@@ -44,6 +46,7 @@ class Ensemble(nn.Module):
     """
 
     compilable = ("_imagine",)
+    measures_disagreement = True
     elite: Tensor
 
     def __init__(
@@ -60,14 +63,16 @@ class Ensemble(nn.Module):
         clip: float,
         noise: float,
         ends: Callable[[int, int], Ends],
+        trainer: Trainer[Ensemble],
         reward_fn: Head | None = None,
         termination_fn: Head | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(spec)
         assert propagation in ("ts_inf", "ts1", "expectation"), propagation
         if len(spec.obs_shape) != 1:
             raise ValueError(f"dynamics=ensemble predicts vectors, not {spec.obs_shape}: try dynamics=frames or grid")
-        self.spec, self.members, self.gaussian, self.propagation, self.clip = spec, members, gaussian, propagation, clip
+        self.members, self.gaussian, self.propagation, self.clip = members, gaussian, propagation, clip
+        self.trainer = trainer
         self.noise, self.reward_fn, self.termination_fn = noise, reward_fn, termination_fn
         dim = spec.obs_shape[0]
         self.outputs = dim + 1
@@ -92,13 +97,8 @@ class Ensemble(nn.Module):
     def row_blocks(self) -> int:
         return len(self.elite) if self.propagation == "ts_inf" else 1
 
-    def reached(self, replay: Replay, indices: Tensor) -> Tensor:
-        """Of indices [N] those whose state replay still has: all of them."""
-        return indices
-
-    def recall(self, replay: Replay, indices: Tensor) -> Tensor:
-        """[N, D]: the states in indices [N] of replay."""
-        return replay.read(indices, 1).obs[0]
+    def fit(self, replay: Replay, updates: int | None = None) -> FitResult:
+        return self.trainer.fit(self, replay, updates)
 
     @torch.no_grad()
     def imagine(self, state: Tree, action: Tensor) -> tuple[Tensor, Outcome]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mbrl_lab.dynamics.grid import COLOURS, LARGEST, SELDOM
+from mbrl_lab.dynamics.trainer import Trainer
 from mbrl_lab.dynamics.visual import Net, Said, Visual
 from mbrl_lab.nets.dilated import Dilated, Pooled
 from mbrl_lab.nets.encoder import squared
@@ -144,6 +145,7 @@ class Frames(Visual):
         target: str,
         lr: float,
         clip: float,
+        trainer: Trainer[Visual],
     ) -> None:
         if len(spec.obs_shape) == 3 and spec.obs_shape[0] != spec.stack:
             cure = "try dynamics=grid" if max(spec.obs_shape[1:]) <= LARGEST else COLOURS
@@ -157,7 +159,7 @@ class Frames(Visual):
         def make() -> Net:
             return TARGETS[target](spec, history, patch, width, depth)
 
-        super().__init__(spec, make, members, history, unroll, width, lr, clip)
+        super().__init__(spec, make, members, history, unroll, width, lr, clip, trainer)
 
     def study(self, frames: Tensor) -> None:
         """Learn what each level looks like from real frames; one that is not there stays as it was."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mbrl_lab.dynamics.trainer import Trainer
 from mbrl_lab.dynamics.visual import Net, Said, Visual
 from mbrl_lab.nets.dilated import Dilated, Pooled
 from mbrl_lab.ops import pick
@@ -121,6 +122,7 @@ class Grid(Visual):
         depth: int,
         lr: float,
         clip: float,
+        trainer: Trainer[Visual],
     ) -> None:
         if max(spec.obs_shape[1:], default=0) > LARGEST:
             size = " x ".join(map(str, spec.obs_shape[1:]))
@@ -133,7 +135,7 @@ class Grid(Visual):
         def make() -> Net:
             return GridNet(spec, channels, history, width, depth)
 
-        super().__init__(spec, make, members, history, unroll, width, lr, clip)
+        super().__init__(spec, make, members, history, unroll, width, lr, clip, trainer)
 
     def study(self, frames: Tensor) -> None:
         for net in self.nets:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mbrl_lab.dynamics.sequence import SequenceModel, unbroken
+from mbrl_lab.dynamics.trainer import Trainer
 from mbrl_lab.nets.adam import Adam
 from mbrl_lab.nets.decoder import decoder, scale_of
 from mbrl_lab.nets.encoder import MakeEncoder
@@ -58,9 +59,10 @@ class Latent(SequenceModel):
         lr: float,
         clip: float,
         anneal_updates: int,
+        trainer: Trainer[SequenceModel],
     ) -> None:
-        super().__init__(spec, length, lr, clip, anneal_updates)
-        self.dim, self.gaussian, self.consistency, self.balance = latent, gaussian, consistency, balance
+        super().__init__(spec, latent, length, lr, clip, anneal_updates, trainer)
+        self.gaussian, self.consistency, self.balance = gaussian, consistency, balance
         hidden, outputs = [width] * depth, latent * (1 + gaussian)
         self.see = encoder(spec)
         self.scale = scale_of(spec, self.see)
@@ -70,6 +72,7 @@ class Latent(SequenceModel):
         self.reward = begin_at_zero(mlp([latent, *hidden, self.head.outputs], activation=nn.SiLU, fp32_output=True))
         self.end = begin_at_zero(mlp([latent, *hidden, 1], activation=nn.SiLU))
         self.decoder = decoder(spec, self.see, latent, hidden) if decode else None
+        self.decodes = decode
         self.opt = Adam(self.parameters(), lr)
 
     def observe(self, state: Tree | None, step: Step) -> Tensor:
@@ -86,13 +89,8 @@ class Latent(SequenceModel):
     def features(self, state: Tree) -> Tensor:
         return state
 
-    @property
-    def tells(self) -> bool:
-        return self.decoder is not None
-
-    def decode(self, state: Tree) -> Tensor:
-        assert self.decoder is not None, "it does not tell observations"
-        return self.decoder.read(self.decoder(state), self.scale)
+    def decode(self, state: Tree) -> Tensor | None:
+        return None if self.decoder is None else self.decoder.read(self.decoder(state), self.scale)
 
     def loss(self, steps: Step, start: Tree | None) -> tuple[Tensor, Tree, Metrics]:
         known = unbroken(steps.first)

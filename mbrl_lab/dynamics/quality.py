@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from mbrl_lab.types import Metrics, Outcome, Step
+from mbrl_lab.dynamics.visual import Visual
+from mbrl_lab.types import Metrics, Step
 
 TILES = 7
 """Along each side of an image of more than 10 pixels; smaller ones have a tile for each pixel."""
@@ -33,17 +34,6 @@ Parts = Callable[[Tensor], dict[str, Part]]
 """What a game's images [N, H, W] uint8 show, by name."""
 
 
-class ImageModel(Protocol):
-    """A state is some of the newest frames [N, C, H, W], one behind the other; `lead` more rows than one begin it."""
-
-    lead: int
-    shape: tuple[int, int, int]
-
-    def begin(self, steps: Step) -> Tensor: ...
-    def expect(self, state: Tensor, action: Tensor) -> tuple[Tensor, Outcome]: ...
-    def recognise(self, state: Tensor, action: Tensor, frame: Tensor) -> Tensor: ...
-
-
 class OpenLoop(NamedTuple):
     """H steps imagined from N starts with the actions truly taken."""
 
@@ -60,13 +50,13 @@ class OpenLoop(NamedTuple):
 
 
 @torch.no_grad()
-def open_loop(model: ImageModel, steps: Step, told: bool = False) -> OpenLoop:
+def open_loop(model: Visual, steps: Step, told: bool = False) -> OpenLoop:
     """Imagine along rows [lead + 1 + H, N] whose first lead + 1 begin a state of the model.
 
     `told`: of the outcomes that the model deems possible the one nearest to the truth, not the likeliest.
     """
     lead, channels = model.lead, model.shape[0]
-    state = model.begin(steps.at(slice(0, lead + 1)))
+    state = model.initial_state(steps.at(slice(0, lead + 1)))
     start, before = state[:, -channels:], state[:, -2 * channels : -channels]
     if before.shape != start.shape:
         before = start
@@ -181,8 +171,8 @@ AHEAD = (1, 2, 5, 10)
 """Steps at which open-loop predictions are judged."""
 
 
-def judged(seen: OpenLoop, told: OpenLoop, far: int, parts: Parts | None) -> Metrics:
-    """Everything that is logged about predictions, by name; rollouts earn their length by `told` ones."""
+def judged(seen: OpenLoop, told: OpenLoop, far: int, parts: Parts | None) -> tuple[Metrics, int]:
+    """Everything that is logged about predictions, by name, and the trusted horizon, by `told` ones."""
     said, was = changed(seen, far)
     every = {"changed_f1": f1(said, was, seen.valid), "tiles_right": tiles_right(said, was, seen.valid)}
     possible = tiles_right(*changed(told, far), told.valid)
@@ -194,4 +184,5 @@ def judged(seen: OpenLoop, told: OpenLoop, far: int, parts: Parts | None) -> Met
     first = seen.first[0]
     found |= rare("reward", seen.reward[0, first].abs(), seen.true_reward[0, first] != 0)
     found |= rare("end", seen.end[0, first], seen.true_end[0, first])
-    return found | {"model/earned_length": float(earned(possible))}
+    trusted = earned(possible)
+    return found | {"model/earned_length": float(trusted)}, trusted

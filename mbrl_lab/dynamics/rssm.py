@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mbrl_lab.dynamics.sequence import SequenceModel
+from mbrl_lab.dynamics.trainer import Trainer
 from mbrl_lab.nets.adam import Adam
 from mbrl_lab.nets.decoder import decoder, scale_of
 from mbrl_lab.nets.encoder import MakeEncoder
@@ -30,6 +31,7 @@ class RSSM(SequenceModel):
     """
 
     compilable = ("advance", "_infer")
+    recurrent, decodes = True, True
 
     def __init__(
         self,
@@ -50,12 +52,12 @@ class RSSM(SequenceModel):
         lr: float,
         clip: float,
         anneal_updates: int,
+        trainer: Trainer[SequenceModel],
     ) -> None:
-        super().__init__(spec, length, lr, clip, anneal_updates)
+        super().__init__(spec, units + groups * classes, length, lr, clip, anneal_updates, trainer)
         self.unimix, self.units, self.groups, self.classes = unimix, units, groups, classes
         self.kl_prior, self.kl_posterior, self.free_nats = kl_prior, kl_posterior, free_nats
         latents, hidden = groups * classes, [width] * depth
-        self.dim = units + latents
         self.see = encoder(spec)
         self.scale = scale_of(spec, self.see)
         deep = mlp([self.see.dim, *hidden, width], True, activation=nn.SiLU)
@@ -72,7 +74,7 @@ class RSSM(SequenceModel):
         self.opt = Adam(self.parameters(), lr)
 
     def observe(self, state: Tree | None, step: Step) -> Tree:
-        state = self.begin(len(step.first), step.first.device) if state is None else state
+        state = self.initial_state(len(step.first), step.first.device) if state is None else state
         seen = self._embed(step.obs)
         with worthwhile(len(seen), seen.device.type):
             return self._infer(state, step.action, step.first, seen)[0]
@@ -91,10 +93,17 @@ class RSSM(SequenceModel):
     def decode(self, state: Tree) -> Tensor:
         return self.decoder.read(self.decoder(self.features(state)), self.scale)
 
-    def begin(self, batch: int, device: torch.device) -> dict[str, Tensor]:
-        """The state before anything was seen."""
+    def initial_state(self, batch: int, device: torch.device) -> dict[str, Tensor]:
         memory = torch.zeros(batch, self.units, device=device)
         return {"memory": memory, "latent": memory.new_zeros(batch, self.groups, self.classes)}
+
+    def pack(self, state: Tree) -> dict[str, Tensor]:
+        """The numbers of the latents' classes in the place of one-hot vectors."""
+        return {"memory": state["memory"], "classes": state["latent"].argmax(-1).to(torch.int16)}
+
+    def unpack(self, packed: dict[str, Tensor]) -> dict[str, Tensor]:
+        latent = F.one_hot(packed["classes"].long(), self.classes).float()
+        return {"memory": packed["memory"], "latent": latent}
 
     def loss(self, steps: Step, start: Tree | None) -> tuple[Tensor, Tree, Metrics]:
         """Where `start` is known it is the state in the first row, which then is not learned from."""
@@ -143,7 +152,7 @@ class RSSM(SequenceModel):
     def _filter(self, steps: Step, start: Tree | None) -> tuple[dict[str, Tensor], Tensor]:
         """States [L, B, ...] and posteriors' log-probabilities [L, B, groups, classes] of windows [L, B]."""
         embedded = self._embed(steps.obs)
-        blank = self.begin(steps.first.shape[1], steps.first.device)
+        blank = self.initial_state(steps.first.shape[1], steps.first.device)
         with worthwhile(len(embedded[0]), embedded.device.type):
             state, logp = self._infer(blank, steps.action[0], torch.ones_like(steps.first[0]), embedded[0])
             state = state if start is None else start

@@ -3,62 +3,98 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_map, tree_map_only
 
+from mbrl_lab.dynamics.trainer import Trainer
 from mbrl_lab.nets.anneal import anneal
-from mbrl_lab.nets.precision import differentiate
+from mbrl_lab.nets.precision import autocast_dtype, differentiate
 from mbrl_lab.nets.running import Standardise
 from mbrl_lab.ops import clip_norm
+from mbrl_lab.protocols import WorldModel
 from mbrl_lab.replay import Replay
-from mbrl_lab.types import EnvSpec, Metrics, Outcome, Step, Tree
+from mbrl_lab.types import EnvSpec, FitResult, Metrics, Outcome, Step, Trajectory, Tree
 
 
-class SequenceModel(nn.Module):
-    """A WorldModel with features [B, `dim`], trained on windows of `length` rows by the loss of its class.
+class SequenceModel(WorldModel):
+    """A world model with features [B, `dim`], trained on windows of `length` steps by the loss of its class.
 
     In the second half of `anneal_updates` its learning rate falls to a hundredth; 0: never.
     """
 
-    dim: int
     scale: Standardise | None
     opt: torch.optim.Optimizer
     updates: Tensor
 
-    row_blocks = 1
-
-    def __init__(self, spec: EnvSpec, length: int, lr: float, clip: float, anneal_updates: int) -> None:
-        super().__init__()
-        self.spec, self.length, self.lr, self.clip, self.anneal_updates = spec, length, lr, clip, anneal_updates
+    def __init__(
+        self,
+        spec: EnvSpec,
+        dim: int,
+        length: int,
+        lr: float,
+        clip: float,
+        anneal_updates: int,
+        trainer: Trainer[SequenceModel],
+    ) -> None:
+        super().__init__(spec, spec.of_features(dim))
+        self.dim, self.length, self.lr, self.clip, self.anneal_updates = dim, length, lr, clip, anneal_updates
+        self.trainer = trainer
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+        trainer.check_model(self)
 
-    def observe(self, state: Tree | None, step: Step) -> Tree:
-        raise NotImplementedError
+    def fit(self, replay: Replay, updates: int | None = None) -> FitResult:
+        return self.trainer.fit(self, replay, updates)
+
+    def check_memory(self) -> None:
+        self.trainer.check_memory(self)
+
+    def store(self, replay: Replay, state: Tree) -> None:
+        self.trainer.store(self, replay, state)
+
+    def trainer_state(self) -> dict[str, Any]:
+        return self.trainer.state()
+
+    def load_trainer_state(self, state: dict[str, Any]) -> None:
+        self.trainer.load_state(state)
 
     def imagine(self, state: Tree, action: Tensor) -> tuple[Tree, Outcome]:
         after = self.advance(state, action)
         return after, self.outcome(self.features(after))
 
+    def imagine_trajectory(self, choose: Callable[[Tensor], Tensor], state: Tree, horizon: int) -> Trajectory:
+        """Rewards of all steps at once, and of the first states too, as cutting them off costs more."""
+        features, actions = [_cast(self.features(state))], []
+        for _ in range(horizon):
+            actions.append(choose(features[-1]))
+            state = self.advance(state, actions[-1])
+            features.append(_cast(self.features(state)))
+        seen = torch.stack(features)
+        reward, discount = (x[1:] for x in self.outcome(seen))
+        return Trajectory(seen, torch.stack(actions), reward, discount, torch.ones_like(reward, dtype=torch.bool))
+
     def advance(self, state: Tree, action: Tensor) -> Tree:
-        """The state that follows, without a word of what it pays."""
+        """Next state, without predicting the reward."""
         raise NotImplementedError
 
     def outcome(self, features: Tensor) -> Outcome:
-        """What it meant to arrive in states with features [..., F]."""
+        """Reward and continuation of arriving in states with features [..., F]."""
         raise NotImplementedError
 
-    def features(self, state: Tree) -> Tensor:
+    def initial_state(self, batch: int, device: torch.device) -> Tree:
+        """The state [batch] before anything was observed, of a recurrent model."""
         raise NotImplementedError
 
-    def reached(self, replay: Replay, indices: Tensor) -> Tensor:
-        """Of indices [N] those whose state replay still has: all of them, since `recall` knows nothing from before."""
-        return indices
+    def pack(self, state: Tree) -> dict[str, Tensor]:
+        """States [N] of a recurrent model, as small as they can be kept."""
+        raise NotImplementedError
 
-    def recall(self, replay: Replay, indices: Tensor) -> Tree:
-        """[N, ...]: states that indices [N] of replay would begin, as if nothing had been seen before."""
-        return self.observe(None, replay.read(indices, 1).at(0))
+    def unpack(self, packed: dict[str, Tensor]) -> Tree:
+        """The inverse of `pack`."""
+        raise NotImplementedError
 
     def scaled(self, obs: Tensor) -> Tensor:
         """Observations [..., *obs_shape] as the encoder sees them."""
@@ -68,15 +104,6 @@ class SequenceModel(nn.Module):
         """Let observations [N, *obs_shape] have a say in what they are standardised by."""
         if self.scale is not None:
             self.scale.moments.add(obs, torch.ones(len(obs), device=obs.device))
-
-    @property
-    def tells(self) -> bool:
-        """Whether it has learned to tell observations."""
-        return True
-
-    def decode(self, state: Tree) -> Tensor:
-        """[..., *obs_shape]: what observations would be, in their own units."""
-        raise NotImplementedError
 
     def loss(self, steps: Step, start: Tree | None) -> tuple[Tensor, Tree, Metrics]:
         """Of windows [L, B], [] the mean over rows and windows, the states [L, B, ...], and what it consists of.
@@ -119,3 +146,8 @@ def unbroken(first: Tensor) -> Tensor:
     begun = first.clone()
     begun[0] = False
     return begun.cumsum(0) == 0
+
+
+def _cast(features: Tensor) -> Tensor:
+    """In the dtype that networks compute in, which each of those that read them would cast them to again."""
+    return features.to(autocast_dtype(features.device.type))

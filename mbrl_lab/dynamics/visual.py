@@ -9,11 +9,13 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from mbrl_lab.dynamics.trainer import Trainer
 from mbrl_lab.nets.adam import Adam
 from mbrl_lab.nets.precision import differentiate
 from mbrl_lab.ops import clip_norm, pick
+from mbrl_lab.protocols import WorldModel
 from mbrl_lab.replay import Replay
-from mbrl_lab.types import EnvSpec, Metrics, Outcome, Step
+from mbrl_lab.types import EnvSpec, FitResult, Metrics, Outcome, Step
 
 SIGNS = (-1.0, 0.0, 1.0)
 """Classes of reward: only its sign is learned."""
@@ -70,7 +72,7 @@ class Net(nn.Module, ABC):
         """(next frames [N, K, C, H, W] uint8, logits [N, K, 4], log-probabilities of the outcomes [N, K])."""
 
 
-class Visual(nn.Module):
+class Visual(WorldModel):
     """`members` networks; a state is the newest `history` frames [N, history * C, H, W] uint8, the oldest first.
 
     The state is shifted and only the newest frame predicted, in the bytes that real ones have. Row blocks are predicted
@@ -81,6 +83,7 @@ class Visual(nn.Module):
     """
 
     odds: Tensor
+    measures_disagreement = True
 
     def __init__(
         self,
@@ -92,14 +95,16 @@ class Visual(nn.Module):
         width: int,
         lr: float,
         clip: float,
+        trainer: Trainer[Visual],
     ) -> None:
-        super().__init__()
+        super().__init__(spec)
         if spec.obs_dtype != torch.uint8 or len(spec.obs_shape) != 3:
             name = f"dynamics={type(self).__name__.lower()}"
             raise ValueError(f"{name} predicts uint8 images, not {spec.obs_shape} {spec.obs_dtype}: try ensemble")
         if history < spec.stack:
             raise ValueError(f"dynamics.history is {history}; it must be at least env.frame_stack, {spec.stack}")
-        self.spec, self.members, self.history, self.unroll, self.clip = spec, members, history, unroll, clip
+        self.members, self.history, self.unroll, self.clip = members, history, unroll, clip
+        self.trainer = trainer
         self.width, self.lr = width, lr
         self.shape = (spec.obs_shape[0] // spec.stack, spec.obs_shape[1], spec.obs_shape[2])
         self.lead = history - spec.stack
@@ -181,11 +186,26 @@ class Visual(nn.Module):
         """The state a frame later."""
         return torch.cat([state[:, self.shape[0] :], frame], 1)
 
-    def recall(self, replay: Replay, indices: Tensor) -> Tensor:
-        """[N, history * C, H, W]: the states in which real transitions begin, whose indices [N] `reached` has left."""
-        return self.begin(replay.read(indices - self.lead * replay.num_envs, self.lead + 1))
+    def fit(self, replay: Replay, updates: int | None = None) -> FitResult:
+        return self.trainer.fit(self, replay, updates)
 
-    def begin(self, steps: Step) -> Tensor:
+    @torch.no_grad()
+    def start_states(self, replay: Replay, count: int) -> Tensor:
+        indices = self.valid_starts(replay, replay.transitions())
+        return self.states_at(replay, indices[torch.randint(len(indices), (count,), device=indices.device)])
+
+    def check_memory(self) -> None:
+        self.trainer.check_memory(self)
+
+    def valid_starts(self, replay: Replay, indices: Tensor) -> Tensor:
+        """Keep the indices [N] that have enough history in replay to build a model state."""
+        return indices[indices >= (replay.oldest + self.lead) * replay.num_envs]
+
+    def states_at(self, replay: Replay, indices: Tensor) -> Tensor:
+        """[N, history * C, H, W]: the states at valid starts [N]."""
+        return self.initial_state(replay.read(indices - self.lead * replay.num_envs, self.lead + 1))
+
+    def initial_state(self, steps: Step) -> Tensor:
         """The state at the last of rows [lead + 1, N]."""
         if self.spec.stack == 1:  # quicker than one row after the other
             later = steps.first.long().flip(0).cumsum(0).flip(0) - steps.first.long()
@@ -197,10 +217,6 @@ class Visual(nn.Module):
         assert state is not None
         return state
 
-    def reached(self, replay: Replay, indices: Tensor) -> Tensor:
-        """Of indices [N] those before which replay still has all frames of the state."""
-        return indices[indices >= (replay.oldest + self.lead) * replay.num_envs]
-
     def update(self, steps: Step) -> tuple[Tensor, Metrics]:
         """Rows [lead + 1 + U, B] for all members alike, or [lead + 1 + U, K, B] for each its own: U steps to learn."""
         each = [self._of_member(steps, k) for k in range(self.members)]
@@ -210,7 +226,7 @@ class Visual(nn.Module):
         if self.clip:
             metrics["model/gradient_norm"] = clip_norm(self.parameters(), self.clip)
         self.opt.step()
-        return self.begin(each[0].at(slice(0, self.lead + 1))), metrics
+        return self.initial_state(each[0].at(slice(0, self.lead + 1))), metrics
 
     def _descend(self, member: int, rows: Step) -> dict[str, Tensor]:
         """Add the gradient of one member's loss."""
@@ -220,7 +236,7 @@ class Visual(nn.Module):
 
     def loss(self, member: int, steps: Step) -> tuple[Tensor, dict[str, Tensor]]:
         """The mean loss of rows [lead + 1 + U, B], of which U are predicted, and its parts."""
-        state = self.begin(steps.at(slice(0, self.lead + 1)))
+        state = self.initial_state(steps.at(slice(0, self.lead + 1)))
         valid = torch.ones_like(steps.first[0])
         totals = []
         for t in range(self.lead + 1, len(steps.first)):

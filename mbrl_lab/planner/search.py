@@ -54,7 +54,7 @@ def evaluate(model: WorldModel, state: Tree, sequences: Tensor, particles: int =
                 break
 
     if hasattr(model, "value") and len(rows):
-        total = total + alive * model.value(wide)
+        total = total + alive * model.value(wide)  # type: ignore[operator]
     totals[rows], alives[rows] = total, alive
     totals, alives = totals[: copies * batch], alives[: copies * batch]
     sane = totals.isfinite() & alives.isfinite()

@@ -22,14 +22,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mbrl_lab.dynamics.rollout import Dream, Dreamt, dream, waking
+from mbrl_lab.dynamics.rollout import real_trajectory
 from mbrl_lab.nets.actor import Categorical, ClippedGaussian, Distribution
 from mbrl_lab.nets.adam import Adam
 from mbrl_lab.nets.anneal import anneal, annealing_factor
 from mbrl_lab.nets.heads import begin_at_zero, head
 from mbrl_lab.nets.mlp import mlp
 from mbrl_lab.ops import lambda_returns, polyak, unimix
-from mbrl_lab.types import EnvSpec, Metrics, Step, Tree
+from mbrl_lab.protocols import WorldModel
+from mbrl_lab.types import EnvSpec, Metrics, Step, Trajectory, Tree
 
 PERCENTILES = (0.05, 0.95)
 """Of the returns, whose distance is the return range."""
@@ -157,23 +158,23 @@ class ActorCritic(nn.Module):
     def act(self, features: Tensor, explore: bool) -> Tensor:
         return self.actor(features).sample() if explore else self.averaged_actor(features).mode()
 
-    def learn_in(self, model: Dreamt, state: Tree, horizon: int) -> Metrics:
+    def learn_in(self, model: WorldModel, state: Tree, horizon: int) -> Metrics:
         """Learn from `horizon` imagined steps that begin in states [B]; the model gets no gradients."""
         with torch.set_grad_enabled(self.gradient == "dynamics"):
-            imagined = dream(model, lambda features: self.actor(features.detach()).sample(), state, horizon)
+            imagined = model.imagine_trajectory(lambda x: self.actor(x.detach()).sample(), state, horizon)
         return self._learn(imagined, self.gradient)
 
     def update(self, steps: Step) -> Metrics:
         """Learn from rows [H + 1, B] whose observations are features. There is no model to differentiate through."""
-        return self._learn(waking(steps), "reinforce")
+        return self._learn(real_trajectory(steps), "reinforce")
 
     def update_critic(self, steps: Step) -> Metrics:
         """The critic alone learns, from rows [H + 1, B] that another policy may have made."""
-        real = waking(steps)
+        real = real_trajectory(steps)
         returns, _ = self.returns_and_values(real)
         return {"policy/real_loss": self._critic_step(real.features[:-1], returns, real.valid.float())}
 
-    def _learn(self, rollout: Dream, gradient: str) -> Metrics:
+    def _learn(self, rollout: Trajectory, gradient: str) -> Metrics:
         """A step of actor and critic on a rollout; `gradient` as in the constructor."""
         updates = int(self.updates) if self.optim.anneal_updates else 0  # a GPU is waited for only where it matters
         for opt, lr in ((self.actor_opt, self.optim.actor_lr), (self.critic_opt, self.optim.critic_lr)):
@@ -206,7 +207,7 @@ class ActorCritic(nn.Module):
             "policy/imagined_end": 1 - rollout.discount.detach().mean(),
         }
 
-    def returns_and_values(self, rollout: Dream) -> tuple[Tensor, Tensor]:
+    def returns_and_values(self, rollout: Trajectory) -> tuple[Tensor, Tensor]:
         """[H, B] each: lambda-returns R_t (eq. 5), and V'(s_t)."""
         value = self.head.mean(self.target_critic(rollout.features))
 
@@ -217,7 +218,7 @@ class ActorCritic(nn.Module):
 
     def actor_loss(
         self,
-        rollout: Dream,
+        rollout: Trajectory,
         features: Tensor,
         returns: Tensor,
         value: Tensor,

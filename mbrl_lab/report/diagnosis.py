@@ -8,7 +8,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
-from mbrl_lab.dynamics import Ensemble, Fit
+from mbrl_lab.dynamics import Ensemble
 from mbrl_lab.dynamics.judge import Judgement
 from mbrl_lab.protocols import Algo, WorldModel
 from mbrl_lab.report.forecast import (
@@ -78,11 +78,8 @@ def diagnose(runner: Runner, algo: Algo, num: int = ENVS, steps: int = STEPS) ->
 
 def held_out(runner: Runner, algo: Algo) -> Step | None:
     """[2, N] rows that the model was never trained on; None where replay or a hold-out is not there."""
-    fit = getattr(algo, "fit", None)
-    if not isinstance(fit, Fit) or len(runner.replay) < 2:
-        return None
-    held = fit.split(runner.replay.transitions())[1]
-    return runner.replay.read(held, 2) if len(held) else None
+    model = model_of(algo)
+    return model.trainer.held_out(runner.replay) if isinstance(model, Ensemble) else None
 
 
 def pairwise(rows: Step) -> Step:

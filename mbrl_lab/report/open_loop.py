@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_map_only
 
 from mbrl_lab.dynamics.sequence import SequenceModel
-from mbrl_lab.protocols import Algo
+from mbrl_lab.protocols import Algo, WorldModel
 from mbrl_lab.report.canvas import BLUE, GREY, INK, ORANGE, grid, legend, name, save
 from mbrl_lab.report.play import play_policy
 from mbrl_lab.report.tables import AHEAD as SHOWN
@@ -67,15 +67,22 @@ def imagined(model: SequenceModel, rows: Step, states: Tree, begun: Tensor) -> O
     broken = rows.first[at, env] & (torch.arange(len(when), device=time.device)[:, None] >= CONTEXT)
     valid = (when < len(rows.first)) & (broken.cumsum(0) == 0)
     inferred = tree_map_only(Tensor, lambda x: x[at[:CONTEXT], env], states)
-    told = [*model.decode(inferred)]
+    told = [*decoded(model, inferred)]
     rewards = [torch.full_like(rows.reward[at[0], env], torch.nan)] * CONTEXT
     state = tree_map_only(Tensor, lambda x: x[time, env], states)
     for row in at[CONTEXT:]:
         state, outcome = model.imagine(state, rows.action[row, env])
-        told.append(model.decode(state))
+        told.append(decoded(model, state))
         rewards.append(outcome.reward)
     seen = rows.obs[at, env].float(), torch.stack(told), rows.reward[at, env], torch.stack(rewards), valid
     return OpenLoop(*(x.cpu() for x in seen))
+
+
+def decoded(model: WorldModel, state: Tree) -> Tensor:
+    """The observations that states stand for, of a model that predicts them."""
+    obs = model.decode(state)
+    assert obs is not None, type(model)
+    return obs
 
 
 def scale_of(seen: OpenLoop) -> Tensor:
@@ -113,9 +120,9 @@ def draw_open_loop(runner: Runner, model: SequenceModel, home: Path) -> tuple[st
 
     No files where the model tells no observations, or no episode was long enough.
     """
-    seen = look_ahead(runner, runner.algo, model) if model.tells else None
+    seen = look_ahead(runner, runner.algo, model) if model.decodes else None
     if seen is None:
-        why = "no episode was long enough to judge it" if model.tells else "it tells no observations: dynamics.decode"
+        why = "no episode was long enough to judge it" if model.decodes else "it tells no observations: dynamics.decode"
         return f"model     {why}", []
     rows = by_step(seen)
     said = table([row for row in rows if row["steps"] in (0, *SHOWN)])

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mbrl_lab.dynamics.fit_visual import JUDGED, assess
+from mbrl_lab.dynamics.image_trainer import JUDGED, ImageTrainer, assess
 from mbrl_lab.dynamics.quality import AHEAD, OpenLoop, changed, f1, recall_of, tiles_right
 from mbrl_lab.dynamics.visual import Visual
 from mbrl_lab.protocols import Algo
@@ -45,12 +45,13 @@ class Seen(NamedTuple):
 @torch.no_grad()
 def examine(runner: Runner, algo: Algo, num: int = ENVS, steps: int = STEPS) -> Seen:
     """Play and predict; the same for the same weights, and without a trace in the runner."""
-    model, parts = algo.model, getattr(getattr(algo, "fit", None), "parts", None)
+    model = algo.model
     assert isinstance(model, Visual), type(model)
+    parts = cast(ImageTrainer, model.trainer).parts
     with runner.random_numbers_apart(DIAGNOSIS), runner.arithmetic():
         rows = play_policy(runner, algo, model, num, steps).rows
         both = Step(*(torch.cat(x, 1) for x in zip(rows, play_random(runner, num, steps), strict=True)))
-        loop, found = assess(model, windows(both, model.lead + 1 + max(AHEAD), JUDGED), parts)
+        loop, found, _ = assess(model, windows(both, model.lead + 1 + max(AHEAD), JUDGED), parts)
         seen = {k: float(v) for k, v in found.items()}
         state = observe(model, rows)[:-1].flatten(0, 1)
         seen["model/disagreement"] = float(model.disagreement(state, rows.action[1:].flatten()).mean())

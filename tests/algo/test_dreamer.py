@@ -13,19 +13,19 @@ from torch import Tensor, nn
 from mbrl_lab import make_run
 from mbrl_lab.algo import Dreamer
 from mbrl_lab.config import ConfigError, check, compose_config
+from mbrl_lab.dynamics import SequenceTrainer
+from mbrl_lab.dynamics.sequence import SequenceModel
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Metrics, Step, Tree
 
 SPEC = EnvSpec((2,), torch.float32, 1, discrete=False)
 
 
-class Model(nn.Module):
+class Model(SequenceModel):
     """Notes what it learns from; its state is the observation, doubled."""
 
-    dim, length = 2, 3
-
-    def __init__(self, spec: EnvSpec) -> None:
-        super().__init__()
+    def __init__(self, spec: EnvSpec, trainer: SequenceTrainer) -> None:
+        super().__init__(spec, 2, 3, 1e-3, 0.0, 0, trainer)
         self.tape: list[str] = []
         self.steps: list[Step] = []
         self.carried: list[Tree | None] = []
@@ -68,10 +68,15 @@ class Student(nn.Module):
 
 def dreamer(**settings: Any) -> Any:
     loop: dict[str, Any] = {
-        "warmup": 6, "pretrain": 2, "batch": 5, "ends": 0.0, "accumulate": 1, "every": 3, "updates": 1, "starts": 40,
-        "horizon": 7, "hybrid": 0, "latents": "recomputed", "reward_clip": 0.0,
+        "warmup": 6, "pretrain": 2, "every": 3, "updates": 1, "starts": 40, "horizon": 7, "hybrid": 0,
     }  # fmt: skip
-    return Dreamer(SPEC, Model, Student, **(loop | settings))  # type: ignore[arg-type]
+    windows: dict[str, Any] = {
+        "batch": 5, "max_updates": 0, "terminal_fraction": 0.0, "accumulate": 1, "latents": "recomputed",
+        "reward_clip": 0.0,
+    }  # fmt: skip
+    trainer = SequenceTrainer(**(windows | {k: v for k, v in settings.items() if k in windows}))
+    others = loop | {k: v for k, v in settings.items() if k in loop}
+    return Dreamer(SPEC, lambda spec: Model(spec, trainer), Student, **others)  # type: ignore[arg-type, return-value]
 
 
 def run(algo: Any, steps: int) -> Replay:
@@ -106,7 +111,7 @@ def test_dreams_begin_in_states_that_are_no_ends() -> None:
 
 
 def test_a_share_of_windows_leads_to_an_end() -> None:
-    algo = dreamer(ends=0.5)
+    algo = dreamer(terminal_fraction=0.5)
     run(algo, 30)
     last = torch.cat([s.terminal[-1, :2] for s in algo.model.steps])
     assert last.all() and not all(s.terminal[-1, 2:].all() for s in algo.model.steps)
@@ -133,9 +138,9 @@ def test_it_acts_at_random_until_the_warm_up_is_over_and_remembers_its_belief() 
     assert [c is None for c in algo.model.carried] == [True, True, False] and algo.model.carried[2] is carry
 
 
-@pytest.mark.parametrize("part", ["dynamics=ensemble", "policy=ppo"])
+@pytest.mark.parametrize("part", ["policy=ppo"])
 def test_parts_that_it_cannot_learn_with_are_refused(part: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"^algo=dreamer cannot learn with (Ensemble|PPO); it must be (dynam|polic)"):
+    with pytest.raises(ValueError, match=r"^algo=dreamer cannot learn with PPO; it must be policy=actor_critic"):
         make_run("dreamer", "cartpole", part, "preset=none", folder=tmp_path)
 
 
@@ -159,7 +164,9 @@ def test_what_cannot_be_is_said_before_anything_runs(words: list[str], said: str
 
 
 def test_windows_that_no_memory_holds_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"^algo.batch=\d+ windows of dynamics.length=3 rows need .* make one smaller"):
+    with pytest.raises(
+        ValueError, match=r"^dynamics.trainer.batch=\d+ windows of dynamics.length=3 steps need .* make one smaller"
+    ):
         dreamer(batch=10**12).allocate()
 
 
@@ -178,16 +185,22 @@ def test_it_brings_a_point_to_its_goal(hybrid: int, tmp_path: Path) -> None:
 def test_a_planner_in_a_recurrent_model_brings_it_there(tmp_path: Path) -> None:
     """PlaNet, on the toy."""
     model = ["dynamics=rssm_xs", "dynamics.units=32", "dynamics.groups=4", "dynamics.classes=8", "dynamics.width=32"]
-    learn = ["dynamics.length=8", "dynamics.lr=1e-2", "dynamics.bins=41", "algo.warmup=150", "algo.fit.max_updates=150"]
+    learn = [
+        "dynamics.length=8",
+        "dynamics.lr=1e-2",
+        "dynamics.bins=41",
+        "algo.warmup=150",
+        "dynamics.trainer.max_updates=150",
+    ]
     search = ["planner=cem", "planner.population=64", "planner.elites=8", "planner.horizon=6", "planner.iterations=2"]
-    words = [*model, *learn, *search, "preset=none", "algo.every=50", "algo.fit.batch=128"]
+    words = [*model, *learn, *search, "preset=none", "algo.every=50", "dynamics.trainer.batch=16"]
     assert final_return("mpc", 0, tmp_path, *words, steps=250) > -4
 
 
 @pytest.mark.slow
 def test_rollouts_of_a_latent_model_teach_a_policy_to_bring_it_there(tmp_path: Path) -> None:
     """MBPO in latent space, on the toy."""
-    model = ["dynamics=latent", "preset=none", "dynamics.lr=3e-3", "algo.warmup=60", "algo.fit.max_updates=60"]
+    model = ["dynamics=latent", "preset=none", "dynamics.lr=3e-3", "algo.warmup=60", "dynamics.trainer.max_updates=60"]
     rollouts = ["algo.starts=100", "algo.rollout=[3,3,0,1]", "algo.updates=4", "algo.batch=64", "algo.real_ratio=0.2"]
     rates = [
         "policy.optim.actor_lr=3e-3",
@@ -201,5 +214,7 @@ def test_rollouts_of_a_latent_model_teach_a_policy_to_bring_it_there(tmp_path: P
 
 
 def test_a_model_without_doubts_cannot_be_asked_for_them() -> None:
-    with pytest.raises(ValueError, match=r"^algo.explore_bonus is 1; with Latent, which cannot .* must be 0"):
+    with pytest.raises(
+        ValueError, match=r"^algo.explore_bonus is 1; with Latent, which measures no disagreement, it must be 0"
+    ):
         make_run("mbpo", "pendulum", "dynamics=latent", "preset=none", "algo.explore_bonus=1", folder="/nowhere")

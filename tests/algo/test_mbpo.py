@@ -15,22 +15,32 @@ from torch import Tensor, nn
 from mbrl_lab import make_run
 from mbrl_lab.algo import MBPO
 from mbrl_lab.algo.imagined import Imagined, mix
+from mbrl_lab.protocols import WorldModel
 from mbrl_lab.replay import Replay
-from mbrl_lab.types import EnvSpec, Metrics, Outcome, Step, Tree
+from mbrl_lab.types import EnvSpec, FitResult, Metrics, Outcome, Step, Tree
 
 SPEC = EnvSpec((2,), torch.float32, 1, discrete=False)
 IMAGINED = 1000.0
 """The first number of an observation is that much more if it was imagined."""
 
 
-class World(nn.Module):
+class World(WorldModel):
     """Adds IMAGINED to the first number at its first step and 1 to the second at each; ends and doubts are given."""
 
-    spec = SPEC
+    measures_disagreement = True
 
     def __init__(self, spec: EnvSpec, going_on: float = 1.0, doubt: float = 0.0, reward: float = 0.0) -> None:
-        super().__init__()
+        super().__init__(spec)
         self.going_on, self.doubt, self.reward, self.asked = going_on, doubt, reward, 0
+        self.sizes: list[int] = []
+        self.trusted = iter([0, 3, 9])
+
+    def observe(self, state: Tree | None, step: Step) -> Tree:
+        return step.obs
+
+    def fit(self, replay: Replay, updates: int | None = None) -> FitResult:
+        self.sizes.append(len(replay))
+        return FitResult({"model/loss": 0.0}, next(self.trusted, None))
 
     def features(self, state: Tree) -> Tensor:
         return state
@@ -42,23 +52,6 @@ class World(nn.Module):
 
     def disagreement(self, state: Tree, action: Tensor) -> Tensor:
         return torch.full((len(state),), self.doubt)
-
-    def reached(self, replay: Replay, indices: Tensor) -> Tensor:
-        return indices
-
-    def recall(self, replay: Replay, indices: Tensor) -> Tree:
-        return replay.read(indices, 1).obs[0]
-
-
-class Fitted:
-    """Counts fits."""
-
-    def __init__(self) -> None:
-        self.sizes: list[int] = []
-
-    def __call__(self, model: Any, replay: Replay) -> Metrics:
-        self.sizes.append(len(replay))
-        return {"model/loss": 0.0}
 
 
 class Student(nn.Module):
@@ -90,7 +83,7 @@ def mbpo(world: dict[str, float] | None = None, student: type[Student] = Student
         "batch": 40, "updates": 3, "updates_every": 1, "reward_clip": 0.0, "max_uncertainty": 0.0, "explore_bonus": 0.0,
         "earn": False,
     }  # fmt: skip
-    algo = MBPO(SPEC, lambda spec: World(spec, **(world or {})), student, Fitted(), **(loop | settings))  # type: ignore[arg-type]
+    algo = MBPO(SPEC, lambda spec: World(spec, **(world or {})), student, **(loop | settings))  # type: ignore[arg-type]
     algo.allocate()
     return algo
 
@@ -111,7 +104,7 @@ def run(algo: Any, steps: int, replay: Replay | None = None) -> list[Metrics]:
 def test_it_fits_at_the_warm_ups_end_and_every_so_often_and_learns_at_every_step_since() -> None:
     algo = mbpo()
     run(algo, 22)
-    assert algo.fit.sizes == [11, 16, 21]
+    assert algo.model.sizes == [11, 16, 21]
     assert len(algo.policy.seen) == 3 * 12
 
 
@@ -136,7 +129,7 @@ def test_the_share_of_real_rows_is_what_was_asked_for(ratio: float | None, real:
 def test_with_real_rows_alone_nothing_is_fitted_or_imagined() -> None:
     algo = mbpo(real_ratio=1.0)
     run(algo, 30)
-    assert not algo.fit.sizes and not algo.model.asked
+    assert not algo.model.sizes and not algo.model.asked
 
 
 def test_imagined_rows_stay_for_as_many_epochs_as_asked() -> None:
@@ -264,7 +257,13 @@ def test_more_than_there_is_memory_for_is_refused_before_anything_runs() -> None
 
 
 QUICK = ["policy.width=64", "policy.gamma=0.9", "algo.warmup=50", "algo.every=25", "algo.starts=500", "algo.epoch=50"]
-QUICK += ["algo.batch=64", "algo.updates=4", "algo.fit.batch=32", "algo.fit.max_updates=200", "dynamics.lr=3e-3"]
+QUICK += [
+    "algo.batch=64",
+    "algo.updates=4",
+    "dynamics.trainer.batch=32",
+    "dynamics.trainer.max_updates=200",
+    "dynamics.lr=3e-3",
+]
 SAC = [
     "policy.optim.actor_lr=3e-3",
     "policy.optim.critic_lr=3e-3",
@@ -327,8 +326,6 @@ def test_imagined_stacks_are_those_that_were_imagined() -> None:
 
 def test_rollouts_are_as_long_as_the_model_has_earned() -> None:
     algo = mbpo(rollout=[4, 4, 0, 1], earn=True)
-    lengths = iter([0, 3, 9])
-    algo.fit = lambda model, replay: {"model/earned_length": float(next(lengths))}
     told = [m["model/rollout_length"] for m in run(algo, 20) if "model/rollout_length" in m]
     assert told == [1, 3, 4]
     other = mbpo(rollout=[4, 4, 0, 1], earn=True)

@@ -13,30 +13,27 @@ from torch import Tensor
 
 from mbrl_lab import make_run
 from mbrl_lab.algo import MPC, Value
+from mbrl_lab.protocols import WorldModel
 from mbrl_lab.replay import Replay
-from mbrl_lab.types import EnvSpec, Metrics, Outcome, Step, Tree
+from mbrl_lab.types import EnvSpec, FitResult, Metrics, Step, Tree
 
 SPEC = EnvSpec((1,), torch.float32, 5, True)
 
 
-class Model(torch.nn.Module):
-    """Remembers every observation since an episode began, summed."""
+class Model(WorldModel):
+    """Remembers every observation since an episode began, summed; counts fits."""
 
-    spec = SPEC
-    row_blocks = 1
+    def __init__(self, spec: EnvSpec) -> None:
+        super().__init__(spec)
+        self.fits: list[Any] = []
 
     def observe(self, state: Tree | None, step: Step) -> Tensor:
         before = torch.zeros_like(step.obs[:, 0]) if state is None else state
         return torch.where(step.first, torch.zeros_like(before), before) + step.obs[:, 0]
 
-    def imagine(self, state: Tree, action: Tensor) -> tuple[Tree, Outcome]:
-        raise NotImplementedError
-
-    def features(self, state: Tree) -> Tensor:
-        raise NotImplementedError
-
-    def update(self, steps: Step) -> tuple[Tree, Metrics]:
-        raise NotImplementedError
+    def fit(self, replay: Any, updates: int | None = None) -> FitResult:
+        self.fits.append(replay)
+        return FitResult({"model/loss": 1.0})
 
 
 class Planner:
@@ -61,13 +58,8 @@ def row(obs: list[float], first: list[bool]) -> Step:
 
 
 def mpc(warmup: int = 10, every: int = 4) -> tuple[MPC, Planner, list[Any]]:
-    planner, fits = Planner(), []
-
-    def fit(model: Any, replay: Any) -> Metrics:
-        fits.append(replay)
-        return {"model/loss": 1.0}
-
-    return MPC(SPEC, lambda spec: Model(), planner, fit, warmup=warmup, every=every), planner, fits
+    model, planner = Model(SPEC), Planner()
+    return MPC(SPEC, lambda spec: model, planner, warmup=warmup, every=every), planner, model.fits
 
 
 @pytest.mark.parametrize("num_envs", [1, 3])
@@ -124,7 +116,13 @@ def test_the_caller_owns_the_carry() -> None:
 
 
 POINT = ["env.make._target_=counting.Point", "~env.make.id", "debug=smoke", "video.final=0", "log_every=100"]
-LEARN = ["planner.horizon=6", "dynamics.lr=3e-3", "algo.fit.patience=60", "algo.fit.max_updates=150", "algo.every=50"]
+LEARN = [
+    "planner.horizon=6",
+    "dynamics.lr=3e-3",
+    "dynamics.trainer.patience=60",
+    "dynamics.trainer.max_updates=150",
+    "algo.every=50",
+]
 CEM = ["planner.population=64", "planner.elites=8", "planner.iterations=2"]
 
 
@@ -206,7 +204,7 @@ def test_with_a_value_planners_see_what_comes_after_and_it_learns_after_the_warm
             return super().plan(model, state, warm)
 
     value = partial(Value, policy=Critic, batch=5, updates=2, every=3, reward_clip=1.0)  # type: ignore[arg-type]
-    algo = MPC(SPEC, lambda spec: Shown(), Asking(), lambda model, replay: {}, warmup=4, every=4, value=value)
+    algo = MPC(SPEC, Shown, Asking(), warmup=4, every=4, value=value)
     replay = Replay(SPEC, 100, 1, 0)
     for step in range(10):
         replay.add(row([float(step)], [step == 0])._replace(reward=torch.full((1,), 3.0)))

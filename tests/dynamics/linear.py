@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,9 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from mbrl_lab.config import CONF, build
-from mbrl_lab.dynamics import Ensemble, Fit
+from mbrl_lab.dynamics import Ensemble, EnsembleTrainer
 from mbrl_lab.replay import Replay
-from mbrl_lab.types import EnvSpec, Step
+from mbrl_lab.types import EnvSpec, Metrics, Step
 
 SPEC = EnvSpec((3,), torch.float32, 2, discrete=False)
 A = torch.tensor([[0.9, 0.2, 0.0], [-0.2, 0.9, 0.0], [0.1, 0.0, 0.7]])
@@ -25,6 +26,7 @@ def node(path: str, **settings: Any) -> DictConfig:
     """A file of conf/ with other values."""
     cfg = OmegaConf.merge(OmegaConf.load(CONF / path), settings)
     assert isinstance(cfg, DictConfig)
+    cfg.pop("defaults", None)
     return cfg
 
 
@@ -37,11 +39,16 @@ def ensemble(spec: EnvSpec = SPEC, reward_fn: Any = None, termination_fn: Any = 
     return model
 
 
-def fit(**settings: Any) -> Fit:
-    """conf/algo/mpc.yaml's fit with other values."""
-    made = build(OmegaConf.merge(node("algo/mpc.yaml").fit, settings))
-    assert isinstance(made, Fit)
+def trainer(**settings: Any) -> EnsembleTrainer:
+    """conf/dynamics/ensemble.yaml's trainer with other values."""
+    made = build(OmegaConf.merge(node("dynamics/ensemble.yaml").trainer, settings))
+    assert isinstance(made, EnsembleTrainer)
     return made
+
+
+def fit(**settings: Any) -> Callable[[Any, Replay], Metrics]:
+    """A fit by that trainer."""
+    return lambda model, replay: trainer(**settings).fit(model, replay, None).metrics
 
 
 def true_next(obs: Tensor, action: Tensor) -> Tensor:

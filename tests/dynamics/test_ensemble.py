@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 import torch
-from linear import EDGE, SPEC, C, data, ensemble, fit, queries, reward_of, true_next
+from linear import EDGE, SPEC, C, data, ensemble, fit, queries, reward_of, trainer, true_next
 from torch import Tensor
 
 from mbrl_lab.dynamics import Ends, Ensemble
@@ -255,7 +255,7 @@ def test_in_bfloat16_small_changes_about_large_means_are_seen() -> None:
     std = torch.tensor([0.03, 0.05, 0.04, 0.1, 0.5, 0.7, 1.0, 0.8, 2.0, 2.5, 4.0])
     spec, rows = EnvSpec((11,), torch.float32, 3, False), 512
     ends = partial(Ends, width=64, depth=2, lr=3e-3, bounds=False, hazard=0.0)
-    model = Ensemble(spec, 2, 2, 64, 3, False, "ts_inf", 1e-3, 0.0, 0.0, 0.0, ends)
+    model = Ensemble(spec, 2, 2, 64, 3, False, "ts_inf", 1e-3, 0.0, 0.0, 0.0, ends, trainer())
     obs = mean + std * torch.randn(rows, 11)
     both = torch.stack([obs, obs + 0.3 * std * torch.randn(rows, 11)])
     action, no = torch.rand(2, rows, 3) * 2 - 1, torch.zeros(2, rows, dtype=torch.bool)

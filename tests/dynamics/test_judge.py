@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from linear import C, data, ensemble, fit, queries, reward_of, true_next
+from linear import C, data, ensemble, fit, queries, reward_of, trainer, true_next
 from torch import Tensor
 
 from mbrl_lab.dynamics import Ensemble
@@ -139,6 +139,6 @@ def test_known_rewards_and_ends_are_judged_by_what_the_formulas_say(noisy: Ensem
 def test_a_fit_logs_what_holds_on_rows_it_did_not_train_on() -> None:
     model, replay = ensemble(lr=3e-3, width=32), data(100)
     found = fit(max_updates=50)(model, replay)
-    _, test = fit().split(replay.transitions())
+    _, test = trainer().split(replay.transitions())
     assert found["model/error"] == model.judge(replay.read(test, 2)).metrics()["model/error"]
     assert 0.02 * len(replay.transitions()) < len(test) < 0.2 * len(replay.transitions())

@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 
 from mbrl_lab.dynamics.rollout import rollout
+from mbrl_lab.protocols import WorldModel
 from mbrl_lab.types import EnvSpec, Metrics, Outcome, Step, Tree
 
 SPEC = EnvSpec((1,), torch.float32, 3, discrete=True)
 
 
-class Counter:
+class Counter(WorldModel):
     """Counts up by the action; pays the number it leaves, and goes on from it with a probability."""
 
-    spec = SPEC
-
     def __init__(self, goes_on: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(SPEC)
         self.goes_on = goes_on
 
     def observe(self, state: Tree | None, step: Step) -> Tree:
@@ -31,9 +31,6 @@ class Counter:
     def imagine(self, state: Tree, action: Tensor) -> tuple[Tree, Outcome]:
         after = state + action.unsqueeze(-1)
         return after, Outcome(state[:, 0], self.goes_on(after[:, 0]))
-
-    def update(self, steps: Step) -> tuple[Tree, Metrics]:
-        raise NotImplementedError
 
 
 class Ones:
@@ -76,10 +73,14 @@ def test_an_end_comes_as_often_as_the_model_says() -> None:
     assert not steps.terminal[2][~alive].any()
 
 
-def test_a_step_in_too_much_doubt_is_not_taken_and_ends_no_value() -> None:
-    def doubt(state: Tree, action: Tensor) -> Tensor:
+class Unsure(Counter):
+    """Its members disagree by the number they are at."""
+
+    def disagreement(self, state: Tree, action: Tensor) -> Tensor:
         return state[:, 0] * action
 
-    steps = rollout(Counter(torch.ones_like), Ones(), starts(0, 1, 5), 3, doubt, bound=1.0)
+
+def test_a_step_of_too_much_disagreement_is_not_taken_and_ends_no_value() -> None:
+    steps = rollout(Unsure(torch.ones_like), Ones(), starts(0, 1, 5), 3, bound=1.0)
     assert steps.transitions().valid.T.tolist() == [[True, True, False], [True, False, False], [False, False, False]]
     assert not steps.terminal.any()

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from mbrl_lab.dynamics import FitVisual, Frames, Grid, Visual
-from mbrl_lab.dynamics.fit_visual import BLOCK
+from mbrl_lab.dynamics import Frames, Grid, ImageTrainer, Visual
 from mbrl_lab.dynamics.frames import unsquared
+from mbrl_lab.dynamics.image_trainer import BLOCK
 from mbrl_lab.dynamics.quality import changed, f1, open_loop
 from mbrl_lab.dynamics.visual import Said, likelihoods
 from mbrl_lab.nets.encoder import squared
 from mbrl_lab.replay import Replay
-from mbrl_lab.types import EnvSpec, Step
+from mbrl_lab.types import EnvSpec, Metrics, Step
 
 GONE = torch.zeros(0, dtype=torch.uint8)
 GRID = EnvSpec((2, 6, 6), torch.uint8, 3, discrete=True)
@@ -25,13 +25,32 @@ GREY = EnvSpec((2, 16, 16), torch.uint8, 3, discrete=True, stack=2)
 
 def grid(**settings: object) -> Grid:
     torch.manual_seed(0)
-    known = {"members": 2, "history": 2, "unroll": 1, "width": 16, "depth": 1, "lr": 3e-3, "clip": 0.0}
+    known = {
+        "members": 2,
+        "history": 2,
+        "unroll": 1,
+        "width": 16,
+        "depth": 1,
+        "lr": 3e-3,
+        "clip": 0.0,
+        "trainer": trainer(),
+    }
     return Grid(GRID, **(known | settings))  # type: ignore[arg-type]
 
 
 def frames(spec: EnvSpec = GREY, **settings: object) -> Frames:
     torch.manual_seed(0)
-    known = {"members": 1, "history": 2, "unroll": 1, "patch": 4, "width": 24, "depth": 1, "lr": 3e-3, "clip": 0.0}
+    known = {
+        "members": 1,
+        "history": 2,
+        "unroll": 1,
+        "patch": 4,
+        "width": 24,
+        "depth": 1,
+        "lr": 3e-3,
+        "clip": 0.0,
+        "trainer": trainer(),
+    }
     return Frames(spec, **(known | {"target": "levels"} | settings))  # type: ignore[arg-type]
 
 
@@ -68,12 +87,16 @@ def drawn(spec: EnvSpec, stack: Tensor, now: Tensor, before: Tensor) -> Tensor:
     return out
 
 
-def fit(**settings: object) -> FitVisual:
+def trainer(**settings: object) -> ImageTrainer:
     known = {
         "batch": 32, "holdout": 0.2, "max_holdout": 1_000, "patience": 2, "gain": 0.01, "max_updates": 1,
         "bootstrap": False, "events": 0.25, "parts": None,
     }  # fmt: skip
-    return FitVisual(**(known | settings))  # type: ignore[arg-type]
+    return ImageTrainer(**(known | settings))  # type: ignore[arg-type]
+
+
+def fit(**settings: object) -> Callable[[Visual, Replay], Metrics]:
+    return lambda model, replay: trainer(**settings).fit(model, replay, None).metrics
 
 
 def test_a_state_is_the_newest_frames_and_begins_anew_with_an_episode() -> None:
@@ -95,8 +118,8 @@ def test_states_recalled_from_replay_are_those_that_were_observed(spec: EnvSpec)
     replay = world(spec, 60)
     rows = replay.latest(60)
     state = None
-    indices = model.reached(replay, replay.transitions())
-    recalled = model.recall(replay, indices)
+    indices = model.valid_starts(replay, replay.transitions())
+    recalled = model.states_at(replay, indices)
     assert len(indices) == (60 - 1 - 1 - model.lead) * 4
     for t in range(59):
         state = model.observe(state, rows.at(t))
@@ -148,14 +171,14 @@ def test_what_does_not_change_is_copied_exactly_and_levels_look_as_they_do() -> 
 
 def test_balanced_batches_leave_the_probabilities_those_of_the_data() -> None:
     model, replay = grid(members=1), world(GRID, 300)
-    f = fit(holdout=0.0, events=0.5)
+    f = trainer(holdout=0.0, events=0.5)
     train = f.split(f.windows(model, replay, 1))[0]
     kinds = f.prepare(model, replay, train)
     reward, end = replay.outcomes(train)
     pr, pe = float((reward > 0).float().mean()), float(end.float().mean())
     both = float(((reward > 0) & end).float().mean())
     assert model.odds.tolist() == pytest.approx([0.5, 0.25 / pr, 0.25 / pe], rel=1e-4)
-    batch = torch.cat([f.enrich(train[torch.randint(len(train), (1, 32))], kinds) for _ in range(200)])
+    batch = torch.cat([f.oversample_events(train[torch.randint(len(train), (1, 32))], kinds) for _ in range(200)])
     share = (replay.outcomes(batch.flatten())[0] > 0).float().mean()
     assert float(share) == pytest.approx(0.5 * pr + 0.25 + 0.25 * both / pe, abs=0.02)
 
@@ -216,7 +239,7 @@ def test_where_actions_stick_what_is_imagined_is_what_one_of_them_does() -> None
     model, replay = grid(members=1, lr=1e-2), sticky(1000)
     fit(max_updates=600, holdout=0.0)(model, replay)
     assert float(model.net(0).slip.detach().sigmoid()) == pytest.approx(0.3, abs=0.07)  # type: ignore[operator, union-attr]
-    states = model.recall(replay, model.reached(replay, replay.transitions())[:1000])
+    states = model.states_at(replay, model.valid_starts(replay, replay.transitions())[:1000])
     places = [model.features(states)[:, k, 3].argmax(1) for k in (0, 1)]
     states = states[(places[0] - places[1]) % 6 == 1]  # what went right is told to go left
     torch.manual_seed(0)
@@ -257,11 +280,11 @@ def test_a_channel_that_always_has_as_many_cells_keeps_them() -> None:
 
 def test_whole_blocks_are_held_out_and_a_row_stays_what_it_is() -> None:
     indices = torch.arange(BLOCK * 100)
-    train, held = fit(max_holdout=BLOCK * 100).split(indices)
+    train, held = trainer(max_holdout=BLOCK * 100).split(indices)
     blocks = (held // BLOCK).unique()
     assert len(held) == BLOCK * len(blocks) and len(blocks) == pytest.approx(20, abs=1)
     assert blocks.diff().max() <= 8, "they are spread"
-    assert torch.equal(fit(max_holdout=BLOCK * 100).split(indices[:5_000])[0], train[train < 5_000])
+    assert torch.equal(trainer(max_holdout=BLOCK * 100).split(indices[:5_000])[0], train[train < 5_000])
 
 
 @pytest.mark.parametrize(
@@ -318,15 +341,18 @@ def test_ensembles_learn_each_from_rows_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: Grid(EnvSpec((4,), torch.float32, 2, True), 1, 1, 1, 8, 1, 1e-3, 0.0), "uint8 images"),
+        (lambda: Grid(EnvSpec((4,), torch.float32, 2, True), 1, 1, 1, 8, 1, 1e-3, 0.0, trainer()), "uint8 images"),
         (lambda: frames(history=1), "dynamics.history is 1; it must be at least env.frame_stack, 2"),
         (
             lambda: frames(EnvSpec((2, 18, 16), torch.uint8, 3, True, 2)),
             "dynamics.patch is 4; for images of 18 x 16 it must be one of 1, 2",
         ),
-        (lambda: Grid(EnvSpec((4, 6, 6), torch.uint8, 2, False), 1, 4, 1, 8, 1, 1e-3, 0.0), "needs discrete actions"),
         (
-            lambda: Grid(EnvSpec((4, 84, 84), torch.uint8, 3, True, 4), 1, 4, 1, 8, 1, 1e-3, 0.0),
+            lambda: Grid(EnvSpec((4, 6, 6), torch.uint8, 2, False), 1, 4, 1, 8, 1, 1e-3, 0.0, trainer()),
+            "needs discrete actions",
+        ),
+        (
+            lambda: Grid(EnvSpec((4, 84, 84), torch.uint8, 3, True, 4), 1, 4, 1, 8, 1, 1e-3, 0.0, trainer()),
             "images of 84 x 84: try",
         ),
         (lambda: frames(EnvSpec((4, 12, 12), torch.uint8, 3, True)), "not 4 channels: try dynamics=grid"),
@@ -340,5 +366,5 @@ def test_what_it_cannot_predict_is_refused(make: object, said: str) -> None:
 def test_an_ensemble_that_does_not_fit_the_memory_is_refused() -> None:
     model: Visual = grid()
     with pytest.raises(ValueError, match=r"dynamics.members=2, .* need about .* GB on cpu, where .* GB are free"):
-        fit(batch=10**12).afford(model)
-    fit().afford(model)
+        trainer(batch=10**12).check_memory(model)
+    trainer().check_memory(model)

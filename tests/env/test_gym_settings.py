@@ -265,7 +265,7 @@ def test_resizing_without_opencv_names_what_to_install(monkeypatch: pytest.Monke
 
 def test_advice_on_models_of_images_does_not_lead_in_a_circle() -> None:
     colour, settings = EnvSpec((3, 64, 48), torch.uint8, 4, True), {"members": 1, "history": 4, "unroll": 1}
-    rest = {"width": 8, "depth": 1, "lr": 1e-3, "clip": 0}
+    rest: dict[str, Any] = {"width": 8, "depth": 1, "lr": 1e-3, "clip": 0, "trainer": None}
     with pytest.raises(ValueError, match="not 3 channels: algo=dreamer"):
         FramesModel(colour, **settings, patch=4, target="levels", **rest)
     with pytest.raises(ValueError, match="not images of 64 x 48: algo=dreamer"):

@@ -98,8 +98,12 @@ class Counting(Toy):
 
     def __init__(self, blocks: int) -> None:
         super().__init__(EnvSpec((1,), torch.float32, 10, discrete=True))
-        self.row_blocks = blocks
+        self.blocks = blocks
         self.rows: list[int] = []
+
+    @property
+    def row_blocks(self) -> int:
+        return self.blocks
 
     def begin(self, batch: int) -> Tree:
         return {"env": torch.arange(batch).float(), "rest": [None]}

@@ -5,25 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mbrl_lab.types import EnvSpec, Metrics, Outcome, Step, Tree
+from mbrl_lab.protocols import WorldModel
+from mbrl_lab.types import EnvSpec, Outcome, Tree
 
 
-class Toy:
+class Toy(WorldModel):
     """A world model that is only imagined in; its state is a dict that begins with a clock [B]."""
-
-    row_blocks = 1
-
-    def __init__(self, spec: EnvSpec) -> None:
-        self.spec = spec
-
-    def observe(self, state: Tree | None, step: Step) -> Tree:
-        raise NotImplementedError
 
     def features(self, state: Tree) -> Tensor:
         return state["time"][:, None].float()
-
-    def update(self, steps: Step) -> tuple[Tree, Metrics]:
-        raise NotImplementedError
 
 
 class Track(Toy):

@@ -12,10 +12,12 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from mbrl_lab.config import CONF, build
-from mbrl_lab.dynamics.rollout import Dream, dream, waking
+from mbrl_lab.dynamics.rollout import real_trajectory
+from mbrl_lab.dynamics.sequence import SequenceModel
 from mbrl_lab.ops import unimix
 from mbrl_lab.policy.actor_critic import ActorCritic
-from mbrl_lab.types import EnvSpec, Outcome, Step, Tree
+from mbrl_lab.protocols import WorldModel
+from mbrl_lab.types import EnvSpec, Outcome, Step, Trajectory, Tree
 
 DISCRETE = EnvSpec((2,), torch.float32, 3, discrete=True)
 CONTINUOUS = EnvSpec((2,), torch.float32, 1, discrete=False)
@@ -38,12 +40,12 @@ def actor_critic(spec: EnvSpec = DISCRETE, **changed: Any) -> ActorCritic:
     return made
 
 
-class Target(nn.Module):
+class Target(SequenceModel):
     """Pays minus the squared distance between the action and a weight of its own; its state is a count, and the pay."""
 
     def __init__(self, spec: EnvSpec, goes_on: float = 1.0) -> None:
-        super().__init__()
-        self.spec, self.goal, self.goes_on = spec, nn.Parameter(torch.tensor([0.6])), goes_on
+        WorldModel.__init__(self, spec)
+        self.goal, self.goes_on = nn.Parameter(torch.tensor([0.6])), goes_on
 
     def features(self, state: Tree) -> Tensor:
         return state
@@ -85,17 +87,17 @@ def test_lambda_returns_are_discounted_by_continue_and_cut_at_boundaries() -> No
     features = torch.arange(5.0).view(5, 1, 1).expand(5, 1, 2)  # worth 2 t: the head's unit is 1 / (1 - gamma)
     reward, discount = torch.ones(4, 1), torch.tensor([[1.0], [0.5], [1.0], [1.0]])
     valid = torch.ones(4, 1, dtype=torch.bool)
-    whole, value = policy.returns_and_values(Dream(features, torch.zeros(4, 1), reward, discount, valid))
+    whole, value = policy.returns_and_values(Trajectory(features, torch.zeros(4, 1), reward, discount, valid))
     assert value.flatten().tolist() == [0, 2, 4, 6]
     # from the end: 1 + 8 / 2 = 5, 1 + 5 / 2 = 3.5, 1 + 3.5 / 4 = 1.875, 1 + 1.875 / 2
     torch.testing.assert_close(whole.flatten(), torch.tensor([1.9375, 1.875, 3.5, 5.0]))
     valid[2] = False
-    cut, _ = policy.returns_and_values(Dream(features, torch.zeros(4, 1), reward, discount, valid))
+    cut, _ = policy.returns_and_values(Trajectory(features, torch.zeros(4, 1), reward, discount, valid))
     torch.testing.assert_close(cut[:2].flatten(), torch.tensor([2.0, 2.0]))  # 1 + 4 / 4, and 1 + 2 / 2
 
 
 def test_a_dream_is_what_the_model_says() -> None:
-    seen = dream(Target(DISCRETE, 0.75), lambda f: torch.full((len(f),), 2), torch.zeros(5, 2), 3)
+    seen = Target(DISCRETE, 0.75).imagine_trajectory(lambda f: torch.full((len(f),), 2), torch.zeros(5, 2), 3)
     assert seen.features[:, 0, 0].tolist() == [0, 1, 2, 3]
     torch.testing.assert_close(seen.reward, torch.full((3, 5), -0.16))
     assert seen.discount.unique().tolist() == [0.75] and seen.valid.all()
@@ -104,7 +106,8 @@ def test_a_dream_is_what_the_model_says() -> None:
 def test_a_dream_is_kept_in_the_digits_that_networks_compute_in() -> None:
     for enabled, dtype in ((False, torch.float32), (True, torch.bfloat16)):
         with torch.autocast("cpu", torch.bfloat16, enabled):
-            assert dream(Target(DISCRETE), lambda f: torch.ones(len(f)), torch.zeros(5, 2), 3).features.dtype == dtype
+            seen = Target(DISCRETE).imagine_trajectory(lambda f: torch.ones(len(f)), torch.zeros(5, 2), 3)
+            assert seen.features.dtype == dtype
 
 
 def test_rows_of_replay_read_as_a_dream() -> None:
@@ -112,7 +115,9 @@ def test_rows_of_replay_read_as_a_dream() -> None:
     first, terminal = no.clone(), no.clone()
     first[2] = terminal[1] = True
     obs = torch.arange(6.0).view(3, 1, 2)
-    seen = waking(Step(torch.tensor([[0], [1], [0]]), obs, torch.tensor([[0.0], [2.0], [0.0]]), terminal, first))
+    seen = real_trajectory(
+        Step(torch.tensor([[0], [1], [0]]), obs, torch.tensor([[0.0], [2.0], [0.0]]), terminal, first)
+    )
     assert seen.discount.flatten().tolist() == [0, 1] and seen.valid.flatten().tolist() == [True, False]
     assert seen.action.flatten().tolist() == [1, 0] and seen.reward.flatten().tolist() == [2, 0]
 
@@ -155,7 +160,7 @@ def test_steps_after_a_likely_termination_have_little_weight() -> None:
     """Three steps of which each goes on with 0.1: the actor's loss is the mean of 1, 0.1 and 0.01 times the entropy."""
     policy = actor_critic(entropy_coef=1.0)
     nothing, action = 0 * flat(3, 5), torch.zeros(3, 5, dtype=torch.int64)
-    seen = Dream(flat(4, 5, 2), action, nothing, 0.1 * flat(3, 5), flat(3, 5) > 0)
+    seen = Trajectory(flat(4, 5, 2), action, nothing, 0.1 * flat(3, 5), flat(3, 5) > 0)
     loss = policy._learn(seen, "reinforce")["policy/actor_loss"]
     assert float(loss) == pytest.approx(-math.log(3) * 1.11 / 3, rel=1e-4)
 

@@ -13,7 +13,7 @@ import torch
 
 from mbrl_lab import make_run
 from mbrl_lab.algo import MPC
-from mbrl_lab.dynamics import Analytic, Ensemble, Fit
+from mbrl_lab.dynamics import Analytic, Ensemble
 from mbrl_lab.env import physics
 from mbrl_lab.planner import CEM
 from mbrl_lab.report import draw
@@ -80,7 +80,7 @@ def test_the_true_dynamics_make_no_error_and_keep_their_promise(make: MakeRunner
         termination_fn=physics.cartpole_termination,
     )
     planner = CEM(4, 24, 4, 1, 1, discount=1.0, alpha=0.1, init_std=0.7, min_std=0.05, uniform_mix=0.1)
-    algo = MPC(runner.envs.spec, truth, planner, lambda model, replay: {}, warmup=1, every=1)
+    algo = MPC(runner.envs.spec, truth, planner, warmup=1, every=1)
     algo.ready.fill_(True)
     seen = diagnose(runner, algo, num=2, steps=60)
     values = numbers(seen)
@@ -110,12 +110,12 @@ def test_the_runner_does_not_notice(make: MakeRunner) -> None:
 def test_a_model_is_judged_on_its_hold_out(make: MakeRunner) -> None:
     """Transitions in replay whose numbers put them there, and none of them in what is fitted on."""
     runner = make("mpc", "cartpole", "planner=cem", **TINY)
-    assert isinstance(runner.algo, MPC) and isinstance(runner.algo.fit, Fit)
+    assert isinstance(runner.algo, MPC) and isinstance(runner.algo.model, Ensemble)
     runner.replay.add(runner.envs.reset())
     for _ in range(100):
         runner.replay.add(runner.envs.step(runner.envs.spec.random(1)))
     seen = diagnose(runner, runner.algo, steps=20)
-    train, test = runner.algo.fit.split(runner.replay.transitions())
+    train, test = runner.algo.model.trainer.split(runner.replay.transitions())
     assert seen.held_out and len(seen.judged.true) == len(test) > 0
     assert not set(train.tolist()) & set(test.tolist())
     assert len(train) + len(test) == len(runner.replay.transitions())

@@ -1,16 +1,19 @@
-"""FitVisual: fitting a world model of images, whose rare rewards and ends are drawn more often than they come."""
+"""ImageTrainer: fits a world model of images, whose rare rewards and ends are drawn more often than they come."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from mbrl_lab.dynamics.fit import Fit, Tally
+from mbrl_lab.dynamics.holdout import HoldoutTrainer
 from mbrl_lab.dynamics.quality import AHEAD, OpenLoop, Parts, judged, open_loop
+from mbrl_lab.dynamics.tally import Tally
 from mbrl_lab.dynamics.visual import Visual
 from mbrl_lab.nets.anneal import anneal
 from mbrl_lab.replay import Replay, free_memory
-from mbrl_lab.types import Metrics, Step
+from mbrl_lab.types import FitResult, Metrics, Step
 
 BLOCK = 256
 """Indices that are held out together, so that several steps in a row were not learned from."""
@@ -25,7 +28,7 @@ STUDIED = 1_000
 """Frames that a model may look at before a fit."""
 
 
-class FitVisual(Fit):
+class ImageTrainer(HoldoutTrainer[Visual]):
     """Goes on from the weights of the fit before, for at most `max_updates` gradient steps (0: no bound) of `batch`
     rows for each member, and until no member's hold-out loss has fallen by the share `gain` for `patience` epochs.
     In the second half of the updates that it may take the learning rate falls to a hundredth: what is imagined goes on
@@ -51,7 +54,7 @@ class FitVisual(Fit):
         super().__init__(batch, holdout, max_holdout, patience, gain, max_updates, bootstrap)
         self.events, self.parts = events, parts
 
-    def __call__(self, model: Visual, replay: Replay) -> Metrics:  # type: ignore[override]
+    def fit(self, model: Visual, replay: Replay, updates: int | None) -> FitResult:
         train, test = self.split(self.windows(model, replay, model.unroll))
         train = train[~self.held(train + (model.unroll - 1) * replay.num_envs)]
         train = train if len(train) else test
@@ -60,31 +63,40 @@ class FitVisual(Fit):
             asked = f"dynamics.history={model.history} and dynamics.unroll={model.unroll} ask for {most} rows in a row"
             raise ValueError(f"{asked}, there are {len(replay)}: algo.warmup must be at least {most * num}")
         kinds = self.prepare(model, replay, train)
+
+        limit = self.max_updates if updates is None else updates
         best, stale, tally = torch.full((model.members,), torch.inf), 0, Tally()
-        while stale <= self.patience and not self.spent(tally):
+        while (stale <= self.patience or updates is not None) and not 0 < limit <= tally.updates:
             for batch in self._epoch(model.members, train):
-                rows = model_rows(model, replay, self.enrich(batch, kinds), model.unroll)
-                anneal(model.opt, model.lr, tally.updates, self.max_updates)
-                tally.add(model.update(rows)[1])
-                if self.spent(tally):
+                steps = model_rows(model, replay, self.oversample_events(batch, kinds), model.unroll)
+                anneal(model.opt, model.lr, tally.updates, limit)
+                tally.add(model.update(steps)[1])
+                if 0 < limit <= tally.updates:
                     break
-            if not self.spent(tally):
+            if not 0 < limit <= tally.updates and updates is None:
                 error = self.validate(model, replay, test if len(test) else train)
                 stale = 0 if (error < best * (1 - self.gain)).any() else stale + 1
                 best = torch.minimum(best, error)
-        return tally.means() | self.judge(model, replay)
 
-    def afford(self, model: Visual) -> None:
+        held = self.unseen(model, replay, max(AHEAD), JUDGED)
+        if updates is not None or held is None:
+            return FitResult(tally.means())
+        found = assess(model, held, self.parts)
+        return FitResult(tally.means() | found.metrics, found.trusted_horizon)
+
+    def check_memory(self, model: Visual) -> None:
         """ValueError where the ensemble and an update of a batch do not fit the memory."""
         need, device = model.demand(self.batch), model.odds.device
         if need > (free := free_memory(device)):
-            asked = f"dynamics.members={model.members}, dynamics.width={model.width}, algo.fit.batch={self.batch}"
+            asked = (
+                f"dynamics.members={model.members}, dynamics.width={model.width}, dynamics.trainer.batch={self.batch}"
+            )
             lacking = f"{need / 1e9:.1f} GB on {device}, where {free / 1e9:.1f} GB are free"
             raise ValueError(f"{asked} need about {lacking}: make one of them smaller")
 
     def windows(self, model: Visual, replay: Replay, steps: int) -> Tensor:
         """Indices [M] of valid transitions with all of a state before them and `steps` rows after them."""
-        indices = model.reached(replay, replay.transitions())
+        indices = model.valid_starts(replay, replay.transitions())
         return indices[indices < (replay.added - steps) * replay.num_envs]
 
     def split(self, indices: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,7 +127,7 @@ class FitVisual(Fit):
     def _each(self, kinds: list[Tensor]) -> int:
         return int(self.events * self.batch) // len(kinds)
 
-    def enrich(self, indices: Tensor, kinds: list[Tensor]) -> Tensor:
+    def oversample_events(self, indices: Tensor, kinds: list[Tensor]) -> Tensor:
         """[K, batch] indices, the first of them replaced by draws from each kind of event."""
         indices = indices.clone()
         for k, kind in enumerate(kinds):
@@ -130,11 +142,6 @@ class FitVisual(Fit):
         indices = indices[torch.linspace(0, len(indices) - 1, min(len(indices), JUDGED)).long()]
         rows = model_rows(model, replay, indices, model.unroll)
         return torch.stack([model.loss(k, rows)[0] for k in range(model.members)]).cpu()
-
-    def judge(self, model: Visual, replay: Replay) -> Metrics:
-        """What the model is worth on rows in a row that it never learned from."""
-        rows = self.unseen(model, replay, max(AHEAD), JUDGED)
-        return assess(model, rows, self.parts)[1] if rows is not None else {}
 
     def unseen(self, model: Visual, replay: Replay, steps: int, most: int) -> Step | None:
         """[lead + 1 + steps, N] held-out rows, N at most `most`, evenly spread; None where there are none."""
@@ -152,7 +159,16 @@ def model_rows(model: Visual, replay: Replay, indices: Tensor, steps: int) -> St
     return replay.read(indices - model.lead * replay.num_envs, model.lead + 1 + steps)
 
 
-def assess(model: Visual, rows: Step, parts: Parts | None) -> tuple[OpenLoop, Metrics]:
-    """What the model predicts along rows [lead + 1 + H, N], and what that is worth."""
+class Assessment(NamedTuple):
+    """What a model predicts along real steps, and what that is worth."""
+
+    loop: OpenLoop
+    metrics: Metrics
+    trusted_horizon: int
+
+
+def assess(model: Visual, rows: Step, parts: Parts | None) -> Assessment:
+    """Open-loop predictions along rows [lead + 1 + H, N]."""
     seen = open_loop(model, rows)
-    return seen, judged(seen, open_loop(model, rows, told=True) if model.chance else seen, model.far, parts)
+    possible = open_loop(model, rows, told=True) if model.chance else seen
+    return Assessment(seen, *judged(seen, possible, model.far, parts))

@@ -9,9 +9,16 @@ import pytest
 import torch
 
 from mbrl_lab import make_run
-from mbrl_lab.algo.latents import Latents
+from mbrl_lab.dynamics.latents import Latents
 
-WORDS = ["dynamics=rssm_xs", "preset=none", "debug=smoke", "algo.latents=stored", "video.final=0", "eval.every=0"]
+WORDS = [
+    "dynamics=rssm_xs",
+    "preset=none",
+    "debug=smoke",
+    "dynamics.trainer.latents=stored",
+    "video.final=0",
+    "eval.every=0",
+]
 SMALL = ["dynamics.units=16", "dynamics.groups=4", "dynamics.classes=4", "dynamics.bins=41", "policy.bins=41"]
 
 
@@ -43,7 +50,7 @@ def test_what_is_stored_is_what_observing_everything_gives(tmp_path: Path) -> No
             runner.advance()
     assert algo.ready and runner.replay.added == 81 and runner.replay.capacity_rows == 30
     for row in range(51, 80):
-        kept = algo.latents.read(torch.tensor([2 * row, 2 * row + 1]))
+        kept = algo.model.trainer.latents.read(torch.tensor([2 * row, 2 * row + 1]))
         for key, x in kept.items():
             torch.testing.assert_close(x, truth[row][key], msg=f"{key} of row {row}")
     runner.envs.close()
@@ -53,16 +60,18 @@ def test_newer_states_take_the_place_of_older_ones_but_in_first_rows(tmp_path: P
     runner = make_run("dreamer", "cartpole", *WORDS, *SMALL, folder=tmp_path)
     model: Any = runner.algo.model
     latents = Latents(model, runner.replay)
-    latents.put(7, model.begin(1, torch.device("cpu")))
+    latents.put(7, model.initial_state(1, torch.device("cpu")))
     states = {"memory": torch.ones(3 * 2, 16), "latent": torch.zeros(6, 4, 4)}
     states["latent"][..., 2] = 1
-    latents.renew(torch.tensor([6, 20]), states)
-    assert latents.memory[:30].sum(-1).nonzero().flatten().tolist() == [7, 8, 21, 22]
-    assert latents.classes[7].tolist() == [2] * 4 and latents.classes[6].tolist() == [0] * 4
+    latents.refresh(torch.tensor([6, 20]), states)
+    assert latents.rings["memory"][:30].sum(-1).nonzero().flatten().tolist() == [7, 8, 21, 22]
+    assert latents.rings["classes"][7].tolist() == [2] * 4 and latents.rings["classes"][6].tolist() == [0] * 4
     assert torch.equal(latents.read(torch.tensor([8]))["latent"], states["latent"][:1])
     runner.envs.close()
 
 
 def test_only_a_memory_can_be_stored() -> None:
-    with pytest.raises(ValueError, match=r"algo.latents is 'stored'; it must be recomputed with Latent, which has no"):
-        make_run("dreamer", "cartpole", "algo.latents=stored", folder="/nowhere")
+    with pytest.raises(
+        ValueError, match=r"dynamics.trainer.latents is 'stored'; it must be recomputed with Latent, which has no"
+    ):
+        make_run("dreamer", "cartpole", "dynamics.trainer.latents=stored", folder="/nowhere")

@@ -1,0 +1,61 @@
+"""Latents: what a recurrent model inferred at each step of replay, so that windows may begin where it was."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mbrl_lab.dynamics.sequence import SequenceModel
+from mbrl_lab.replay import Replay
+from mbrl_lab.types import Tree
+
+
+class Latents:
+    """A ring of packed states beside a replay's ring of steps.
+
+    `put` keeps what was inferred while acting; `refresh` what a newer model infers at the same steps (Hafner et al.
+    2023).
+    """
+
+    def __init__(self, model: SequenceModel, replay: Replay) -> None:
+        self.model, self.replay = model, replay
+        places = replay.capacity_rows * replay.num_envs
+        one = model.pack(model.initial_state(1, model.updates.device))
+        self.rings = {key: x.new_zeros(places, *x.shape[1:], device=replay.storage) for key, x in one.items()}
+
+    def put(self, row: int, state: Tree) -> None:
+        """Keep the states [num_envs] of a row."""
+        indices = row * self.replay.num_envs + torch.arange(self.replay.num_envs, device=self.replay.storage)
+        self._write(indices, state)
+
+    def refresh(self, indices: Tensor, states: Tree) -> None:
+        """Keep the states [L * B] of windows [L, B] that begin at indices [B], but for their first steps."""
+        packed = self.model.pack(states)
+        length = len(next(iter(packed.values()))) // len(indices)
+        every = indices + torch.arange(length, device=indices.device)[:, None] * self.replay.num_envs
+        self._write_packed(every[1:].flatten(), {key: x[len(indices) :] for key, x in packed.items()})
+
+    def read(self, indices: Tensor) -> Tree:
+        """The states [B] at indices [B]."""
+        return self.model.unpack({key: x[self._places(indices)].to(indices.device) for key, x in self.rings.items()})
+
+    def _write(self, indices: Tensor, state: Tree) -> None:
+        self._write_packed(indices, self.model.pack(state))
+
+    def _write_packed(self, indices: Tensor, packed: dict[str, Tensor]) -> None:
+        places = self._places(indices)
+        for key, x in packed.items():
+            self.rings[key][places] = x.to(self.rings[key])
+
+    def _places(self, indices: Tensor) -> Tensor:
+        """Where the states of replay's indices stand in the rings."""
+        return indices.to(self.replay.storage) % (self.replay.capacity_rows * self.replay.num_envs)
+
+    def state(self) -> dict[str, Any]:
+        return {key: x.cpu() for key, x in self.rings.items()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        for key, x in self.rings.items():
+            x.copy_(state[key])
