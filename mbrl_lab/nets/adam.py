@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,9 +12,29 @@ from torch import Tensor
 from mbrl_lab.nets.precision import differentiate
 from mbrl_lab.ops import clip_norm
 
+ARGUMENTS: tuple[str, ...] = ("self", "grads", "exp_avgs", "exp_avg_sqs", "max_exp_avg_sqs", "state_steps")
+ARGUMENTS += ("lr", "beta1", "beta2", "weight_decay", "eps", "amsgrad", "maximize")
+"""Of torch's private kernel, as `Adam.step` gives them."""
+
+
+def fused_kernel(library: Any = torch) -> Callable[..., None] | None:
+    """torch's private fused Adam kernel; None if this torch has none, or one that takes other arguments."""
+    kernel = getattr(library, "_fused_adam_", None)
+    operator = getattr(library.ops.aten, "_fused_adam_", None)
+    if kernel is None or operator is None or not hasattr(library, "_foreach_add_"):
+        return None
+    arguments = operator.default._schema.arguments
+    known, further = arguments[: len(ARGUMENTS)], arguments[len(ARGUMENTS) :]
+    same = tuple(a.name for a in known) == ARGUMENTS and all(a.has_default_value() for a in further)
+    return kernel if same else None
+
+
+KERNEL = fused_kernel()
+"""What a step calls; None: torch.optim.Adam's own step, which takes longer and computes the same."""
+
 
 class Adam(torch.optim.Adam):
-    """torch's fused Adam, its settings and its state; a step keeps its books once, not a parameter at a time.
+    """torch's fused Adam, its settings and its state; a step does its bookkeeping once, not for each parameter.
 
     What torch.optim does around the arithmetic takes longer than the arithmetic of a small network.
     """
@@ -33,7 +54,7 @@ class Adam(torch.optim.Adam):
         return norm
 
     def differentiate(self, loss: Tensor) -> list[Tensor]:
-        """Its parameters, whose gradients are then those of a loss; nothing else that the loss depends on gets any."""
+        """Set the gradients of this optimiser's parameters, and of no others, to those of a loss; the parameters."""
         params = [p for group in self.param_groups for p in group["params"]]
         self.zero_grad()
         differentiate(loss, params)
@@ -47,13 +68,16 @@ class Adam(torch.optim.Adam):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
+        if KERNEL is None:
+            super().step()
+            return
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
-            states = [self.state[p] or self._begin(p) for p in params]
+            states = [self.state[p] or self._initial_state(p) for p in params]
             means, squares, steps = ([s[name] for s in states] for name in ("exp_avg", "exp_avg_sq", "step"))
             beta1, beta2 = group["betas"]
             torch._foreach_add_(steps, 1)
-            torch._fused_adam_(
+            KERNEL(
                 params,
                 [p.grad for p in params],
                 means,
@@ -69,9 +93,10 @@ class Adam(torch.optim.Adam):
                 maximize=False,
             )
 
-    step.hooked = True  # type: ignore[attr-defined]  # else torch wraps it, in what takes a fifth of its time
+    # torch wraps a step that is not marked so in a profiler's hook, which costs a fifth of the step's time.
+    step.hooked = True  # type: ignore[attr-defined]
 
-    def _begin(self, p: Tensor) -> dict[str, Tensor]:
+    def _initial_state(self, p: Tensor) -> dict[str, Tensor]:
         zeros = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
         self.state[p] = {"step": torch.zeros((), device=p.device), **zeros}
         return self.state[p]

@@ -1,12 +1,14 @@
 """The lean Adam against torch's own."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from mbrl_lab.nets.adam import Adam
+from mbrl_lab.nets import adam
+from mbrl_lab.nets.adam import ARGUMENTS, Adam, fused_kernel
 
 
 def train(net: nn.Module, opt: torch.optim.Optimizer, steps: int) -> None:
@@ -49,3 +51,43 @@ def test_a_parameter_without_a_gradient_stays() -> None:
     assert torch.allclose(a, torch.full((2,), 0.9))
     assert torch.equal(b, torch.ones(2))
     assert b not in opt.state
+
+
+def library(names: tuple[str, ...], **attributes: object) -> SimpleNamespace:
+    """Stands for a torch whose kernel has arguments of these names, the last of them with a default value."""
+    arguments = [SimpleNamespace(name=n, has_default_value=lambda n=n: n == names[-1]) for n in names]
+    operator = SimpleNamespace(default=SimpleNamespace(_schema=SimpleNamespace(arguments=arguments)))
+    ops = SimpleNamespace(aten=SimpleNamespace(_fused_adam_=operator))
+    return SimpleNamespace(**{"_fused_adam_": len, "_foreach_add_": len, "ops": ops} | attributes)
+
+
+def test_the_private_kernel_is_used_only_if_its_arguments_are_known() -> None:
+    assert fused_kernel() is torch._fused_adam_
+    assert fused_kernel(library((*ARGUMENTS, "grad_scale"))) is len
+    assert fused_kernel(library((*ARGUMENTS, "another", "grad_scale"))) is None, "one more that must be given"
+    assert fused_kernel(library(ARGUMENTS[:-1])) is None, "one less"
+    assert fused_kernel(library((*ARGUMENTS[:6], "beta1", "lr", *ARGUMENTS[8:], "grad_scale"))) is None, "another order"
+    assert fused_kernel(library(ARGUMENTS, _fused_adam_=None)) is None
+    assert fused_kernel(library(ARGUMENTS, ops=SimpleNamespace(aten=SimpleNamespace()))) is None
+
+
+def test_without_the_private_kernel_it_steps_by_torchs_own_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before and after one state: the kernel may be lost between a checkpoint and its resume."""
+    ours = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    theirs = copy.deepcopy(ours)
+    opt = Adam(groups(ours), 0.1, eps=1e-5)
+    train(ours, opt, 2)
+
+    monkeypatch.setattr(adam, "KERNEL", None)
+    monkeypatch.setattr(Adam, "_initial_state", None)
+    train(ours, opt, 5)
+    late = nn.Linear(2, 1)
+    train_one = Adam(late.parameters(), 0.1)
+    late(torch.ones(1, 2)).sum().backward()
+    train_one.step()
+    assert train_one.state[late.weight]["step"] == 1
+
+    reference = torch.optim.Adam(groups(theirs), 0.1, eps=1e-5, fused=True)
+    train(theirs, reference, 2)
+    train(theirs, reference, 5)
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
