@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from mbrl_lab.ops import clipped, crossed
@@ -12,20 +14,53 @@ from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Metrics, Step, Tree
 
 
+class ActingPolicy(Policy, Protocol):
+    """A policy that learns from what it did itself."""
+
+    def update(self, steps: Step, chosen: Tensor | None = None) -> Metrics:
+        """Learn from [T + 1, B] rows; `chosen` [T, B]: whether the policy chose the action. None: all of them."""
+
+
 class OnPolicy(Algo):
     """An update every `horizon` steps of each environment, on the transitions of just these steps.
 
     The newest row of one update is the oldest of the next: each transition is learned from once, in one update.
     """
 
-    def __init__(self, spec: EnvSpec, policy: Callable[[EnvSpec], Policy], horizon: int, reward_clip: float) -> None:
+    def __init__(
+        self, spec: EnvSpec, policy: Callable[[EnvSpec], ActingPolicy], horizon: int, reward_clip: float
+    ) -> None:
+        """
+        Args:
+            spec: of the environment.
+            policy: makes the policy.
+            horizon: steps of each environment between updates.
+            reward_clip: rewards are clipped to so much, either way, for learning; 0: not.
+        """
         super().__init__()
-        self.policy, self.horizon, self.reward_clip = policy(spec), horizon, reward_clip
+        self.policy = policy(spec)
+        self.horizon = horizon
+        self.reward_clip = reward_clip
+        self.actions: list[Tensor] = []  # [B] each, chosen since the latest update
 
     def act(self, step: Step, carry: Tree | None, explore: bool) -> tuple[Tensor, Tree]:
-        return self.policy.act(step.obs, explore), carry
+        action = self.policy.act(step.obs, explore)
+        if explore:
+            self.actions.append(action)
+        return action, carry
 
     def learn(self, replay: Replay, before: int, after: int) -> Metrics:
-        if crossed(before // replay.num_envs, after // replay.num_envs, self.horizon):
-            return self.policy.update(clipped(replay.latest(self.horizon + 1), self.reward_clip))
-        return {}
+        if not crossed(before // replay.num_envs, after // replay.num_envs, self.horizon):
+            return {}
+        steps = clipped(replay.latest(self.horizon + 1), self.reward_clip)
+
+        # An environment may have acted in the policy's place, such as by pressing FIRE after a lost life.
+        same = steps.action[1:] == torch.stack([action.to(replay.device) for action in self.actions])
+        self.actions = []
+        return self.policy.update(steps, same.view(*steps.first[1:].shape, -1).all(-1))
+
+    def get_extra_state(self) -> Tree:
+        return {"actions": list(self.actions)}
+
+    def set_extra_state(self, state: Tree) -> None:
+        self.actions = list(state.get("actions", ()))  # the best checkpoint, for evaluations, has none

@@ -11,6 +11,8 @@ An update on T + 1 rows of B environments that this very policy, pi_old, has jus
         L_vf   = mean of (V(s) - V_targ)^2                                       value_loss
         a step of Adam down the gradient of -L_clip + c1 L_vf - c2 H[pi]         eq. 9, loss
 
+Where the environment acted in the policy's place (`chosen` is false) the transition trains the value alone.
+
 Rows of replay hold neither values nor log-probabilities. As the policy has not moved since it acted, `targets` computes
 them again.
 """
@@ -80,7 +82,8 @@ class Batch(NamedTuple):
 
     obs: Tensor  # [N, *obs_shape]
     action: Tensor
-    valid: Tensor
+    valid: Tensor  # whether there is a transition: it trains the value
+    chosen: Tensor  # valid, and the policy chose the action: it trains the policy
     log_prob: Tensor  # of the action
     value: Tensor  # of the observation
     advantage: Tensor
@@ -168,12 +171,15 @@ class PPO(nn.Module):
         """[N, D] -> [N]: V(s)."""
         return self.critic(features).squeeze(-1)
 
-    def update(self, steps: Step) -> Metrics:
-        """Learn from [T + 1, B] rows that this policy made, each transition once an epoch."""
-        batch = self.targets(steps)
+    def update(self, steps: Step, chosen: Tensor | None = None) -> Metrics:
+        """Learn from [T + 1, B] rows that this policy made, each transition once an epoch.
+
+        `chosen` [T, B]: whether it chose the action, too. None: all of them.
+        """
+        batch = self.targets(steps, torch.ones_like(steps.first[1:]) if chosen is None else chosen)
         explained = explained_variance(batch)
         if self.normalise.advantage:
-            batch = batch._replace(advantage=standardised(batch.advantage, batch.valid))
+            batch = batch._replace(advantage=standardised(batch.advantage, batch.chosen))
 
         self._anneal_lr()
         for _ in range(self.optim.epochs):
@@ -187,8 +193,11 @@ class PPO(nn.Module):
         return means | {"policy/explained_variance": explained}
 
     @torch.no_grad()
-    def targets(self, steps: Step) -> Batch:
-        """[T + 1, B] rows -> their T * B transitions. A time limit bootstraps, a terminal state does not."""
+    def targets(self, steps: Step, chosen: Tensor) -> Batch:
+        """[T + 1, B] rows, and [T, B] whether their actions were chosen -> their T * B transitions.
+
+        A time limit bootstraps, a terminal state does not.
+        """
         t = steps.transitions()
         reward = t.reward if self.reward_scale is None else self.reward_scale(t.reward, t.valid)
         features = self.features(steps.obs.flatten(0, 1))
@@ -198,7 +207,8 @@ class PPO(nn.Module):
 
         advantage = gae(reward, self.gamma * ~t.terminal, value[:-1], value[1:], t.valid, self.gae_lambda)
         value, advantage = value[:-1].flatten(), advantage.flatten()
-        return Batch(t.obs.flatten(0, 1), action, t.valid.flatten(), log_prob, value, advantage, advantage + value)
+        valid, chosen = t.valid.flatten(), (t.valid & chosen).flatten()
+        return Batch(t.obs.flatten(0, 1), action, valid, chosen, log_prob, value, advantage, advantage + value)
 
     def minibatch_step(self, b: Batch) -> dict[str, Tensor]:
         """One gradient step on a minibatch; what it found."""
@@ -214,10 +224,10 @@ class PPO(nn.Module):
         log_ratio = pi.log_prob(b.action) - b.log_prob
         ratio = log_ratio.exp()
 
-        policy_loss = masked_mean(surrogate_loss(ratio, b.advantage, eps), b.valid)
+        policy_loss = masked_mean(surrogate_loss(ratio, b.advantage, eps), b.chosen)
         errors = value_loss(self.value(features), b.value, b.returns, self.objective.value_clip)
         mean_value_loss = masked_mean(errors, b.valid)
-        entropy = masked_mean(pi.entropy(), b.valid)
+        entropy = masked_mean(pi.entropy(), b.chosen)
         loss = policy_loss + self.objective.value_coef * mean_value_loss - self.objective.entropy_coef * entropy
 
         with torch.no_grad():
@@ -225,8 +235,8 @@ class PPO(nn.Module):
                 "policy/loss": policy_loss.detach(),
                 "policy/value_loss": mean_value_loss.detach(),
                 "policy/entropy": entropy.detach(),
-                "policy/kl": masked_mean(ratio - 1 - log_ratio, b.valid),
-                "policy/clip_fraction": masked_mean(((ratio - 1).abs() > eps).float(), b.valid),
+                "policy/kl": masked_mean(ratio - 1 - log_ratio, b.chosen),
+                "policy/clip_fraction": masked_mean(((ratio - 1).abs() > eps).float(), b.chosen),
             }
         return loss, metrics
 

@@ -23,12 +23,15 @@ class Policy(nn.Module):
     def __init__(self, spec: EnvSpec) -> None:
         super().__init__()
         self.seen: list[Step] = []
+        self.chosen: list[list[list[bool]]] = []
 
     def act(self, features: Tensor, explore: bool) -> Tensor:
         return torch.full((len(features),), 4 if explore else 3)
 
-    def update(self, steps: Step) -> Metrics:
+    def update(self, steps: Step, chosen: Tensor | None = None) -> Metrics:
+        assert chosen is not None
         self.seen.append(steps)
+        self.chosen.append(chosen.tolist())
         return {"policy/loss": float(len(self.seen))}
 
 
@@ -45,6 +48,7 @@ def played(horizon: int, num_envs: int, rounds: int, capacity: int = 10_000) -> 
     replay, learned = Replay(SPEC, capacity, num_envs, seed=0), []
     replay.add(row(num_envs, 0))
     for now in range(1, rounds + 1):
+        algo.act(row(num_envs, now - 1), None, explore=True)
         replay.add(row(num_envs, now))
         if algo.learn(replay, (now - 1) * num_envs, now * num_envs):
             learned.append(now)
@@ -66,6 +70,23 @@ def test_every_transition_is_learned_from_once(num_envs: int, spare: int) -> Non
         pairs.update(map(tuple, torch.cat([t.obs, t.next_obs], -1).flatten(0, 1).tolist()))
     expected = [(float(now), float(env), now + 1.0, float(env)) for now in range(40) for env in range(num_envs)]
     assert pairs == Counter(expected)
+
+
+def test_actions_that_the_environment_replaced_are_told_from_chosen_ones() -> None:
+    """The policy chooses 4; the second environment acts in its place at the third step. A resume lies between."""
+    algo: Any = OnPolicy(SPEC, Policy, 4, 0.0)
+    replay = Replay(SPEC, 100, 2, seed=0)
+    replay.add(row(2, 0))
+    for now in range(1, 9):
+        if now in (3, 4):
+            resumed: Any = OnPolicy(SPEC, lambda spec, policy=algo.policy: policy, 4, 0.0)
+            resumed.set_extra_state(algo.get_extra_state())
+            algo = resumed
+        action = algo.act(row(2, now - 1), None, explore=True)[0]
+        algo.act(row(2, now - 1), None, explore=False)
+        replay.add(row(2, now)._replace(action=torch.tensor([4, 0]) if now == 3 else action))
+        algo.learn(replay, 2 * now - 2, 2 * now)
+    assert algo.policy.chosen == [[[True, True], [True, True], [True, False], [True, True]], [[True, True]] * 4]
 
 
 def test_it_acts_by_the_policy_from_the_first_step() -> None:

@@ -81,7 +81,7 @@ def test_gae_by_hand() -> None:
         terminal=torch.tensor([[i == 2] for i in range(8)]),
         first=torch.tensor([[i in (0, 3, 6)] for i in range(8)]),
     )
-    batch = policy.targets(steps)
+    batch = policy.targets(steps, torch.ones(7, 1, dtype=torch.bool))
     assert batch.valid.tolist() == [True, True, False, True, True, False, True]
     one_step = [10 + 0.5 * 2 - 1, 20 - 2, 0, 30 + 0.5 * 5 - 4, 40 + 0.5 * 6 - 5, 0, 50 + 0.5 * 8 - 7]
     by_hand = [one_step[0] + 0.25 * 18, 18, 0, one_step[3] + 0.25 * 38, 38, 0, 47]
@@ -130,7 +130,7 @@ def test_standardised_by_hand() -> None:
 def test_explained_variance(value: list[float], returns: list[float], expected: float) -> None:
     v, r = torch.tensor([*value, 9.0]), torch.tensor([*returns, -40.0])
     valid = torch.tensor([True, True, True, False])
-    batch = Batch(obs=v, action=v, valid=valid, log_prob=v, value=v, advantage=r - v, returns=r)
+    batch = Batch(obs=v, action=v, valid=valid, chosen=valid, log_prob=v, value=v, advantage=r - v, returns=r)
     assert explained_variance(batch).item() == pytest.approx(expected)
 
 
@@ -139,7 +139,7 @@ def test_the_first_gradient_is_the_policy_gradient(spec: EnvSpec) -> None:
     """Where the policy has not moved the ratio is 1 and nothing is clipped; row by row, and summed."""
     policy = ppo(spec, entropy_coef=0.3, value_coef=0.7, lr=1e-12)
     steps = played(policy, spec)
-    batch, alone = policy.targets(steps), copy.deepcopy(policy)
+    batch, alone = policy.targets(steps, torch.ones(6, 8, dtype=torch.bool)), copy.deepcopy(policy)
     expected = [torch.zeros_like(p) for p in alone.parameters()]
     for obs, action, advantage, returns in zip(batch.obs, batch.action, batch.advantage, batch.returns, strict=True):
         distribution = alone.actor(obs[None])
@@ -179,8 +179,8 @@ def loop(policy: PPO, envs: Envs, horizon: int, rounds: int) -> tuple[list[Tenso
     found: list[Tensor] = []
     targets = policy.targets
 
-    def listen(steps: Step) -> Batch:
-        batch = targets(steps)
+    def listen(steps: Step, chosen: Tensor) -> Batch:
+        batch = targets(steps, chosen)
         found.extend(torch.where(batch.valid, batch.log_prob, 0).view(horizon, envs.num))
         return batch
 
@@ -230,6 +230,25 @@ def test_transitions_across_an_episode_boundary_are_masked(spec: EnvSpec) -> Non
         metrics.append(learner.update(seen._replace(first=first)))
     assert metrics[0] == metrics[1]
     assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), twin.parameters(), strict=True))
+
+
+@BOTH
+def test_actions_of_the_environment_train_the_value_only(spec: EnvSpec) -> None:
+    """What the environment did in the policy's place, such as FIRE, moves the critic and no parameter of the actor."""
+    policy = ppo(spec, entropy_coef=0.1, normalise_advantage=True, epochs=2)
+    steps, other, third = played(policy, spec), copy.deepcopy(policy), copy.deepcopy(policy)
+    forced = torch.rand(6, 8) < 0.3
+    changed = torch.where(forced.view(6, 8, *[1] * (steps.action.ndim - 2)), spec.no_action(8), steps.action[1:])
+    replaced = steps._replace(action=torch.cat([steps.action[:1], changed]))
+    for learner, rows in ((policy, steps), (other, replaced)):
+        torch.manual_seed(1)
+        learner.update(rows, ~forced)
+    assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), other.parameters(), strict=True))
+
+    before = copy.deepcopy(third)
+    third.update(steps, torch.zeros_like(forced))
+    assert all(torch.equal(a, b) for a, b in zip(third.actor.parameters(), before.actor.parameters(), strict=True))
+    assert not torch.equal(third.critic[0].weight, before.critic[0].weight)
 
 
 def test_an_update_without_a_valid_transition_changes_nothing() -> None:
