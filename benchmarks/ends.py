@@ -28,7 +28,7 @@ def transitions(run: Path) -> Transition:
     """[N]: what a run's replay holds."""
     loaded = Checkpoint(RunFolder(run).last).load()
     assert loaded is not None, f"{run} holds no checkpoint"
-    chunks = [rows for _, rows in loaded.rows]
+    chunks = [rows for _, rows in loaded.steps]
     steps = Step(*(torch.cat(field) for field in zip(*chunks, strict=True)))
     flat = Transition(*(x.flatten(0, 1) for x in steps.transitions()))
     return Transition(*(x[flat.valid] for x in flat))

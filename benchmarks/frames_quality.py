@@ -103,7 +103,7 @@ class Copy:
     def expect(self, state: Tensor, action: Tensor) -> tuple[Tensor, Any]:
         _, outcome = self.model.expect(state[:1], action[:1])
         zeros = torch.zeros(len(state))
-        return self.model.follow(state, state[:, -1:]), outcome._replace(reward=zeros, discount=1 - zeros)
+        return self.model.follow(state, state[:, -1:]), outcome._replace(reward=zeros, cont=1 - zeros)
 
 
 def line(seen: OpenLoop) -> Tensor:
@@ -216,7 +216,7 @@ def main() -> None:
     if args.load:
         model.load_state_dict(torch.load(args.load))
     rows = windows(model, unseen, fit, args.windows)
-    rewards, ends = unseen.outcomes(unseen.transitions())
+    rewards, ends = unseen.rewards_and_terminals(unseen.transitions())
     print(
         f"{spec}; held out: {len(rewards)} steps, {int((rewards != 0).sum())} rewards, {int(ends.sum())} ends",
         flush=True,

@@ -58,7 +58,7 @@ def load(place: Path, frames: int) -> None:
     checked = time.monotonic()
     replay = Replay(SPEC, frames, ENVS, 0)
     replay.load_state_dict(loaded.state["replay"])
-    for start, rows in loaded.rows:
+    for start, rows in loaded.steps:
         replay.restore(start, rows)
     seconds, cpu = time.monotonic() - began, time.process_time() - cpu
     print(f"resume       {seconds:6.1f} s  of which checksums {checked - began:.1f} s, {cpu:.1f} s of a processor")

@@ -46,7 +46,7 @@ from mbrl_lab.env.vector import DIFFERENT
 from mbrl_lab.explain import deleted_key
 from mbrl_lab.monitor import Monitor, Stop
 from mbrl_lab.nets.speed import compile_parts, keep_freed_memory
-from mbrl_lab.replay import Replay, memory
+from mbrl_lab.replay import Replay, nbytes
 from mbrl_lab.report import draw
 from mbrl_lab.runner import TRAIN, Runner, Schedule
 from mbrl_lab.scores import Reference
@@ -126,7 +126,7 @@ def load_run(
     runner.steps = loaded.state["step"]
     load_module_state(runner.algo, loaded.state["algo"])
     if with_replay and "replay" in loaded.state:
-        runner.load_replay(loaded.state["replay"], loaded.rows)
+        runner.load_replay(loaded.state["replay"], loaded.steps)
     return runner
 
 
@@ -261,7 +261,7 @@ def run(cfg: DictConfig, path: Path, overrides: Sequence[str], confs: Sequence[P
     if opening == "done":
         tell(f"this run is done: {path}\n{how_to_go_on(folder.status()['step'], cfg)}")
         return
-    size = memory(runner.envs.spec, cfg.replay.capacity) / 1e6
+    size = nbytes(runner.envs.spec, cfg.replay.capacity) / 1e6
     tell(f"run       {path}\nreplay    {cfg.replay.capacity:,} steps, {size:,.1f} MB on {runner.replay.storage}")
     tell("\n".join([precision_line(runner), *copied]))
     if opening == "resume":

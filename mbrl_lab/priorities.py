@@ -1,4 +1,4 @@
-"""Priorities: windows of a ring drawn in proportion to a number each (Schaul et al. 2016), by a tree of sums."""
+"""Prioritised replay: windows of a ring drawn in proportion to their priorities (Schaul et al. 2016), by a sum tree."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ FAN = 128
 
 
 class SumTree:
-    """Numbers from 0, float64, all of them 0 at first; to set or to find one costs O(log leaves).
+    """Leaves of float64 numbers from 0, all of them 0 at first; to set or to find one costs O(log leaves).
 
     `levels[0]` holds the leaves, each later level the sums of FAN neighbours of the one before, the last at most FAN.
-    Sums are computed anew from what they sum, so no error gathers.
+    A sum is always computed from its children, never by adding a difference, so rounding errors do not accumulate.
     """
 
     def __init__(self, leaves: int, device: torch.device | str = "cpu") -> None:
@@ -30,6 +30,8 @@ class SumTree:
     def set(self, leaf: Tensor, value: Tensor) -> None:
         """Leaves [N] take values [N]; the largest where a leaf is named more than once."""
         self.levels[0].scatter_reduce_(0, leaf, value, "amax", include_self=False)
+
+        # Upwards, the parents of what has changed: all of a level at once where that is fewer sums.
         for below, above in itertools.pairwise(self.levels):
             groups, leaf = below.view(-1, FAN), leaf // FAN
             if len(leaf) < len(groups):
@@ -38,15 +40,16 @@ class SumTree:
                 above[: len(groups)] = groups.sum(-1)
 
     def total(self) -> Tensor:
-        """[]: the sum of all."""
+        """[]: the sum of all leaves."""
         return self.levels[-1].sum()
 
     def find(self, mass: Tensor) -> Tensor:
-        """[N] in [0, total) -> leaves [N]: the first with which the running sum exceeds the mass. None that is 0."""
+        """[N] in [0, total) -> leaves [N]: the first whose cumulative sum exceeds the mass. Never a leaf of 0."""
         node = torch.zeros_like(mass, dtype=torch.int64)
         for level in reversed(self.levels):
             sums = level.view(-1, FAN)[node].cumsum(-1)
-            mass = mass.minimum(sums[:, -1].nextafter(torch.zeros_like(mass)))  # a node's sum is rounded otherwise
+            # This cumulative sum may be rounded below the node's own value, which must not lead past its last child.
+            mass = mass.minimum(sums[:, -1].nextafter(torch.zeros_like(mass)))
             child = torch.searchsorted(sums, mass.unsqueeze(-1), right=True)
             before = torch.where(child > 0, sums.gather(-1, (child - 1).clamp(min=0)), 0.0)
             node, mass = node * FAN + child.squeeze(-1), mass - before.squeeze(-1)
@@ -54,52 +57,71 @@ class SumTree:
 
 
 class Priorities:
-    """What each window of `length` rows weighs that begins at an index of a ring of `rows` x `num_envs`.
+    """The priority of each window of `length` steps, by the index at which it begins.
 
-    A window gets the largest priority so far (1 before there is any) when its last row comes, and loses what it has
-    when its first row is overwritten. The ring is followed when something is drawn, so adding rows costs nothing.
+    A window gets the largest priority so far (1 before there is any) when its last step is added, and loses it when its
+    first step is overwritten. New steps are only counted when something is drawn, so adding them costs nothing.
+
+    Args:
+        slots: vector steps in the ring.
+        num_envs: environment steps in a vector step.
+        length: of the windows, in steps.
+        device: of the tree.
     """
 
-    def __init__(self, rows: int, num_envs: int, length: int, device: torch.device | str = "cpu") -> None:
-        self.rows, self.num_envs, self.length, self.device = rows, num_envs, length, device
-        self.spare = rows * num_envs
+    def __init__(self, slots: int, num_envs: int, length: int, device: torch.device | str = "cpu") -> None:
+        self.slots = slots
+        self.num_envs = num_envs
+        self.length = length
+        self.device = device
+        self.spare = slots * num_envs  # a leaf that takes what cannot be drawn any more
         self.tree = SumTree(self.spare + 1, device)
         self.largest = torch.ones((), dtype=torch.float64, device=device)
-        self.followed = 0
+        self.synced = 0  # vector steps that the tree knows of
 
-    def follow(self, added: int) -> None:
-        """So many rows have been added to the ring by now."""
-        first = max(self.followed - self.length + 1, added - self.rows, 0)
-        if added > self.followed:
-            row = torch.arange(first, added, device=self.device).repeat_interleave(self.num_envs)
+    def sync(self, added: int) -> None:
+        """Give priorities to the windows that the ring has gained, and take them from those it has lost.
+
+        Args:
+            added: vector steps added to the ring so far.
+        """
+        # Windows that lacked their last step until now begin up to `length` - 1 steps before the new ones.
+        first = max(self.synced - self.length + 1, added - self.slots, 0)
+        if added > self.synced:
+            number = torch.arange(first, added, device=self.device).repeat_interleave(self.num_envs)
             env = torch.arange(self.num_envs, device=self.device).repeat(added - first)
-            whole = row + self.length <= added
-            self.tree.set(row % self.rows * self.num_envs + env, torch.where(whole, self.largest, 0.0))
-        self.followed = added
+            complete = number + self.length <= added
+            self.tree.set(self._leaf(number, env), torch.where(complete, self.largest, 0.0))
+        self.synced = added
 
     def draw(self, uniform: Tensor) -> tuple[Tensor, Tensor]:
         """[N] numbers in [0, 1) -> (indices [N], their probabilities [N]); each is drawn in a stratum of its own."""
         strata = torch.arange(len(uniform), device=self.device)
         total = self.tree.total()
         leaf = self.tree.find((strata + uniform) / len(uniform) * total)
-        newest = self.followed - 1
-        row = newest - (newest - leaf // self.num_envs) % self.rows
-        return row * self.num_envs + leaf % self.num_envs, self.tree.levels[0][leaf] / total
+
+        # A leaf is a slot; the newest step with that slot is the one that is there.
+        newest = self.synced - 1
+        number = newest - (newest - leaf // self.num_envs) % self.slots
+        return number * self.num_envs + leaf % self.num_envs, self.tree.levels[0][leaf] / total
 
     def set(self, indices: Tensor, priority: Tensor) -> None:
-        """Indices [N] have priorities [N] from now on, but for those that cannot be drawn (any more)."""
-        row, env = indices // self.num_envs, indices % self.num_envs
-        there = (row >= self.followed - self.rows) & (row + self.length <= self.followed)
+        """Windows at indices [N] get priorities [N], but for those that are not in the ring (any more)."""
+        number, env = indices // self.num_envs, indices % self.num_envs
+        there = (number >= self.synced - self.slots) & (number + self.length <= self.synced)
         value = torch.where(there, priority.double(), 0.0)
-        self.tree.set(torch.where(there, row % self.rows * self.num_envs + env, self.spare), value)
+        self.tree.set(torch.where(there, self._leaf(number, env), self.spare), value)
         self.largest = self.largest.maximum(value.max())
+
+    def _leaf(self, number: Tensor, env: Tensor) -> Tensor:
+        return number % self.slots * self.num_envs + env
 
     def state_dict(self) -> dict[str, Any]:
         """All of it: sums too, which a device may round otherwise when it adds up all of them at once."""
         levels = [level.cpu() for level in self.tree.levels]
-        return {"length": self.length, "followed": self.followed, "largest": self.largest.cpu(), "levels": levels}
+        return {"length": self.length, "followed": self.synced, "largest": self.largest.cpu(), "levels": levels}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.length, self.followed = state["length"], state["followed"]
+        self.length, self.synced = state["length"], state["followed"]
         self.largest = state["largest"].to(self.device)
         self.tree.levels = [level.to(self.device, copy=True) for level in state["levels"]]

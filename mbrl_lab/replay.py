@@ -1,4 +1,4 @@
-"""Replay: a ring of arrival rows, read by `sample`, `draw`, `latest` and `read`."""
+"""Replay: a ring of steps, read by `sample`, `draw`, `latest` and `read`."""
 
 from __future__ import annotations
 
@@ -13,16 +13,21 @@ from mbrl_lab.types import EnvSpec, Step
 
 
 class Replay:
-    """Rows [T, B]; each of the B columns is one environment's unbroken stream.
+    """A ring of vector steps [B]; each of the B columns is one environment's unbroken stream of arrival steps.
 
-    Rows lie on `storage` (None: on `device`). Indices and what is read of them are on `device`, where learners compute.
-
-    A row's number is absolute: it never changes and never comes back. A flat index is row * B + environment: it names
-    one environment step for good, unlike its place in the ring. Old rows are overwritten when `capacity` environment
-    steps are exceeded.
+    A vector step has a number that counts up and is never used again. A flat index is number * B + environment: it
+    names one environment step permanently, while its slot in the ring is number % slots. docs/glossary.md draws it.
 
     Of stacked observations only the newest frame is kept. They are stacked again when read, as the environment did, so
-    the ring has room for the frames before the oldest row.
+    the ring has slots for the frames before the oldest step.
+
+    Args:
+        spec: of the environments.
+        capacity: environment steps to keep; older ones are overwritten.
+        num_envs: B.
+        seed: of the windows that are sampled.
+        device: where indices and batches are, and learners compute.
+        storage: where the ring lies; None: on `device`.
 
     Raises ValueError naming `replay.capacity` when the memory it would take is not there.
     """
@@ -36,131 +41,147 @@ class Replay:
         device: torch.device | str = "cpu",
         storage: torch.device | str | None = None,
     ) -> None:
-        self.spec, self.num_envs, self.added = spec, num_envs, 0
-        self.device, self.storage = torch.device(device), torch.device(storage or device)
-        self.behind = spec.stack - 1
-        self.capacity_rows = max(capacity // num_envs, 2) + self.behind
+        self.spec = spec
+        self.num_envs = num_envs
+        self.device = torch.device(device)
+        self.storage = torch.device(storage or device)
+        self.added = 0  # vector steps so far, and so the number of the next one
+
+        self.older_frames = spec.stack - 1
+        self.slots = max(capacity // num_envs, 2) + self.older_frames
         if lacking := shortage(spec, capacity, self.storage):
-            fit = int(capacity * free_memory(self.storage) / memory(spec, capacity))
+            fit = int(capacity * free_memory(self.storage) / nbytes(spec, capacity))
             raise ValueError(f"replay.capacity={capacity} {lacking}: at most {fit} fit")
-        self.store = _allocate(spec, self.capacity_rows, num_envs, self.storage)
+        self.store = _empty(spec, self.slots, num_envs, self.storage)
+
         self.generator = torch.Generator().manual_seed(seed)
         self.priorities: Priorities | None = None
 
     def __len__(self) -> int:
-        """How many rows can be read now."""
-        return min(self.added, self.capacity_rows - self.behind)
+        """How many vector steps can be read now."""
+        return min(self.added, self.slots - self.older_frames)
 
     @property
     def oldest(self) -> int:
-        """The number of the oldest row that can be read."""
+        """The number of the oldest vector step that can be read."""
         return self.added - len(self)
 
     def add(self, step: Step) -> None:
-        """Append one row [B]."""
-        for field, x in zip(self.store, self._frames(step), strict=True):
-            field[self.added % self.capacity_rows] = x
+        """Append one vector step [B]."""
+        for field, x in zip(self.store, self._newest_frame(step), strict=True):
+            field[self.added % self.slots] = x
         self.added += 1
 
+    # ---- reading
+
     def sample(self, batch: int, length: int) -> Step:
-        """[length, batch] windows, uniform over time and environments; they may span an episode's end."""
+        """[length, batch] windows, uniform over time and environments; an episode may terminate inside one."""
         return self.read(self._windows(batch, length), length)
 
     def windows(self, batch: int, length: int) -> Tensor:
-        """Indices [batch] where windows of `length` rows begin, uniform over time and environments."""
+        """Indices [batch] at which windows of `length` steps begin, uniform over time and environments."""
         return self._windows(batch, length).to(self.device)
 
-    def _windows(self, batch: int, length: int) -> Tensor:
-        """The same on the CPU."""
-        row = self.oldest + torch.randint(self._starts(length), (batch,), generator=self.generator)
-        env = torch.randint(self.num_envs, (batch,), generator=self.generator)
-        return row * self.num_envs + env
+    def terminal_windows(self, length: int) -> Tensor:
+        """Indices [M] at which windows of `length` steps begin whose last step is terminal."""
+        last = torch.arange(self.oldest + length - 1, self.added, device=self.storage)
+        terminal = self.store.terminal[last % self.slots]
+        return self._indices(last - length + 1)[terminal].to(self.device)
 
-    def endings(self, length: int) -> Tensor:
-        """Indices [M] where windows of `length` rows begin whose last row is terminal."""
-        row = torch.arange(self.oldest + length - 1, self.added, device=self.storage)
-        indices = (row - length + 1)[:, None] * self.num_envs + torch.arange(self.num_envs, device=self.storage)
-        return indices[self.store.terminal[row % self.capacity_rows]].to(self.device)
+    def transitions(self) -> Tensor:
+        """Indices [M] int64 at which a valid transition begins, oldest first."""
+        number = torch.arange(self.oldest, self.added - 1, device=self.storage)
+        valid = ~self.store.first[(number + 1) % self.slots]
+        return self._indices(number)[valid].to(self.device)
 
-    def draw(self, batch: int, length: int) -> tuple[Tensor, Tensor]:
-        """Indices [batch] where windows of `length` rows begin, by their priorities, and how many times as probable as
-        if all were alike each was [batch]. A replay has windows of one length to draw, for ever."""
-        starts = self._starts(length)
-        if self.priorities is None:
-            self.priorities = Priorities(self.capacity_rows - self.behind, self.num_envs, length, self.device)
-        assert self.priorities.length == length, (self.priorities.length, length)
-        self.priorities.follow(self.added)
-        uniform = torch.rand(batch, generator=self.generator, dtype=torch.float64).to(self.device)
-        indices, probability = self.priorities.draw(uniform)
-        return indices, probability * starts * self.num_envs
-
-    def prioritise(self, indices: Tensor, priority: Tensor) -> None:
-        """From now on indices [N] that were drawn have these priorities [N], which must be above 0."""
-        assert self.priorities is not None, "nothing was drawn yet"
-        self.priorities.set(indices, priority)
-
-    def _starts(self, length: int) -> int:
-        """How many rows a window may begin at."""
-        if len(self) < length:
-            raise ValueError(f"windows of {length} rows were asked of a replay of {len(self)}: raise algo.warmup")
-        return len(self) - length + 1
-
-    def latest(self, length: int) -> Step:
-        """[length, B]: the newest rows, in order."""
-        assert length <= len(self), (length, len(self))
-        first = (self.added - length) * self.num_envs
-        return self.read(torch.arange(first, first + self.num_envs, device=self.storage), length)
-
-    def rows(self, start: int, stop: int) -> Step:
-        """[stop - start, B] on the CPU: rows as they are kept, by number, in order."""
-        kept = max(self.added - self.capacity_rows, 0)
-        assert kept <= start <= stop <= self.added, (kept, start, stop, self.added)
-        return self.store.at(torch.arange(start, stop, device=self.storage) % self.capacity_rows).to("cpu")
+    def rewards_and_terminals(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """(reward, terminal) [N] of the transitions that begin at indices [N], without their observations."""
+        arrival = indices.to(self.storage) + self.num_envs
+        reward, terminal = self._take((self.store.reward, self.store.terminal), arrival)
+        return reward.to(self.device), terminal.to(self.device)
 
     def read(self, indices: Tensor, length: int) -> Step:
-        """[length, *indices.shape]: the windows that begin at each index."""
+        """[length, *indices.shape]: the windows that begin at these indices."""
         time = torch.arange(length, device=self.storage).view(-1, *[1] * indices.ndim)
         indices = indices.to(self.storage) + time * self.num_envs
-        if not self.behind:
+        if not self.older_frames:
             return Step(*self._take(self.store, indices)).to(self.device)
+
+        # Each frame is stored once, so observations are gathered apart from the other fields.
         action, _, *rest = self.store
         taken = self._take((action, *rest), indices)
         return Step(taken[0], self._stacked(indices), *taken[1:]).to(self.device)
 
+    def latest(self, length: int) -> Step:
+        """[length, B]: the newest vector steps, in order."""
+        assert length <= len(self), (length, len(self))
+        first = (self.added - length) * self.num_envs
+        return self.read(torch.arange(first, first + self.num_envs, device=self.storage), length)
+
+    def _windows(self, batch: int, length: int) -> Tensor:
+        """`windows`, on the CPU: the generator is there, so a seed gives the same windows on every device."""
+        number = self.oldest + torch.randint(self._starts(length), (batch,), generator=self.generator)
+        env = torch.randint(self.num_envs, (batch,), generator=self.generator)
+        return number * self.num_envs + env
+
+    def _starts(self, length: int) -> int:
+        """How many vector steps a window of `length` may begin at."""
+        if len(self) < length:
+            raise ValueError(f"windows of {length} steps need more than the {len(self)} in replay: raise algo.warmup")
+        return len(self) - length + 1
+
+    def _indices(self, number: Tensor) -> Tensor:
+        """[N, B]: the indices of the environment steps in vector steps [N]."""
+        return number[:, None] * self.num_envs + torch.arange(self.num_envs, device=self.storage)
+
     def _take(self, fields: Sequence[Tensor], indices: Tensor) -> list[Tensor]:
-        """[*indices.shape, ...] of each: whole rows are copied, which plain indexing does number by number."""
-        place = indices.flatten() % (self.capacity_rows * self.num_envs)
-        taken = (x.flatten(0, 1).index_select(0, place) for x in fields)
+        """[*indices.shape, ...] of each field; index_select copies whole steps, plain indexing number by number."""
+        slot = indices.flatten() % (self.slots * self.num_envs)
+        taken = (x.flatten(0, 1).index_select(0, slot) for x in fields)
         return [x.view(*indices.shape, *x.shape[1:]) for x in taken]
 
-    def _frames(self, step: Step) -> Step:
-        """The row as it is kept."""
-        return step._replace(obs=step.obs[:, -1]) if self.behind else step
+    def _newest_frame(self, step: Step) -> Step:
+        """The vector step as it is stored."""
+        return step._replace(obs=step.obs[:, -1]) if self.older_frames else step
 
     def _stacked(self, indices: Tensor) -> Tensor:
         """[*indices.shape, stack, H, W]: the newest frames at each index; 0 where they precede its episode."""
-        indices = indices.unsqueeze(-1) + torch.arange(-self.behind, 1, device=self.storage) * self.num_envs
-        frames, starts = self._take((self.store.obs, self.store.first), indices)
-        first = starts.int()
-        begun_since = first.flip(-1).cumsum(-1).flip(-1) > first
-        frames[begun_since] = 0
+        indices = indices.unsqueeze(-1) + torch.arange(-self.older_frames, 1, device=self.storage) * self.num_envs
+        frames, first = self._take((self.store.obs, self.store.first), indices)
+
+        # A frame belongs to an earlier episode where one begins at any of the later frames.
+        begins = first.int()
+        begins_later = begins.flip(-1).cumsum(-1).flip(-1) > begins
+        frames[begins_later] = 0
         return frames
 
-    def transitions(self) -> Tensor:
-        """[M] int64: the indices at which a valid transition begins, oldest first."""
-        row = torch.arange(self.oldest, self.added - 1, device=self.storage)
-        valid = ~self.store.first[(row + 1) % self.capacity_rows]
-        indices = row[:, None] * self.num_envs + torch.arange(self.num_envs, device=self.storage)
-        return indices[valid].to(self.device)
+    # ---- priorities
 
-    def outcomes(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """(reward, terminal) [N] of the transitions that begin at indices [N], without what was seen."""
-        after = indices.to(self.storage) + self.num_envs
-        reward, terminal = self._take((self.store.reward, self.store.terminal), after)
-        return reward.to(self.device), terminal.to(self.device)
+    def draw(self, batch: int, length: int) -> tuple[Tensor, Tensor]:
+        """Windows of `length` steps in proportion to their priorities: (indices [batch], ratios [batch]).
+
+        A ratio is how many times as probable the window was as under uniform sampling. All draws from a replay have
+        the same length.
+        """
+        starts = self._starts(length)
+        if self.priorities is None:
+            self.priorities = Priorities(self.slots - self.older_frames, self.num_envs, length, self.device)
+        assert self.priorities.length == length, (self.priorities.length, length)
+        self.priorities.sync(self.added)
+
+        uniform = torch.rand(batch, generator=self.generator, dtype=torch.float64).to(self.device)
+        indices, probability = self.priorities.draw(uniform)
+        return indices, probability * starts * self.num_envs
+
+    def set_priorities(self, indices: Tensor, priority: Tensor) -> None:
+        """Give the windows at indices [N], which were drawn, priorities [N] above 0."""
+        assert self.priorities is not None, "nothing was drawn yet"
+        self.priorities.set(indices, priority)
+
+    # ---- saving
 
     def state_dict(self) -> dict:
-        """Counters, randomness and priorities; the rows are saved by number, through `rows` and `restore`."""
+        """Counters, generator and priorities; the steps are saved by number, through `steps` and `restore`."""
         priorities = self.priorities and self.priorities.state_dict()
         return {"added": self.added, "generator": self.generator.get_state(), "priorities": priorities}
 
@@ -169,25 +190,31 @@ class Replay:
         self.generator.set_state(state["generator"])
         saved = state.get("priorities")  # a checkpoint older than priorities has none
         if saved is not None:
-            self.priorities = Priorities(self.capacity_rows - self.behind, self.num_envs, saved["length"], self.device)
+            self.priorities = Priorities(self.slots - self.older_frames, self.num_envs, saved["length"], self.device)
             self.priorities.load_state_dict(saved)
 
-    def restore(self, start: int, rows: Step) -> None:
-        """Put rows [n, B] back where they stood, the first of them with number `start`."""
-        index = torch.arange(start, start + len(rows.first), device=self.storage) % self.capacity_rows
-        for field, x in zip(self.store, rows, strict=True):
-            field[index] = x.to(self.storage)
+    def steps(self, start: int, stop: int) -> Step:
+        """[stop - start, B] on the CPU: vector steps as they are stored, by number, in order."""
+        kept = max(self.added - self.slots, 0)
+        assert kept <= start <= stop <= self.added, (kept, start, stop, self.added)
+        return self.store.at(torch.arange(start, stop, device=self.storage) % self.slots).to("cpu")
+
+    def restore(self, start: int, steps: Step) -> None:
+        """Put vector steps [N, B] back into their slots; `start` is the number of the first."""
+        slot = torch.arange(start, start + len(steps.first), device=self.storage) % self.slots
+        for field, x in zip(self.store, steps, strict=True):
+            field[slot] = x.to(self.storage)
 
 
 def shortage(spec: EnvSpec, capacity: int, device: torch.device) -> str:
-    """What `capacity` rows need where it is not there, in words; nothing where it is."""
-    need, free = memory(spec, capacity), free_memory(device)
+    """What `capacity` steps need where `device` has less free memory, in words; empty where it has enough."""
+    need, free = nbytes(spec, capacity), free_memory(device)
     return f"needs {need / 1e9:.1f} GB on {device}, where {free / 1e9:.1f} GB are free" if need > free else ""
 
 
-def memory(spec: EnvSpec, capacity: int) -> int:
-    """Bytes that `capacity` rows of one environment take."""
-    return sum(x.element_size() * x[0].numel() for x in _allocate(spec, 1, 1, torch.device("cpu"))) * capacity
+def nbytes(spec: EnvSpec, capacity: int) -> int:
+    """Bytes that `capacity` environment steps take."""
+    return sum(x.element_size() * x[0].numel() for x in _empty(spec, 1, 1, torch.device("cpu"))) * capacity
 
 
 def free_memory(device: torch.device) -> int:
@@ -197,15 +224,15 @@ def free_memory(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
-def _allocate(spec: EnvSpec, rows: int, num_envs: int, device: torch.device) -> Step:
-    """Observations are not set to anything, so that memory is taken as it fills."""
+def _empty(spec: EnvSpec, slots: int, num_envs: int, device: torch.device) -> Step:
+    """A ring without steps. Observations are left uninitialised, so that memory is only taken as it fills."""
 
     def zeros(*shape: int, dtype: torch.dtype) -> Tensor:
-        return torch.zeros(rows, num_envs, *shape, dtype=dtype, device=device)
+        return torch.zeros(slots, num_envs, *shape, dtype=dtype, device=device)
 
     return Step(
         action=zeros(dtype=torch.int64) if spec.discrete else zeros(spec.action_dim, dtype=torch.float32),
-        obs=torch.empty(rows, num_envs, *spec.obs_shape[spec.stack > 1 :], dtype=spec.obs_dtype, device=device),
+        obs=torch.empty(slots, num_envs, *spec.obs_shape[spec.stack > 1 :], dtype=spec.obs_dtype, device=device),
         reward=zeros(dtype=torch.float32),
         terminal=zeros(dtype=torch.bool),
         first=zeros(dtype=torch.bool),

@@ -107,7 +107,7 @@ class Runner:
             if loaded is None:
                 self.begin()
             else:
-                self.load_state_dict(loaded.state, loaded.rows)
+                self.load_state_dict(loaded.state, loaded.steps)
             self.tracker.start(self.steps, self.schedule.steps)
             self.clock = time.monotonic()
             while self.evaluation_due or (self.steps < self.schedule.steps and not self.monitor.done):

@@ -52,10 +52,16 @@ def test_reads_of_rows_on_the_cpu_arrive_on_the_device() -> None:
             no = torch.zeros(2, dtype=torch.bool)
             replay.add(Step(spec.no_action(2), torch.full((2, 2), float(t)), torch.zeros(2), no, no | (t == 0)))
         indices = replay.transitions()
-        found = [*replay.sample(4, 3), *replay.latest(2), *replay.read(indices, 2), *replay.outcomes(indices), indices]
-        found += [replay.endings(2), replay.windows(4, 2), *replay.draw(4, 2)]
+        found = [
+            *replay.sample(4, 3),
+            *replay.latest(2),
+            *replay.read(indices, 2),
+            *replay.rewards_and_terminals(indices),
+            indices,
+        ]
+        found += [replay.terminal_windows(2), replay.windows(4, 2), *replay.draw(4, 2)]
         assert all(x.is_cuda for x in found)
-        assert not replay.store.obs.is_cuda and not replay.rows(0, 10).obs.is_cuda
+        assert not replay.store.obs.is_cuda and not replay.steps(0, 10).obs.is_cuda
 
 
 def test_a_simulator_answers_where_it_was_asked() -> None:

@@ -29,7 +29,7 @@ def more(replay: Replay, rows: int) -> None:
         replay.add(Step(none.long(), obs, none, none.bool(), none.bool()))
 
 
-def shares(replay: Replay, length: int, batch: int = 20_000) -> dict[int, float]:
+def frequencies(replay: Replay, length: int, batch: int = 20_000) -> dict[int, float]:
     """How often each index is drawn."""
     indices, counts = replay.draw(batch, length)[0].unique(return_counts=True)
     return {int(index): int(count) / batch for index, count in zip(indices, counts, strict=True)}
@@ -59,7 +59,7 @@ def test_a_leaf_named_twice_takes_the_larger() -> None:
     assert tree.total() == 1.25 and tree.levels[0][7] == 0.25
 
 
-def test_what_weighs_nothing_is_never_found_however_sums_are_rounded() -> None:
+def test_a_priority_of_zero_is_never_drawn_however_sums_are_rounded() -> None:
     torch.manual_seed(0)
     tree = SumTree(4 * FAN)
     value = torch.rand(4 * FAN, dtype=torch.float64) * 10.0 ** torch.randint(-9, 9, (4 * FAN,))
@@ -71,11 +71,11 @@ def test_what_weighs_nothing_is_never_found_however_sums_are_rounded() -> None:
     assert (value[tree.find(mass)] > 0).all()
 
 
-def test_cells_are_drawn_in_proportion_and_the_ratio_is_to_uniform() -> None:
+def test_indices_are_drawn_in_proportion_and_the_ratio_is_to_uniform() -> None:
     replay = filled(5, 10)
     replay.draw(1, 2)
-    replay.prioritise(torch.arange(4), torch.tensor([1.0, 2.0, 5.0, 8.0]))
-    assert shares(replay, 2) == pytest.approx({0: 1 / 16, 1: 2 / 16, 2: 5 / 16, 3: 8 / 16}, abs=1e-3)
+    replay.set_priorities(torch.arange(4), torch.tensor([1.0, 2.0, 5.0, 8.0]))
+    assert frequencies(replay, 2) == pytest.approx({0: 1 / 16, 1: 2 / 16, 2: 5 / 16, 3: 8 / 16}, abs=1e-3)
     indices, ratio = replay.draw(1000, 2)
     wanted = torch.tensor([1.0, 2.0, 5.0, 8.0], dtype=torch.float64) / 16 * 4
     torch.testing.assert_close(ratio, wanted[indices])
@@ -89,11 +89,11 @@ def test_each_draw_comes_from_a_stratum_of_its_own() -> None:
 
 def test_fresh_windows_get_the_largest_so_far_and_unfinished_ones_nothing() -> None:
     replay = filled(6, 20, num_envs=2)
-    assert set(shares(replay, 3)) == set(range(8)), "of rows 0..5 those from 4 begin no window of 3"
-    replay.prioritise(torch.arange(8), torch.tensor([6.0, *[1.0] * 7]))
-    replay.prioritise(torch.tensor([0]), torch.tensor([1.0]))
+    assert set(frequencies(replay, 3)) == set(range(8)), "of rows 0..5 those from 4 begin no window of 3"
+    replay.set_priorities(torch.arange(8), torch.tensor([6.0, *[1.0] * 7]))
+    replay.set_priorities(torch.tensor([0]), torch.tensor([1.0]))
     more(replay, 1)
-    assert shares(replay, 3) == pytest.approx(dict.fromkeys(range(8), 1 / 20) | {8: 6 / 20, 9: 6 / 20}, abs=1e-3)
+    assert frequencies(replay, 3) == pytest.approx(dict.fromkeys(range(8), 1 / 20) | {8: 6 / 20, 9: 6 / 20}, abs=1e-3)
     assert replay.priorities is not None and replay.priorities.largest == 6
 
 
@@ -107,7 +107,7 @@ def test_over_the_rings_seam_the_whole_windows_are_drawn_and_no_other(rows: int,
         more(slow, 1)
     wanted = set(range(fast.oldest * num_envs, (rows - 3) * num_envs))
     for replay in (slow, fast):
-        assert set(shares(replay, 4, 2000)) == wanted
+        assert set(frequencies(replay, 4, 2000)) == wanted
         indices, ratio = replay.draw(50, 4)
         windows = replay.read(indices, 4).obs[..., 0]
         assert torch.equal(windows, indices + num_envs * torch.arange(4.0).unsqueeze(-1))
@@ -117,13 +117,13 @@ def test_over_the_rings_seam_the_whole_windows_are_drawn_and_no_other(rows: int,
 def test_what_was_overwritten_loses_its_priority_and_cannot_get_another() -> None:
     replay = filled(10, 10)
     replay.draw(1, 2)
-    replay.prioritise(torch.arange(9), torch.full((9,), 0.5))
-    replay.prioritise(torch.tensor([2]), torch.tensor([100.0]))
+    replay.set_priorities(torch.arange(9), torch.full((9,), 0.5))
+    replay.set_priorities(torch.tensor([2]), torch.tensor([100.0]))
     more(replay, 3)
-    assert set(shares(replay, 2)) == set(range(3, 12))
-    replay.prioritise(torch.tensor([2, 12, 5]), torch.tensor([1e9, 1e9, 100.0]))
+    assert set(frequencies(replay, 2)) == set(range(3, 12))
+    replay.set_priorities(torch.tensor([2, 12, 5]), torch.tensor([1e9, 1e9, 100.0]))
     assert replay.priorities is not None and replay.priorities.largest == 100
-    assert set(shares(replay, 2)) == set(range(3, 12)), "index 2 is gone, index 12 begins no window yet"
+    assert set(frequencies(replay, 2)) == set(range(3, 12)), "index 2 is gone, index 12 begins no window yet"
 
 
 def test_restored_it_draws_the_same_to_the_bit() -> None:
@@ -133,14 +133,14 @@ def test_restored_it_draws_the_same_to_the_bit() -> None:
     def learn(r: Replay, error: Tensor) -> tuple[Tensor, Tensor]:
         more(r, 3)
         indices, ratio = r.draw(len(error), 3)
-        r.prioritise(indices, error)
+        r.set_priorities(indices, error)
         return indices, ratio
 
     for _ in range(30):
         learn(replay, torch.rand(64) + 1e-3)
     other = Replay(SPEC, 1000, 2, seed=77)
     other.load_state_dict(replay.state_dict())
-    other.restore(replay.oldest, replay.rows(replay.oldest, replay.added))
+    other.restore(replay.oldest, replay.steps(replay.oldest, replay.added))
     assert other.priorities is not replay.priorities
     for _ in range(200):
         error = torch.rand(64) + 1e-3

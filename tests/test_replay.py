@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mbrl_lab import replay as module
 from mbrl_lab.env import Envs, make_gym
-from mbrl_lab.replay import Replay, free_memory, memory
+from mbrl_lab.replay import Replay, free_memory, nbytes
 from mbrl_lab.types import EnvSpec, Step
 
 SPEC = EnvSpec((3,), torch.float32, 4, True)
@@ -35,12 +35,12 @@ def stacked(rows: list[Step]) -> Step:
 @pytest.mark.parametrize(
     ("num", "steps", "capacity"), [(1, 30, 100), (3, 30, 31), (3, 30, 20), (2, 95, 10), (4, 1, 50)]
 )
-def test_rows_are_the_ones_that_came(num: int, steps: int, capacity: int) -> None:
+def test_steps_are_the_ones_that_were_added(num: int, steps: int, capacity: int) -> None:
     replay, rows, actions = filled(num, steps, capacity)
     kept = min(capacity, steps + 1)
     assert (len(replay), replay.added, replay.oldest) == (kept, steps + 1, steps + 1 - kept)
     assert same(replay.latest(kept), stacked(rows[-kept:]))
-    assert same(replay.rows(replay.oldest, replay.added), stacked(rows[-kept:]))
+    assert same(replay.steps(replay.oldest, replay.added), stacked(rows[-kept:]))
     by_hand = [stream[-kept:] for stream in expected(1, 0, num, actions)]
     assert seen([replay.latest(kept).at(t) for t in range(kept)]) == by_hand
 
@@ -59,7 +59,7 @@ def test_transitions_are_all_those_within_an_episode(num: int, steps: int, capac
     assert torch.equal(t.reward[0], 10 * t.next_obs[0, :, 1] + t.action[0])
 
 
-def test_valid_is_false_across_an_episodes_end_and_nowhere_else() -> None:
+def test_valid_is_false_across_an_episode_boundary_and_nowhere_else() -> None:
     replay, rows, _ = filled(3, 60, 61)
     t = replay.latest(61).transitions()
     consecutive = t.obs[..., 1] + 1 == t.next_obs[..., 1]
@@ -107,7 +107,7 @@ def test_samples_follow_from_the_seed_and_not_from_the_global_one() -> None:
     first, second = filled(2, 40, 30)[0], filled(2, 40, 30)[0]
     second.load_state_dict(first.state_dict())
     for start, stop in ((11, 20), (20, 41)):
-        second.restore(start, first.rows(start, stop))
+        second.restore(start, first.steps(start, stop))
     drawn = first.sample(50, 2)
     torch.manual_seed(99)
     assert same(drawn, second.sample(50, 2))
@@ -122,7 +122,7 @@ def test_restored_in_pieces_it_is_the_same_replay(steps: int) -> None:
     other.load_state_dict(replay.state_dict())
     middle = replay.oldest + 4
     for start, stop in ((replay.oldest, middle), (middle, replay.added)):
-        other.restore(start, replay.rows(start, stop))
+        other.restore(start, replay.steps(start, stop))
     assert same(other.latest(len(replay)), replay.latest(len(replay)))
     assert torch.equal(other.transitions(), replay.transitions())
     assert same(other.sample(20, 2), replay.sample(20, 2))
@@ -131,7 +131,7 @@ def test_restored_in_pieces_it_is_the_same_replay(steps: int) -> None:
     assert same(other.latest(5), replay.latest(5))
 
 
-def test_cells_keep_their_number_while_rows_come() -> None:
+def test_indices_never_change_while_steps_come() -> None:
     envs = Envs(Counting, 2, seed=1)
     replay = Replay(SPEC, 40, 2, seed=0)
     replay.add(envs.reset())
@@ -145,7 +145,7 @@ def test_cells_keep_their_number_while_rows_come() -> None:
     assert len(remembered) > 80 and min(indices) >= 2 * replay.oldest
 
 
-def test_read_keeps_the_shape_of_its_cells() -> None:
+def test_read_keeps_the_shape_of_its_indices() -> None:
     replay, _, _ = filled(2, 30, 20)
     indices = replay.transitions()[:6].view(2, 3)
     windows = replay.read(indices, 2)
@@ -170,28 +170,28 @@ def test_what_is_not_there_is_refused() -> None:
         replay.sample(4, 21)
     for start, stop in ((20, 30), (21, 42)):
         with pytest.raises(AssertionError):
-            replay.rows(start, stop)
+            replay.steps(start, stop)
     with pytest.raises(AssertionError):
         replay.latest(21)
 
 
 def test_memory_counts_every_byte() -> None:
     replay, _, _ = filled(2, 3, 10)
-    assert memory(SPEC, 20) == sum(x.nbytes for x in replay.store)
+    assert nbytes(SPEC, 20) == sum(x.nbytes for x in replay.store)
     frames = EnvSpec((4, 84, 84), torch.uint8, 6, True)
-    assert memory(frames, 10) == 10 * (8 + 4 * 84 * 84 + 4 + 1 + 1)
+    assert nbytes(frames, 10) == 10 * (8 + 4 * 84 * 84 + 4 + 1 + 1)
 
 
 def test_memory_that_is_not_there_is_refused_before_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int] = []
-    allocate = module._allocate
+    empty = module._empty
 
     def counted(spec: EnvSpec, rows: int, num: int, device: torch.device) -> Step:
         taken.append(rows * num)
-        return allocate(spec, rows, num, device)
+        return empty(spec, rows, num, device)
 
-    monkeypatch.setattr(module, "_allocate", counted)
-    monkeypatch.setattr(module, "free_memory", lambda device: memory(SPEC, 100))
+    monkeypatch.setattr(module, "_empty", counted)
+    monkeypatch.setattr(module, "free_memory", lambda device: nbytes(SPEC, 100))
     assert len(Replay(SPEC, 100, 1, seed=0).store.first) == 100
     taken.clear()
     with pytest.raises(ValueError, match=r"replay\.capacity=101 needs .* on cpu, .* at most 100 fit"):

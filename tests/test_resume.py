@@ -78,7 +78,7 @@ def assert_same_run(a: Path, b: Path) -> None:
         loaded.state["metrics"].pop("time/plan", None)
     for key in one.state:
         assert same(one.state[key], other.state[key]), f"{key} differs at the end"
-    assert same(last_rows(one.rows), last_rows(other.rows)), "replay differs at the end"
+    assert same(last_steps(one.steps), last_steps(other.steps)), "replay differs at the end"
 
 
 def best_step(folder: Path) -> int | None:
@@ -92,7 +92,7 @@ def saved_state(folder: Path) -> dict[str, Any]:
     return saved.state
 
 
-def last_rows(chunks: Any) -> list[torch.Tensor]:
+def last_steps(chunks: Any) -> list[torch.Tensor]:
     """[T, B] per field, whatever chunks they came in."""
     return [torch.cat(field) for field in zip(*(step for _, step in chunks), strict=True)]
 

@@ -81,7 +81,7 @@ def test_what_is_drawn_by_priority_has_all_its_frames() -> None:
 def test_a_restored_ring_stacks_the_same() -> None:
     made = rows(24)
     replay, other = filled(made, capacity=8), Replay(SPEC, 8 * NUM, NUM, seed=1)
-    oldest = replay.added - replay.capacity_rows
+    oldest = replay.added - replay.slots
     other.load_state_dict(replay.state_dict())
-    other.restore(oldest, replay.rows(oldest, replay.added))
+    other.restore(oldest, replay.steps(oldest, replay.added))
     assert torch.equal(other.latest(8).obs, replay.latest(8).obs)

@@ -32,8 +32,8 @@ class Imagined:
     def add(self, steps: Step) -> None:
         """Keep rollouts [T, starts], and let go of those that are too old."""
         rows = [*self._before(steps.at(0)), *(steps.at(t) for t in range(len(steps.first)))]
-        if self.replay.behind:
-            rows[self.replay.behind] = steps.at(0)._replace(first=torch.zeros_like(steps.first[0]))
+        if self.replay.older_frames:
+            rows[self.replay.older_frames] = steps.at(0)._replace(first=torch.zeros_like(steps.first[0]))
         for row in rows:
             self.replay.add(row)
         self.lengths = [*self.lengths, len(rows)][-self.keep :]
@@ -41,8 +41,8 @@ class Imagined:
 
     def _before(self, start: Step) -> list[Step]:
         """Rows whose newest frames are the older ones of where a rollout starts, the first of them marked so."""
-        behind = self.replay.behind
-        stacks = [start.obs[:, t : t + 1].expand_as(start.obs) for t in range(behind)]
+        older = self.replay.older_frames
+        stacks = [start.obs[:, t : t + 1].expand_as(start.obs) for t in range(older)]
         return [start._replace(obs=x, first=torch.full_like(start.first, t == 0)) for t, x in enumerate(stacks)]
 
     def sample(self, batch: int, length: int) -> Step:
@@ -54,7 +54,7 @@ class Imagined:
 
     def _index(self) -> None:
         oldest, device = self.replay.added - sum(self.lengths), self.indices.device
-        begun = torch.cat([torch.arange(n, device=device) >= self.replay.behind for n in self.lengths])
+        begun = torch.cat([torch.arange(n, device=device) >= self.replay.older_frames for n in self.lengths])
         indices = self.replay.transitions()
         row = indices // self.replay.num_envs - oldest
         indices, row = indices[row >= 0], row[row >= 0]
@@ -62,7 +62,7 @@ class Imagined:
 
     def get_extra_state(self) -> dict[str, Any]:
         """Everything, the rows too, on the CPU."""
-        rows = self.replay.rows(self.replay.added - sum(self.lengths), self.replay.added)
+        rows = self.replay.steps(self.replay.added - sum(self.lengths), self.replay.added)
         return {"added": self.replay.added, "lengths": list(self.lengths), "rows": tuple(rows)}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:

@@ -97,7 +97,7 @@ class OffPolicy(Learner):
         weight = ratio**-importance
         weight = (weight / weight.max()).float()
         metrics, error = policy.update_weighted(clipped(replay.read(indices, policy.window), self.reward_clip), weight)
-        replay.prioritise(indices, (error.double() + SMALLEST) ** self.priority_exponent)
+        replay.set_priorities(indices, (error.double() + SMALLEST) ** self.priority_exponent)
         return metrics | {"replay/weight": weight.mean()}
 
     def importance(self, step: int) -> float:

@@ -16,7 +16,7 @@ from mbrl_lab.config import build, check, compose_config
 from mbrl_lab.doctor.machine import describe, pace
 from mbrl_lab.doctor.sight import meanings, sight
 from mbrl_lab.env import Envs
-from mbrl_lab.replay import memory
+from mbrl_lab.replay import nbytes
 from mbrl_lab.runner import Runner
 from mbrl_lab.tracking.folder import RunFolder, flatten
 
@@ -40,7 +40,7 @@ def parts(overrides: Sequence[str], config_dir: Path | str | None = None) -> lis
 def outline(runner: Runner, cfg: DictConfig) -> list[str]:
     """Environment, replay and where the arithmetic happens."""
     envs, replay = runner.envs, runner.replay
-    size = memory(envs.spec, cfg.replay.capacity) / 1e6
+    size = nbytes(envs.spec, cfg.replay.capacity) / 1e6
     rows = {
         "run": f"{cfg.steps:,} steps, seed {cfg.seed}, on {runner.device} in {precision_name(runner)}",
         "env": f"{envs.num} x {describe(envs.spec)}, frame skip {envs.frame_skip}",

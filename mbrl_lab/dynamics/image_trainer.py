@@ -110,7 +110,7 @@ class ImageTrainer(HoldoutTrainer[Visual]):
 
     def prepare(self, model: Visual, replay: Replay, train: Tensor) -> list[Tensor]:
         """Balance the model for what batches will hold; the indices of each kind of event that there is."""
-        reward, terminal = replay.outcomes(train)
+        reward, terminal = replay.rewards_and_terminals(train)
         events = [x for x in (reward != 0, terminal) if x.any()]
         kinds = [train[x] for x in events]
         share = self.share(kinds)

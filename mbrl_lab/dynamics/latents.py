@@ -21,7 +21,7 @@ class Latents:
 
     def __init__(self, model: SequenceModel, replay: Replay) -> None:
         self.model, self.replay = model, replay
-        places = replay.capacity_rows * replay.num_envs
+        places = replay.slots * replay.num_envs
         one = model.pack(model.initial_state(1, model.updates.device))
         self.rings = {key: x.new_zeros(places, *x.shape[1:], device=replay.storage) for key, x in one.items()}
 
@@ -51,7 +51,7 @@ class Latents:
 
     def _places(self, indices: Tensor) -> Tensor:
         """Where the states of replay's indices stand in the rings."""
-        return indices.to(self.replay.storage) % (self.replay.capacity_rows * self.replay.num_envs)
+        return indices.to(self.replay.storage) % (self.replay.slots * self.replay.num_envs)
 
     def state(self) -> dict[str, Any]:
         return {key: x.cpu() for key, x in self.rings.items()}

@@ -12,7 +12,7 @@ from mbrl_lab.dynamics.sequence import SequenceModel
 from mbrl_lab.dynamics.tally import Tally
 from mbrl_lab.dynamics.trainer import Trainer
 from mbrl_lab.ops import clipped
-from mbrl_lab.replay import Replay, free_memory, memory
+from mbrl_lab.replay import Replay, free_memory, nbytes
 from mbrl_lab.types import FitResult, Metrics, Tree, Windows
 
 
@@ -83,7 +83,7 @@ class SequenceTrainer(Trainer[SequenceModel]):
     def draw(self, model: SequenceModel, replay: Replay) -> Tensor:
         """[batch] indices of the steps where windows begin; the first ones lead to a termination."""
         indices = replay.windows(self.batch, model.length)
-        endings = replay.endings(model.length) if self.terminal_fraction else indices[:0]
+        endings = replay.terminal_windows(model.length) if self.terminal_fraction else indices[:0]
         count = int(self.batch * self.terminal_fraction) if len(endings) else 0
         drawn = torch.randint(max(len(endings), 1), (count,), device=endings.device)
         return torch.cat([endings[drawn], indices[count:]])
@@ -110,7 +110,7 @@ class SequenceTrainer(Trainer[SequenceModel]):
     def check_memory(self, model: SequenceModel) -> None:
         """ValueError where a batch of windows does not fit the memory."""
         device = model.updates.device
-        need, free = memory(model.spec, self.batch * model.length), free_memory(device)
+        need, free = nbytes(model.spec, self.batch * model.length), free_memory(device)
         if need > free:
             given = f"dynamics.trainer.batch={self.batch} windows of dynamics.length={model.length} steps"
             raise ValueError(f"{given} need {need / 1e9:.1f} GB, where {free / 1e9:.1f} GB are free: make one smaller")

@@ -1,9 +1,9 @@
-"""Checkpoints: a state file replaced at once, and beside it replay rows in chunks, so that a save costs what is new.
+"""Checkpoints: a state file replaced at once, and beside it replay in chunks, so that a save costs what is new.
 
     state.pt               {format, state, first, chunks}: the newest
     state.prev.pt          the one before, with its chunks still there, for when the newest is damaged
     state.prev2.pt, ...    those before it, if more than two are kept
-    rows-<start>-<stop>.pt replay rows by absolute number, never changed once a state names them
+    rows-<start>-<stop>.pt vector steps of replay by number, never changed once a state names them
 
 Chunks are on disk before the state that names them; what no state names is deleted after it.
 """
@@ -29,29 +29,29 @@ from mbrl_lab.types import Step
 log = logging.getLogger(__name__)
 
 FORMAT = 1
-CHUNK_BYTES = 32 * 2**20  # a last chunk smaller than this is written anew with the rows that came since
+CHUNK_BYTES = 32 * 2**20  # a last chunk smaller than this is written again with the steps that came since
 
 
-class Rows(Protocol):
-    """A ring of rows, each known by how many were added before it."""
+class Ring(Protocol):
+    """A replay: vector steps, each with the number of those added before it."""
 
     @property
     def added(self) -> int:
-        """Rows added so far."""
+        """Vector steps added so far."""
 
     @property
-    def capacity_rows(self) -> int:
+    def slots(self) -> int:
         """How many of the newest are still there."""
 
-    def rows(self, start: int, stop: int) -> Step:
-        """Rows start..stop-1 by absolute number: [stop - start, B] on the CPU."""
+    def steps(self, start: int, stop: int) -> Step:
+        """Vector steps start..stop-1 by number: [stop - start, B] on the CPU."""
 
 
 class Loaded(NamedTuple):
     """What a checkpoint holds, on the CPU."""
 
     state: dict[str, Any]
-    rows: Iterator[tuple[int, Step]]  # (number of its first row, [T, B] rows), in order and without gaps
+    steps: Iterator[tuple[int, Step]]  # (number of its first, [T, B] vector steps), in order and without gaps
 
 
 class Damaged(ValueError):
@@ -59,7 +59,7 @@ class Damaged(ValueError):
 
 
 class Chunk(NamedTuple):
-    """Rows start..stop-1, in a file of their own."""
+    """Vector steps start..stop-1, in a file of their own."""
 
     start: int
     stop: int
@@ -80,19 +80,23 @@ class Checkpoint:
         self.older_chunks: list[list[Chunk]] = []  # of those before it
         self.newest_damaged = False
 
-    def save(self, state: dict[str, Any], rows: Rows | None = None) -> None:
+    def save(self, state: dict[str, Any], replay: Ring | None = None) -> None:
         """Replace the checkpoint. `state`: dicts, lists and tuples of tensors and plain values, else TypeError."""
         check_plain(state)
         self.directory.mkdir(parents=True, exist_ok=True)
-        first, chunks = (0, []) if rows is None else self._write_rows(rows)
+        first, chunks = (0, []) if replay is None else self._write_steps(replay)
         content = {"format": FORMAT, "state": state, "first": first, "chunks": [tuple(chunk) for chunk in chunks]}
+
+        # The older ones move down a place; a damaged newest one must not push a whole one out.
         if not self.newest_damaged:
             for path, before in reversed(list(zip(self.older[1:], self.older, strict=False))):
                 if before.exists():
                     os.replace(before, path)
             self.older_chunks = [self.chunks or [], *self.older_chunks][: len(self.older)]
+
         with replacing(self.newest, None if self.newest_damaged or not self.older else self.older[0]) as file:
             torch.save(content, file)
+
         self._delete_all_but({chunk.name for of_one in [chunks, *self.older_chunks] for chunk in of_one})
         self.chunks, self.newest_damaged = chunks, False
 
@@ -117,7 +121,7 @@ class Checkpoint:
             return None
         content = self._newest_whole()
         self.chunks = chunks_of(content)
-        return Loaded(content["state"], self._read_rows(self.chunks, content["first"]))
+        return Loaded(content["state"], self._read_steps(self.chunks, content["first"]))
 
     def _newest_whole(self) -> dict[str, Any]:
         try:
@@ -144,33 +148,36 @@ class Checkpoint:
             verify(self.directory / Chunk(start, stop).name)
         return content
 
-    def _read_rows(self, chunks: list[Chunk], first: int) -> Iterator[tuple[int, Step]]:
+    def _read_steps(self, chunks: list[Chunk], first: int) -> Iterator[tuple[int, Step]]:
         for chunk in chunks:
             step = Step(**unpack(self.directory / chunk.name, mmap=True)["rows"])  # verified by then
             start = max(chunk.start, first)
             yield start, step.at(slice(start - chunk.start, None))
 
-    def _write_rows(self, rows: Rows) -> tuple[int, list[Chunk]]:
-        """Write the rows that no chunk holds yet; returns the number of the oldest row, and all chunks by then."""
+    def _write_steps(self, replay: Ring) -> tuple[int, list[Chunk]]:
+        """Write the steps that no chunk holds yet; returns the number of the oldest, and all chunks by then."""
         assert self.chunks is not None or not self.newest.exists(), f"load {self.newest} before saving over it"
-        first = max(0, rows.added - rows.capacity_rows)
+        first = max(0, replay.added - replay.slots)
         kept = [chunk for chunk in self.chunks or [] if chunk.stop > first]
         start = kept[-1].stop if kept else first
-        assert start <= rows.added, (start, rows.added)
-        if start == rows.added:
+        assert start <= replay.added, (start, replay.added)
+        if start == replay.added:
             return first, kept
-        length = rows_per_chunk(rows.rows(rows.added - 1, rows.added))
+
+        # A last chunk that is not full is written again, or every save would leave a small file.
+        length = steps_per_chunk(replay.steps(replay.added - 1, replay.added))
         if kept and kept[-1].stop - kept[-1].start < length:
             start = max(first, kept.pop().start)
-        new = [Chunk(a, min(a + length, rows.added)) for a in range(start, rows.added, length)]
+
+        new = [Chunk(a, min(a + length, replay.added)) for a in range(start, replay.added, length)]
         for chunk in new:
-            self._write_chunk(chunk, rows.rows(*chunk))
+            self._write_chunk(chunk, replay.steps(*chunk))
         return first, kept + new
 
     def _write_chunk(self, chunk: Chunk, step: Step) -> None:
         assert all(len(x) == chunk.stop - chunk.start for x in step), (chunk, [x.shape for x in step])
         with replacing(self.directory / chunk.name) as file:
-            torch.save({"format": FORMAT, "rows": {k: alone(x) for k, x in step._asdict().items()}}, file)
+            torch.save({"format": FORMAT, "rows": {k: owned(x) for k, x in step._asdict().items()}}, file)
 
     def _delete_all_but(self, names: set[str]) -> None:
         for path in self.directory.iterdir():
@@ -192,12 +199,12 @@ def chunks_in(path: Path) -> list[Chunk]:
         return []
 
 
-def rows_per_chunk(row: Step) -> int:
-    """How many rows like this [1, B] one fill a chunk."""
-    return max(1, CHUNK_BYTES // sum(x.nbytes for x in row))
+def steps_per_chunk(step: Step) -> int:
+    """How many vector steps like this [1, B] one fill a chunk."""
+    return max(1, CHUNK_BYTES // sum(x.nbytes for x in step))
 
 
-def alone(x: Tensor) -> Tensor:
+def owned(x: Tensor) -> Tensor:
     """`x` in a storage of its own: a view is saved with everything it is a view of."""
     return x if x.untyped_storage().nbytes() == x.nbytes else x.clone()
 

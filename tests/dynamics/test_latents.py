@@ -48,7 +48,7 @@ def test_what_is_stored_is_what_observing_everything_gives(tmp_path: Path) -> No
                 state = algo.model.observe(state, runner.row)
             truth.append(state)
             runner.advance()
-    assert algo.ready and runner.replay.added == 81 and runner.replay.capacity_rows == 30
+    assert algo.ready and runner.replay.added == 81 and runner.replay.slots == 30
     for row in range(51, 80):
         kept = algo.model.trainer.latents.read(torch.tensor([2 * row, 2 * row + 1]))
         for key, x in kept.items():

@@ -13,7 +13,7 @@ import torch
 
 from mbrl_lab.env import AtariVector, Envs, make_atari
 from mbrl_lab.env.atari import FIRE, GAMES_PER_SEED
-from mbrl_lab.replay import Replay, memory
+from mbrl_lab.replay import Replay, nbytes
 from mbrl_lab.types import Step
 
 BREAKOUT: dict[str, Any] = {
@@ -170,7 +170,7 @@ def test_replay_stacks_frames_as_the_game_does() -> None:
 
 def test_a_million_frames_cost_at_most_7_2_gigabytes() -> None:
     spec = envs_of(1).spec
-    assert memory(spec, 1_000_000) <= 7.2e9
+    assert nbytes(spec, 1_000_000) <= 7.2e9
 
 
 def test_a_video_shows_the_game_in_its_own_colours_and_size() -> None:

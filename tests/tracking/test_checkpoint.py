@@ -23,17 +23,17 @@ class Ring:
     """Rows whose observation is their own number, in a ring."""
 
     def __init__(self, capacity: int, added: int = 0) -> None:
-        self.capacity_rows, self.added = capacity, added
+        self.slots, self.added = capacity, added
         self.asked: list[tuple[int, int]] = []
         self.store = torch.zeros(capacity, 2, 3)
 
-    def rows(self, start: int, stop: int) -> Step:
-        assert max(0, self.added - self.capacity_rows) <= start < stop <= self.added, (start, stop)
+    def steps(self, start: int, stop: int) -> Step:
+        assert max(0, self.added - self.slots) <= start < stop <= self.added, (start, stop)
         self.asked.append((start, stop))
         number = torch.arange(start, stop)
-        self.store[number % self.capacity_rows] = number[:, None, None].float()
+        self.store[number % self.slots] = number[:, None, None].float()
         flag = torch.zeros(stop - start, 2, dtype=torch.bool)
-        obs = torch.stack([self.store[n % self.capacity_rows] for n in number])
+        obs = torch.stack([self.store[n % self.slots] for n in number])
         return Step(number[:, None].expand(-1, 2), obs, flag.float(), flag, flag)
 
 
@@ -51,7 +51,7 @@ def numbers(loaded: Loaded | None) -> list[int]:
     """The numbers of all loaded rows, after a look at whether each stands where it says."""
     assert loaded is not None
     found: list[int] = []
-    for start, step in loaded.rows:
+    for start, step in loaded.steps:
         values = step.obs[:, 0, 0].int().tolist()
         assert values == list(range(start, start + len(values))) == step.action[:, 0].tolist()
         found += values
@@ -77,7 +77,7 @@ def test_what_is_saved_is_loaded(checkpoint: Checkpoint) -> None:
     state = {"step": 5, "big": 2**100, "x": float("inf"), "name": None, "deep": [(1, "a", True), {3: weights}]}
     checkpoint.save(state)
     loaded = Checkpoint(checkpoint.directory).load()
-    assert loaded is not None and list(loaded.rows) == []
+    assert loaded is not None and list(loaded.steps) == []
     found = loaded.state["deep"][1][3]
     assert torch.equal(found["w"], weights["w"]) and torch.equal(found["b"], weights["b"])
     assert {k: v for k, v in loaded.state.items() if k != "deep"} == {k: v for k, v in state.items() if k != "deep"}
@@ -149,8 +149,8 @@ def test_a_view_is_saved_alone(checkpoint: Checkpoint) -> None:
     store = torch.zeros(100_000, 1, 3)
 
     class Views(Ring):
-        def rows(self, start: int, stop: int) -> Step:
-            rest = super().rows(start, stop)
+        def steps(self, start: int, stop: int) -> Step:
+            rest = super().steps(start, stop)
             return rest._replace(obs=store[start:stop])
 
     checkpoint.save({}, Views(capacity=10, added=10))
