@@ -16,6 +16,7 @@ from torch import Tensor
 from mbrl_lab.dynamics import Analytic
 from mbrl_lab.env.physics import cartpole_next_obs, cartpole_reward, cartpole_termination
 from mbrl_lab.planner import MPPI
+from mbrl_lab.protocols import PlanContext
 from mbrl_lab.types import EnvSpec
 
 SPEC = EnvSpec((4,), torch.float32, 2, discrete=True)
@@ -40,7 +41,7 @@ def survival(planner: MPPI, obs: Tensor, steps: int) -> float:
     plan = planner.start(SPEC, len(obs), "cpu")
     alive = torch.ones(len(obs), dtype=torch.bool)
     for _ in range(steps):
-        action, plan = planner.plan(MODEL, obs, plan)
+        action, plan = planner.plan(MODEL, obs, plan, PlanContext())
         after = cartpole_next_obs(obs, action)
         alive &= ~cartpole_termination(obs, action, after)
         obs = after.where(alive.unsqueeze(-1), 0.0)

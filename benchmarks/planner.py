@@ -39,6 +39,7 @@ from mbrl_lab.env import physics
 from mbrl_lab.nets.speed import compile_parts, keep_freed_memory
 from mbrl_lab.planner import CEM
 from mbrl_lab.planner.search import evaluate
+from mbrl_lab.protocols import PlanContext
 from mbrl_lab.types import EnvSpec, Step
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -109,7 +110,7 @@ class Variant:
         """[B, 4] -> [B, H, 1]: the best sequence found."""
         warm = self.planner.start(SPEC, len(obs), self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-            return self.planner.plan(self.model, obs, warm)[1]["mean"]
+            return self.planner.plan(self.model, obs, warm, PlanContext())[1]["mean"]
 
 
 def starts(device: str) -> Tensor:

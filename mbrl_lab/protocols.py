@@ -6,6 +6,7 @@ Shapes: T time, B rows (environments or batch), A action size, H horizon. Prefix
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -121,18 +122,64 @@ class Planner(Protocol):
     def start(self, spec: EnvSpec, batch: int, device: torch.device | str) -> Tree:
         """The plan of one who knows nothing yet, for `batch` environments."""
 
-    def plan(self, model: WorldModel, state: Tree, warm: Tree) -> tuple[Tensor, Tree]:
-        """(model, state [B], the plan of the step before) -> (action [B], plan); plan["score"] [B] is its promise."""
+    def plan(self, model: WorldModel, state: Tree, warm: Tree, context: PlanContext) -> tuple[Tensor, Tree]:
+        """(model, state [B], the plan of the step before, what else there is) -> (action [B], plan).
+
+        plan["score"] [B] is the return that it predicts: rewards up to the horizon, and the value after it.
+        """
 
 
-class Policy(Protocol):
-    """Learned behaviour. It cannot tell real rows from imagined ones."""
+@dataclass(frozen=True)
+class PlanContext:
+    """What a planner may use beside the model. Planners ignore what they have no use for."""
+
+    policy: Policy | None = None
+    """Proposes actions from features, where there is one."""
+    value: Callable[[Tree], Tensor] | None = None
+    """States [B] at the horizon -> the return [B] that is expected from there; None: it counts as 0."""
+    explore: bool = False
+    """Whether the action is taken in training."""
+    steps: int = 0
+    """Environment steps learned from so far."""
+
+
+class Policy(nn.Module):
+    """Learned behaviour. It cannot tell real rows from imagined ones.
+
+    Subclasses define `act` and `update`. What else a policy can do it says by the flags below.
+    """
+
+    estimates_value = False
+    """Whether `value` has an answer."""
+    learns_by_priority = False
+    """Whether `update_weighted` has an answer."""
+    learns_in_imagination = False
+    """Whether it has `learn_in` and `update_critic`, as ActorCritic does."""
+
+    @property
+    def window(self) -> int | None:
+        """Steps in a window of replay to learn from; None: it learns from rollouts of its own alone."""
+        return None
 
     def act(self, features: Tensor, explore: bool) -> Tensor:
         """[B, ...] features -> [B] actions."""
+        raise NotImplementedError
 
     def update(self, steps: Step) -> Metrics:
         """Learn from [L, B] rows."""
+        raise NotImplementedError
+
+    def update_own(self, steps: Step, chosen: Tensor) -> Metrics:
+        """`update` from [T + 1, B] rows of its own; `chosen` [T, B] is false where the environment chose the action."""
+        return self.update(steps)
+
+    def update_weighted(self, steps: Step, importance: Tensor) -> tuple[Metrics, Tensor]:
+        """`update` with each window's loss times its importance [B]; also the windows' priorities [B]."""
+        raise NotImplementedError
+
+    def value(self, features: Tensor) -> Tensor:
+        """[B]: the return that is expected from states with these features [B, ...] on."""
+        raise NotImplementedError
 
 
 class Algo(nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,8 +14,6 @@ from mbrl_lab.policy.actor_critic import ActorCritic
 from mbrl_lab.protocols import Algo, WorldModel
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Metrics, Step, Tree, Windows
-
-Part = TypeVar("Part")
 
 
 class Dreamer(Algo):
@@ -43,7 +41,10 @@ class Dreamer(Algo):
     ) -> None:
         super().__init__()
         self.spec, self.model = spec, dynamics(spec)
-        self.policy = able(policy(self.model.feature_spec), "learn_in", "policy=actor_critic or actor_critic_xs")
+        self.policy = policy(self.model.feature_spec)
+        if not self.policy.learns_in_imagination:
+            allowed = "it must be policy=actor_critic or actor_critic_xs"
+            raise ValueError(f"algo=dreamer cannot learn with {type(self.policy).__name__}; {allowed}")
         self.warmup, self.pretrain = warmup, pretrain
         self.every, self.updates, self.starts, self.horizon = every, updates, starts, horizon
         self.hybrid = hybrid
@@ -99,10 +100,3 @@ class Dreamer(Algo):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         self.model.load_trainer_state(state)
-
-
-def able(part: Part, verb: str, choices: str) -> Part:
-    """The part, if it has what Dreamer asks of it."""
-    if not hasattr(part, verb):
-        raise ValueError(f"algo=dreamer cannot learn with {type(part).__name__}; it must be {choices}")
-    return part

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from mbrl_lab.algo.imagined import Imagined, mix, rows_alive
-from mbrl_lab.algo.off_policy import Learner, WindowPolicy
+from mbrl_lab.algo.off_policy import Learner
 from mbrl_lab.dynamics.rollout import rollout
 from mbrl_lab.ops import clipped, crossed
 from mbrl_lab.protocols import Policy, WorldModel
@@ -64,7 +64,7 @@ class MBPO(Learner):
             key, value = ("max_uncertainty", max_uncertainty) if max_uncertainty else ("explore_bonus", explore_bonus)
             name = type(model).__name__
             raise ValueError(f"algo.{key} is {value}; with {name}, which measures no disagreement, it must be 0")
-        self.on_policy = not hasattr(self.policy, "window")
+        self.on_policy = self.policy.window is None
         self.real = share(real_ratio, self.on_policy, batch)
         self.warmup, self.every, self.starts, self.epoch, self.keep = warmup, every, starts, epoch, keep
         self.lengths, self.batch, self.updates, self.updates_every = tuple(rollout), batch, updates, updates_every
@@ -119,7 +119,8 @@ class MBPO(Learner):
         """Rows for one update of the policy: windows real and imagined, or rollouts."""
         if self.on_policy:
             return self.imagine(self.model.start_states(replay, self.batch), step)
-        window = cast(WindowPolicy, self.policy).window
+        window = self.policy.window
+        assert window is not None
         if self.real == self.batch:
             return self.felt(replay.sample(self.batch, window))
         imagined = self.imagined_rows().sample(self.batch - self.real, window)

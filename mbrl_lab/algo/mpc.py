@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import cast
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from mbrl_lab.algo.value import Prolonged, Value
+from mbrl_lab.algo.value import Value
 from mbrl_lab.ops import crossed
-from mbrl_lab.protocols import Algo, Planner, WorldModel
+from mbrl_lab.protocols import Algo, PlanContext, Planner, WorldModel
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Metrics, Step, Tree
 
@@ -38,7 +37,7 @@ class MPC(Algo):
         self.spec, self.model, self.planner = spec, dynamics(spec), planner
         self.warmup, self.every, self.value = warmup, every, None if value is None else value(spec)
         self.register_buffer("ready", torch.zeros((), dtype=torch.bool))
-        self.promise, self.seconds = torch.zeros(()), 0.0
+        self.promise, self.seconds, self.steps = torch.zeros(()), 0.0, 0
 
     @torch.no_grad()
     def act(self, step: Step, carry: Tree | None, explore: bool) -> tuple[Tensor, Tree]:
@@ -50,16 +49,23 @@ class MPC(Algo):
         if not self.ready:
             return self.spec.random(batch, device), {"state": state, "plan": plan}
         began = time.monotonic()
-        model = self.model if self.value is None else cast(WorldModel, Prolonged(self.model, self.value))
-        action, plan = self.planner.plan(model, state, plan)
+        action, plan = self.planner.plan(self.model, state, plan, self.context(explore))
         if explore:
             self.promise, self.seconds = plan["score"].mean(), taken(began, device)
         return action, {"state": state, "plan": plan}
+
+    def context(self, explore: bool) -> PlanContext:
+        """What the planner may use beside the model."""
+        if self.value is None:
+            return PlanContext(explore=explore, steps=self.steps)
+        value = self.value
+        return PlanContext(value.policy, lambda state: value(self.model.features(state)), explore, self.steps)
 
     def allocate(self) -> None:
         self.model.check_memory()
 
     def learn(self, replay: Replay, before: int, after: int) -> Metrics:
+        self.steps = after
         metrics: Metrics = {"planner/score": self.promise, "time/plan": self.seconds} if self.ready else {}
         if after >= self.warmup and crossed(before - self.warmup, after - self.warmup, self.every):
             metrics |= self.model.fit(replay).metrics
@@ -67,6 +73,12 @@ class MPC(Algo):
         if self.value is not None:
             metrics |= self.value.learn(replay, before, after, self.warmup)
         return metrics
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"steps": self.steps}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        self.steps = state.get("steps", 0)
 
 
 def taken(began: float, device: torch.device) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -15,19 +14,6 @@ from mbrl_lab.types import EnvSpec, Metrics, Step, Tree
 
 SMALLEST = 1e-6
 """Added to errors, so that a window that taught nothing may be drawn again."""
-
-
-class WindowPolicy(Policy, Protocol):
-    """A policy that says how many rows each window it learns from must have."""
-
-    window: int
-
-
-class WeightedPolicy(WindowPolicy, Protocol):
-    """A policy that can learn from windows which were not drawn uniformly."""
-
-    def update_weighted(self, steps: Step, weight: Tensor) -> tuple[Metrics, Tensor]:
-        """`update` with each window's loss times its weight [B]; also the sizes [B] of the windows' errors."""
 
 
 class Learner(Algo):
@@ -55,12 +41,10 @@ class OffPolicy(Learner):
     steps; 0: it stays. Raises ValueError where the policy cannot learn so.
     """
 
-    policy: WindowPolicy
-
     def __init__(
         self,
         spec: EnvSpec,
-        policy: Callable[[EnvSpec], WindowPolicy],
+        policy: Callable[[EnvSpec], Policy],
         warmup: int,
         batch: int,
         every: int,
@@ -71,7 +55,8 @@ class OffPolicy(Learner):
         importance_steps: int,
     ) -> None:
         super().__init__(spec, policy(spec))
-        if priority_exponent and not hasattr(self.policy, "update_weighted"):
+        self.window = window_of(self.policy)
+        if priority_exponent and not self.policy.learns_by_priority:
             name = type(self.policy).__name__
             raise ValueError(f"algo.priority_exponent is {priority_exponent}; it must be 0 with {name}")
         self.priority_exponent, self.importance_exponent = priority_exponent, importance_exponent
@@ -87,16 +72,16 @@ class OffPolicy(Learner):
             if self.priority_exponent:
                 metrics = self.learn_by_priority(replay, self.importance(after))
             else:
-                metrics = self.policy.update(clipped(replay.sample(self.batch, self.policy.window), self.reward_clip))
+                metrics = self.policy.update(clipped(replay.sample(self.batch, self.window), self.reward_clip))
         return metrics
 
     def learn_by_priority(self, replay: Replay, importance: float) -> Metrics:
         """A gradient step on windows drawn by priority, whose priorities are then those of their new errors."""
-        policy = cast(WeightedPolicy, self.policy)
-        indices, ratio = replay.draw(self.batch, policy.window)
+        indices, ratio = replay.draw(self.batch, self.window)
         weight = ratio**-importance
         weight = (weight / weight.max()).float()
-        metrics, error = policy.update_weighted(clipped(replay.read(indices, policy.window), self.reward_clip), weight)
+        steps = clipped(replay.read(indices, self.window), self.reward_clip)
+        metrics, error = self.policy.update_weighted(steps, weight)
         replay.set_priorities(indices, (error.double() + SMALLEST) ** self.priority_exponent)
         return metrics | {"replay/weight": weight.mean()}
 
@@ -104,3 +89,11 @@ class OffPolicy(Learner):
         """The exponent of importance weights after so many environment steps."""
         share = min(step / self.importance_steps, 1.0) if self.importance_steps else 0.0
         return self.importance_exponent + share * (1 - self.importance_exponent)
+
+
+def window_of(policy: Policy) -> int:
+    """Steps in the windows of replay that a policy learns from. ValueError for one that cannot learn from replay."""
+    if policy.window is None:
+        name = type(policy).__name__
+        raise ValueError(f"{name} learns from its own rollouts alone, not from replay: try policy=ddqn or sac")
+    return policy.window

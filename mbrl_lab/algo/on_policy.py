@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,22 +13,13 @@ from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Metrics, Step, Tree
 
 
-class ActingPolicy(Policy, Protocol):
-    """A policy that learns from what it did itself."""
-
-    def update(self, steps: Step, chosen: Tensor | None = None) -> Metrics:
-        """Learn from [T + 1, B] rows; `chosen` [T, B]: whether the policy chose the action. None: all of them."""
-
-
 class OnPolicy(Algo):
     """An update every `horizon` steps of each environment, on the transitions of just these steps.
 
     The newest row of one update is the oldest of the next: each transition is learned from once, in one update.
     """
 
-    def __init__(
-        self, spec: EnvSpec, policy: Callable[[EnvSpec], ActingPolicy], horizon: int, reward_clip: float
-    ) -> None:
+    def __init__(self, spec: EnvSpec, policy: Callable[[EnvSpec], Policy], horizon: int, reward_clip: float) -> None:
         """
         Args:
             spec: of the environment.
@@ -39,6 +29,9 @@ class OnPolicy(Algo):
         """
         super().__init__()
         self.policy = policy(spec)
+        if self.policy.window is not None:
+            name = type(self.policy).__name__
+            raise ValueError(f"algo=ppo cannot learn with {name}, which needs windows of replay: try policy=ppo")
         self.horizon = horizon
         self.reward_clip = reward_clip
         self.actions: list[Tensor] = []  # [B] each, chosen since the latest update
@@ -57,7 +50,7 @@ class OnPolicy(Algo):
         # An environment may have acted in the policy's place, such as by pressing FIRE after a lost life.
         same = steps.action[1:] == torch.stack([action.to(replay.device) for action in self.actions])
         self.actions = []
-        return self.policy.update(steps, same.view(*steps.first[1:].shape, -1).all(-1))
+        return self.policy.update_own(steps, same.view(*steps.first[1:].shape, -1).all(-1))
 
     def get_extra_state(self) -> Tree:
         return {"actions": list(self.actions)}

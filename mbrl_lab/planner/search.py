@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from mbrl_lab.planner.proposal import Plan, Proposal, require
-from mbrl_lab.protocols import Candidates, WorldModel
+from mbrl_lab.protocols import Candidates, PlanContext, WorldModel
 from mbrl_lab.types import EnvSpec, Tree
 
 CHECK_EVERY = 4
@@ -20,10 +20,17 @@ WORTHWHILE = 0.85
 """Finished rows are dropped once at most this fraction of the rows would be left."""
 
 
-def evaluate(model: WorldModel, state: Tree, sequences: Tensor, particles: int = 1, discount: float = 1.0) -> Tensor:
+def evaluate(
+    model: WorldModel,
+    state: Tree,
+    sequences: Tensor,
+    particles: int = 1,
+    discount: float = 1.0,
+    value: Callable[[Tree], Tensor] | None = None,
+) -> Tensor:
     """Mean return over particles [B, N] of sequences [B, N, H(, A)] from state [B]; -inf where anything is not finite.
 
-    A model that has a `value` of states [M] adds it to what a sequence gets, where the episode goes on after it.
+    The `value` of the last states [M] adds to what a sequence gets, where the episode goes on after it.
     The model sees P * N * B rows ordered by particle, sequence, environment: an ensemble that gives each member a
     contiguous block of rows then shows every environment's sequences to all members. Rows whose episode is over for
     certain are dropped on the way, and every member loses the same number of them.
@@ -53,8 +60,8 @@ def evaluate(model: WorldModel, state: Tree, sequences: Tensor, particles: int =
             if not len(kept):
                 break
 
-    if hasattr(model, "value") and len(rows):
-        total = total + alive * model.value(wide)  # type: ignore[operator]
+    if value is not None and len(rows):
+        total = total + alive * value(wide)
     totals[rows], alives[rows] = total, alive
     totals, alives = totals[: copies * batch], alives[: copies * batch]
     sane = totals.isfinite() & alives.isfinite()
@@ -137,12 +144,12 @@ class Search(ABC):
         return self.proposal(spec).prior(batch, self.horizon, device) | {"score": torch.zeros(batch, device=device)}
 
     @torch.no_grad()
-    def plan(self, model: WorldModel, state: Tree, warm: Plan) -> tuple[Tensor, Plan]:
+    def plan(self, model: WorldModel, state: Tree, warm: Plan, context: PlanContext) -> tuple[Tensor, Plan]:
         proposal = self.proposal(model.spec)
         plan = self.shift(proposal, warm)
         for iteration in range(self.iterations):
             sequences = self.candidates(proposal, plan, iteration)
-            scores = evaluate(model, state, sequences, self.particles, self.discount)
+            scores = evaluate(model, state, sequences, self.particles, self.discount, context.value)
             if self.watch is not None:
                 self.watch(Candidates(iteration, sequences, scores))
             plan = self.improve(proposal, plan, sequences, scores)

@@ -29,7 +29,7 @@ from mbrl_lab.nets.anneal import anneal, annealing_factor
 from mbrl_lab.nets.heads import begin_at_zero, head
 from mbrl_lab.nets.mlp import mlp
 from mbrl_lab.ops import lambda_returns, polyak, unimix
-from mbrl_lab.protocols import WorldModel
+from mbrl_lab.protocols import Policy, WorldModel
 from mbrl_lab.types import EnvSpec, Metrics, Step, Trajectory, Tree
 
 PERCENTILES = (0.05, 0.95)
@@ -90,11 +90,12 @@ class Actor(nn.Module):
         return ClippedGaussian(mean.tanh(), std.log())
 
 
-class ActorCritic(nn.Module):
+class ActorCritic(Policy):
     """See the top of this file. ValueError for images, and for gradients through the model of discrete actions."""
 
     updates: Tensor
     return_range: Tensor
+    learns_in_imagination = True
 
     def __init__(
         self,

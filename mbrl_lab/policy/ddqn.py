@@ -31,6 +31,7 @@ from mbrl_lab.nets.mlp import mlp
 from mbrl_lab.nets.precision import fp32_if_small
 from mbrl_lab.ops import masked_mean, n_step_return, pick, polyak, project
 from mbrl_lab.policy.resets import Resets, reset_optimizer, shrink_and_perturb
+from mbrl_lab.protocols import Policy
 from mbrl_lab.types import EnvSpec, Metrics, Step
 
 
@@ -169,13 +170,14 @@ class QNetwork(nn.Module):
         return base + advantage - advantage.mean(-2, keepdim=True)
 
 
-class DDQN(nn.Module):
+class DDQN(Policy):
     """See the top of this file.
 
     ValueError for continuous actions, and for a shift of observations that are no images or are too small.
     """
 
     updates: Tensor
+    estimates_value, learns_by_priority = True, True
 
     def __init__(
         self,

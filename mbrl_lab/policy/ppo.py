@@ -33,6 +33,7 @@ from mbrl_lab.nets.mlp import mlp
 from mbrl_lab.nets.orthogonal import orthogonal
 from mbrl_lab.nets.running import RewardScale, Standardise
 from mbrl_lab.ops import gae, masked_mean
+from mbrl_lab.protocols import Policy
 from mbrl_lab.types import EnvSpec, Metrics, Step
 
 
@@ -107,7 +108,7 @@ class PPOActor(nn.Module):
         return Categorical(out) if self.log_std is None else ClippedGaussian(out, self.log_std)
 
 
-class PPO(nn.Module):
+class PPO(Policy):
     """See the top of this file. ValueError where observations that are not vectors should be normalised."""
 
     updates: Tensor
@@ -167,16 +168,16 @@ class PPO(nn.Module):
         """[N, *obs_shape] -> [N, D]."""
         return self.encoder(obs if self.standardise is None else self.standardise(obs))
 
-    def value(self, features: Tensor) -> Tensor:
+    def v(self, features: Tensor) -> Tensor:
         """[N, D] -> [N]: V(s)."""
         return self.critic(features).squeeze(-1)
 
-    def update(self, steps: Step, chosen: Tensor | None = None) -> Metrics:
-        """Learn from [T + 1, B] rows that this policy made, each transition once an epoch.
+    def update(self, steps: Step) -> Metrics:
+        return self.update_own(steps, torch.ones_like(steps.first[1:]))
 
-        `chosen` [T, B]: whether it chose the action, too. None: all of them.
-        """
-        batch = self.targets(steps, torch.ones_like(steps.first[1:]) if chosen is None else chosen)
+    def update_own(self, steps: Step, chosen: Tensor) -> Metrics:
+        """Learn from [T + 1, B] rows that this policy made, each transition once an epoch."""
+        batch = self.targets(steps, chosen)
         explained = explained_variance(batch)
         if self.normalise.advantage:
             batch = batch._replace(advantage=standardised(batch.advantage, batch.chosen))
@@ -201,7 +202,7 @@ class PPO(nn.Module):
         t = steps.transitions()
         reward = t.reward if self.reward_scale is None else self.reward_scale(t.reward, t.valid)
         features = self.features(steps.obs.flatten(0, 1))
-        value = self.value(features).view(steps.first.shape)
+        value = self.v(features).view(steps.first.shape)
         action = t.action.flatten(0, 1)
         log_prob = self.actor(features[: len(action)]).log_prob(action)
 
@@ -225,7 +226,7 @@ class PPO(nn.Module):
         ratio = log_ratio.exp()
 
         policy_loss = masked_mean(surrogate_loss(ratio, b.advantage, eps), b.chosen)
-        errors = value_loss(self.value(features), b.value, b.returns, self.objective.value_clip)
+        errors = value_loss(self.v(features), b.value, b.returns, self.objective.value_clip)
         mean_value_loss = masked_mean(errors, b.valid)
         entropy = masked_mean(pi.entropy(), b.chosen)
         loss = policy_loss + self.objective.value_coef * mean_value_loss - self.objective.entropy_coef * entropy

@@ -32,6 +32,7 @@ from mbrl_lab.nets.ensemble import uniform
 from mbrl_lab.nets.mlp import mlp
 from mbrl_lab.nets.precision import fp32_if_small
 from mbrl_lab.ops import polyak
+from mbrl_lab.protocols import Policy
 from mbrl_lab.types import EnvSpec, Metrics, Step, Transition
 
 LOG_STD = (-20.0, 2.0)
@@ -189,11 +190,12 @@ class CriticAux(NamedTuple):
     metrics: Metrics
 
 
-class SAC(nn.Module):
+class SAC(Policy):
     """See the top of this file. The encoder learns from the critics alone."""
 
     window = 2
     """Steps in a window of replay: one transition."""
+    learns_by_priority = True
     compilable = ("critic_loss", "actor_loss")
 
     def __init__(

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import torch
 from test_mpc import final_return
-from torch import Tensor, nn
+from torch import Tensor
 
 from mbrl_lab import make_run
 from mbrl_lab.algo import Dreamer
 from mbrl_lab.config import ConfigError, check, compose_config
 from mbrl_lab.dynamics import SequenceTrainer
 from mbrl_lab.dynamics.sequence import SequenceModel
+from mbrl_lab.protocols import Policy
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Metrics, Step, Tree
 
@@ -43,8 +44,10 @@ class Model(SequenceModel):
         return 2 * steps.obs.flatten(0, 1), {}
 
 
-class Student(nn.Module):
+class Student(Policy):
     """Notes where its dreams begin, and the real rows it gets."""
+
+    learns_in_imagination = True
 
     def __init__(self, spec: EnvSpec) -> None:
         super().__init__()

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 from test_mpc import final_return
-from torch import Tensor, nn
+from torch import Tensor
 
 from mbrl_lab import make_run
 from mbrl_lab.algo import MBPO
 from mbrl_lab.algo.imagined import Imagined, mix
-from mbrl_lab.protocols import WorldModel
+from mbrl_lab.protocols import Policy, WorldModel
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, FitResult, Metrics, Outcome, Step, Tree
 
@@ -54,7 +54,7 @@ class World(WorldModel):
         return torch.full((len(state),), self.doubt)
 
 
-class Student(nn.Module):
+class Student(Policy):
     """Remembers what it learned from; `window` rows each."""
 
     window = 2
@@ -74,7 +74,7 @@ class Student(nn.Module):
 class OnPolicyStudent(Student):
     """Has no window: it learns from what it did itself."""
 
-    window = property()  # type: ignore[assignment]
+    window = None  # type: ignore[assignment]
 
 
 def mbpo(world: dict[str, float] | None = None, student: type[Student] = Student, **settings: Any) -> Any:

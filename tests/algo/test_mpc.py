@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mbrl_lab import make_run
 from mbrl_lab.algo import MPC, Value
-from mbrl_lab.protocols import WorldModel
+from mbrl_lab.protocols import PlanContext, Policy, WorldModel
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, FitResult, Metrics, Step, Tree
 
@@ -47,7 +47,7 @@ class Planner:
     def start(self, spec: EnvSpec, batch: int, device: torch.device | str) -> Tree:
         return {"mean": torch.zeros(batch, 3, 2), "score": torch.zeros(batch)}
 
-    def plan(self, model: Any, state: Tensor, warm: Tree) -> tuple[Tensor, Tree]:
+    def plan(self, model: Any, state: Tensor, warm: Tree, context: PlanContext) -> tuple[Tensor, Tree]:
         self.seen.append((state.tolist(), warm["score"].tolist()))
         return torch.full((len(state),), 4), {"mean": warm["mean"], "score": warm["score"] + 1}
 
@@ -173,10 +173,11 @@ def test_it_learns_cartpole(seed: int, tmp_path: Path) -> None:
     assert sum(returns) / 5 > 150
 
 
-class Critic(torch.nn.Module):
+class Critic(Policy):
     """Says what it saw; counts its updates."""
 
     window = 2
+    estimates_value = True
 
     def __init__(self, spec: EnvSpec) -> None:
         super().__init__()
@@ -199,9 +200,10 @@ def test_with_a_value_planners_see_what_comes_after_and_it_learns_after_the_warm
     seen: list[Any] = []
 
     class Asking(Planner):
-        def plan(self, model: Any, state: Tensor, warm: Tree) -> tuple[Tensor, Tree]:
-            seen.append(model.value(state).tolist())
-            return super().plan(model, state, warm)
+        def plan(self, model: Any, state: Tensor, warm: Tree, context: PlanContext) -> tuple[Tensor, Tree]:
+            assert context.value is not None
+            seen.append((context.value(state).tolist(), context.policy, context.explore, context.steps))
+            return super().plan(model, state, warm, context)
 
     value = partial(Value, policy=Critic, batch=5, updates=2, every=3, reward_clip=1.0)  # type: ignore[arg-type]
     algo = MPC(SPEC, Shown, Asking(), warmup=4, every=4, value=value)
@@ -214,9 +216,9 @@ def test_with_a_value_planners_see_what_comes_after_and_it_learns_after_the_warm
     critic: Any = algo.value.policy
     assert critic.updates == [(5, 1.0)] * 4, "at steps 6 and 9"
     algo.act(row([2.0], [True]), None, explore=True)
-    assert seen == [[14.0]]
+    assert seen == [([14.0], critic, True, 9)]
 
 
 def test_a_value_needs_a_policy_that_has_one() -> None:
-    with pytest.raises(ValueError, match=r"value\.policy is Linear, which knows no values: try policy=ddqn"):
-        Value(SPEC, lambda spec: torch.nn.Linear(1, 1), 1, 1, 1, 0.0)  # type: ignore[arg-type, return-value]
+    with pytest.raises(ValueError, match=r"value\.policy is Policy, which estimates no values: try policy=ddqn"):
+        Value(SPEC, lambda spec: Policy(), 1, 1, 1, 0.0)

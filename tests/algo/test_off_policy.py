@@ -6,16 +6,17 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mbrl_lab.algo import OffPolicy
+from mbrl_lab.protocols import Policy
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Metrics, Step
 
 SPEC = EnvSpec((2,), torch.float32, 5, True)
 
 
-class Policy(nn.Module):
+class Student(Policy):
     """Always takes action 4; remembers what it learned from."""
 
     window = 3
@@ -32,8 +33,10 @@ class Policy(nn.Module):
         return {"policy/loss": float(len(self.seen))}
 
 
-class Weighted(Policy):
+class Weighted(Student):
     """The error of a window is 10 at the rows 0, 10, 20, ... and 0 elsewhere."""
+
+    learns_by_priority = True
 
     def __init__(self, spec: EnvSpec) -> None:
         super().__init__(spec)
@@ -155,5 +158,5 @@ def test_half_an_exponent_takes_the_root_of_a_weight_and_it_rises_with_steps() -
 
 
 def test_a_policy_without_weights_is_refused_priorities() -> None:
-    with pytest.raises(ValueError, match=r"algo\.priority_exponent is 0\.5; it must be 0 with Policy"):
-        OffPolicy(SPEC, Policy, 10, 6, 1, 1, 0.0, 0.5, 0.4, 0)
+    with pytest.raises(ValueError, match=r"algo\.priority_exponent is 0\.5; it must be 0 with Student"):
+        OffPolicy(SPEC, Student, 10, 6, 1, 1, 0.0, 0.5, 0.4, 0)

@@ -7,17 +7,18 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mbrl_lab.algo import OnPolicy
 from mbrl_lab.config import ConfigError, check, compose_config
+from mbrl_lab.protocols import Policy
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Metrics, Step
 
 SPEC = EnvSpec((2,), torch.float32, 5, True)
 
 
-class Policy(nn.Module):
+class Student(Policy):
     """Takes action 4 where it explores and 3 where not; remembers what it learned from."""
 
     def __init__(self, spec: EnvSpec) -> None:
@@ -28,8 +29,7 @@ class Policy(nn.Module):
     def act(self, features: Tensor, explore: bool) -> Tensor:
         return torch.full((len(features),), 4 if explore else 3)
 
-    def update(self, steps: Step, chosen: Tensor | None = None) -> Metrics:
-        assert chosen is not None
+    def update_own(self, steps: Step, chosen: Tensor) -> Metrics:
         self.seen.append(steps)
         self.chosen.append(chosen.tolist())
         return {"policy/loss": float(len(self.seen))}
@@ -44,7 +44,7 @@ def row(batch: int, now: int) -> Step:
 
 def played(horizon: int, num_envs: int, rounds: int, capacity: int = 10_000) -> tuple[list[int], list[Step]]:
     """After which rounds of the loop it learned, and from what."""
-    algo: Any = OnPolicy(SPEC, Policy, horizon, 0.0)
+    algo: Any = OnPolicy(SPEC, Student, horizon, 0.0)
     replay, learned = Replay(SPEC, capacity, num_envs, seed=0), []
     replay.add(row(num_envs, 0))
     for now in range(1, rounds + 1):
@@ -90,7 +90,7 @@ def test_actions_that_the_environment_replaced_are_told_from_chosen_ones() -> No
 
 
 def test_it_acts_by_the_policy_from_the_first_step() -> None:
-    algo = OnPolicy(SPEC, Policy, 5, 0.0)
+    algo = OnPolicy(SPEC, Student, 5, 0.0)
     carry = object()
     assert algo.act(row(3, 0), carry, explore=True)[0].tolist() == [4, 4, 4]
     action, same = algo.act(row(3, 0), carry, explore=False)

@@ -15,7 +15,7 @@ from worlds import Lock, Toy, Track
 
 from mbrl_lab import planner as planners
 from mbrl_lab.planner.search import Search
-from mbrl_lab.protocols import Candidates
+from mbrl_lab.protocols import Candidates, PlanContext
 from mbrl_lab.types import EnvSpec, Outcome, Tree
 
 CONF = Path(__file__).parents[2] / "conf" / "planner"
@@ -49,7 +49,7 @@ def test_continuous_plans_track_the_target_of_each_environment(name: str, error:
     horizon = 1 if name == "random_shooting" else 5
     model, target = Track(), torch.rand(3, horizon, 2) * 1.6 - 0.8
     planner = make(name, horizon=horizon, noise_beta=0.0, **BUDGET | {"iterations": 15})
-    action, plan = planner.plan(model, model.begin(target), planner.start(model.spec, 3, "cpu"))
+    action, plan = planner.plan(model, model.begin(target), planner.start(model.spec, 3, "cpu"), PlanContext())
     torch.testing.assert_close(action, target[:, 0], atol=error / 2, rtol=0)
     torch.testing.assert_close(plan["mean"], target, atol=error, rtol=0)
     assert plan["score"].shape == (3,) and (plan["score"] > -0.5).all()
@@ -59,7 +59,7 @@ def test_continuous_plans_track_the_target_of_each_environment(name: str, error:
 def test_discrete_plans_find_the_one_code_of_each_environment(name: str) -> None:
     model, code = Lock(actions=3), torch.tensor([[2, 0, 1, 1], [0, 1, 2, 2], [1, 1, 1, 0]])
     planner = make(name, horizon=4, vote=0.1, noise_beta=0.5, **BUDGET)
-    action, plan = planner.plan(model, model.begin(code), planner.start(model.spec, 3, "cpu"))
+    action, plan = planner.plan(model, model.begin(code), planner.start(model.spec, 3, "cpu"), PlanContext())
     assert action.tolist() == code[:, 0].tolist() and action.dtype == torch.int64
     assert plan["mean"].argmax(-1).tolist() == code.tolist()
     torch.testing.assert_close(plan["mean"].sum(-1), torch.ones(3, 4))
@@ -80,7 +80,7 @@ class Trap(Toy):
 def test_nan_is_the_worst_there_is(name: str, discrete: bool) -> None:
     model = Trap(EnvSpec((1,), torch.float32, 3 if discrete else 1, discrete))
     planner = make(name, horizon=2, **BUDGET)
-    action, plan = planner.plan(model, {"time": torch.zeros(2)}, planner.start(model.spec, 2, "cpu"))
+    action, plan = planner.plan(model, {"time": torch.zeros(2)}, planner.start(model.spec, 2, "cpu"), PlanContext())
     assert all(x.isfinite().all() for x in plan.values())
     assert (action == 1).all() if discrete else (action > 0.5).all()
 
@@ -96,7 +96,7 @@ class Hopeless(Toy):
 def test_a_plan_of_nothing_but_nan_is_still_a_plan_and_promises_nothing(name: str, discrete: bool) -> None:
     model = Hopeless(EnvSpec((1,), torch.float32, 3, discrete))
     planner = make(name, horizon=2, **BUDGET)
-    action, plan = planner.plan(model, {"time": torch.zeros(2)}, planner.start(model.spec, 2, "cpu"))
+    action, plan = planner.plan(model, {"time": torch.zeros(2)}, planner.start(model.spec, 2, "cpu"), PlanContext())
     assert action.isfinite().all() and plan["mean"].isfinite().all()
     assert plan["score"].tolist() == [-torch.inf] * 2
 
@@ -114,7 +114,7 @@ def test_particles_average_the_noise_away() -> None:
     for particles in (1, 100):
         planner = make("random_shooting", horizon=1, population=500, particles=particles)
         planner.watch = seen.append
-        planner.plan(model, {"time": torch.zeros(1)}, planner.start(model.spec, 1, "cpu"))
+        planner.plan(model, {"time": torch.zeros(1)}, planner.start(model.spec, 1, "cpu"), PlanContext())
     error = [(c.scores - 0.1 * c.sequences[:, :, 0, 0]).std().item() for c in seen]
     assert error == pytest.approx([1.0, 0.1], rel=0.15)
 
@@ -128,7 +128,7 @@ def test_the_same_seed_plans_the_same_and_start_has_the_shape_of_a_plan(name: st
     plans = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        plans.append(planner.plan(model, model.begin(goal), start)[1])
+        plans.append(planner.plan(model, model.begin(goal), start, PlanContext())[1])
     assert all(plans[0][k].equal(plans[1][k]) for k in start)
     assert any(not plans[0][k].equal(plans[2][k]) for k in start)
     assert tree_map(lambda x: (x.shape, x.dtype), start) == tree_map(lambda x: (x.shape, x.dtype), plans[0])
@@ -143,7 +143,7 @@ def test_under_autocast_the_search_itself_stays_exact(name: str, model: Track | 
     for autocast in (False, True):
         torch.manual_seed(0)
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            plans.append(planner.plan(model, model.begin(goal), planner.start(model.spec, 2, "cpu"))[1])
+            plans.append(planner.plan(model, model.begin(goal), planner.start(model.spec, 2, "cpu"), PlanContext())[1])
     for key in plans[0]:
         torch.testing.assert_close(plans[0][key], plans[1][key])
 
@@ -155,7 +155,7 @@ def test_watch_sees_every_candidate_of_every_iteration(name: str, model: Track |
     planner = make(name, horizon=4, population=100, elites=10, iterations=2)
     seen: list[Candidates] = []
     planner.watch = seen.append
-    planner.plan(model, model.begin(goal), planner.start(model.spec, 2, "cpu"))
+    planner.plan(model, model.begin(goal), planner.start(model.spec, 2, "cpu"), PlanContext())
     counts = {"icem": [103, 80 + 3 + 1], "random_shooting": [100]}.get(name, [100, 100])
     assert [c.iteration for c in seen] == list(range(len(counts)))
     assert [c.scores.shape for c in seen] == [(2, n) for n in counts]
@@ -166,7 +166,7 @@ def test_the_plan_before_is_where_the_next_search_begins() -> None:
     model, target = Track(), torch.rand(2, 6, 2) - 0.5
     planner = make("cem", horizon=5, init_std=1e-6, min_std=0.0, population=4, elites=2)
     warm = {"mean": target[:, :5], "std": torch.full((2, 5, 2), 1e-6), "score": torch.zeros(2)}
-    action, plan = planner.plan(model, model.begin(target[:, 1:]), warm)
+    action, plan = planner.plan(model, model.begin(target[:, 1:]), warm, PlanContext())
     torch.testing.assert_close(action, target[:, 1], atol=1e-4, rtol=0)
     torch.testing.assert_close(plan["mean"][:, :4], target[:, 1:5], atol=1e-4, rtol=0)
     torch.testing.assert_close(plan["mean"][:, 4], torch.zeros(2, 2), atol=1e-4, rtol=0)
@@ -191,7 +191,7 @@ def test_icem_tries_its_elites_again_one_step_on() -> None:
     warm["elites"] = torch.tensor(
         [[[0, 2, 1, 2], [1, 1, 1, 1], [2, 2, 2, 2], [0, 1, 0, 1], [1, 0, 1, 0], [2, 0, 2, 0]]]
     )
-    planner.plan(model, model.begin(code), warm)
+    planner.plan(model, model.begin(code), warm, PlanContext())
     tried = {tuple(s) for s in seen[0].sequences[0, :, :3].tolist()}
     assert {tuple(s) for s in warm["elites"][0, :, 1:].tolist()} <= tried
 
@@ -201,7 +201,7 @@ def test_icem_never_forgets_its_best_sequence() -> None:
     planner = make("icem", horizon=5, population=40, elites=5, iterations=6)
     best: list[Tensor] = []
     planner.watch = lambda c: best.append(c.scores.amax(1))
-    action, plan = planner.plan(model, model.begin(target), planner.start(model.spec, 3, "cpu"))
+    action, plan = planner.plan(model, model.begin(target), planner.start(model.spec, 3, "cpu"), PlanContext())
     rises = torch.stack(best).diff(dim=0)
     assert (rises >= -1e-5).all() and (rises > 0).any()
     assert action.equal(plan["elites"][:, 0, 0])

@@ -38,16 +38,11 @@ def test_nothing_is_earned_after_the_end() -> None:
     assert scores.tolist() == [[3.0, 2.0, 2.0]]
 
 
-class Prolonged(Table):
-    """Worth 100 for each step that has passed when a plan is over."""
-
-    def value(self, state: Tree) -> Tensor:
-        return 100.0 * state["time"]
-
-
 def test_what_comes_after_a_plan_counts_as_far_as_the_episode_goes_on() -> None:
-    model = Prolonged(torch.ones(3, 2), torch.tensor([[1.0, 1.0], [1.0, 0.5], [1.0, 0.0]]))
-    scores = evaluate(model, model.begin(1), torch.tensor([[[0, 0, 0], [0, 1, 0], [0, 0, 1]]]), discount=0.5)
+    model = Table(torch.ones(3, 2), torch.tensor([[1.0, 1.0], [1.0, 0.5], [1.0, 0.0]]))
+    scores = evaluate(
+        model, model.begin(1), torch.tensor([[[0, 0, 0], [0, 1, 0], [0, 0, 1]]]), 1, 0.5, lambda s: 100.0 * s["time"]
+    )
     assert scores.tolist() == [[1 + 0.5 + 0.25 + 300 / 8, 1 + 0.5 + 0.125 + 300 / 16, 1.75]]
 
 

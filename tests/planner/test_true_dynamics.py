@@ -10,6 +10,8 @@ from mbrl_lab.dynamics.analytic import Analytic
 from mbrl_lab.env import physics
 from mbrl_lab.planner import CEM, ICEM, MPPI, RandomShooting
 from mbrl_lab.planner.search import Search
+from mbrl_lab.protocols import PlanContext
+from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Step
 
 CARTPOLE = Analytic(
@@ -31,7 +33,7 @@ def returns(planner: Search, model: Analytic, obs: Tensor, steps: int) -> Tensor
     plan = planner.start(model.spec, len(obs), "cpu")
     total, alive = torch.zeros(len(obs)), torch.ones(len(obs))
     for _ in range(steps):
-        action, plan = planner.plan(model, obs, plan)
+        action, plan = planner.plan(model, obs, plan, PlanContext())
         obs, outcome = model.imagine(obs, action)
         total, alive = total + alive * outcome.reward, alive * outcome.cont
     return total
@@ -69,9 +71,11 @@ def test_pendulums_swing_up_and_stay(name: str) -> None:
 
 
 def test_there_is_nothing_to_learn() -> None:
-    obs = torch.randn(3, 5, 4)
-    flags = torch.zeros(3, 5, dtype=torch.bool)
-    steps = Step(torch.zeros(3, 5, dtype=torch.int64), obs, torch.zeros(3, 5), flags, flags)
-    states, metrics = CARTPOLE.update(steps)
-    assert states.equal(obs[:-1].reshape(10, 4)) and metrics == {}
-    assert CARTPOLE.observe(None, steps.at(0)).equal(obs[0]) and CARTPOLE.features(obs[0]).equal(obs[0])
+    spec, no = CARTPOLE.spec, torch.zeros(1, dtype=torch.bool)
+    replay = Replay(spec, 100, 1, seed=0)
+    for now in range(6):
+        replay.add(Step(torch.zeros(1).long(), torch.full((1, 4), float(now)), torch.zeros(1), no, no | (now == 0)))
+    assert CARTPOLE.fit(replay).metrics == {}
+    states = CARTPOLE.start_states(replay, 50)
+    assert set(states[:, 0].tolist()) == {0, 1, 2, 3, 4}, "those that something follows"
+    assert CARTPOLE.features(states).equal(states)

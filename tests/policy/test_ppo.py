@@ -144,7 +144,7 @@ def test_the_first_gradient_is_the_policy_gradient(spec: EnvSpec) -> None:
     for obs, action, advantage, returns in zip(batch.obs, batch.action, batch.advantage, batch.returns, strict=True):
         distribution = alone.actor(obs[None])
         gain = advantage * distribution.log_prob(action[None]) + 0.3 * distribution.entropy()
-        loss = (0.7 * (alone.value(obs[None]) - returns).square() - gain).sum() / len(batch.obs)
+        loss = (0.7 * (alone.v(obs[None]) - returns).square() - gain).sum() / len(batch.obs)
         for total, part in zip(expected, torch.autograd.grad(loss, list(alone.parameters())), strict=True):
             total += part
     policy.update(steps)
@@ -242,11 +242,11 @@ def test_actions_of_the_environment_train_the_value_only(spec: EnvSpec) -> None:
     replaced = steps._replace(action=torch.cat([steps.action[:1], changed]))
     for learner, rows in ((policy, steps), (other, replaced)):
         torch.manual_seed(1)
-        learner.update(rows, ~forced)
+        learner.update_own(rows, ~forced)
     assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), other.parameters(), strict=True))
 
     before = copy.deepcopy(third)
-    third.update(steps, torch.zeros_like(forced))
+    third.update_own(steps, torch.zeros_like(forced))
     assert all(torch.equal(a, b) for a, b in zip(third.actor.parameters(), before.actor.parameters(), strict=True))
     assert not torch.equal(third.critic[0].weight, before.critic[0].weight)
 
@@ -340,7 +340,7 @@ def walks(lengths: list[int], terminal: bool) -> Step:
 
 def values(policy: PPO, states: list[float]) -> list[float]:
     with torch.no_grad():
-        return policy.value(torch.tensor(states).unsqueeze(-1)).tolist()
+        return policy.v(torch.tensor(states).unsqueeze(-1)).tolist()
 
 
 @pytest.mark.parametrize("gae_lambda", [0.0, 0.95])
