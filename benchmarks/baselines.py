@@ -86,11 +86,12 @@ PLAIN_GAME = {"frameskip": 1, "repeat_action_probability": 0.0, "full_action_spa
 
 CASES = {
     # Two critics and an actor of 2 x 256, batch 256, an update each step.
-    "sac_cheetah": Case(50, f"algo=sac env=cheetah preset=none algo.warmup={WARMUP}", sb3_sac_cheetah),
+    "sac_cheetah": Case(50, f"algo=sac env=cheetah preset=none budget=none algo.warmup={WARMUP}", sb3_sac_cheetah),
     # Nature's network, batch 32, an update each 4 steps.
     "ddqn_breakout": Case(
         800,
-        f"algo=ddqn env=breakout preset=none env.num=1 {ATARI} algo.warmup={WARMUP} algo.batch=32 algo.every=4"
+        f"algo=ddqn env=breakout preset=none budget=none env.num=1 {ATARI} algo.warmup={WARMUP}"
+        " algo.batch=32 algo.every=4"
         " policy.target.double=false policy.target.tau=1 policy.target.every=250 policy.optim.lr=1e-4"
         " replay.capacity=20_000",
         sb3_dqn_breakout,
@@ -99,7 +100,7 @@ CASES = {
     # environments in parallel threads, theirs one by one.
     "ppo_breakout": Case(
         2_048,
-        f"algo=ppo env=breakout preset=none env.num=8 {ATARI} algo.horizon=128"
+        f"algo=ppo env=breakout preset=none budget=none env.num=8 {ATARI} algo.horizon=128"
         " policy.optim.epochs=4 policy.optim.minibatches=4 policy.optim.lr=2.5e-4"
         " policy.objective.ratio_clip=0.1 policy.objective.entropy_coef=0.01 replay.capacity=20_000",
         sb3_ppo_breakout,

@@ -198,7 +198,7 @@ def chosen(given: argparse.Namespace, model: str) -> tuple[DictConfig, EnvSpec]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     keep_freed_memory()
-    words = ["algo=dreamer", f"env={given.env}", f"dynamics={model}", "preset=none"]
+    words = ["algo=dreamer", f"env={given.env}", f"dynamics={model}", "preset=none", "budget=none"]
     words += [f"dynamics.trainer.batch={given.batch}", f"dynamics.length={given.length}", f"algo.starts={given.starts}"]
     words += ["policy.width=${dynamics.width}", "policy.norm=true", "policy.bins=255"]
     words += ["dynamics.blocks=1"] if given.dreamerv3_torch else []

@@ -112,7 +112,7 @@ CASES: dict[str, tuple[Callable[[Runner], Job], str]] = {
     "mbpo_fit_minatar": (frames, "algo=mbpo env=minatar_breakout"),
     "dreamer_cartpole": (dreamer_update, "algo=dreamer env=cartpole"),
     "dreamer_pendulum": (dreamer_update, "algo=dreamer env=pendulum"),
-    "dreamer_rssm_xs": (dreamer_update, "algo=dreamer env=pendulum dynamics=rssm_xs preset=none"),
+    "dreamer_rssm_xs": (dreamer_update, "algo=dreamer env=pendulum dynamics=rssm_xs preset=none budget=none"),
     "dreamer_minatar": (dreamer_update, "algo=dreamer env=minatar_breakout"),
 }
 

@@ -46,7 +46,7 @@ def pairs() -> list[str]:
     }
     words = [f"algo={algo} env={ENV_OF[family]}" for algo, family in (name.rsplit("_", 1) for name in names["recipe"])]
     words += [f"algo=random env={env} {NEEDS.get(env, '')}".strip() for env in names["env"]]
-    tuned = (name.split("_", 1) for name in names["preset"])
+    tuned = (name.split("_", 1) for name in names["preset"] if "_" in name)
     words += [f"algo={algo} env={env} {NEEDS.get(env, '')}".strip() for algo, env in tuned if env in names["env"]]
     words += [f"algo=mpc env={env} planner={planner}" for env in ENV_OF.values() for planner in PLANNERS]
     words += [f"algo=mpc env={env} dynamics={model}" for env, models in MODELS.items() for model in models]

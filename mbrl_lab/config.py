@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
+from mbrl_lab import presets
 from mbrl_lab.env.envs import spec_of
 from mbrl_lab.explain import explain, flat_keys, groups_of, missing
 from mbrl_lab.renamed import TARGETS, answer_config
@@ -75,7 +76,7 @@ def default_of(overrides: Sequence[str], confs: Sequence[Path], key: str) -> Any
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
-TUNED = ("preset", "experiment", "debug", "shrink", "sweep")
+TUNED = ("budget", "preset", "experiment", "debug", "shrink", "sweep")
 """Config groups that change other groups' values."""
 
 
@@ -85,7 +86,7 @@ def _defaults(overrides: tuple[str, ...], confs: tuple[Path, ...]) -> DictConfig
     choices = composed(overrides, confs, return_hydra_config=True).hydra.runtime.choices
     own = {name for name in choices if name in groups_of(confs) and not name.startswith("hydra")}
     parts = [f"{name}={choices[name]}" for name in sorted(own - set(TUNED)) if choices[name] is not None]
-    return composed([*parts, "preset=none"], confs)
+    return composed([*parts, "preset=none", "budget=none"], confs)
 
 
 def conf_folders(config_dir: Path | str | None = None) -> list[Path]:
@@ -100,6 +101,7 @@ def conf_folders(config_dir: Path | str | None = None) -> list[Path]:
 
 def composed(overrides: Sequence[str], confs: Sequence[Path], **how: Any) -> DictConfig:
     """A config from the folders; what stands in an earlier one hides what stands in a later one."""
+    presets.FOLDERS[:] = confs[1:]
     where = [f"hydra.searchpath=[{','.join(quoted(f'file://{conf}') for conf in confs[1:])}]"]
     with initialize_config_dir(str(confs[0]), version_base="1.3"):
         return compose("train", [*overrides, *(where if confs[1:] else [])], **how)
@@ -156,11 +158,11 @@ def family_of(words: Sequence[str], confs: Sequence[Path]) -> tuple[str, str] | 
 
 
 def refuse_unknown_preset(overrides: Sequence[str], confs: Sequence[Path]) -> None:
-    """ConfigError where a preset was asked for that is not there: presets are optional, so Hydra would say nothing."""
+    """ConfigError for a preset or a budget that does not exist: they are optional, so Hydra would say nothing."""
     for group, _, name in (o.partition("=") for o in overrides):
         there = any((conf / "preset" / f"{name}.yaml").is_file() for conf in confs)
-        if group == "preset" and name not in ("none", "null") and not there:
-            raise ConfigError(missing(f"preset/{name}", confs))
+        if group in ("preset", "budget") and name != "null" and not there:
+            raise ConfigError(missing(f"preset/{name}", confs, group))
 
 
 def explain_here(error: Exception, overrides: Sequence[str], confs: Sequence[Path]) -> str:
@@ -295,7 +297,7 @@ def not_found(target: str, error: BaseException) -> str:
 
 
 def check_parts(cfg: DictConfig) -> None:
-    """ConfigError where a part is none, or has settings that it does not know: those of a preset for another one."""
+    """ConfigError where a part is none, or has settings that it does not know."""
     for key in ("algo", "env.make", "dynamics", "planner", "policy", "encoder"):
         part = OmegaConf.select(cfg, key)
         if _has(cfg, key) and not isinstance(part, DictConfig):
@@ -314,12 +316,14 @@ def check_arguments(node: DictConfig, path: str) -> None:
         value = node[key]
         if isinstance(value, DictConfig):  # name a setting, not a group of them
             key, value = next(iter(flatten({key: plain(value)}).items()))
-        group, name = path.partition(".")[0], node["_target_"].rpartition(".")[2]
-        why = f"{name} has no such setting; if a preset made for another {group} set it, add preset=none"
-        raise ConfigError(f"{path}.{key} is {value!r}, but {why}")
+        raise ConfigError(f"{path}.{key} is {value!r}, but {class_name(node)} has no such setting")
     for key in keys:
         if isinstance(node[key], DictConfig) and not OmegaConf.is_interpolation(node, key):
             check_arguments(node[key], f"{path}.{key}")
+
+
+def class_name(node: DictConfig) -> str:
+    return str(node["_target_"]).rpartition(".")[2]
 
 
 def check_room(cfg: DictConfig) -> None:

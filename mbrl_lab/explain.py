@@ -67,8 +67,8 @@ def _unreadable(given: str, problem: str) -> str:
     return f"cannot read {given!r}: {problem}; as one text it is written {as_shell(given)}"
 
 
-def missing(name: str, confs: Sequence[Path]) -> str:
-    """A message for a file `group/value` that is not there."""
+def missing(name: str, confs: Sequence[Path], given: str | None = None) -> str:
+    """A message for a file `group/value` that is not there; `given` is the group in the user's words."""
     group, _, value = name.rpartition("/")
     if renamed := answer_key(f"{group}={value}"):
         return renamed
@@ -83,6 +83,7 @@ def missing(name: str, confs: Sequence[Path]) -> str:
         has, instead = ", ".join(known) or "none", ", ".join(others) or "none"
         start = f"algo={algo} has no recipe for environments of family {family}; it has them for: {has}"
         return f"{start}. For {family} there are algo={instead}"
+    group = given or group
     return f"{group}={value} does not exist{did_you_mean(value, options)} {group} can be: {', '.join(options)}"
 
 

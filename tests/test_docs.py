@@ -184,7 +184,7 @@ def test_examples_run(part: str, with_examples: None, tmp_path: Path) -> None:
         small = [*small, "logger.returns.metric=final/return"]
     if words["algo"] == "mpc":
         small += ["dynamics.trainer.max_updates=2", "planner.horizon=2"]
-    others = [] if part.startswith(("algo", "env")) else [part, "preset=none"]
+    others = [] if part.startswith(("algo", "env")) else [part]
     runner = make_run(words["algo"], words["env"], *others, *small, folder=tmp_path / "run")
     runner.run()
     runner.envs.close()

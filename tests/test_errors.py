@@ -185,7 +185,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "more elites": (["algo=mbpo", "dynamics.elites=8"], ["dynamics.elites is 8", "dynamics.members, 5"]),
     "decay": (["algo=mbpo", "dynamics.weight_decay=[0.1,0.2]"], ["dynamics.weight_decay is", "one for each layer"]),
     "rollouts": (["algo=mbpo", "algo.starts=1000000000000"], ["algo.starts=1000000000000", "are free"]),
-    "another policy": (["algo=mbpo", "env=cheetah", "policy=ppo"], ["policy.tau", "PPO has no such", "preset=none"]),
+    "another policy": (["experiment=mbpo_latent", "policy=ppo"], ["policy.optim.critic_lr", "no such setting"]),
     "physics": (["dynamics=analytic", "env=acrobot"], ["next_obs"]),
     "a setting taken away": (["algo=random", "~steps"], ["steps is missing"]),
     "no loggers": (["algo=random", "logger=[]"], ["logger is missing"]),

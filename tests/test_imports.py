@@ -35,6 +35,7 @@ TOP = {
     "words",
     "explain",
     "renamed",
+    "presets",
     "config",
     "arithmetic",
     "app",

@@ -69,7 +69,7 @@ def test_an_old_word_in_a_runs_folder(key: str, tmp_path: Path) -> None:
         lambda: make_run("ddqn", "cartpole", *QUICK, folder=tmp_path / "run"),
         lambda: load_run(tmp_path / "run"),
         lambda: make_run("ddqn", "cartpole", *QUICK, f"init_from={tmp_path / 'run'}", folder=tmp_path / "new"),
-        lambda: wanted(tmp_path / "run", wanted_cfg),
+        lambda: wanted(tmp_path / "run", wanted_cfg, lambda key: None),
     ]
     new = {"policy.rate": "policy.lr", "policy._target_": "mbrl_lab.policy.DDQN"}[key]
     for read in readers:
@@ -79,9 +79,9 @@ def test_an_old_word_in_a_runs_folder(key: str, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("names")
 def test_a_class_may_keep_a_name_that_another_gave_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(renamed.KEYS, "policy.tau", "policy.target.tau")
-    kept = {"_target_": "mbrl_lab.policy.DDQN", "tau": 1.0}
+    monkeypatch.setitem(renamed.KEYS, "policy.width", "policy.net.width")
+    kept = {"_target_": "mbrl_lab.policy.DDQN", "width": 1}
     assert renamed.answer_config({"policy": kept}) is None
-    gave_up = {"_target_": "mbrl_lab.policy.PPO", "tau": 1.0}
-    assert renamed.answer_config({"policy": gave_up}) == "policy.tau is now policy.target.tau"
-    assert renamed.answer_config({"policy": {"_target_": "mine.Policy", "tau": 1.0}}) is None
+    gave_up = {"_target_": "mbrl_lab.algo.Random", "width": 1}
+    assert renamed.answer_config({"policy": gave_up}) == "policy.width is now policy.net.width"
+    assert renamed.answer_config({"policy": {"_target_": "mine.Policy", "width": 1}}) is None
