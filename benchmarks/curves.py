@@ -18,8 +18,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter
 
-from mbrl_lab.report.canvas import COLOURS, grid, legend, name, save
 from mbrl_lab.report.curves import read_metrics
+from mbrl_lab.report.figure import COLOURS, legend, make_panels, save, set_labels
 from mbrl_lab.tracking.folder import RunFolder
 
 Curve = dict[int, list[float]]
@@ -56,7 +56,7 @@ def draw(axes: Axes, env: str, algos: dict[str, Curve]) -> None:
         values = np.array(list(curve.values()))
         axes.plot(steps, values.mean(1), color=colour, label=f"{algo}, {values.shape[1]} seeds")
         axes.fill_between(steps, values.min(1), values.max(1), color=colour, alpha=0.18, linewidth=0)
-    name(axes, env, "environment steps", "return of an episode")
+    set_labels(axes, env, "environment steps", "return of an episode")
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     legend(axes)
 
@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="path of both files, without an ending")
     given = parser.parse_args()
     curves = curves_of(given.runs)
-    figure, axes = grid(len(curves), 3, "evaluation while training")
+    figure, axes = make_panels(len(curves), 3, "evaluation while training")
     for at, (env, algos) in zip(axes, curves.items(), strict=True):
         draw(at, env, algos)
     save(figure, given.out.with_suffix(".png"))

@@ -223,12 +223,12 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_model_can_be_judged_alone(planned: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_model_can_be_validated_alone(planned: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(planned), "--model"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "hold-out transitions" in lines[0] and lines[1].split()[:4] == ["of", "error", "bias", "spread"]
     assert [line.split()[0] for line in lines[2:7]] == ["state"] * 4 + ["reward"]
-    assert any(line.startswith("plans    promised ") and "ms each" in line for line in lines)
+    assert any(line.startswith("plans    predicted return ") and "ms each" in line for line in lines)
     values = json.loads((planned / "diagnostics" / "model.json").read_text())
     assert {"model/error", "model/spread", "model/coverage_95", "time/plan"} <= set(values)
     rows = (planned / "diagnostics" / "dimensions.csv").read_text().splitlines()
@@ -237,7 +237,7 @@ def test_the_model_can_be_judged_alone(planned: Path, capsys: pytest.CaptureFixt
     assert not (planned / "evaluations").exists()
 
 
-def test_a_run_without_a_model_has_none_to_judge(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_without_a_model_has_none_to_validate(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(run), "--model"]) == 2
     error = capsys.readouterr().err
     assert error == f"error: --model: {run} was trained by Random, which has no world model\n"

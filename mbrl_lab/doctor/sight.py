@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mbrl_lab.env import Envs
-from mbrl_lab.report.canvas import INK, save
+from mbrl_lab.report.figure import INK, save
 from mbrl_lab.tracking.video import frame_of, reason, rendering
 
 STEPS = 20  # that random actions are taken before the picture: stacks of frames are full by then

@@ -1,4 +1,4 @@
-"""Pictures of a run: its curves, and how well its model predicts and its planner knows what it will get."""
+"""Pictures of a run: its curves, the errors of its model, and the returns that its planner predicts and achieves."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from mbrl_lab.dynamics import Analytic, Visual
 from mbrl_lab.dynamics.sequence import SequenceModel
 from mbrl_lab.report.curves import draw_curves
 from mbrl_lab.report.diagnosis import diagnose, model_of, numbers
-from mbrl_lab.report.open_loop import draw_open_loop
-from mbrl_lab.report.summary import draw_diagnosis, words
-from mbrl_lab.report.visual import draw_visual, examine, visual_words
+from mbrl_lab.report.images import describe_images, diagnose_images, draw_images
+from mbrl_lab.report.sequence import draw_open_loop
+from mbrl_lab.report.summary import describe, draw_diagnosis
 from mbrl_lab.runner import Runner
 
 log = logging.getLogger("mbrl_lab")
 
 FPS = 10.0
-"""Of the video of what a model predicts."""
+"""Frames a second in the video of a model's predictions."""
 
 __all__ = ["draw", "draw_model", "fitted", "model_of"]
 
@@ -27,7 +27,7 @@ def draw(runner: Runner, checkpoint: str = "last") -> list[Path]:
     """Write pictures and numbers into the run's diagnostics/; training is not disturbed. Returns what was written.
 
     curves.png for every run that has logged something, and where there is a fitted model, what `draw_model` writes.
-    What cannot be drawn is left out with a warning: the run is over by then, and its results are kept.
+    What cannot be drawn is left out with a warning: the run is done by then, and its results are kept.
     """
     parts: dict[str, Callable[[], list[Path]]] = {
         "the run's curves": lambda: draw_curves(runner.folder),
@@ -45,21 +45,21 @@ def draw(runner: Runner, checkpoint: str = "last") -> list[Path]:
 
 
 def draw_model(runner: Runner, checkpoint: str = "last") -> tuple[str, list[Path]]:
-    """Judge the model and the planner, in words and pictures; another `checkpoint` than the last gets a folder."""
+    """Validate the model and the planner, in words and pictures; another `checkpoint` than the last gets a folder."""
     home = runner.folder.diagnostics if checkpoint == "last" else runner.folder.diagnostics / checkpoint
     home.mkdir(parents=True, exist_ok=True)
     model, run = model_of(runner.algo), runner.folder.path.name
     if isinstance(model, SequenceModel):
         return draw_open_loop(runner, model, home)
     if isinstance(model, Visual):
-        found = examine(runner, runner.algo)
-        return visual_words(found), draw_visual(found, model, run, home, FPS)
-    seen = diagnose(runner, runner.algo)
-    return words(seen, numbers(seen)), draw_diagnosis(seen, run, home)
+        images = diagnose_images(runner, runner.algo)
+        return describe_images(images), draw_images(images, model, run, home, FPS)
+    diagnosis = diagnose(runner, runner.algo)
+    return describe(diagnosis, numbers(diagnosis)), draw_diagnosis(diagnosis, run, home)
 
 
 def fitted(runner: Runner) -> bool:
-    """Whether there is a world model that has seen data or is known; the known rules of images are not judged."""
+    """Whether there is a fitted or known world model to validate; known rules of images are left out."""
     model = model_of(runner.algo)
     if model is None or (isinstance(model, Analytic) and len(model.spec.obs_shape) > 1):
         return False

@@ -1,4 +1,4 @@
-"""Several runs in one figure: return against real steps and against seconds, seeds taken together."""
+"""Several runs in one figure: return against real steps and against seconds, averaged over seeds."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import numpy as np
 from matplotlib.ticker import EngFormatter
 from numpy.typing import NDArray
 
-from mbrl_lab.report.canvas import COLOURS, GREY, grid, legend, name, save
 from mbrl_lab.report.curves import read_metrics, series
+from mbrl_lab.report.figure import COLOURS, GREY, legend, make_panels, save, set_labels
 from mbrl_lab.report.tables import Row
 from mbrl_lab.tracking.folder import ABSENT, MAY_CHANGE, RunFolder, flatten
 
 Array = NDArray[np.float64]
 
-ALIKE = MAY_CHANGE | {"seed", "hydra", "log_every"}
-"""Settings by which runs do not differ in kind."""
+IGNORED = MAY_CHANGE | {"seed", "hydra", "log_every"}
+"""Settings that may differ between runs of one group."""
 
 MANY = 3
-"""Settings that a label names; where runs differ in more, and no override tells them apart, it is their folder's."""
+"""Settings that a label names; where runs differ in more, and no override does either, it is their folder's name."""
 
 RESAMPLES = 5_000
 
@@ -33,10 +33,10 @@ class Curve(NamedTuple):
 
     folder: Path
     seed: int
-    settings: dict[str, Any]  # flat, without what is alike
+    settings: dict[str, Any]  # flat, without IGNORED
     overrides: dict[str, str]
     steps: Array  # [N]
-    seconds: Array  # [N] those of evaluations not counted
+    seconds: Array  # [N] without evaluations
     returns: Array  # [N]
 
 
@@ -64,21 +64,21 @@ def natural(path: Path) -> list[Any]:
 
 
 def read_run(folder: Path) -> Curve:
-    """What a run logged so far."""
+    """The curve of a run so far."""
     home = RunFolder(folder)
     config = home.config() or {}
-    settings = flatten({k: v for k, v in config.items() if k not in ALIKE})
+    settings = flatten({k: v for k, v in config.items() if k not in IGNORED})
     path = folder / "overrides.txt"
     words = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     overrides = {k: v for k, sign, v in (word.lstrip("+").partition("=") for word in words) if sign}
-    kept = {k: v for k, v in overrides.items() if k.split(".")[0] not in ALIKE}
+    kept = {k: v for k, v in overrides.items() if k.split(".")[0] not in IGNORED}
     keys = "time/seconds", "time/evaluation", "eval/return"
     steps, seconds, evaluating, returns = series(read_metrics(home.metrics), *keys)
     return Curve(folder, int(config.get("seed", 0)), settings, kept, steps, seconds - evaluating, returns)
 
 
 def grouped(curves: Sequence[Curve]) -> list[Group]:
-    """Runs of equal settings together, in the order in which they come, named by what sets them apart."""
+    """Runs of equal settings aligned, in the order in which they come, named by what sets them apart."""
     differing = [k for k in keys_of(c.settings for c in curves) if len({str(value(c.settings, k)) for c in curves}) > 1]
     kinds: dict[tuple[str, ...], list[Curve]] = {}
     for curve in curves:
@@ -88,27 +88,30 @@ def grouped(curves: Sequence[Curve]) -> list[Group]:
 
 
 def labels(groups: Sequence[Sequence[Curve]], differing: Sequence[str]) -> list[str]:
-    """Of each group the first override that tells all apart, alone or with algo, or all; else settings, or a folder."""
+    """A name for each group: the first override in which all differ, alone or with algo; else settings, or a folder."""
     first = [group[0] for group in groups]
     if len(first) == 1:
         return [first[0].overrides.get("algo", first[0].folder.name)]
-    said = [k for k in keys_of(c.overrides for c in first) if len({told(c, k) for c in first}) > 1]
-    for keys in (*([k] for k in said), *(["algo", k] for k in said), said):
-        named = [", ".join(filter(None, (word(k, told(c, k)) for k in keys))) for c in first]
+    differing_overrides = [
+        k for k in keys_of(c.overrides for c in first) if len({shown_value(c, k) for c in first}) > 1
+    ]
+    for keys in (*([k] for k in differing_overrides), *(["algo", k] for k in differing_overrides), differing_overrides):
+        named = [", ".join(filter(None, (shown_word(k, shown_value(c, k)) for k in keys))) for c in first]
         if len(set(named)) == len(first):
             return named
+
     if len(differing) <= MANY:
-        return [", ".join(word(k, value(c.settings, k)) for k in differing) for c in first]
+        return [", ".join(shown_word(k, value(c.settings, k)) for k in differing) for c in first]
     return [re.sub(r"-?seed\d+.*", "", c.folder.name) or c.folder.name for c in first]
 
 
-def told(curve: Curve, key: str) -> str:
-    """A setting; the override that chose a group, or the class of a group that none chose; else nothing."""
+def shown_value(curve: Curve, key: str) -> str:
+    """A setting; the override that chose a group, or the class of a group that none chose; else empty."""
     chosen = str(curve.settings.get(f"{key}._target_", "")).split(".")[-1].lower()
     return str(curve.settings.get(key, curve.overrides.get(key, chosen)))
 
 
-def word(key: str, given: Any) -> str:
+def shown_word(key: str, given: Any) -> str:
     """`algo=sac` is sac; of a dotted setting the last name is enough."""
     if given in ("", ABSENT) or key == "env":
         return ""
@@ -125,9 +128,9 @@ def keys_of(trees: Any) -> list[str]:
 
 def draw_comparison(groups: Sequence[Group], title: str, threshold: float | None, path: Path) -> Path:
     """Two panels: mean return over seeds, with an interval, against real steps and against seconds."""
-    figure, axes = grid(2, 2, title)
+    figure, axes = make_panels(2, 2, title)
     for group, colour in zip(groups, COLOURS * (1 + len(groups) // len(COLOURS)), strict=False):
-        steps, seconds, returns = together(group)
+        steps, seconds, returns = aligned(group)
         low, high = interval(returns)
         for at, x in zip(axes, (steps, seconds), strict=True):
             at.plot(x, returns.mean(0), "o-", color=colour, markersize=2.5, linewidth=1.4, label=group.label)
@@ -135,14 +138,14 @@ def draw_comparison(groups: Sequence[Group], title: str, threshold: float | None
     for at, unit in zip(axes, ("environment steps", "seconds of training"), strict=True):
         if threshold is not None:
             at.axhline(threshold, color=GREY, linestyle="--", linewidth=0.9)
-        name(at, "Return, mean over seeds, 95 % interval", unit)
+        set_labels(at, "Return, mean over seeds, 95 % interval", unit)
         at.xaxis.set_major_formatter(EngFormatter(sep=""))
     legend(axes[0])
     return save(figure, path)
 
 
-def together(group: Group) -> tuple[Array, Array, Array]:
-    """[N] steps that every run was evaluated at, [N] mean seconds by then, [S, N] returns."""
+def aligned(group: Group) -> tuple[Array, Array, Array]:
+    """[N] steps at which all runs were evaluated, [N] mean seconds by then, [S, N] returns."""
     common = sorted(set.intersection(*(set(c.steps.tolist()) for c in group.curves)))
     at = [np.searchsorted(c.steps, common) for c in group.curves]
     seconds = np.array([c.seconds[i] for c, i in zip(group.curves, at, strict=True)])
@@ -151,14 +154,14 @@ def together(group: Group) -> tuple[Array, Array, Array]:
 
 
 def interval(values: Array) -> tuple[Array, Array]:
-    """95 % bootstrap interval of the mean over S seeds of [S, N]; of three or fewer about lowest and highest."""
+    """95 % bootstrap interval of the mean over S seeds of [S, N]; about the range for three seeds or fewer."""
     drawn = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
     low, high = np.quantile(values[drawn].mean(1), (0.025, 0.975), axis=0)
     return low, high
 
 
-def reached(x: Array, returns: Array, threshold: float | None) -> float:
-    """The first of `x` at which the return is as high as that; infinite if it never was."""
+def first_reaching(x: Array, returns: Array, threshold: float | None) -> float:
+    """The first of `x` at which the return reaches the threshold; infinite if it never does."""
     if threshold is None or not (returns >= threshold).any():
         return math.inf
     return float(x[np.argmax(returns >= threshold)])
@@ -175,8 +178,8 @@ def by_run(groups: Sequence[Group], threshold: float | None) -> list[Row]:
             "seconds": last(c.seconds),
             "return": last(c.returns),
             "threshold": math.nan if threshold is None else threshold,
-            "steps_to_threshold": finite(reached(c.steps, c.returns, threshold)),
-            "seconds_to_threshold": finite(reached(c.seconds, c.returns, threshold)),
+            "steps_to_threshold": finite(first_reaching(c.steps, c.returns, threshold)),
+            "seconds_to_threshold": finite(first_reaching(c.seconds, c.returns, threshold)),
         }
         for group in groups
         for c in group.curves
@@ -184,17 +187,17 @@ def by_run(groups: Sequence[Group], threshold: float | None) -> list[Row]:
 
 
 def by_group(groups: Sequence[Group], threshold: float | None) -> list[Row]:
-    """A row for each group, for a terminal; medians over seeds of what it took to come to the threshold."""
+    """A row for each group, for a terminal; medians over seeds of steps and seconds to the threshold."""
     rows = []
     for group in groups:
-        steps, seconds, returns = together(group)
+        steps, seconds, returns = aligned(group)
         low, high = interval(returns)
         row: Row = {"of": group.label, "seeds": len(group.curves), "steps": whole(last(steps))}
         row |= {"seconds": whole(last(seconds)), "return": f"{last(returns.mean(0)):.1f}"}
         row["95 %"] = f"{last(low):.1f} to {last(high):.1f}"
         if threshold is not None:
-            took = [reached(c.steps, c.returns, threshold) for c in group.curves]
-            time = [reached(c.seconds, c.returns, threshold) for c in group.curves]
+            took = [first_reaching(c.steps, c.returns, threshold) for c in group.curves]
+            time = [first_reaching(c.seconds, c.returns, threshold) for c in group.curves]
             row[f"reached {threshold:g}"] = f"{sum(map(math.isfinite, took))} of {len(took)}"
             row |= {"after steps": whole(float(np.median(took))), "after seconds": whole(float(np.median(time)))}
         rows.append(row)

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter
 from numpy.typing import NDArray
 
-from mbrl_lab.report.canvas import BLUE, GREEN, ORANGE, grid, legend, name, save
+from mbrl_lab.report.figure import BLUE, GREEN, ORANGE, legend, make_panels, save, set_labels
 from mbrl_lab.tracking.episodes import EpisodeLog
 from mbrl_lab.tracking.folder import RunFolder
 
@@ -26,7 +26,7 @@ EVALUATIONS: dict[str, dict[str, Any]] = {
 }
 LOSSES = {
     "model/loss": ("training loss", BLUE),
-    "model/end_loss": ("loss of ends", ORANGE),
+    "model/end_loss": ("termination loss", ORANGE),
     "model/holdout_error": ("hold-out error", GREEN),
 }
 
@@ -37,7 +37,7 @@ def draw_curves(folder: RunFolder) -> list[Path]:
     panels = panels_of(rows, episodes)
     if not panels:
         return []
-    figure, axes = grid(len(panels), 3, f"{folder.path.name}: learning curves")
+    figure, axes = make_panels(len(panels), 3, f"{folder.path.name}: learning curves")
     for panel, at in zip(panels, axes, strict=True):
         panel(at, rows, episodes)
         at.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -57,7 +57,7 @@ def series(rows: Rows, *keys: str) -> NDArray[np.float64]:
 
 
 def panels_of(rows: Rows, episodes: Rows) -> list[Panel]:
-    """Those for which there is something to show."""
+    """The panels that have data."""
     played = bool(episodes) or any(series(rows, f"{phase}/return").size for phase in EVALUATIONS)
     fitted = any(series(rows, key).size for key in LOSSES)
     panels: list[Panel] = [draw_returns, draw_lengths] if played else []
@@ -72,18 +72,18 @@ def draw_returns(axes: Axes, rows: Rows, episodes: Rows) -> None:
         if len(steps):
             axes.errorbar(steps, mean, std, **style)
             axes.fill_between(steps, mean - std, mean + std, color=style["color"], alpha=0.2, linewidth=0)
-    name(axes, "Return of episodes, ± one std where evaluated", "environment steps")
+    set_labels(axes, "Return of episodes, ± one std where evaluated", "environment steps")
     legend(axes)
 
 
 def draw_lengths(axes: Axes, rows: Rows, episodes: Rows) -> None:
-    """How long the episodes of the first panel were."""
+    """Lengths of the episodes of the first panel."""
     draw_training(axes, rows, episodes, "length")
     for phase, style in EVALUATIONS.items():
         steps, length = series(rows, f"{phase}/length")
         if len(steps):
             axes.errorbar(steps, length, **style)
-    name(axes, "Length of episodes", "environment steps", "steps")
+    set_labels(axes, "Length of episodes", "environment steps", "steps")
     legend(axes)
 
 
@@ -95,12 +95,12 @@ def draw_training(axes: Axes, rows: Rows, episodes: Rows, key: str) -> None:
 
 
 def draw_losses(axes: Axes, rows: Rows, episodes: Rows) -> None:
-    """What the model's fits ended with; on a log scale unless a likelihood went below zero."""
+    """The losses after each fit of the model; on a log scale unless a likelihood went below zero."""
     values = [series(rows, key) for key in LOSSES]
     for (label, colour), (steps, loss) in zip(LOSSES.values(), values, strict=True):
         if len(steps):
             axes.plot(steps, loss, color=colour, linewidth=1.4, label=label)
     if all((loss > 0).all() for _, loss in values):
         axes.set_yscale("log")
-    name(axes, "Model losses", "environment steps")
+    set_labels(axes, "Model losses", "environment steps")
     legend(axes)

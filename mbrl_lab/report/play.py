@@ -1,4 +1,4 @@
-"""Fresh episodes to judge a model, and a planner where there is one, by."""
+"""Fresh episodes on which a model, and a planner where there is one, are evaluated."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ Act = Callable[[Step, Tree | None], tuple[Tensor, Tree | None]]
 
 
 class Play(NamedTuple):
-    """What was seen, what the model made of it, and what a planner promised at every row but the last."""
+    """Steps of played episodes, the model's states there, and a planner's predicted returns."""
 
-    rows: Step  # [T + 1, B]
+    steps: Step  # [T + 1, B]
     states: Tree  # [T + 1, B, ...]
-    promised: Tensor  # [T, B]; NaN where nothing plans
-    seconds: float  # median of what a choice of B actions took
+    predicted_return: Tensor  # [T, B] of the plan at every step but the last; NaN where nothing plans
+    seconds: float  # median that a choice of B actions took
 
 
 def play_policy(runner: Runner, algo: Algo, model: WorldModel, num: int, steps: int) -> Play:
-    """[steps + 1, B] rows of the policy as it is, without exploring; B is `num`, unless environments are shared."""
+    """[steps + 1, B] steps of the policy without exploration; B is `num`, unless environments are shared."""
     seconds: list[float] = []
 
     def act(row: Step, carry: Tree | None) -> tuple[Tensor, Tree | None]:
@@ -40,39 +40,39 @@ def play_policy(runner: Runner, algo: Algo, model: WorldModel, num: int, steps: 
         seconds.append(taken(began, runner.device))
         return chosen
 
-    rows, carries = play(runner, act, num, steps)
-    promised = torch.full_like(rows.reward[1:], torch.nan)
+    played, carries = play(runner, act, num, steps)
+    predicted_return = torch.full_like(played.reward[1:], torch.nan)
     if hasattr(algo, "planner"):
-        promised = torch.stack([c["plan"]["score"] for c in carries]).float()
-    return Play(rows, observe(model, rows), promised, median(seconds))
+        predicted_return = torch.stack([c["plan"]["score"] for c in carries]).float()
+    return Play(played, observe(model, played), predicted_return, median(seconds))
 
 
 def play_random(runner: Runner, num: int, steps: int) -> Step:
-    """[steps + 1, B] rows of uniform actions: cheap, and on most tasks full of ends."""
+    """[steps + 1, B] steps of uniform actions: cheap, and on most tasks full of terminations."""
     spec = runner.envs.spec
     return play(runner, lambda row, carry: (spec.random(len(row.first), row.first.device), None), num, steps)[0]
 
 
 def play(runner: Runner, act: Act, num: int, steps: int) -> tuple[Step, list[Tree]]:
-    """[steps + 1, B] rows, and what `act` wanted to remember at each but the last."""
+    """[steps + 1, B] steps, and the carry of `act` at each but the last."""
     with closing(runner.make_envs(num, DIAGNOSIS)) as envs:
-        return follow(envs, act, steps, runner.device)
+        return collect(envs, act, steps, runner.device)
 
 
-def follow(envs: Envs, act: Act, steps: int, device: torch.device) -> tuple[Step, list[Tree]]:
-    """`steps` steps from the first rows on; episodes that end are followed by the next ones."""
-    rows, carries = [envs.reset().to(device)], []
+def collect(envs: Envs, act: Act, steps: int, device: torch.device) -> tuple[Step, list[Tree]]:
+    """`steps` vector steps after the reset; a finished episode is followed by the next one."""
+    played, carries = [envs.reset().to(device)], []
     carry: Tree | None = None
     for _ in range(steps):
-        action, carry = act(rows[-1], carry)
+        action, carry = act(played[-1], carry)
         carries.append(carry)
-        rows.append(envs.step(action).to(device))
-    return Step(*map(torch.stack, zip(*rows, strict=True))), carries
+        played.append(envs.step(action).to(device))
+    return Step(*map(torch.stack, zip(*played, strict=True))), carries
 
 
-def observe(model: WorldModel, rows: Step) -> Tree:
-    """[T + 1, B, ...]: the model's state at every row."""
+def observe(model: WorldModel, steps: Step) -> Tree:
+    """[T + 1, B, ...]: the model's state at every step."""
     states: list[Tree] = []
-    for t in range(len(rows.first)):
-        states.append(model.observe(states[-1] if states else None, rows.at(t)))
+    for t in range(len(steps.first)):
+        states.append(model.observe(states[-1] if states else None, steps.at(t)))
     return tree_map(lambda *x: torch.stack(x), *states)

@@ -6,58 +6,63 @@ import json
 import math
 from pathlib import Path
 
-from mbrl_lab.report.calibration import draw_against, draw_calibration
+from mbrl_lab.report.calibration import draw_calibration, draw_output_scatter
 from mbrl_lab.report.diagnosis import Diagnosis, numbers
 from mbrl_lab.report.pictures import draw_errors, draw_planned, draw_predicted
-from mbrl_lab.report.tables import AHEAD, by_dimension, by_horizon, number, table, write_csv
+from mbrl_lab.report.tables import SHOWN_STEPS, by_dimension, by_horizon, number, table, write_csv
 from mbrl_lab.tracking.atomic import write_text
 
 SHOWN = 12
 """Dimensions in a terminal: those of greatest error."""
 
 
-def draw_diagnosis(seen: Diagnosis, run: str, home: Path) -> list[Path]:
-    """Write predicted.png, against.png, errors.png, calibration.png, planned.png where something plans, and numbers."""
-    pictures = [
-        draw_predicted(seen.far, seen.scale, run, home / "predicted.png"),
-        draw_against(seen.judged, run, home / "against.png"),
-        draw_errors(seen.one, seen.far, seen.scale, seen.end, seen.left, run, home / "errors.png"),
-        draw_calibration(seen.judged, run, home / "calibration.png"),
+def draw_diagnosis(diagnosis: Diagnosis, run: str, home: Path) -> list[Path]:
+    """Write the pictures, CSV files and model.json into `home`; planned.png only where something plans."""
+    d = diagnosis
+    paths = [
+        draw_predicted(d.far, d.scale, run, home / "predicted.png"),
+        draw_output_scatter(d.validation, run, home / "scatter.png"),
+        draw_errors(d.one, d.far, d.scale, d.termination, d.steps_left, run, home / "errors.png"),
+        draw_calibration(d.validation, run, home / "calibration.png"),
     ]
-    if not seen.promised.isnan().all():
-        pictures.append(draw_planned(seen.promised, seen.achieved, seen.first, run, home / "planned.png"))
-    write_csv(by_dimension(seen.judged), home / "dimensions.csv")
-    write_csv(by_horizon(seen.far, seen.scale), home / "horizon.csv")
-    values = numbers(seen) | {"time/plan": seen.seconds}
+    if not d.predicted_return.isnan().all():
+        paths.append(draw_planned(d.predicted_return, d.achieved_return, d.first, run, home / "planned.png"))
+
+    paths.append(write_csv(by_dimension(d.validation), home / "dimensions.csv"))
+    paths.append(write_csv(by_horizon(d.far, d.scale), home / "horizon.csv"))
+
+    values = numbers(d) | {"time/plan": d.seconds}
     write_text(home / "model.json", json.dumps(plain(values), indent=2) + "\n")
-    return [*pictures, home / "dimensions.csv", home / "horizon.csv", home / "model.json"]
+    return [*paths, home / "model.json"]
 
 
-def words(seen: Diagnosis, values: dict[str, float]) -> str:
+def describe(diagnosis: Diagnosis, values: dict[str, float]) -> str:
     """What `scripts/evaluate.py RUN --model` prints."""
-    source = "hold-out" if seen.held_out else "fresh"
-    dimensions = by_dimension(seen.judged)
-    worst = sorted(dimensions[:-1], key=lambda row: -row["error"])[:SHOWN]
-    state = dimensions[:-1] if len(dimensions) - 1 <= SHOWN else worst
-    ahead = [row for row in by_horizon(seen.far, seen.scale) if row["steps"] in AHEAD and row["starts"]]
+    source = "hold-out" if diagnosis.held_out else "fresh"
+    *state, reward = by_dimension(diagnosis.validation)
+    if len(state) > SHOWN:
+        state = sorted(state, key=lambda row: -row["error"])[:SHOWN]
+    ahead = [row for row in by_horizon(diagnosis.far, diagnosis.scale) if row["steps"] in SHOWN_STEPS and row["starts"]]
     parts = [
-        f"one step ahead on {len(seen.judged.true):,} {source} transitions, in std of the data",
-        table([*state, dimensions[-1]]),
-        f"open loop on fresh episodes, from {seen.far.valid.shape[1]} starts, in std of the true one-step change",
+        f"one step ahead on {len(diagnosis.validation.true):,} {source} transitions, in std of the data",
+        table([*state, reward]),
+        f"open loop on fresh episodes, from {diagnosis.far.valid.shape[1]} starts, in std of the true one-step change",
         table([{k: row[k] for k in ("steps", "error", "spread", "no_change", "reward_error")} for row in ahead]),
-        ends_in_words(values["model/end_at_ends"], values["model/end_elsewhere"]),
+        describe_termination(values["model/end_at_ends"], values["model/end_elsewhere"]),
     ]
-    each = f"{1000 * seen.seconds:.1f} ms each"
-    if seen.promised.isnan().all():
+
+    each = f"{1000 * diagnosis.seconds:.1f} ms each"
+    if diagnosis.predicted_return.isnan().all():
         return "\n".join([*parts, f"actions  {each}; nothing plans"])
-    kept = f"promised {number(values['planner/planned'])}, achieved {number(values['planner/achieved'])}"
-    parts.append(f"plans    {kept}, correlation {number(values['planner/correlation'])}; {each}")
-    return "\n".join(parts)
+    planned, achieved = (number(values[f"planner/{k}"]) for k in ("planned", "achieved"))
+    both = f"predicted return {planned}, achieved {achieved}, correlation {number(values['planner/correlation'])}"
+    return "\n".join([*parts, f"plans    {both}; {each}"])
 
 
-def ends_in_words(at_ends: float, elsewhere: float) -> str:
-    seen = f"{number(at_ends)} where there was one" if at_ends == at_ends else "none was seen"
-    return f"ends     predicted probability: {seen}, {number(elsewhere)} elsewhere"
+def describe_termination(at_terminations: float, elsewhere: float) -> str:
+    known = at_terminations == at_terminations  # not NaN
+    where = f"{number(at_terminations)} where episodes terminated" if known else "no episode terminated"
+    return f"ends     predicted probability: {where}, {number(elsewhere)} elsewhere"
 
 
 def plain(values: dict[str, float]) -> dict[str, float | None]:

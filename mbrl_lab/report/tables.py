@@ -11,26 +11,26 @@ from typing import Any
 from torch import Tensor
 
 from mbrl_lab.dynamics.judge import LEVELS, Judgement, coverage, rms
-from mbrl_lab.report.forecast import Forecast, state_error, state_spread, still_error
+from mbrl_lab.report.open_loop import OpenLoop, no_change_error, state_error, state_spread
 from mbrl_lab.tracking.atomic import write_text
 
 Row = dict[str, Any]
 
-AHEAD = (1, 2, 5, 10, 20, 50)
+SHOWN_STEPS = (1, 2, 5, 10, 20, 50)
 
 
-def by_dimension(seen: Judgement) -> list[Row]:
+def by_dimension(validation: Judgement) -> list[Row]:
     """For each dimension of the state and the reward, in standard deviations: error, bias, spread; and coverage."""
-    size = seen.error.shape[1]
-    columns = {"error": rms(seen.error, 0), "bias": seen.error.mean(0), "spread": rms(seen.spread, 0)}
-    columns |= {f"in_{100 * level:.0f}": coverage(seen.below, level) for level in LEVELS}
+    size = validation.error.shape[1]
+    columns = {"error": rms(validation.error, 0), "bias": validation.error.mean(0), "spread": rms(validation.spread, 0)}
+    columns |= {f"in_{100 * level:.0f}": coverage(validation.below, level) for level in LEVELS}
     labels = [*(f"state {d}" for d in range(size - 1)), "reward"]
     return [{"of": label} | {k: float(v[d]) for k, v in columns.items()} for d, label in enumerate(labels)]
 
 
-def by_horizon(far: Forecast, scale: Tensor) -> list[Row]:
+def by_horizon(far: OpenLoop, scale: Tensor) -> list[Row]:
     """For each number of steps ahead: medians and quartiles over starts."""
-    error, spread, still = (f(far, scale) for f in (state_error, state_spread, still_error))
+    error, spread, no_change = (f(far, scale) for f in (state_error, state_spread, no_change_error))
     reward = (far.predicted.mean(1) - far.true)[..., -1].where(far.valid, float("nan"))
     return [
         {
@@ -40,7 +40,7 @@ def by_horizon(far: Forecast, scale: Tensor) -> list[Row]:
             "error_25": float(error[h].nanquantile(0.25)),
             "error_75": float(error[h].nanquantile(0.75)),
             "spread": float(spread[h].nanmedian()),
-            "no_change": float(still[h].nanmedian()),
+            "no_change": float(no_change[h].nanmedian()),
             "reward_error": float(reward[h].square().nanmean().sqrt()),
         }
         for h in range(len(far.valid))
@@ -48,7 +48,7 @@ def by_horizon(far: Forecast, scale: Tensor) -> list[Row]:
 
 
 def write_csv(rows: Sequence[Row], path: Path) -> Path:
-    """Names in the first line; nothing where a number is not known."""
+    """Names in the first line; an empty field where a number is not known."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -59,9 +59,9 @@ def write_csv(rows: Sequence[Row], path: Path) -> Path:
 
 def table(rows: Sequence[Row]) -> str:
     """Aligned columns, their names above."""
-    cells = [[key.replace("_", " ") for key in rows[0]], *([number(v) for v in row.values()] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join("  ".join(x.rjust(w) for x, w in zip(line, widths, strict=True)) for line in cells)
+    texts = [[key.replace("_", " ") for key in rows[0]], *([number(v) for v in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    return "\n".join("  ".join(x.rjust(w) for x, w in zip(line, widths, strict=True)) for line in texts)
 
 
 def number(value: Any, unknown: str = "-", digits: int = 3) -> str:

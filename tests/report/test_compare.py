@@ -1,4 +1,4 @@
-"""Runs are grouped by what sets them apart, seeds are taken together, and thresholds found, all on numbers by hand."""
+"""Runs are grouped by what sets them apart, seeds are taken aligned, and thresholds found, all on numbers by hand."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from omegaconf import OmegaConf
 from mbrl_lab.report.compare import (
     Curve,
     Group,
+    aligned,
     by_group,
     by_run,
     draw_comparison,
     find_runs,
+    first_reaching,
     grouped,
     interval,
-    reached,
     read_run,
-    together,
 )
 
 
@@ -99,7 +99,7 @@ def test_seeds_alone_make_one_group() -> None:
 
 def test_seeds_are_taken_together_as_far_as_all_have_come() -> None:
     group = Group("x", [curve(0, {}, [1.0, 2.0, 3.0]), curve(2, {}, [3.0, 6.0])])
-    steps, seconds, returns = together(group)
+    steps, seconds, returns = aligned(group)
     assert (steps.tolist(), seconds.tolist(), returns.tolist()) == ([100, 200], [11, 21], [[1, 2], [3, 6]])
 
 
@@ -116,7 +116,7 @@ def test_the_interval_of_the_mean_narrows_as_seeds_do_more() -> None:
 @pytest.mark.parametrize(("threshold", "expected"), [(2.0, 200), (1.0, 100), (9.0, math.inf), (None, math.inf)])
 def test_the_threshold_counts_from_the_first_time(threshold: float | None, expected: float) -> None:
     found = curve(0, {}, [1.0, 2.0, 0.0, 5.0])
-    assert reached(found.steps, found.returns, threshold) == expected
+    assert first_reaching(found.steps, found.returns, threshold) == expected
 
 
 def test_tables_by_hand(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mbrl_lab.report.canvas import grid
 from mbrl_lab.report.curves import draw_curves, draw_lengths, draw_losses, draw_returns, panels_of, read_metrics, series
+from mbrl_lab.report.figure import make_panels
 from mbrl_lab.tracking.folder import RunFolder
 
 TRAIN = {"step": 10, "train/return": 5.0, "train/length": 5.0}
@@ -47,7 +47,7 @@ def test_panels_are_those_with_data() -> None:
 
 
 def test_returns_show_what_was_logged() -> None:
-    axes = grid(1, 1, "")[1][0]
+    axes = make_panels(1, 1, "")[1][0]
     draw_returns(axes, [TRAIN, EVAL], [EPISODE])
     lines = {str(line.get_label()): np.asarray(line.get_xydata()).tolist() for line in axes.lines}
     assert lines["training episode"] == [[7, 7]]
@@ -59,7 +59,7 @@ def test_returns_show_what_was_logged() -> None:
 
 @pytest.mark.parametrize(("loss", "scale"), [(0.5, "log"), (-0.5, "linear")])
 def test_losses_are_on_a_log_scale_while_they_are_positive(loss: float, scale: str) -> None:
-    axes = grid(1, 1, "")[1][0]
+    axes = make_panels(1, 1, "")[1][0]
     draw_losses(axes, [FIT | {"model/loss": loss}], [])
     assert axes.get_yscale() == scale
 

@@ -46,7 +46,7 @@ def test_a_run_that_plans_has_every_picture(make: MakeRunner, env: str) -> None:
     assert [p.name for p in paths] == [
         "curves.png",
         "predicted.png",
-        "against.png",
+        "scatter.png",
         "errors.png",
         "calibration.png",
         "planned.png",
@@ -85,7 +85,7 @@ def test_the_true_dynamics_make_no_error_and_keep_their_promise(make: MakeRunner
     seen = diagnose(runner, algo, num=2, steps=60)
     values = numbers(seen)
     assert values["model/error"] < 1e-3 and values["model/spread"] < 1e-3 and not seen.held_out
-    assert seen.seconds > 0 and seen.judged.below.isnan().all(), "true equations do not doubt"
+    assert seen.seconds > 0 and seen.validation.below.isnan().all(), "true equations have no uncertainty"
     assert values["model/one_step_error"] < 1e-3 and values["model/error_at_10"] < 1e-2
     assert values["model/reward_error"] == 0
     assert (values["model/end_at_ends"], values["model/end_elsewhere"]) == (1, 0)
@@ -107,7 +107,7 @@ def test_the_runner_does_not_notice(make: MakeRunner) -> None:
     assert str(first) == str(again)
 
 
-def test_a_model_is_judged_on_its_hold_out(make: MakeRunner) -> None:
+def test_a_model_is_validated_on_its_hold_out(make: MakeRunner) -> None:
     """Transitions in replay whose numbers put them there, and none of them in what is fitted on."""
     runner = make("mpc", "cartpole", "planner=cem", **TINY)
     assert isinstance(runner.algo, MPC) and isinstance(runner.algo.model, Ensemble)
@@ -116,7 +116,7 @@ def test_a_model_is_judged_on_its_hold_out(make: MakeRunner) -> None:
         runner.replay.add(runner.envs.step(runner.envs.spec.random(1)))
     seen = diagnose(runner, runner.algo, steps=20)
     train, test = runner.algo.model.trainer.split(runner.replay.transitions())
-    assert seen.held_out and len(seen.judged.true) == len(test) > 0
+    assert seen.held_out and len(seen.validation.true) == len(test) > 0
     assert not set(train.tolist()) & set(test.tolist())
     assert len(train) + len(test) == len(runner.replay.transitions())
 

@@ -1,81 +1,149 @@
-"""Windows of open-loop prediction: where they begin, what is beside what, and what is written."""
+"""Forecasts line up with what happened: copies, actions, boundaries and units, on a world known by heart."""
 
 from __future__ import annotations
-
-import csv
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from mbrl_lab import make_run
-from mbrl_lab.report import draw
-from mbrl_lab.report.open_loop import AHEAD, CONTEXT, OpenLoop, by_step, coloured, imagined, starts, typical
-from mbrl_lab.types import Outcome, Step, Tree
+from mbrl_lab.report.open_loop import (
+    COPIES,
+    OpenLoop,
+    change_std,
+    every_start,
+    no_change_error,
+    predict_open_loop,
+    spread_out,
+    state_error,
+    steps_to_termination,
+    typical,
+)
+from mbrl_lab.report.play import observe
+from mbrl_lab.types import EnvSpec, Metrics, Outcome, Step, Tree
+
+SPEC = EnvSpec((2,), torch.float32, 2, discrete=False)
 
 
-class Counts:
-    """Its state is the observation, of one number; imagines that it grows by the action and pays what it was."""
+class Adder:
+    """Adds the action to the state and `bias` to that, pays the state's sum; each block of rows its own `bias`."""
 
-    def decode(self, state: Tree) -> Tensor:
-        return state
+    spec = SPEC
 
-    def imagine(self, state: Tensor, action: Tensor) -> tuple[Tensor, Outcome]:
-        return state + action, Outcome(state[:, 0], torch.ones_like(state[:, 0]))
+    def __init__(self, *bias: float) -> None:
+        self.bias = torch.tensor(bias)
 
+    def observe(self, state: Tree | None, step: Step) -> Tree:
+        return {"at": step.obs}
 
-def rows(first: list[int], length: int = 60) -> Step:
-    """One environment that counts rows; its actions are 1, but from row 30 on the world counts by 2."""
-    flags = torch.zeros(length, 1, dtype=torch.bool)
-    flags[first] = True
-    time = torch.arange(float(length)).view(-1, 1, 1)
-    obs = torch.where(time < 30, time, 2 * time - 30)
-    return Step(torch.ones(length, 1, 1), obs, obs[:, :, 0] - 1, torch.zeros_like(flags), flags)
+    def features(self, state: Tree) -> Tensor:
+        return state["at"]
 
+    def imagine(self, state: Tree, action: Tensor) -> tuple[Tree, Outcome]:
+        bias = self.bias.repeat_interleave(len(action) // len(self.bias))[:, None]
+        after = state["at"] + action + bias
+        return {"at": after}, Outcome(after.sum(-1), torch.full_like(after[:, 0], 0.75))
 
-def test_contexts_lie_within_an_episode_and_something_follows_them() -> None:
-    begun = starts(rows([0, 20, 23], length=30))
-    times = [*range(4, 20), *range(27, 29)]
-    assert begun[:, 0].tolist() == times and not begun[:, 1].any()
-    assert len(starts(rows(list(range(30)), length=30))) == 0
+    def update(self, steps: Step) -> tuple[Tree, Metrics]:
+        raise NotImplementedError
 
 
-def test_what_is_told_stands_beside_what_was_so() -> None:
-    steps = rows([0, 50])
-    seen = imagined(Counts(), steps, steps.obs, torch.tensor([[25, 0], [45, 0]]))  # type: ignore[arg-type]
-    assert seen.true.shape == seen.told.shape == (CONTEXT + AHEAD, 2, 1)
-    assert seen.told[:CONTEXT, 0, 0].tolist() == [21, 22, 23, 24, 25]
-    assert seen.told[CONTEXT : CONTEXT + 4, 0, 0].tolist() == [26, 27, 28, 29]
-    assert seen.true[CONTEXT + 6, 0, 0] == 34 and seen.told[CONTEXT + 6, 0, 0] == 32
-    assert seen.told_reward[CONTEXT, 0] == 25 and seen.told_reward[:CONTEXT].isnan().all()
-    assert seen.valid[:, 1].tolist() == [t < CONTEXT + 4 for t in range(CONTEXT + AHEAD)]
-    assert seen.valid[:, 0].sum() == CONTEXT + 24, "up to the row before the next episode"
-    table = by_step(seen)
-    assert [r["steps"] for r in table] == list(range(AHEAD + 1))
-    assert table[0]["error"] == 0 and table[1]["windows"] == 2 and table[-1]["windows"] == 0
-    assert typical(seen) == 0
+def walk(first: Tensor) -> Step:
+    """[T + 1, B] rows of the world that an Adder without bias describes; no episode ends."""
+    action = torch.rand(*first.shape, 2) * ~first[..., None]
+    obs = [action[0]]
+    for a, begins in zip(action[1:], first[1:], strict=True):
+        obs.append((obs[-1] + a).where(~begins[:, None], 100.0))
+    seen = torch.stack(obs)
+    return Step(action, seen, seen.sum(-1), torch.zeros_like(first), first)
 
 
-def test_pictures_have_three_colours() -> None:
-    for channels in (1, 3, 6):
-        picture = coloured(torch.ones(channels, 4, 5))
-        assert picture.shape == (5, 6, 3) and picture.max() == 255
-    assert coloured(torch.zeros(6, 4, 5))[:4, :5].max() == 0
+def rows_of(length: int, *first: tuple[int, int]) -> Step:
+    marks = torch.zeros(length, 2, dtype=torch.bool)
+    marks[0] = True
+    for t, b in first:
+        marks[t, b] = True
+    return walk(marks)
 
 
-@pytest.mark.parametrize(("env", "video"), [("cartpole", False), ("minatar_breakout", True)])
-def test_a_run_leaves_its_open_loop(env: str, video: bool, tmp_path: Path) -> None:
-    runner = make_run("dreamer", env, "debug=smoke", "video.final=0", "eval.every=0", folder=tmp_path, steps=110)
-    runner.run()
-    runner.envs.close()
-    written = {path.name for path in draw(runner)}
-    assert written == {"curves.png", "open_loop.csv", "open_loop.png", *(["open_loop.mp4"] if video else [])}
-    table = list(csv.DictReader((runner.folder.diagnostics / "open_loop.csv").read_text().splitlines()))
-    assert len(table) == AHEAD + 1 and float(table[1]["error"]) > 0
+def look(model: Adder, rows: Step, starts: Tensor, horizon: int) -> OpenLoop:
+    return predict_open_loop(model, rows, observe(model, rows), starts, horizon)
 
 
-def test_errors_are_not_known_where_the_episode_is_over() -> None:
-    true = torch.zeros(CONTEXT + AHEAD, 1, 2)
-    seen = OpenLoop(true, true + 1, true[..., 0], true[..., 0], torch.arange(CONTEXT + AHEAD)[:, None] < CONTEXT + 1)
-    assert [r["error"] for r in by_step(seen)[:2]] == [1, 1] and by_step(seen)[2]["error"] != by_step(seen)[2]["error"]
+def test_the_true_model_makes_no_error_until_the_episode_ends() -> None:
+    rows = rows_of(6, (3, 1))
+    starts = torch.tensor([[0, 0], [0, 1], [3, 1], [4, 0]])
+    seen = look(Adder(0.0), rows, starts, 4)
+    assert seen.valid.T.int().tolist() == [[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 0, 0], [1, 0, 0, 0]]
+    error = (seen.predicted - seen.true[:, None]).abs().amax((1, 3))
+    assert error[seen.valid].max() < 1e-4
+    assert (seen.termination == 0.25).all() and seen.termination.shape == (4, COPIES, 4)
+
+
+def test_each_block_of_copies_goes_to_another_member() -> None:
+    rows = rows_of(6)
+    seen = look(Adder(0.0, 1.0), rows, every_start(rows), 2)
+    off = (seen.predicted - seen.true[:, None])[0, :, :, 0]
+    half = COPIES // 2
+    assert off[:half].abs().max() < 1e-4 and (off[half:] - 1).abs().max() < 1e-4
+
+
+def test_a_bias_adds_up_and_is_told_in_units_of_change() -> None:
+    rows = rows_of(12)
+    seen = look(Adder(0.5), rows, torch.tensor([[0, 0], [1, 1]]), 3)
+    scale = torch.tensor([0.5, 0.5, 9.0])
+    torch.testing.assert_close(state_error(seen, scale)[:, 0], torch.tensor([1.0, 2.0, 3.0]))
+
+
+def test_errors_are_unknown_beyond_an_end() -> None:
+    rows = rows_of(4, (2, 0))
+    seen = look(Adder(0.5), rows, torch.tensor([[0, 0]]), 3)
+    for error in (state_error(seen, torch.ones(3)), no_change_error(seen, torch.ones(3))):
+        assert error.isnan().tolist() == [[False], [True], [True]]
+
+
+def test_to_say_that_nothing_changes_costs_the_change() -> None:
+    rows = rows_of(5)
+    seen = look(Adder(0.0), rows, torch.tensor([[0, 0]]), 4)
+    change = (rows.obs[1:, 0] - rows.obs[0, 0]).square().mean(-1).sqrt()
+    torch.testing.assert_close(no_change_error(seen, torch.ones(3))[:, 0], change)
+
+
+def test_the_unit_of_what_does_not_vary_is_one() -> None:
+    rows = rows_of(50)
+    rows = rows._replace(reward=torch.ones_like(rows.reward))
+    scale = change_std(look(Adder(0.0), rows, every_start(rows), 1))
+    torch.testing.assert_close(scale[:2], rows.action[1:].flatten(0, 1).std(0, correction=0))
+    assert scale[2] == 1
+
+
+def test_starts_are_spread_over_all_transitions() -> None:
+    starts = every_start(rows_of(101, (50, 0)))
+    assert len(starts) == 199 and [49, 0] not in starts.tolist()
+    some = spread_out(starts, 10)
+    assert len(some) == 10 and some[-1, 0] >= 85
+    assert len(spread_out(starts, 1000)) == 199
+
+
+@pytest.mark.parametrize(
+    ("valid", "error", "chosen"),
+    [
+        ([[1, 1, 1], [1, 1, 1]], [3.0, 1.0, 2.0], (2, 2)),
+        ([[1, 1, 1], [1, 0, 0]], [9.0, 1.0, 2.0], (0, 2)),
+        ([[1, 1, 1], [0, 0, 0]], [1.0, 2.0, 3.0], (1, 1)),
+    ],
+)
+def test_a_typical_start_is_of_median_error_among_the_furthest(
+    valid: list[list[int]], error: list[float], chosen: tuple[int, int]
+) -> None:
+    true = torch.zeros(2, 3, 2)
+    predicted = torch.tensor(error)[None, None, :, None].expand(2, COPIES, 3, 2)
+    seen = OpenLoop(torch.zeros(3, 1), predicted, true, true[:, None, :, 0], torch.tensor(valid).bool())
+    assert typical(seen, torch.ones(2)) == chosen
+
+
+def test_steps_until_the_end() -> None:
+    first = torch.tensor([[1, 0, 0, 1, 0, 0, 1]]).T.bool()
+    terminal = torch.tensor([[0, 0, 1, 0, 0, 0, 0]]).T.bool()
+    zero = torch.zeros(7, 1)
+    left = steps_to_termination(Step(zero, zero, zero, terminal, first))
+    assert left[:, 0].tolist() == [2, 1, 0] + [torch.inf] * 4

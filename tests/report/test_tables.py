@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from mbrl_lab.dynamics.judge import Judgement
-from mbrl_lab.report.calibration import draw_against, draw_belief, draw_calibration, draw_coverage, shown
-from mbrl_lab.report.canvas import grid
-from mbrl_lab.report.forecast import COPIES, Forecast, state_spread
+from mbrl_lab.report.calibration import draw_calibration, draw_coverage, draw_output_scatter, draw_quantiles, shown
+from mbrl_lab.report.figure import make_panels
+from mbrl_lab.report.open_loop import COPIES, OpenLoop, state_spread
 from mbrl_lab.report.tables import by_dimension, by_horizon, table, write_csv
 
 
-def judged(below: torch.Tensor) -> Judgement:
+def validation(below: torch.Tensor) -> Judgement:
     """Two outputs: a state off by 3 and 4 (rms 3.54) with a mean of 3.5, a reward off by -1 and 1."""
     error = torch.tensor([[3.0, -1.0], [4.0, 1.0]])
     none = torch.zeros(2)
@@ -24,7 +24,7 @@ def judged(below: torch.Tensor) -> Judgement:
 
 
 def test_a_row_for_each_dimension() -> None:
-    state, reward = by_dimension(judged(torch.tensor([[0.5, torch.nan], [0.05, torch.nan]])))
+    state, reward = by_dimension(validation(torch.tensor([[0.5, torch.nan], [0.05, torch.nan]])))
     assert state == {"of": "state 0", "error": pytest.approx(12.5**0.5), "bias": 3.5, "spread": 0.5} | {
         "in_50": 0.5,
         "in_80": 0.5,
@@ -33,13 +33,13 @@ def test_a_row_for_each_dimension() -> None:
     assert (reward["of"], reward["error"], reward["bias"]) == ("reward", 1, 0) and math.isnan(reward["in_50"])
 
 
-def far() -> Forecast:
+def far() -> OpenLoop:
     """Two steps from two starts; copies alternate around an error of 1 at the first step, of 2 at the second."""
     true = torch.zeros(2, 2, 2)
     alternate = torch.tensor([0.5, -0.5]).repeat(COPIES // 2).view(1, COPIES, 1, 1)
     predicted = torch.tensor([1.0, 2.0]).view(2, 1, 1, 1) + alternate.expand(2, COPIES, 2, 2)
     valid = torch.tensor([[True, True], [True, False]])
-    return Forecast(torch.full((2, 1), -3.0), predicted, true, torch.zeros(2, COPIES, 2), valid)
+    return OpenLoop(torch.full((2, 1), -3.0), predicted, true, torch.zeros(2, COPIES, 2), valid)
 
 
 def test_a_row_for_each_number_of_steps_ahead() -> None:
@@ -69,18 +69,18 @@ def test_columns_of_a_table_are_aligned() -> None:
 
 @pytest.mark.parametrize("known", [True, False])
 def test_it_can_be_drawn(known: bool, tmp_path: Path) -> None:
-    seen = judged(torch.rand(2, 2) if known else torch.full((2, 2), torch.nan))
-    for draw in (draw_against, draw_calibration):
+    seen = validation(torch.rand(2, 2) if known else torch.full((2, 2), torch.nan))
+    for draw in (draw_output_scatter, draw_calibration):
         assert draw(seen, "run", tmp_path / "p.png").stat().st_size > 0
 
 
 def test_the_curve_of_a_calibrated_model_is_the_diagonal_and_its_belief_flat() -> None:
     below = torch.linspace(0.0005, 0.9995, 1000).unsqueeze(-1).expand(-1, 2)
-    _, axes = grid(2, 2, "")
+    _, axes = make_panels(2, 2, "")
     draw_coverage(axes[0], below)
     for line in axes[0].lines[1:]:
         assert line.get_ydata() == pytest.approx(line.get_xdata(), abs=2e-3)
-    draw_belief(axes[1], below)
+    draw_quantiles(axes[1], below)
     assert axes[1].patches[0].get_data().values == pytest.approx([1.0] * 20)  # type: ignore[attr-defined]
     assert len(axes[0].lines) == 3
 

@@ -11,7 +11,7 @@ import torch
 from mbrl_lab import load_run, make_run
 from mbrl_lab.dynamics import Visual
 from mbrl_lab.evaluation import main
-from mbrl_lab.report.visual import SIZE, coloured, examine, film, windows
+from mbrl_lab.report.images import SIZE, coloured, diagnose_images, video_frames, windows
 from mbrl_lab.types import Step
 
 
@@ -45,7 +45,7 @@ def test_pictures_are_large_and_grids_have_colours() -> None:
 def test_evaluate_judges_it(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(run), "--model"]) == 0
     said = capsys.readouterr().out
-    assert "open loop on fresh episodes" in said and "members  disagree by" in said and "earned   rollouts of" in said
+    assert "open loop on fresh episodes" in said and "members  disagree by" in said and "trusted  rollouts of" in said
     numbers = json.loads((run / "diagnostics" / "model.json").read_text())
     assert 0 <= numbers["model/changed_f1_1"] <= 1 and numbers["model/disagreement"] >= 0
     assert (run / "diagnostics" / "frames.csv").read_text().startswith("steps,changed f1,tiles right\n1,")
@@ -55,9 +55,9 @@ def test_evaluate_judges_it(run: Path, capsys: pytest.CaptureFixture[str]) -> No
 def test_it_is_the_same_each_time_and_the_film_begins_with_the_truth(run: Path) -> None:
     runner = load_run(run)
     runner.envs.close()
-    one, two = (examine(runner, runner.algo, num=1, steps=40) for _ in range(2))
+    one, two = (diagnose_images(runner, runner.algo, num=1, steps=40) for _ in range(2))
     assert one.numbers == two.numbers
     model = runner.algo.model
     assert isinstance(model, Visual)
-    pictures = film(model, one.rows)
+    pictures = video_frames(model, one.steps)
     assert len(pictures) == 40 and pictures[0].shape[1] == 3 * pictures[0].shape[0]

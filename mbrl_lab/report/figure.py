@@ -1,4 +1,4 @@
-"""How every picture looks: colours, panels, and a file that is whole or absent."""
+"""The look of all figures: colours, panels, and a file that is whole or absent."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ WIDTH, HEIGHT = 4.6, 3.1
 """Inches that a panel takes with its labels."""
 
 LEFT, RIGHT, TOP, BOTTOM = 0.7, 0.15, 0.35, 0.5
-"""Inches of that for labels; said once, since measuring every text takes longer than drawing."""
+"""Inches of that for labels; fixed, since measuring every text takes longer than drawing."""
 
 HEADING = 0.3
 
 
-def grid(count: int, columns: int, title: str) -> tuple[Figure, list[Axes]]:
+def make_panels(count: int, columns: int, title: str) -> tuple[Figure, list[Axes]]:
     """A figure of `count` panels, at most `columns` side by side."""
     columns = min(columns, count)
     width, height = WIDTH * columns, HEIGHT * -(-count // columns) + HEADING
@@ -36,15 +36,15 @@ def grid(count: int, columns: int, title: str) -> tuple[Figure, list[Axes]]:
     return figure, axes
 
 
-def name(axes: Axes, title: str, x: str, y: str = "") -> None:
-    """Say what a panel shows."""
+def set_labels(axes: Axes, title: str, x: str, y: str = "") -> None:
+    """Title and axis labels of a panel."""
     axes.set_title(title, loc="left", fontsize=10, color=INK)
     axes.set_xlabel(x, fontsize=9)
     axes.set_ylabel(y, fontsize=9)
 
 
 def legend(axes: Axes) -> None:
-    """Name the lines, where they hide least."""
+    """A legend, where it hides least."""
     axes.legend(fontsize=8, framealpha=0.6, edgecolor="none")
 
 

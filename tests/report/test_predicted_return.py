@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from mbrl_lab.report.promise import achieved, correlation, longest_episode, pairs
+from mbrl_lab.report.predicted_return import achieved_return, correlation, known_pairs, longest_episode
 from mbrl_lab.types import Step
 
 
@@ -32,11 +32,11 @@ def slowly(rows: Step, t: int, b: int, horizon: int, discount: float) -> float:
 
 def test_rewards_after_an_end_are_none_and_a_time_limit_tells_nothing() -> None:
     ended = rows_of([0, 1, 2, 4, 0, 8, 8], terminal=[0, 0, 0, 1, 0, 0, 0], first=[1, 0, 0, 0, 1, 0, 0])
-    got = achieved(ended, horizon=3, discount=0.5)[:, 0].tolist()
+    got = achieved_return(ended, horizon=3, discount=0.5)[:, 0].tolist()
     assert got[:3] == [1 + 1 + 1, 2 + 2, 4]
     assert all(math.isnan(x) for x in got[3:])
     cut = rows_of([0, 1, 2, 4, 0, 8, 8], terminal=[0] * 7, first=[1, 0, 0, 0, 1, 0, 0])
-    assert achieved(cut, 3, 0.5)[:, 0].isnan().tolist() == [False, True, True, True, True, True]
+    assert achieved_return(cut, 3, 0.5)[:, 0].isnan().tolist() == [False, True, True, True, True, True]
 
 
 @pytest.mark.parametrize("horizon", [1, 4, 29, 30, 45])
@@ -46,12 +46,12 @@ def test_it_agrees_with_the_definition(horizon: int) -> None:
     ends = first.roll(-1, 0) & (torch.rand(31, 8) < 0.7)
     rows = Step(torch.zeros(31, 8), torch.zeros(31, 8), torch.randn(31, 8), ends, first)
     expected = torch.tensor([[slowly(rows, t, b, horizon, 0.9) for b in range(8)] for t in range(30)])
-    torch.testing.assert_close(achieved(rows, horizon, 0.9), expected, equal_nan=True)
+    torch.testing.assert_close(achieved_return(rows, horizon, 0.9), expected, equal_nan=True)
     assert expected.isnan().any() and (horizon == 45 or expected.isfinite().any())
 
 
 def test_pairs_are_those_where_both_are_known() -> None:
-    planned, got = pairs(torch.tensor([[1.0, -torch.inf, 3.0]]), torch.tensor([[torch.nan, 5.0, 6.0]]))
+    planned, got = known_pairs(torch.tensor([[1.0, -torch.inf, 3.0]]), torch.tensor([[torch.nan, 5.0, 6.0]]))
     assert (planned.tolist(), got.tolist()) == ([3.0], [6.0])
 
 
