@@ -44,7 +44,12 @@ Job = Callable[[], object]
 
 def policy_update(runner: Runner) -> Job:
     algo: Any = runner.algo
-    return lambda: algo.policy.update(clipped(runner.replay.sample(algo.batch, algo.policy.window), algo.reward_clip))
+
+    def update() -> Any:
+        steps = runner.replay.sample(algo.batch, algo.policy.window, algo.policy.n_step)
+        return algo.policy.update(clipped(steps, algo.reward_clip))
+
+    return update
 
 
 def on_policy_update(runner: Runner) -> Job:

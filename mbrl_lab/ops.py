@@ -61,12 +61,31 @@ def n_step_return(
     The target is sum + discount * value of row `length` (the observation after so many steps). A terminal step is the
     last one counted, and its discount is 0. A step that is not valid is not counted, so a time limit bootstraps.
     """
-    reached = torch.cat([torch.ones_like(valid[:1]), ~terminal[:-1]])
-    counted = (valid & reached).cumprod(0)
+    counted = counted_steps(terminal, valid)
     weight = gamma ** torch.arange(len(reward), device=reward.device).unsqueeze(-1)
     length = counted.sum(0)
     ended = (counted * terminal).any(0)
     return (counted * weight * reward).sum(0), gamma**length * ~ended, length
+
+
+def counted_steps(terminal: Tensor, valid: Tensor) -> Tensor:
+    """[T, B]: 1 for transitions that a return from the first one counts, 0 from a boundary or a terminal step on."""
+    reached = torch.cat([torch.ones_like(valid[:1]), ~terminal[:-1]])
+    return (valid & reached).cumprod(0)
+
+
+def bootstrap_steps(first: Tensor, terminal: Tensor, n_step: Tensor | int) -> Tensor:
+    """[B]: the step of windows [L, B] from which a return of at most `n_step` steps bootstraps; see `n_step_return`."""
+    within = torch.arange(len(first) - 1, device=first.device).unsqueeze(-1) < n_step
+    return counted_steps(terminal[1:], ~first[1:] & within).sum(0)
+
+
+def bootstrap_windows(steps: Step, n_step: Tensor | int) -> Step:
+    """Windows [L, B] with two observations [2, B]: the first, and the one that a return bootstraps from."""
+    if len(steps.first) == 2:
+        return steps
+    last = bootstrap_steps(steps.first, steps.terminal, n_step)
+    return steps._replace(obs=torch.stack([steps.obs[0], pick(steps.obs.transpose(0, 1), last)]))
 
 
 def pick(x: Tensor, index: Tensor) -> Tensor:

@@ -161,6 +161,11 @@ class Policy(nn.Module):
         """Steps in a window of replay to learn from; None: it learns from rollouts of its own alone."""
         return None
 
+    @property
+    def n_step(self) -> Tensor | int:
+        """The n of its n-step returns now, at most `window` - 1. `update` gets what `Replay.read` gives for both."""
+        return (self.window or 2) - 1
+
     def act(self, features: Tensor, explore: bool) -> Tensor:
         """[B, ...] features -> [B] actions."""
         raise NotImplementedError

@@ -8,6 +8,7 @@ import psutil
 import torch
 from torch import Tensor
 
+from mbrl_lab.ops import bootstrap_steps
 from mbrl_lab.priorities import Priorities
 from mbrl_lab.types import EnvSpec, Step
 
@@ -74,9 +75,9 @@ class Replay:
 
     # ---- reading
 
-    def sample(self, batch: int, length: int) -> Step:
+    def sample(self, batch: int, length: int, n_step: Tensor | int | None = None) -> Step:
         """[length, batch] windows, uniform over time and environments; an episode may terminate inside one."""
-        return self.read(self._windows(batch, length), length)
+        return self.read(self._windows(batch, length), length, n_step)
 
     def windows(self, batch: int, length: int) -> Tensor:
         """Indices [batch] at which windows of `length` steps begin, uniform over time and environments."""
@@ -100,17 +101,27 @@ class Replay:
         reward, terminal = self._take((self.store.reward, self.store.terminal), arrival)
         return reward.to(self.device), terminal.to(self.device)
 
-    def read(self, indices: Tensor, length: int) -> Step:
-        """[length, *indices.shape]: the windows that begin at these indices."""
+    def read(self, indices: Tensor, length: int, n_step: Tensor | int | None = None) -> Step:
+        """[length, *indices.shape]: the windows that begin at these indices. Steps after the newest one are `first`.
+
+        With `n_step` only two observations of each window are read, [2, N]: the first one, and the one from which a
+        return of at most `n_step` steps bootstraps. Those between are most of the work where frames are stacked.
+        """
         time = torch.arange(length, device=self.storage).view(-1, *[1] * indices.ndim)
         indices = indices.to(self.storage) + time * self.num_envs
-        if not self.older_frames:
-            return Step(*self._take(self.store, indices)).to(self.device)
+        action, _, reward, terminal, first = self.store
+        action, reward, terminal, first = self._take((action, reward, terminal, first), indices)
+        first |= indices >= self.added * self.num_envs
+
+        observed = indices
+        if n_step is not None and length > 2:
+            n_step = n_step.to(self.storage) if isinstance(n_step, Tensor) else n_step
+            bootstrap = bootstrap_steps(first, terminal, n_step)
+            observed = torch.stack([indices[0], indices[0] + bootstrap * self.num_envs])
 
         # Each frame is stored once, so observations are gathered apart from the other fields.
-        action, _, *rest = self.store
-        taken = self._take((action, *rest), indices)
-        return Step(taken[0], self._stacked(indices), *taken[1:]).to(self.device)
+        obs = self._stacked(observed) if self.older_frames else self._take((self.store.obs,), observed)[0]
+        return Step(action, obs, reward, terminal, first).to(self.device)
 
     def latest(self, length: int) -> Step:
         """[length, B]: the newest vector steps, in order."""

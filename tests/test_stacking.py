@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mbrl_lab import ops
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Step
 
@@ -64,6 +65,41 @@ def test_windows_are_stacked_whatever_they_begin_with() -> None:
     truth = torch.stack([row.obs for row in made])
     assert torch.equal(window.obs, truth[time, env])
     assert time.min() == 16 and time.max() == 23
+
+
+@pytest.mark.parametrize("n_step", [1, 2, 3, torch.tensor(2.0)])
+def test_n_step_windows_have_the_first_and_the_bootstrap_observation(n_step: Tensor | int) -> None:
+    """Over the ring's seam, boundaries and terminal steps; all else is as without `n_step`."""
+    made = rows(24)
+    torch.manual_seed(1)
+    made = [row._replace(terminal=(torch.rand(NUM) < 0.2) & ~row.first) for row in made]
+    replay = filled(made, capacity=8)
+    indices = replay.windows(300, 4)
+    whole, windows = replay.read(indices, 4), replay.read(indices, 4, n_step)
+    assert all(torch.equal(a, b) for a, b in zip(whole._replace(obs=windows.obs), windows, strict=True))
+    assert torch.equal(windows.obs, ops.bootstrap_windows(whole, n_step).obs)
+
+    bootstrap = []
+    for first, terminal in zip(whole.first.T.tolist(), whole.terminal.T.tolist(), strict=True):
+        row = 0
+        while row < int(n_step) and not first[row + 1]:
+            row += 1
+            if terminal[row]:
+                break
+        bootstrap.append(row)
+    assert set(bootstrap) == set(range(int(n_step) + 1))
+    assert torch.equal(windows.obs[0], whole.obs[0])
+    assert torch.equal(windows.obs[1], whole.obs[bootstrap, torch.arange(300)])
+
+
+def test_only_two_observations_of_a_window_are_stacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    replay, stacked = filled(rows(24), capacity=8), []
+    stack = replay._stacked
+    monkeypatch.setattr(replay, "_stacked", lambda indices: (stacked.append(indices.shape), stack(indices))[1])
+    replay.sample(5, 4, 3)
+    replay.sample(5, 4)
+    replay.sample(5, 2, 1)
+    assert stacked == [(2, 5), (4, 5), (2, 5)]
 
 
 def test_what_is_drawn_by_priority_has_all_its_frames() -> None:

@@ -45,12 +45,10 @@ class Imagined:
         stacks = [start.obs[:, t : t + 1].expand_as(start.obs) for t in range(older)]
         return [start._replace(obs=x, first=torch.full_like(start.first, t == 0)) for t, x in enumerate(stacks)]
 
-    def sample(self, batch: int, length: int) -> Step:
-        """[length, batch] windows, uniform over imagined transitions; rows after the newest are marked `first`."""
+    def sample(self, batch: int, length: int, n_step: Tensor | int | None = None) -> Step:
+        """[length, batch] windows, uniform over imagined transitions; see `Replay.read`."""
         index = torch.randint(len(self.indices), (batch,), device=self.indices.device)
-        steps = self.replay.read(self.indices[index], length)
-        row = self.indices[index] // self.replay.num_envs + torch.arange(length, device=index.device).unsqueeze(-1)
-        return steps._replace(first=steps.first | (row >= self.replay.added))
+        return self.replay.read(self.indices[index], length, n_step)
 
     def _index(self) -> None:
         oldest, device = self.replay.added - sum(self.lengths), self.indices.device

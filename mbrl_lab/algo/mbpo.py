@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from mbrl_lab.algo.imagined import Imagined, mix, rows_alive
-from mbrl_lab.algo.off_policy import Learner
+from mbrl_lab.algo.off_policy import Learner, window_of
 from mbrl_lab.dynamics.rollout import rollout
-from mbrl_lab.ops import clipped, crossed
+from mbrl_lab.ops import bootstrap_windows, clipped, crossed
 from mbrl_lab.protocols import Policy, WorldModel
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Metrics, Step, Tree
@@ -119,12 +119,18 @@ class MBPO(Learner):
         """Rows for one update of the policy: windows real and imagined, or rollouts."""
         if self.on_policy:
             return self.imagine(self.model.start_states(replay, self.batch), step)
-        window = self.policy.window
-        assert window is not None
         if self.real == self.batch:
-            return self.felt(replay.sample(self.batch, window))
-        imagined = self.imagined_rows().sample(self.batch - self.real, window)
-        return mix(self.felt(replay.sample(self.real, window)), imagined) if self.real else imagined
+            return self.sample_real(replay, self.batch)
+        window, n_step = window_of(self.policy), self.policy.n_step
+        imagined = self.imagined_rows().sample(self.batch - self.real, window, n_step)
+        return mix(self.sample_real(replay, self.real), imagined) if self.real else imagined
+
+    def sample_real(self, replay: Replay, batch: int) -> Step:
+        """[window, batch] real windows for the policy."""
+        window, n_step = window_of(self.policy), self.policy.n_step
+        if self.model.feature_spec == self.spec:
+            return replay.sample(batch, window, n_step)
+        return bootstrap_windows(self.felt(replay.sample(batch, window)), n_step)
 
     def imagine(self, states: Tree, step: int) -> Step:
         """[length + 1, N] rows from states [N, ...]. FloatingPointError if the model gives what is no number."""

@@ -72,7 +72,8 @@ class OffPolicy(Learner):
             if self.priority_exponent:
                 metrics = self.learn_by_priority(replay, self.importance(after))
             else:
-                metrics = self.policy.update(clipped(replay.sample(self.batch, self.window), self.reward_clip))
+                steps = replay.sample(self.batch, self.window, self.policy.n_step)
+                metrics = self.policy.update(clipped(steps, self.reward_clip))
         return metrics
 
     def learn_by_priority(self, replay: Replay, importance: float) -> Metrics:
@@ -80,7 +81,7 @@ class OffPolicy(Learner):
         indices, ratio = replay.draw(self.batch, self.window)
         weight = ratio**-importance
         weight = (weight / weight.max()).float()
-        steps = clipped(replay.read(indices, self.window), self.reward_clip)
+        steps = clipped(replay.read(indices, self.window, self.policy.n_step), self.reward_clip)
         metrics, error = self.policy.update_weighted(steps, weight)
         replay.set_priorities(indices, (error.double() + SMALLEST) ** self.priority_exponent)
         return metrics | {"replay/weight": weight.mean()}

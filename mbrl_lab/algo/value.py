@@ -41,7 +41,8 @@ class Value(nn.Module):
         """Learn what is due between two counts of steps, those of the warm-up not counted."""
         metrics: Metrics = {}
         for _ in range(self.updates * crossed(max(before, warmup), max(after, warmup), self.every)):
-            metrics = self.policy.update(clipped(replay.sample(self.batch, self.window), self.reward_clip))
+            steps = replay.sample(self.batch, self.window, self.policy.n_step)
+            metrics = self.policy.update(clipped(steps, self.reward_clip))
         return metrics
 
     @torch.no_grad()

@@ -215,8 +215,8 @@ class DDQN(Policy):
             raise ValueError(f"ddqn needs discrete actions, not vectors of {spec.action_dim} numbers")
         check_random_shift(random_shift, spec.obs_shape)
         self.spec = spec
-        self.gamma = gamma
-        self.n_step = n_step
+        self.final_gamma = gamma
+        self.final_n_step = n_step
         self.target = target
         self.exploration = exploration
         self.clip = optim.clip
@@ -233,7 +233,15 @@ class DDQN(Policy):
     @property
     def window(self) -> int:
         """Steps in a window of replay: the longest n, and one."""
-        return self.resets.longest(self.n_step) + 1
+        return self.resets.longest(self.final_n_step) + 1
+
+    @property
+    def n_step(self) -> Tensor | int:
+        """The n of returns now."""
+        return self._n_step_and_gamma()[0]
+
+    def _n_step_and_gamma(self) -> tuple[Tensor | int, Tensor | float]:
+        return self.resets.anneal(self.updates, self.final_n_step, self.final_gamma)
 
     @torch.no_grad()
     def act(self, obs: Tensor, explore: bool) -> Tensor:
@@ -269,8 +277,12 @@ class DDQN(Policy):
         return self.update_weighted(steps, torch.ones_like(steps.reward[0]))[0]
 
     def update_weighted(self, steps: Step, importance: Tensor) -> tuple[Metrics, Tensor]:
-        """One gradient step on windows [window, B] of importance [B]; also the windows' priorities [B]."""
+        """One gradient step on windows [window, B] of importance [B]; also the windows' priorities [B].
+
+        Windows have two observations [2, B]: s_0, and the one from which the return bootstraps (`Replay.read`).
+        """
         assert len(steps.first) == self.window, (len(steps.first), self.window)
+        assert len(steps.obs) == 2, len(steps.obs)
         valid = ~steps.first[1]
         target = self.td_target(steps)
         out = pick(self.online(self.augment(steps.obs[0])), steps.action[1])
@@ -294,12 +306,12 @@ class DDQN(Policy):
     @torch.no_grad()
     def td_target(self, steps: Step) -> Tensor:
         """y for the first action of each window [window, B]: [B], or [B, K] for a distribution."""
-        t = steps.transitions()
-        n, gamma = self.resets.anneal(self.updates, self.n_step, self.gamma)
-        within_n = torch.arange(self.window - 1, device=t.valid.device).unsqueeze(-1) < n
-        reward, discount, length = n_step_return(t.reward, t.terminal, t.valid & within_n, gamma)
+        n, gamma = self._n_step_and_gamma()
+        within_n = torch.arange(self.window - 1, device=steps.first.device).unsqueeze(-1) < n
+        valid = ~steps.first[1:] & within_n
+        reward, discount, _ = n_step_return(steps.reward[1:], steps.terminal[1:], valid, gamma)
 
-        obs = self.augment(steps.obs[length, torch.arange(len(length), device=length.device)])
+        obs = self.augment(steps.obs[1])
         out = self.target_network(obs)
         action = self.head.q_values(self.online(obs) if self.target.double else out).argmax(-1)
         return self.head.td_target(reward, discount, pick(out, action))

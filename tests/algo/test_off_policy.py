@@ -120,15 +120,16 @@ def test_that_warmup_is_over_is_saved() -> None:
     assert set(other.act(row(400), None, explore=True)[0].tolist()) == {4}
 
 
-def test_it_learns_from_windows_of_the_policys_length() -> None:
-    algo, seen = off_policy(updates=2)
+@pytest.mark.parametrize("priority_exponent", [0.0, 0.5])
+def test_it_learns_from_windows_of_the_policys_length_with_two_observations(priority_exponent: float) -> None:
+    algo, seen = off_policy(updates=2, priority_exponent=priority_exponent)
     metrics = algo.learn(filled(20, 3), 30, 31)
-    assert metrics == {"policy/loss": 2.0} and len(seen) == 2
+    assert metrics["policy/loss"] == 2.0 and len(seen) == 2
     assert not torch.equal(seen[0].obs, seen[1].obs)
     for steps in seen:
         time, env = steps.obs.unbind(-1)
-        assert time.shape == (3, 6)
-        assert torch.equal(time, time[0] + torch.arange(3.0)[:, None]) and torch.equal(env, env[0].expand(3, 6))
+        assert steps.reward.shape == (3, 6) and time.shape == (2, 6)
+        assert torch.equal(time[1], time[0] + 2) and torch.equal(env[0], env[1])
 
 
 def test_windows_are_drawn_by_their_latest_error_and_weighed_against_that() -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mbrl_lab import make_run
 from mbrl_lab.env import Envs
 from mbrl_lab.nets.encoder import Vector
+from mbrl_lab.ops import bootstrap_windows
 from mbrl_lab.policy import DDQN
 from mbrl_lab.policy.ddqn import C51Head, Exploration, HeadOptions, Optim, QHead, TargetNetwork
 from mbrl_lab.policy.resets import Resets
@@ -96,7 +97,7 @@ def test_n_step_targets_bootstrap_from_the_right_observation() -> None:
         window(rewards, [F, F, F, T], [F, F, T, F]),  # 1, then row 1: 20
     )
     assert policy.window == 4
-    assert policy.td_target(batch).tolist() == [3 + 80 / 8, 2, 2 + 16 / 4, 1 + 20 / 2]
+    assert policy.td_target(bootstrap_windows(batch, 3)).tolist() == [3 + 80 / 8, 2, 2 + 16 / 4, 1 + 20 / 2]
 
 
 def test_c51_target_is_shifted_shrunk_and_projected() -> None:
@@ -246,7 +247,8 @@ def test_n_and_gamma_of_the_target_are_annealed() -> None:
     assert policy.window == 4
     for updates, wanted in ((0, 1 + 1 + 1 + 80 / 8), (2, 1 + 1.5 + 16 * 0.5625), (4, 1 + 0.875 * 20), (9, 18.5)):
         policy.updates.fill_(updates)
-        assert policy.td_target(steps).tolist() == pytest.approx([wanted], rel=1e-6)
+        windows = bootstrap_windows(steps, policy.n_step)
+        assert policy.td_target(windows).tolist() == pytest.approx([wanted], rel=1e-6)
 
 
 def test_reset_replaces_heads_target_network_and_optimizer_state() -> None:
@@ -333,7 +335,7 @@ def test_learns_q_values_of_a_chain_with_a_time_limit(settings: dict[str, Any]) 
     replay, spec = seen(lambda: Chain(limit=2), 200)
     policy = ddqn(spec, **({"gamma": 0.8, "depth": 1, "lr": 1e-2, "tau": 0.1} | settings))
     for _ in range(400 if "every" in settings else 200):  # ten seeds: at most 0.018 and 0.008 away
-        policy.update(replay.sample(64, policy.window))
+        policy.update(replay.sample(64, policy.window, policy.n_step))
     with torch.no_grad():
         q = policy.q_values(torch.eye(3))
     torch.testing.assert_close(q, torch.tensor([[0.512, 0.64], [0.64, 0.8], [0.8, 1.0]]), atol=0.04, rtol=0)
@@ -373,7 +375,7 @@ def test_a_time_limit_bootstraps_and_termination_does_not(n_step: int, settings:
         replay, spec = seen(lambda terminal=terminal: Forever(terminal), 101)
         policy = ddqn(spec, n_step=n_step, depth=0, lr=2e-2, tau=0.1, **settings)
         for _ in range(200):
-            policy.update(replay.sample(128, policy.window))
+            policy.update(replay.sample(128, policy.window, policy.n_step))
         with torch.no_grad():
             value = policy.q_values(torch.ones(1, 1))
         torch.testing.assert_close(value, torch.full((1, 2), expected), atol=0.1, rtol=0)
