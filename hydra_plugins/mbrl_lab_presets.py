@@ -1,4 +1,4 @@
-"""Hydra finds sources of configs in the namespace `hydra_plugins` alone; what these do stands in mbrl_lab.presets."""
+"""Hydra finds sources of configs in the namespace `hydra_plugins` alone; see mbrl_lab.config.presets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class PresetSource(file_config_source.FileConfigSource):
 
     def __init__(self, provider: str, path: str) -> None:
         super().__init__(provider, path)
-        from mbrl_lab.presets import Files  # Hydra imports this file in every program that uses Hydra
+        from mbrl_lab.config.presets import Files  # Hydra imports this file in every program that uses Hydra
 
         self.files = Files(Path(self.path))
 

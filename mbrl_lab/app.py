@@ -41,9 +41,10 @@ from mbrl_lab.config import (
     refuse_unknown_preset,
     with_family,
 )
+from mbrl_lab.config.command_line import CommandLine, override
+from mbrl_lab.config.messages import deleted_key
 from mbrl_lab.env import Envs
 from mbrl_lab.env.vector import DIFFERENT
-from mbrl_lab.explain import deleted_key
 from mbrl_lab.monitor import Monitor, Stop
 from mbrl_lab.nets.speed import compile_parts, keep_freed_memory
 from mbrl_lab.replay import Replay, nbytes
@@ -60,7 +61,6 @@ from mbrl_lab.tracking.video import Camera
 from mbrl_lab.trust import check_stored, own_modules
 from mbrl_lab.types import EnvSpec
 from mbrl_lab.warm_start import warm_start
-from mbrl_lab.words import CommandLine, override
 
 log = logging.getLogger("mbrl_lab")
 

@@ -27,7 +27,7 @@ import yaml
 from hydra._internal import defaults_list
 from omegaconf import OmegaConf
 
-from mbrl_lab import config
+from mbrl_lab.config import composition as config
 from mbrl_lab.tracking import provenance
 
 yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # hundreds of configs are read

@@ -16,11 +16,11 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from recipes import ENVS, EXPERIMENTS, NEEDS, RECIPES, SHORT, family_of, smoke
 
-from mbrl_lab import load_run, make_run, renamed
+from mbrl_lab import load_run, make_run
 from mbrl_lab.app import build_runner
-from mbrl_lab.config import CONF, EVALUATED, ConfigError, check, check_rules, choose_device, compose_config
+from mbrl_lab.config import CONF, EVALUATED, ConfigError, check, check_rules, choose_device, compose_config, renamed
+from mbrl_lab.config.rules import RULES
 from mbrl_lab.env import Episode
-from mbrl_lab.rules import RULES
 from mbrl_lab.scores import Reference, statistics
 from mbrl_lab.tracking.folder import RunFolder, RunRefused
 from mbrl_lab.tracking.state import module_state

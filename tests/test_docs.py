@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-import mbrl_lab.config as config
 from mbrl_lab import comparison
 from mbrl_lab.app import make_run
 from mbrl_lab.config import CONF, check, compose_config
+from mbrl_lab.config import composition as config
+from mbrl_lab.config.messages import flat_keys
 from mbrl_lab.evaluation import parser
-from mbrl_lab.explain import flat_keys
 from mbrl_lab.sweep import command as sweeping
 from mbrl_lab.tune import command as tuning
 from mbrl_lab.tune.space import read_space

@@ -21,10 +21,11 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.hydra import Hydra
 from hydra.core.utils import configure_log
 
-from mbrl_lab import app, config, load_run, make_run
+from mbrl_lab import app, load_run, make_run
 from mbrl_lab.algo import Random
 from mbrl_lab.comparison import main as compare_main
-from mbrl_lab.config import CONF, ConfigError, check, compose_config
+from mbrl_lab.config import CONF, ConfigError, check, choose_device, compose_config
+from mbrl_lab.config import composition as config
 from mbrl_lab.doctor.job import parts
 from mbrl_lab.tracking.folder import ConfigMismatch, RunFolder
 from mbrl_lab.tracking.provenance import born
@@ -185,7 +186,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "more elites": (["algo=mbpo", "dynamics.elites=8"], ["dynamics.elites is 8", "dynamics.members, 5"]),
     "decay": (["algo=mbpo", "dynamics.weight_decay=[0.1,0.2]"], ["dynamics.weight_decay is", "one for each layer"]),
     "rollouts": (["algo=mbpo", "algo.starts=1000000000000"], ["algo.starts=1000000000000", "are free"]),
-    "another policy": (["experiment=mbpo_latent", "policy=ppo"], ["policy.optim.critic_lr", "no such setting"]),
+    "another policy": (["experiment=mbpo_latent", "policy=ppo"], ["policy.optim.actor_lr", "no such setting"]),
     "physics": (["dynamics=analytic", "env=acrobot"], ["next_obs"]),
     "a setting taken away": (["algo=random", "~steps"], ["steps is missing"]),
     "no loggers": (["algo=random", "logger=[]"], ["logger is missing"]),
@@ -249,10 +250,10 @@ def test_cuda_where_there_is_none(train: Train) -> None:
 def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert config.choose_device("auto") == torch.device("cuda")
-    assert config.choose_device("cuda:1") == torch.device("cuda", 1)
+    assert choose_device("auto") == torch.device("cuda")
+    assert choose_device("cuda:1") == torch.device("cuda", 1)
     with pytest.raises(ConfigError, match=r"runtime\.device is cuda:2, but this machine has 2"):
-        config.choose_device("cuda:2")
+        choose_device("cuda:2")
 
 
 @pytest.mark.parametrize("place", ["file/run", "/proc/run"])

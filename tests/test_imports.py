@@ -28,15 +28,10 @@ LAYERS = [
     "monitor",
     "runner",
     "report",
-    "rules",
+    "config",
 ]
 TOP = {
     "",
-    "words",
-    "explain",
-    "renamed",
-    "presets",
-    "config",
     "arithmetic",
     "app",
     "evaluation",
@@ -47,7 +42,7 @@ TOP = {
     "trust",
     "warm_start",
 }  # what puts a run together may import everything
-NARROWER: dict[str, set[str]] = {"tracking": {"types", "protocols", "hardware", "ops", "env"}, "rules": set()}
+NARROWER: dict[str, set[str]] = {"tracking": {"types", "protocols", "hardware", "ops", "env"}}
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 

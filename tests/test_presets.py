@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from mbrl_lab import presets
 from mbrl_lab.app import build_runner
-from mbrl_lab.config import CONF, ConfigError, check, compose_config
-from mbrl_lab.presets import Files, View
+from mbrl_lab.config import CONF, ConfigError, check, compose_config, presets
+from mbrl_lab.config.presets import Files, View
 from mbrl_lab.tracking.folder import RunFolder, flatten, plain
 
 BUDGET = {"steps", "log_every", "eval", "checkpoint", "replay", "env"}

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from mbrl_lab import load_run, make_run, renamed
-from mbrl_lab.config import ConfigError, check, compose_config
+from mbrl_lab import load_run, make_run
+from mbrl_lab.config import ConfigError, check, compose_config, renamed
 from mbrl_lab.sweep.launch import wanted
 
 QUICK = ("debug=smoke", "video.final=0", "steps=40", "algo.warmup=30", "policy.width=8", "eval.final_episodes=1")

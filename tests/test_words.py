@@ -13,10 +13,10 @@ from omegaconf import OmegaConf
 
 from mbrl_lab import make_run
 from mbrl_lab.config import ConfigError, compose_config
-from mbrl_lab.explain import explain
+from mbrl_lab.config.command_line import CommandLine, as_shell, override, parsed, quoted, readable
+from mbrl_lab.config.messages import explain
 from mbrl_lab.sweep.jobs import Job
 from mbrl_lab.tracking.folder import RunFolder
-from mbrl_lab.words import CommandLine, as_shell, override, parsed, quoted, readable
 
 ODD = [
     *("a=b", "a,b", "a#b", "a@b", "a b", " a ", "it's", 'say "x"', "a[b]", "[a]", "(a)", "f(x)", "{a}", "{a:1}", "é/ü"),

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from mbrl_lab.config import ConfigError
+from mbrl_lab.config.command_line import quoted
 from mbrl_lab.tracking.atomic import write_text
 from mbrl_lab.tracking.folder import MAY_CHANGE
-from mbrl_lab.words import quoted
 
 NAME = "sweep.json"
 

@@ -11,7 +11,7 @@ import optuna
 from optuna.trial import Trial, TrialState
 
 from mbrl_lab.config import ConfigError, check, compose_config
-from mbrl_lab.explain import did_you_mean
+from mbrl_lab.config.messages import did_you_mean
 from mbrl_lab.report.curves import read_metrics
 from mbrl_lab.sweep.jobs import Job, Sweep
 from mbrl_lab.sweep.parallel import OUTPUT, Place, Running, begin, choose_places, free_place, reason

@@ -11,9 +11,9 @@ from typing import Any
 from hydra.errors import MissingConfigException, OverrideParseException
 from yaml import YAMLError
 
-from mbrl_lab.renamed import answer_key
+from mbrl_lab.config.command_line import as_shell, parsed
+from mbrl_lab.config.renamed import answer_key
 from mbrl_lab.tracking.folder import one_line
-from mbrl_lab.words import as_shell, parsed
 
 
 def explain(error: Exception, overrides: Sequence[str], confs: Sequence[Path], keys: Iterable[str]) -> str:

@@ -1,0 +1,185 @@
+"""Look at every setting before anything is built: ConfigError for the first that cannot be."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationKeyError
+
+from mbrl_lab.config.parts import ConfigError, build, find_here, locate
+from mbrl_lab.config.renamed import answer_config
+from mbrl_lab.config.rules import INT64, RULES, number
+from mbrl_lab.tracking.folder import flatten, plain
+
+
+def check(cfg: DictConfig) -> None:
+    """Raise ConfigError for the first setting that cannot be, before any part is built."""
+    refuse_old_names(cast(dict[str, Any], OmegaConf.to_container(cfg)))
+    for key in left_open(cfg):
+        raise ConfigError(f"{key} must be given, e.g. {key}=...")
+    find_here(cfg)
+    try:
+        OmegaConf.resolve(cfg.copy())
+    except InterpolationKeyError as error:
+        lacking = "this environment or algorithm does not give it, so choose parts that do without"
+        raise ConfigError(f"{str(error).splitlines()[0]}: {lacking}") from error
+    check_rules(cfg)
+    check_parts(cfg)
+    check_frame_skip(cfg)
+    if "elites" in cfg.get("dynamics", {}) and cfg.dynamics.elites > cfg.dynamics.members:
+        raise ConfigError(
+            f"dynamics.elites is {cfg.dynamics.elites}; it must be at most dynamics.members, {cfg.dynamics.members}"
+        )
+    check_room(cfg)
+    if "length" in cfg.get("dynamics", {}):
+        check_length(cfg)
+    elif "horizon" in cfg.algo:
+        check_horizon(cfg)
+    check_score(cfg)
+    check_stop(cfg)
+    if "planner" in cfg.algo:
+        build(cfg.planner)
+
+
+def refuse_old_names(config: Mapping[str, Any], source: str = "") -> None:
+    """ConfigError for the first setting or class that has another name now; `source` is where the config was read."""
+    if answer := answer_config(config):
+        raise ConfigError(f"{source}: {answer}; an older version wrote it" if source else answer)
+
+
+def check_rules(cfg: DictConfig) -> None:
+    """ConfigError for the first setting that cannot be by itself."""
+    node_of = cache(lambda parent: OmegaConf.select(cfg, parent) if parent else cfg)
+    for key, (holds, allowed) in RULES.items():
+        parent, _, leaf = key.rpartition(".")
+        node = node_of(parent)
+        if isinstance(node, DictConfig) and leaf in node and not holds(value := OmegaConf.select(node, leaf)):
+            beyond = f" to {INT64}" if isinstance(value, int) and value > INT64 else ""
+            raise ConfigError(f"{key} is {value!r}; it must be {allowed}{beyond}")
+
+
+def check_frame_skip(cfg: DictConfig) -> None:
+    """ConfigError where frames would be counted that nobody skips."""
+    applied = any(
+        key.rpartition(".")[2] == "frame_skip" for key in flatten({"make": OmegaConf.to_container(cfg.env.make)})
+    )
+    if cfg.env.frame_skip > 1 and not applied:
+        instead = "it must be 1, but env=gym env.id=... skips frames of any environment of gymnasium"
+        raise ConfigError(f"env.frame_skip is {cfg.env.frame_skip}; this environment takes each action once: {instead}")
+
+
+def left_open(cfg: DictConfig) -> list[str]:
+    """The dotted names of settings that still are `???`."""
+    tree = OmegaConf.to_container(cfg)
+    assert isinstance(tree, dict), type(tree)
+    return sorted(key for key, value in flatten({str(k): v for k, v in tree.items()}).items() if value == "???")
+
+
+def check_parts(cfg: DictConfig) -> None:
+    """ConfigError where a part is none, or has settings that it does not know."""
+    for key in ("algo", "env.make", "dynamics", "planner", "policy", "encoder"):
+        part = OmegaConf.select(cfg, key)
+        if _has(cfg, key) and not isinstance(part, DictConfig):
+            raise ConfigError(f"{key} is {part!r}; it must be a part, with a _target_ and its settings")
+    for group in ("dynamics", "planner", "policy", "encoder"):
+        check_arguments(cfg.get(group, {}), group)
+
+
+def check_arguments(node: DictConfig, path: str) -> None:
+    """ConfigError for a key that the class of a part, or of a group of its settings, does not take."""
+    if "_target_" not in node:
+        return
+    known = inspect.signature(locate(node["_target_"])).parameters
+    keys = [key for key in map(str, node) if not key.startswith("_")]
+    for key in (key for key in keys if key not in known):
+        value = node[key]
+        if isinstance(value, DictConfig):  # name a setting, not a group of them
+            key, value = next(iter(flatten({key: plain(value)}).items()))
+        raise ConfigError(f"{path}.{key} is {value!r}, but {class_name(node)} has no such setting")
+    for key in keys:
+        if isinstance(node[key], DictConfig) and not OmegaConf.is_interpolation(node, key):
+            check_arguments(node[key], f"{path}.{key}")
+
+
+def class_name(node: DictConfig) -> str:
+    return str(node["_target_"]).rpartition(".")[2]
+
+
+def check_room(cfg: DictConfig) -> None:
+    """ConfigError where replay cannot hold what is asked of it, or the run ends before anything is learned."""
+    num, capacity = cfg.env.num, cfg.replay.capacity
+    rows = 1 + max(OmegaConf.select(cfg, f"policy.{key}", default=1) for key in ("n_step", "resets.n_step_start"))
+    rows = max(rows, sum(OmegaConf.select(cfg, f"dynamics.{key}", default=0) for key in ("history", "unroll")))
+    if num * rows > capacity:
+        most = f"it must be at most {capacity // rows}" if rows <= capacity else "replay.capacity must be larger"
+        raise ConfigError(f"env.num is {num}; with replay.capacity={capacity} and {rows} rows for each {most}")
+    for key in ("batch", "warmup"):
+        if key in cfg.algo and cfg.algo[key] > capacity:
+            raise ConfigError(f"algo.{key} is {cfg.algo[key]}; it must be at most replay.capacity, {capacity}")
+    if "warmup" in cfg.algo and cfg.algo.warmup > cfg.steps:
+        raise ConfigError(f"algo.warmup is {cfg.algo.warmup}; it must be at most steps, {cfg.steps}")
+
+
+def check_length(cfg: DictConfig) -> None:
+    """ConfigError where a window of rows is longer than what replay holds when it is first asked for one."""
+    rows = {"replay.capacity": cfg.replay.capacity // cfg.env.num, "algo.warmup": cfg.algo.warmup // cfg.env.num + 1}
+    limit = min(rows, key=lambda key: rows[key])
+    if cfg.dynamics.length > rows[limit]:
+        given = f"with {limit}={OmegaConf.select(cfg, limit)} and env.num={cfg.env.num}"
+        raise ConfigError(f"dynamics.length is {cfg.dynamics.length}; {given} it must be at most {rows[limit]}")
+
+
+def check_score(cfg: DictConfig) -> None:
+    """ConfigError where scores cannot be normalised by what env.score says."""
+    score = cfg.env.get("score")
+    if score is not None and (set(score) != {"random", "human"} or score.random == score.human):
+        raise ConfigError(f"env.score is {dict(score)}; it must be two different returns, of random and of human")
+
+
+EVALUATED = ("return", "return_std", "return_iqm", "return_min", "return_max", "length")
+
+
+def check_stop(cfg: DictConfig) -> None:
+    """ConfigError where a run would wait for what cannot come, as far as that is known before it runs."""
+    metric, target = cfg.stop.metric, cfg.stop.target
+    if metric is None and target is not None:
+        raise ConfigError(f"stop.target is {target!r}, but stop.metric is null: name one, e.g. stop.metric=eval/return")
+    if metric is None:
+        return
+    if not number(-1e9, 1e9)[0](target):
+        raise ConfigError(f"stop.target is {target!r}; with stop.metric={metric} it must be a number")
+    phase, _, name = str(metric).partition("/")
+    logged = {"eval": (*EVALUATED, *(["hns"] if "score" in cfg.env else [])), "train": ("return", "length")}
+    if not name or phase in ("final", "time") or name not in logged.get(phase, (name,)):
+        known = ", ".join(f"{phase}/{x}" for x in logged.get(phase, ())) or "such as eval/return or train/return"
+        raise ConfigError(f"stop.metric is {metric!r}; it must be a metric that training logs: {known}")
+    times = cfg.steps // cfg.eval.every if cfg.eval.every else 0
+    if phase == "eval" and times < cfg.stop.window:
+        said = f"with eval.every={cfg.eval.every} and steps={cfg.steps} it is logged {times} times"
+        raise ConfigError(f"stop.metric is {metric}, but {said}: fewer than stop.window, {cfg.stop.window}")
+
+
+def check_horizon(cfg: DictConfig) -> None:
+    """ConfigError where an update's rows are more than replay holds or the run has, or fewer than its minibatches."""
+    rows = cfg.replay.capacity // cfg.env.num - 1
+    most = min(rows, cfg.steps // cfg.env.num)
+    if cfg.algo.horizon > most:
+        limit = f"replay.capacity={cfg.replay.capacity}" if most == rows else f"steps={cfg.steps}"
+        raise ConfigError(
+            f"algo.horizon is {cfg.algo.horizon}; with env.num={cfg.env.num} and {limit} it must be at most {most}"
+        )
+    steps = cfg.algo.horizon * cfg.env.num
+    minibatches = OmegaConf.select(cfg, "policy.optim.minibatches", default=1)
+    if minibatches > steps:
+        given = f"policy.optim.minibatches is {minibatches}; with algo.horizon={cfg.algo.horizon}"
+        raise ConfigError(f"{given} and env.num={cfg.env.num} it must be at most {steps}")
+
+
+def _has(cfg: DictConfig, key: str) -> bool:
+    parent, _, leaf = key.rpartition(".")
+    node = OmegaConf.select(cfg, parent) if parent else cfg
+    return isinstance(node, DictConfig) and leaf in node

@@ -1,0 +1,164 @@
+"""Compose a config from the files in conf/, another folder of them, and the words of a command line."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import secrets
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from mbrl_lab.config import presets
+from mbrl_lab.config.checks import check_rules
+from mbrl_lab.config.command_line import quoted, readable
+from mbrl_lab.config.messages import explain, flat_keys, groups_of, missing
+from mbrl_lab.config.parts import ConfigError, build, find_here
+from mbrl_lab.env.envs import spec_of
+from mbrl_lab.tracking.folder import ABSENT
+
+PACKAGE = Path(__file__).resolve().parents[1]
+CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path.is_dir())
+
+OmegaConf.register_new_resolver("unique", lambda: secrets.token_hex(3), use_cache=True, replace=True)
+OmegaConf.register_new_resolver(
+    "sweep_dir", lambda name, otherwise: f"sweeps/{name}" if name else otherwise, replace=True
+)
+
+
+def compose_config(overrides: Sequence[str], config_dir: Path | str | None = None, look: bool = True) -> DictConfig:
+    """What `scripts/train.py` would run with these overrides, and with this `--config-dir`. Raises ConfigError.
+
+    look: whether an environment may be made to find its family, where env=gym leaves that open.
+    """
+    confs = conf_folders(config_dir)
+    overrides = [readable(override) for override in overrides]
+    refuse_unknown_preset(overrides, confs)
+    if look:
+        overrides, _ = with_family(overrides, confs)
+    try:
+        return composed(overrides, confs)
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
+        problem = error
+    raise ConfigError(explain_here(problem, overrides, confs)) from problem
+
+
+def default_of(overrides: Sequence[str], confs: Sequence[Path], key: str) -> Any:
+    """A setting's value in the chosen parts' own files: without preset, experiment and the command line.
+
+    `ABSENT` where these parts have no such setting.
+    """
+    try:
+        value = OmegaConf.select(_defaults(tuple(overrides), tuple(confs)), key, default=ABSENT)
+    except OmegaConfBaseException:  # it points to what only the command line gives
+        return ABSENT
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+TUNED = ("budget", "preset", "experiment", "debug", "shrink", "sweep")
+"""Config groups that change other groups' values."""
+
+
+@cache
+def _defaults(overrides: tuple[str, ...], confs: tuple[Path, ...]) -> DictConfig:
+    """The config of the same parts with the values of their own files."""
+    choices = composed(overrides, confs, return_hydra_config=True).hydra.runtime.choices
+    own = {name for name in choices if name in groups_of(confs) and not name.startswith("hydra")}
+    parts = [f"{name}={choices[name]}" for name in sorted(own - set(TUNED)) if choices[name] is not None]
+    return composed([*parts, "preset=none", "budget=none"], confs)
+
+
+def conf_folders(config_dir: Path | str | None = None) -> list[Path]:
+    """Our folder of configs, and another that adds to it. ConfigError where that is none."""
+    if config_dir is None:
+        return [CONF]
+    there = Path(config_dir).absolute()
+    if not there.is_dir():
+        raise ConfigError(f"--config-dir is {str(config_dir)!r}; it must be a folder, and {there} is none")
+    return [CONF, there]
+
+
+def composed(overrides: Sequence[str], confs: Sequence[Path], **how: Any) -> DictConfig:
+    """A config from the folders; what stands in an earlier one hides what stands in a later one."""
+    presets.FOLDERS[:] = confs[1:]
+    where = [f"hydra.searchpath=[{','.join(quoted(f'file://{conf}') for conf in confs[1:])}]"]
+    with initialize_config_dir(str(confs[0]), version_base="1.3"):
+        return compose("train", [*overrides, *(where if confs[1:] else [])], **how)
+
+
+def with_family(words: Sequence[str], confs: Sequence[Path] = (CONF,)) -> tuple[list[str], str]:
+    """The words of a command line, with `family=` where env=gym leaves it open, and what was seen, or "".
+
+    Every environment that they sweep over is made once. ConfigError where one cannot be, or where families differ.
+    """
+    keys = [word.lstrip("+~").partition("=")[0] for word in words]
+    if "env=gym" not in words or "family" in keys:
+        return list(words), ""
+    own = [word for word, key in zip(words, keys, strict=True) if key.partition(".")[0] == "env"]
+    try:
+        parsed = OverridesParser.create().parse_overrides(own)
+        choices = [
+            [f"{o.get_key_element()}={value}" for value in o.sweep_string_iterator()]
+            if o.is_sweep_override()
+            else [str(o.input_line)]
+            for o in parsed
+        ]
+        looked = [family_of(chosen, confs) for chosen in itertools.product(*choices)]
+    except (HydraException, OmegaConfBaseException):
+        return list(words), ""  # whoever composes the whole of it explains
+    found = dict(seen for seen in looked if seen)
+    if len(found) > 1:
+        raise ConfigError(f"these environments are of several families ({', '.join(found)}): give each its own sweep")
+    if not found:
+        return list(words), ""
+    ((family, seen),) = found.items()
+    return [*words, f"family={family}"], f"family={family}: {seen}"
+
+
+def family_of(words: Sequence[str], confs: Sequence[Path]) -> tuple[str, str] | None:
+    """The family of the environment that words of `env` describe, and its spaces; None without an id."""
+    cfg = composed([*words, "algo=random"], confs)
+    if OmegaConf.is_missing(cfg.env, "id"):
+        return None
+    check_rules(cfg)
+    find_here(cfg)
+    try:
+        env = build(cfg.env.make)()
+        with contextlib.suppress(Exception):  # a run says so when it closes its own
+            env.close()
+        spec, space = spec_of(env.observation_space, env.action_space), env.observation_space
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    actions = f"{spec.action_dim} actions" if spec.discrete else f"actions [{spec.action_dim}]"
+    shown = f"observations {list(spec.obs_shape)} {str(spec.obs_dtype).removeprefix('torch.')}, {actions}"
+    if len(spec.obs_shape) == 1:
+        return "discrete" if spec.discrete else "continuous", shown
+    return "grid" if space.high.max() <= 1 else "pixels", shown
+
+
+def refuse_unknown_preset(overrides: Sequence[str], confs: Sequence[Path]) -> None:
+    """ConfigError for a preset or a budget that does not exist: they are optional, so Hydra would say nothing."""
+    for group, _, name in (o.partition("=") for o in overrides):
+        there = any((conf / "preset" / f"{name}.yaml").is_file() for conf in confs)
+        if group in ("preset", "budget") and name != "null" and not there:
+            raise ConfigError(missing(f"preset/{name}", confs, group))
+
+
+def explain_here(error: Exception, overrides: Sequence[str], confs: Sequence[Path]) -> str:
+    """`explain` with the settings that the chosen groups have."""
+    known = groups_of(confs)
+    groups = [o for o in overrides if o.partition("=")[0] in known and not o.endswith("=null")]
+    keys: list[str] = []
+    for chosen in (groups, [o for o in groups if o.startswith(("env=", "algo="))], []):
+        with contextlib.suppress(HydraException, OmegaConfBaseException, YAMLError, UnicodeDecodeError):
+            keys = flat_keys(cast(dict[str, Any], OmegaConf.to_container(composed(chosen, confs))))
+            break
+    return explain(error, overrides, confs, keys)
