@@ -12,7 +12,9 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map, tree_map_only
 
+from mbrl_lab.ops import bootstrap_windows
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, FitResult, Metrics, Outcome, Step, Trajectory, Tree
 
@@ -30,7 +32,9 @@ class WorldModel(nn.Module):
     """What a policy sees of its state."""
 
     recurrent = False
-    """Whether its state holds more than the newest observations."""
+    """Whether its state is a belief that depends on everything since the episode began."""
+    context = 1
+    """Steps of replay from which `sample_features` infers a belief."""
     measures_disagreement = False
     """Whether `disagreement` has an answer."""
     decodes = False
@@ -83,6 +87,33 @@ class WorldModel(nn.Module):
         indices = replay.transitions()
         indices = indices[torch.randint(len(indices), (count,), device=indices.device)]
         return self.observe(None, replay.read(indices, 1).at(0))
+
+    @torch.no_grad()
+    def infer(self, steps: Step) -> Tree:
+        """[L, B, ...]: beliefs at steps [L, B], as if an episode began with the first of them."""
+        if not self.recurrent:
+            flat = self.observe(None, Step(*(x.flatten(0, 1) for x in steps)))
+            return tree_map_only(Tensor, lambda x: x.unflatten(0, steps.first.shape), flat)
+        first = steps.first.clone()
+        first[0] = True
+        state, states = None, []
+        for t in range(len(first)):
+            state = self.observe(state, steps._replace(first=first).at(t))
+            states.append(state)
+        return tree_map(lambda *x: torch.stack(x), *states)
+
+    @torch.no_grad()
+    def sample_features(self, replay: Replay, batch: int, length: int, n_step: Tensor | int) -> Step:
+        """[length, batch] real steps as a policy sees them: with features of beliefs in the place of observations.
+
+        Of each window two observations, as `Replay.sample` gives for returns of `n_step` steps.
+        """
+        if self.feature_spec == self.spec:
+            return replay.sample(batch, length, n_step)
+        steps = replay.sample(batch, max(length, self.context))
+        states = tree_map_only(Tensor, lambda x: x[-length:].flatten(0, 1), self.infer(steps))
+        features = self.features(states).unflatten(0, (length, batch))
+        return bootstrap_windows(steps.at(slice(len(steps.first) - length, None))._replace(obs=features), n_step)
 
     def disagreement(self, state: Tree, action: Tensor) -> Tensor | None:
         """[B]: epistemic uncertainty of one step, for models that measure it."""

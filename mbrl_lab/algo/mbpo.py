@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map_only
 from mbrl_lab.algo.imagined import Imagined, mix, rows_alive
 from mbrl_lab.algo.off_policy import Learner, window_of
 from mbrl_lab.dynamics.rollout import rollout
-from mbrl_lab.ops import bootstrap_windows, clipped, crossed
+from mbrl_lab.ops import clipped, crossed
 from mbrl_lab.protocols import Policy, WorldModel
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Metrics, Step, Tree
@@ -60,6 +60,7 @@ class MBPO(Learner):
         model = dynamics(spec)
         super().__init__(spec, policy(model.feature_spec))
         self.model = model
+        self.belief: Tree = None
         if (max_uncertainty or explore_bonus) and not model.measures_disagreement:
             key, value = ("max_uncertainty", max_uncertainty) if max_uncertainty else ("explore_bonus", explore_bonus)
             name = type(model).__name__
@@ -74,19 +75,15 @@ class MBPO(Learner):
 
     @torch.no_grad()
     def act(self, step: Step, carry: Tree | None, explore: bool) -> tuple[Tensor, Tree]:
-        return super().act(self.felt(step), carry, explore)
-
-    @torch.no_grad()
-    def felt(self, steps: Step) -> Step:
-        """Real rows [..., B] as the policy sees them: where the model has features of its own, by these."""
-        if self.model.feature_spec == self.spec:
-            return steps
-        rows = Step(*(x.flatten(0, steps.first.ndim - 1) for x in steps))
-        features = self.model.features(self.model.observe(None, rows))
-        return steps._replace(obs=features.unflatten(0, steps.first.shape))
+        belief = self.model.observe(carry, step)
+        self.belief = belief if explore else self.belief
+        if explore and not self.ready:
+            return self.spec.random(len(step.first), step.first.device), belief
+        return self.policy.act(self.model.features(belief), explore), belief
 
     def learn(self, replay: Replay, before: int, after: int) -> Metrics:
         metrics: Metrics = {}
+        self.model.store(replay, self.belief)
         if after >= self.warmup and crossed(before - self.warmup, after - self.warmup, self.every):
             metrics |= self.renew(replay, after)
         for _ in range(self.updates * crossed(max(before, self.warmup), max(after, self.warmup), self.updates_every)):
@@ -121,16 +118,12 @@ class MBPO(Learner):
             return self.imagine(self.model.start_states(replay, self.batch), step)
         if self.real == self.batch:
             return self.sample_real(replay, self.batch)
-        window, n_step = window_of(self.policy), self.policy.n_step
-        imagined = self.imagined_rows().sample(self.batch - self.real, window, n_step)
+        imagined = self.imagined_rows().sample(self.batch - self.real, window_of(self.policy), self.policy.n_step)
         return mix(self.sample_real(replay, self.real), imagined) if self.real else imagined
 
     def sample_real(self, replay: Replay, batch: int) -> Step:
-        """[window, batch] real windows for the policy."""
-        window, n_step = window_of(self.policy), self.policy.n_step
-        if self.model.feature_spec == self.spec:
-            return replay.sample(batch, window, n_step)
-        return bootstrap_windows(self.felt(replay.sample(batch, window)), n_step)
+        """[window, batch] real windows as the policy sees them."""
+        return self.model.sample_features(replay, batch, window_of(self.policy), self.policy.n_step)
 
     def imagine(self, states: Tree, step: int) -> Step:
         """[length + 1, N] rows from states [N, ...]. FloatingPointError if the model gives what is no number."""
@@ -157,10 +150,12 @@ class MBPO(Learner):
         return self.imagined
 
     def get_extra_state(self) -> dict[str, Any]:
-        return {"earned": self.earned} | ({} if self.imagined is None else self.imagined.get_extra_state())
+        imagined = {} if self.imagined is None else self.imagined.get_extra_state()
+        return {"earned": self.earned, "trainer": self.model.trainer_state()} | imagined
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         self.earned = state.get("earned", 1)
+        self.model.load_trainer_state(state.get("trainer", {}))
         if "rows" in state:
             self.imagined_rows().set_extra_state(state)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,7 +36,9 @@ class MPC(Algo):
     ) -> None:
         super().__init__()
         self.spec, self.model, self.planner = spec, dynamics(spec), planner
-        self.warmup, self.every, self.value = warmup, every, None if value is None else value(spec)
+        self.warmup, self.every = warmup, every
+        self.value = None if value is None else value(self.model.feature_spec)
+        self.belief: Tree = None
         self.register_buffer("ready", torch.zeros((), dtype=torch.bool))
         self.promise, self.seconds, self.steps = torch.zeros(()), 0.0, 0
 
@@ -45,6 +48,7 @@ class MPC(Algo):
         fresh = self.planner.start(self.spec, batch, device)
         carry = carry or {"state": None, "plan": fresh}
         state = self.model.observe(carry["state"], step)
+        self.belief = state if explore else self.belief
         plan = tree_map(lambda new, old: _where(step.first, new, old), fresh, carry["plan"])
         if not self.ready:
             return self.spec.random(batch, device), {"state": state, "plan": plan}
@@ -66,19 +70,21 @@ class MPC(Algo):
 
     def learn(self, replay: Replay, before: int, after: int) -> Metrics:
         self.steps = after
+        self.model.store(replay, self.belief)
         metrics: Metrics = {"planner/score": self.promise, "time/plan": self.seconds} if self.ready else {}
         if after >= self.warmup and crossed(before - self.warmup, after - self.warmup, self.every):
             metrics |= self.model.fit(replay).metrics
             self.ready.fill_(True)
         if self.value is not None:
-            metrics |= self.value.learn(replay, before, after, self.warmup)
+            metrics |= self.value.learn(self.model, replay, before, after, self.warmup)
         return metrics
 
-    def get_extra_state(self) -> dict[str, int]:
-        return {"steps": self.steps}
+    def get_extra_state(self) -> dict[str, Any]:
+        return {"steps": self.steps, "trainer": self.model.trainer_state()}
 
-    def set_extra_state(self, state: dict[str, int]) -> None:
+    def set_extra_state(self, state: dict[str, Any]) -> None:
         self.steps = state.get("steps", 0)
+        self.model.load_trainer_state(state.get("trainer", {}))
 
 
 def taken(began: float, device: torch.device) -> float:

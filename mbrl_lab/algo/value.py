@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mbrl_lab.algo.off_policy import window_of
 from mbrl_lab.ops import clipped, crossed
-from mbrl_lab.protocols import Policy
+from mbrl_lab.protocols import Policy, WorldModel
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Metrics
 
@@ -37,11 +37,11 @@ class Value(nn.Module):
         self.window = window_of(self.policy)
         self.batch, self.updates, self.every, self.reward_clip = batch, updates, every, reward_clip
 
-    def learn(self, replay: Replay, before: int, after: int, warmup: int) -> Metrics:
-        """Learn what is due between two counts of steps, those of the warm-up not counted."""
+    def learn(self, model: WorldModel, replay: Replay, before: int, after: int, warmup: int) -> Metrics:
+        """Learn what is due between two counts of steps, but for the warm-up, from the model's features."""
         metrics: Metrics = {}
         for _ in range(self.updates * crossed(max(before, warmup), max(after, warmup), self.every)):
-            steps = replay.sample(self.batch, self.window, self.policy.n_step)
+            steps = model.sample_features(replay, self.batch, self.window, self.policy.n_step)
             metrics = self.policy.update(clipped(steps, self.reward_clip))
         return metrics
 

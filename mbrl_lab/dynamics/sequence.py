@@ -19,6 +19,9 @@ from mbrl_lab.protocols import WorldModel
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, FitResult, Metrics, Outcome, Step, Trajectory, Tree
 
+MAX_WINDOWS = 1_024
+"""Windows of replay from which start states are drawn at once, which bounds memory."""
+
 
 class SequenceModel(WorldModel):
     """A world model with features [B, `dim`], trained on windows of `length` steps by the loss of its class.
@@ -44,10 +47,24 @@ class SequenceModel(WorldModel):
         self.dim, self.length, self.lr, self.clip, self.anneal_updates = dim, length, lr, clip, anneal_updates
         self.trainer = trainer
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+        self.context = length if self.recurrent else 1
         trainer.check_model(self)
 
     def fit(self, replay: Replay, updates: int | None = None) -> FitResult:
         return self.trainer.fit(self, replay, updates)
+
+    @torch.no_grad()
+    def start_states(self, replay: Replay, count: int) -> Tree:
+        """Of a recurrent model posteriors in the second halves of windows, which know of the first halves."""
+        if not self.recurrent:
+            return super().start_states(replay, count)
+        half = self.length // 2
+        windows = min(-(-count // (self.length - half)), MAX_WINDOWS)
+        steps = replay.sample(windows, self.length)
+        states = tree_map_only(Tensor, lambda x: x[half:].flatten(0, 1), self.infer(steps))
+        alive = (~steps.terminal[half:]).flatten().nonzero().flatten()
+        drawn = alive[torch.randint(len(alive), (count,), device=alive.device)]
+        return tree_map_only(Tensor, lambda x: x[drawn], states)
 
     def check_memory(self) -> None:
         self.trainer.check_memory(self)

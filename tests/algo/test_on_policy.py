@@ -74,7 +74,7 @@ def test_every_transition_is_learned_from_once(num_envs: int, spare: int) -> Non
 
 def test_actions_that_the_environment_replaced_are_told_from_chosen_ones() -> None:
     """The policy chooses 4; the second environment acts in its place at the third step. A resume lies between."""
-    algo: Any = OnPolicy(SPEC, Policy, 4, 0.0)
+    algo: Any = OnPolicy(SPEC, Student, 4, 0.0)
     replay = Replay(SPEC, 100, 2, seed=0)
     replay.add(row(2, 0))
     for now in range(1, 9):
