@@ -91,7 +91,7 @@ def main() -> None:
     play = [row for _, row in played(given.game, given.steps, given.seed, 4)]
     rows = Step(*map(torch.stack, zip(*play, strict=True)))
     rows = rows._replace(obs=rows.obs[:, :, -model.spec.obs_shape[0] :])
-    with torch.no_grad(), runner.arithmetic():
+    with torch.no_grad(), runner.autocast():
         states = observe(model, rows)
         now, later = seen(model, rows, states), imagined(model, rows, states, AHEAD)
     copied = later._replace(

@@ -61,7 +61,7 @@ def plan(runner: Runner) -> Job:
     algo: Any = runner.algo
     fit(runner)()
     algo.ready.fill_(True)
-    return lambda: algo.act(runner.row, None, explore=False)
+    return lambda: algo.act(runner.newest, None, explore=False)
 
 
 def fit(runner: Runner) -> Job:
@@ -131,15 +131,15 @@ def prepare(case: str, precision: str) -> tuple[Runner, Job]:
     runner = make_run(algo, env, *rest, *never, f"runtime.precision={precision}", folder=folder)
     runner.begin()
     for _ in range(max(ROWS // runner.envs.num, getattr(runner.algo, "horizon", 0) + 1)):
-        runner.row = runner.envs.step(runner.envs.spec.random(runner.envs.num)).to(runner.device)
-        runner.replay.add(runner.row)
-    with runner.arithmetic():
+        runner.newest = runner.envs.step(runner.envs.spec.random(runner.envs.num)).to(runner.device)
+        runner.replay.add(runner.newest)
+    with runner.autocast():
         return runner, make(runner)
 
 
 def seconds(runner: Runner, job: Job, times: int) -> float:
     began = time.process_time()
-    with runner.arithmetic():
+    with runner.autocast():
         for _ in range(times):
             job()
     return (time.process_time() - began) / times

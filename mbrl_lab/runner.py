@@ -41,17 +41,17 @@ TRAIN, EVAL, FINAL, DIAGNOSIS = 0, 1, 2, 3
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long, and what happens every so many environment steps (0: never)."""
+    """How long a run is, and what happens every so many environment steps (0: never). Names are those of the config."""
 
-    steps: int
-    log_every: int
-    eval_every: int
-    eval_episodes: int
-    eval_num: int
-    final_episodes: int
-    checkpoint_every: int
-    video_final: int
-    keep_last: int = 2
+    steps: int  # environment steps in all
+    log_every: int  # steps between rows of metrics.jsonl
+    eval_every: int  # steps between evaluations
+    eval_episodes: int  # of each evaluation
+    eval_num: int  # environments side by side in an evaluation
+    final_episodes: int  # of the final policy's evaluation
+    checkpoint_every: int  # steps between saves
+    video_final: int  # of the final episodes that are filmed
+    keep_last: int = 2  # checkpoints
     best: str = "eval/return"  # the metric by which a policy is the best so far
 
 
@@ -60,9 +60,24 @@ class EvaluationStopped(Exception):
 
 
 class Runner:
-    """Trains `algo` in `make_envs(num, TRAIN)` and evaluates it in environments and random numbers of their own.
+    """Trains `algo` in `envs`, and evaluates it in other environments with random numbers of their own.
 
-    Everything it remembers is in `state_dict`, so a run that was stopped goes on as if it had not been.
+    All its state is in `state_dict`, so a run that was stopped goes on as if it had not been.
+
+    Args:
+        algo: acts and learns.
+        make_envs: (number, stream of episode seeds) -> environments to evaluate in.
+        envs: to train in.
+        replay: holds the steps of training.
+        folder: where everything is written.
+        tracker: writes metrics, episodes and videos.
+        monitor: warns of odd metrics, and stops the run early.
+        schedule: when what happens.
+        seed: of the run.
+        device: where networks are.
+        precision: float32 or bfloat16, which networks compute in.
+        reference: returns by which scores are normalised.
+        precision_why: in words, for the opening lines.
     """
 
     def __init__(
@@ -81,60 +96,69 @@ class Runner:
         reference: Reference | None = None,
         precision_why: str = "",
     ) -> None:
-        self.algo, self.make_envs, self.envs, self.replay = algo, make_envs, envs, replay
-        self.folder, self.tracker, self.monitor, self.schedule = folder, tracker, monitor, schedule
-        self.seed, self.device, self.reference = seed, device, reference
-        self.precision, self.precision_why = precision, precision_why
-        self.steps, self.best, self.seconds, self.evaluating = 0, -math.inf, 0.0, 0.0
+        self.algo = algo
+        self.make_envs = make_envs
+        self.envs = envs
+        self.replay = replay
+        self.folder = folder
+        self.tracker = tracker
+        self.monitor = monitor
+        self.schedule = schedule
+        self.seed = seed
+        self.device = device
+        self.precision = precision
+        self.reference = reference
+        self.precision_why = precision_why
+
+        self.steps = 0  # environment steps of training
+        self.newest: Step | None = None  # the vector step that the policy acts on next
+        self.carry: Tree | None = None  # the algo's, in training
+        self.metrics: Metrics = {}  # since the last row of the log
+        self.best = -math.inf
         self.evaluation_due = False  # at these steps: it has not begun yet, or was stopped
         self.signals = Signals()
-        self.row: Step | None = None
-        self.carry: Tree | None = None
-        self.metrics: Metrics = {}
+
         self.clock = time.monotonic()
+        self.seconds = 0.0  # of training and evaluation, before the last resume
+        self.evaluating = 0.0  # seconds of evaluation in all
 
     def run(self) -> dict[str, float]:
-        """Train as far as is asked and return the final policy's `final/*`; or save and give way to a signal."""
+        """Train as far as the schedule says and return the final policy's `final/*`; or save and leave on a signal."""
         checkpoint = Checkpoint(self.folder.last, self.schedule.keep_last)
         loaded = checkpoint.load()
         with Signals() as self.signals, self.tracker:
-
-            def give_way() -> None:
-                self.folder.mark("preempted", self.steps)
-                self.signals.hand_over()
-                self.folder.mark("running", self.steps)
-
             if loaded is None:
                 self.begin()
             else:
                 self.load_state_dict(loaded.state, loaded.steps)
+
             self.tracker.start(self.steps, self.schedule.steps)
             self.clock = time.monotonic()
             while self.evaluation_due or (self.steps < self.schedule.steps and not self.monitor.done):
-                with suppress(EvaluationStopped):  # saved as due, it is done from its beginning by whoever goes on
+                with suppress(EvaluationStopped):  # saved as due, it starts again after the resume
                     self.advance()
                 if self.signals.received or self.crossed(self.schedule.checkpoint_every):
                     self.save(checkpoint)
                 if self.signals.received:
-                    give_way()
+                    self.preempt()
             self.monitor.close()
             self.save(checkpoint)
 
-            # All is saved: what is left can be done again.
-            episodes = self.evaluate_final(give_way)
-            with self.signals.at_once(give_way):
+            # Training is saved by now: what is left can be done again.
+            episodes = self.evaluate_final()
+            with self.signals.at_once(self.preempt):
                 final = self.finish(episodes)
             self.folder.mark("done", self.steps)
 
-            # Last, as to draw may hang or crash, and no result depends on it.
+            # Videos last: drawing may hang or crash, and no result depends on it.
             with self.signals.at_once(self.signals.hand_over):
                 self.tracker.film_final(episodes[: self.schedule.video_final], self.steps)
         return final
 
     def begin(self) -> None:
-        """The first row of a run that begins here."""
+        """Reset the environments of a run that begins here."""
         self.tracker.restart()
-        self._take(self.envs.reset())
+        self._store(self.envs.reset())
 
     def advance(self) -> None:
         """One step in every environment, and whatever is due by then; first of all an evaluation that was stopped."""
@@ -142,23 +166,25 @@ class Runner:
             self.step()
         due = self.crossed(self.schedule.log_every)
         if self.evaluation_due:
-            self.metrics |= self.judge()
+            self.metrics |= self.evaluate_policy()
             self.evaluation_due, due = False, 1
         self.tracker.progress(self.steps)
         if due:
             self.log()
 
     def step(self) -> None:
-        """Act in every environment, keep what comes back, and learn."""
-        assert self.row is not None
-        with self.arithmetic():
-            action, self.carry = self.algo.act(self.row, self.carry, explore=True)
-        row = self.envs.step(action)
-        self.monitor.actions.add(row)
-        self._take(row)
+        """Act in every environment, store the result, and learn."""
+        assert self.newest is not None
+        with self.autocast():
+            action, self.carry = self.algo.act(self.newest, self.carry, explore=True)
+        arrived = self.envs.step(action)
+        self.monitor.actions.add(arrived)
+        self._store(arrived)
+
         before, self.steps = self.steps, self.steps + self.envs.num
-        with self.arithmetic():
+        with self.autocast():
             self.metrics |= self.algo.learn(self.replay, before, self.steps)
+
         self.tracker.trained(self.envs.finished(), self.steps)
         self.evaluation_due = bool(self.crossed(self.schedule.eval_every))
 
@@ -166,13 +192,15 @@ class Runner:
         """How many multiples of `every` lie in the last step of all environments."""
         return crossed(self.steps - self.envs.num, self.steps, every)
 
-    def _take(self, row: Step) -> None:
-        """Stand at a row that came from the environments, and keep it: what stays on the CPU does not leave it."""
-        self.row = row.to(self.device)
-        self.replay.add(row if self.replay.storage.type == "cpu" else self.row)
+    def _store(self, arrived: Step) -> None:
+        """Put a vector step into replay. With replay on the CPU the step does not go to the device and back."""
+        self.newest = arrived.to(self.device)
+        self.replay.add(arrived if self.replay.storage.type == "cpu" else self.newest)
 
-    def judge(self) -> dict[str, float]:
-        """Evaluate the policy as it is now; the best so far is kept."""
+    # ---- evaluation
+
+    def evaluate_policy(self) -> dict[str, float]:
+        """Evaluate the policy as it is now; save its weights if it is the best so far."""
         episodes = self.evaluate(self.schedule.eval_episodes, EVAL)
         self.tracker.evaluated(episodes, self.steps)
         metrics = summary("eval", episodes, self.reference)
@@ -182,47 +210,50 @@ class Runner:
         return metrics
 
     def evaluate(self, episodes: int, stream: int = FINAL) -> list[Episode]:
-        """Play whole episodes without exploring; the same ones for the same stream and weights.
+        """Play whole episodes without exploration; the same ones for the same stream and weights.
 
-        Episode k is the (k // num)-th of environment k % num, so long and short ones count alike. Training is not
-        disturbed: environments and random numbers are apart. Raises EvaluationStopped within a step of a signal.
+        Episode k is the (k // num)-th of environment k % num, so long and short ones count equally. Training is not
+        disturbed: environments and random numbers are separate. Raises EvaluationStopped within a step of a signal.
         """
         began = time.monotonic()
         played: list[Episode] = []
         with (
-            self.random_numbers_apart(stream),
+            self.separate_randomness(stream),
             closing(self.make_envs(min(episodes, self.schedule.eval_num), stream)) as envs,
-            self.arithmetic(),
+            self.autocast(),
         ):
             note = EvaluationNote(episodes, envs.num, envs.time_limit, self.tracker.lengths)
-            row, carry = envs.reset().to(self.device), None
+            step, carry = envs.reset().to(self.device), None
             while len(played) < episodes:
                 if self.signals.received:
                     raise EvaluationStopped
-                action, carry = self.algo.act(row, carry, explore=False)
-                row = envs.step(action).to(self.device)
-                ended = [e for e in envs.finished() if e.index * envs.num + e.env < episodes]
-                played += ended
-                note.advance(ended)
+                action, carry = self.algo.act(step, carry, explore=False)
+                step = envs.step(action).to(self.device)
+
+                finished = [e for e in envs.finished() if e.index * envs.num + e.env < episodes]
+                played += finished
+                note.advance(finished)
                 self.tracker.progress(self.steps, note=note)
         self.evaluating += time.monotonic() - began
         return sorted(played, key=lambda e: (e.index, e.env))
 
-    def evaluate_final(self, give_way: Callable[[], None]) -> list[Episode]:
-        """The episodes of the final policy; `give_way` is called at a signal, and may return to begin again."""
+    def evaluate_final(self) -> list[Episode]:
+        """The episodes of the final policy, from the start again where a handler of signals lets the run go on."""
         while True:
             try:
                 return self.evaluate(self.schedule.final_episodes, FINAL)
             except EvaluationStopped:
-                give_way()
+                self.preempt()
 
     def finish(self, episodes: list[Episode]) -> dict[str, float]:
-        """What a run ends with: the final evaluation, logged."""
+        """Log the final evaluation, which ends a run."""
         self.tracker.evaluated(episodes, self.steps)
         final = summary("final", episodes, self.reference)
         self.metrics |= final
         self.log()
         return final
+
+    # ---- the log
 
     def log(self) -> None:
         """Write one row of everything measured since the last one.
@@ -230,16 +261,24 @@ class Runner:
         Raises FloatingPointError naming the metric when it is not finite.
         """
         seconds = self.elapsed()
-        row = {k: float(v) for k, v in (self.metrics | self.monitor.metrics()).items()}
-        written = self.tracker.log(
-            {"step": self.steps, "frames": self.steps * self.envs.frame_skip, "replay/size": self.size()}
-            | {"runtime/bits": torch.finfo(self.precision).bits}
-            | row
-            | {"time/seconds": seconds, "time/evaluation": self.evaluating, "time/sps": self.steps / max(seconds, 1e-9)}
-        )
-        wrong = [k for k, v in row.items() if not math.isfinite(v)]
+        measured = {k: float(v) for k, v in (self.metrics | self.monitor.metrics()).items()}
+        counts = {
+            "step": self.steps,
+            "frames": self.steps * self.envs.frame_skip,
+            "replay/size": self.size(),
+            "runtime/bits": torch.finfo(self.precision).bits,
+        }
+        times = {
+            "time/seconds": seconds,
+            "time/evaluation": self.evaluating,
+            "time/sps": self.steps / max(seconds, 1e-9),
+        }
+        written = self.tracker.log(counts | measured | times)
+
+        # Only now, so that the row is there to be looked at.
+        wrong = [k for k, v in measured.items() if not math.isfinite(v)]
         if wrong:
-            raise FloatingPointError(f"{wrong[0]} is {row[wrong[0]]} at step {self.steps}")
+            raise FloatingPointError(f"{wrong[0]} is {measured[wrong[0]]} at step {self.steps}")
         self.monitor.logged(written)
         self.metrics = {}
 
@@ -248,17 +287,25 @@ class Runner:
         return len(self.replay) * self.replay.num_envs
 
     def elapsed(self) -> float:
-        """Seconds of training and evaluation, those before a resume counted in."""
+        """Seconds of training and evaluation, including those before a resume."""
         return self.seconds + time.monotonic() - self.clock
+
+    # ---- saving
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write everything there is."""
         checkpoint.save(self.state_dict(), self.replay)
         self.folder.mark("running", self.steps)
 
+    def preempt(self) -> None:
+        """Leave on a signal, by the handler that stood before. Where that returns, the run goes on."""
+        self.folder.mark("preempted", self.steps)
+        self.signals.hand_over()
+        self.folder.mark("running", self.steps)
+
     def state_dict(self) -> dict[str, Any]:
-        """Everything but the replay's rows, as plain values and tensors."""
-        assert self.row is not None
+        """Everything but the steps in replay, as plain values and tensors."""
+        assert self.newest is not None
         return {
             "step": self.steps,
             "best": self.best,
@@ -266,7 +313,7 @@ class Runner:
             "seconds": self.elapsed(),
             "evaluating": self.evaluating,
             "evaluation_due": self.evaluation_due,
-            "row": tuple(self.row),
+            "row": tuple(self.newest),
             "carry": self.carry,
             "metrics": {k: float(v) for k, v in self.metrics.items()},
             "algo": module_state(self.algo),
@@ -278,31 +325,36 @@ class Runner:
             "random": random_state(),
         }
 
-    def load_state_dict(self, state: dict[str, Any], rows: Iterator[tuple[int, Step]]) -> None:
-        """Stand where `state_dict` was taken."""
-        self.steps, self.seconds = state["step"], state["seconds"]
-        same = state.get("best_of", "eval/return") == self.schedule.best
-        self.best = state["best"] if same else -math.inf
-        self.evaluating, self.metrics = state["evaluating"], dict(state["metrics"])
-        self.evaluation_due = state.get("evaluation_due", False)  # a checkpoint older than it has none
-        self.row = Step(*state["row"]).to(self.device)
+    def load_state_dict(self, state: dict[str, Any], steps: Iterator[tuple[int, Step]]) -> None:
+        """Stand where `state_dict` was taken. Defaults are for checkpoints that are older than a key."""
+        self.steps = state["step"]
+        self.seconds = state["seconds"]
+        self.evaluating = state["evaluating"]
+        self.evaluation_due = state.get("evaluation_due", False)
+        self.metrics = dict(state["metrics"])
+        same_metric = state.get("best_of", "eval/return") == self.schedule.best
+        self.best = state["best"] if same_metric else -math.inf
+
+        self.newest = Step(*state["row"]).to(self.device)
         self.carry = tree_map_only(Tensor, lambda x: x.to(self.device), state["carry"])
         load_module_state(self.algo, state["algo"])
-        self.algo.set_extra_state(state.get("extra", state.get("memory", {})))  # under an older name, or none
-        self.load_replay(state["replay"], rows)
+        self.algo.set_extra_state(state.get("extra", state.get("memory", {})))
+        self.load_replay(state["replay"], steps)
         self.tracker.load_state_dict(state["tracker"])
         self.monitor.load_state_dict(state["monitor"])
         self.envs.load_state_dict(state["envs"])
+
+        # Last, since replaying episodes may draw random numbers.
         set_random_state(state["random"])
 
-    def load_replay(self, state: dict[str, Any], rows: Iterator[tuple[int, Step]]) -> None:
+    def load_replay(self, state: dict[str, Any], steps: Iterator[tuple[int, Step]]) -> None:
         """Fill the replay as it was."""
         self.replay.load_state_dict(state)
-        for start, chunk in rows:
+        for start, chunk in steps:
             self.replay.restore(start, chunk)
 
     @contextmanager
-    def random_numbers_apart(self, stream: int) -> Iterator[None]:
+    def separate_randomness(self, stream: int) -> Iterator[None]:
         """Random numbers that depend on the run's seed, the stream and the step alone; Python's and NumPy's too."""
         with random_state_kept():
             seed = episode_seed(self.seed, stream, 0, self.steps)
@@ -311,7 +363,7 @@ class Runner:
             np.random.seed(seed)
             yield
 
-    def arithmetic(self) -> torch.autocast:
+    def autocast(self) -> torch.autocast:
         """The precision that networks compute in; autocast's cache would give weights as they were before an update."""
         enabled = self.precision != torch.float32
         return torch.autocast(self.device.type, self.precision, enabled, cache_enabled=False)

@@ -274,7 +274,7 @@ def test_the_best_checkpoint_is_the_best(tmp_path: Path, monkeypatch: pytest.Mon
     with runner.tracker:
         for value in (3.0, 1.0, 3.0, 4.0, -5.0):
             monkeypatch.setattr(runner, "evaluate", lambda *_, v=value: [replace(EPISODE, ret=v)])
-            runner.judge()
+            runner.evaluate_policy()
     assert saved == ["best.save"] * 2 and runner.best == 4.0
 
 
@@ -285,7 +285,7 @@ def test_the_best_is_judged_by_the_metric_that_is_named(tmp_path: Path, monkeypa
     with runner.tracker:
         for low, high in ((1.0, 2.0), (0.0, 9.0), (1.5, 1.6)):
             monkeypatch.setattr(runner, "evaluate", lambda *_, v=(low, high): [replace(EPISODE, ret=r) for r in v])
-            runner.judge()
+            runner.evaluate_policy()
     assert saved == ["best.save"] * 2 and runner.best == 1.5
 
 
@@ -342,7 +342,7 @@ def test_lower_precision_sees_every_update(monkeypatch: pytest.MonkeyPatch) -> N
     runner = runner_on([], FOREVER, monkeypatch)
     runner.precision = torch.bfloat16
     weight, x = nn.Parameter(torch.ones(4, 4)), torch.ones(2, 4)
-    with runner.arithmetic():
+    with runner.autocast():
         before = x @ weight
         weight.data.mul_(3)
         assert before.dtype == torch.bfloat16

@@ -64,7 +64,7 @@ def diagnose(runner: Runner, algo: Algo, num: int = ENVS, steps: int = STEPS) ->
     """
     model = model_of(algo)
     assert model is not None, type(algo)
-    with runner.random_numbers_apart(DIAGNOSIS), runner.arithmetic():
+    with runner.separate_randomness(DIAGNOSIS), runner.autocast():
         # What the policy meets: errors one step and many steps ahead.
         played, states, predicted_return, seconds = play_policy(runner, algo, model, num, steps)
         starts = every_start(played)

@@ -53,7 +53,7 @@ def diagnose_images(runner: Runner, algo: Algo, num: int = ENVS, steps: int = ST
     model = algo.model
     assert isinstance(model, Visual), type(model)
     parts = cast(ImageTrainer, model.trainer).parts
-    with runner.random_numbers_apart(DIAGNOSIS), runner.arithmetic():
+    with runner.separate_randomness(DIAGNOSIS), runner.autocast():
         played = play_policy(runner, algo, model, num, steps).steps
         both = Step(*(torch.cat(x, 1) for x in zip(played, play_random(runner, num, steps), strict=True)))
         loop, metrics, _ = assess(model, windows(both, model.lead + 1 + max(AHEAD), JUDGED), parts)

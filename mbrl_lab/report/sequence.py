@@ -44,7 +44,7 @@ class DecodedWindows(NamedTuple):
 @torch.no_grad()
 def decode_windows(runner: Runner, algo: Algo, model: SequenceModel) -> DecodedWindows | None:
     """Play the policy and imagine from some of its steps; None where no episode was long enough."""
-    with runner.random_numbers_apart(DIAGNOSIS), runner.arithmetic():
+    with runner.separate_randomness(DIAGNOSIS), runner.autocast():
         steps, states, *_ = play_policy(runner, algo, model, ENVS, STEPS)
         begun = starts(steps)
         return imagined(model, steps, states, begun) if len(begun) else None

@@ -45,7 +45,7 @@ def test_what_is_stored_is_what_observing_everything_gives(tmp_path: Path) -> No
         runner.begin()
         for _ in range(80):
             with torch.no_grad():
-                state = algo.model.observe(state, runner.row)
+                state = algo.model.observe(state, runner.newest)
             truth.append(state)
             runner.advance()
     assert algo.ready and runner.replay.added == 81 and runner.replay.slots == 30
