@@ -1,4 +1,4 @@
-"""Monitor: which actions a run takes, what in its log looks wrong, and whether it has come far enough."""
+"""Monitor: statistics of a run's actions, warnings about its metrics, and whether it may stop early."""
 
 from __future__ import annotations
 
@@ -12,13 +12,26 @@ from mbrl_lab.types import EnvSpec, Metrics, Step
 
 log = logging.getLogger("mbrl_lab")
 
-FOLD = 1024  # rows kept before they are counted: counting each alone would slow the loop
-NAMED = 18  # actions that have a share of their own in the log; more have none
+CHUNK = 1024
+"""Vector steps kept before they are counted: counting each alone would slow the loop."""
+
+NAMED = 18
+"""Discrete actions whose fractions are logged one by one; of more only the largest is."""
+
 AT_BOUND = 0.999
+"""|action| from which it counts as at its bound."""
+
 ONE_SIDED = 0.95
-FEWEST = 100  # actions between two rows of the log from which anything is concluded
-LOW_ENTROPY = 0.1  # nats, of a choice among actions
-LOW_DENSITY = -3.2  # nats a dimension: a normal distribution with a deviation of 0.01, where actions span 2
+"""Fraction of one action, or of actions at their bounds, above which there is a warning."""
+
+FEWEST = 100
+"""Actions between two rows of the log below which nothing is concluded."""
+
+LOW_ENTROPY = 0.1
+"""Nats, of a discrete policy."""
+
+LOW_DENSITY = -3.2
+"""Nats a dimension: the entropy of a Gaussian with std 0.01, where actions span 2."""
 
 
 class Stop(NamedTuple):
@@ -30,47 +43,49 @@ class Stop(NamedTuple):
 
 
 class Actions:
-    """What was done since the last row of the log.
+    """Statistics of the actions taken since the last row of the log.
 
-    Discrete: `actions/k`, the share of action k, and `actions/top`, the largest one. Continuous: mean and deviation of
-    |action| over all dimensions, and `actions/at_bounds`, the share of those at -1 or 1.
+    Discrete: `actions/k`, the fraction of action k, and `actions/top`, the largest one. Continuous: mean and std of
+    |action| over all dimensions, and `actions/at_bounds`, the fraction of those at -1 or 1.
     """
 
     def __init__(self, spec: EnvSpec) -> None:
         self.spec = spec
         self.sums = self._zeros()
-        self.pending: list[tuple[Tensor, Tensor]] = []
-        self.waiting = 0  # rows in there
+        self.pending: list[tuple[Tensor, Tensor]] = []  # (action, first) of steps that are not in the sums yet
+        self.waiting = 0  # how many they are
 
     def add(self, step: Step) -> None:
-        """Note a row [B]."""
+        """Count the actions of a vector step [B]."""
         self.pending.append((step.action, step.first))
         self.waiting += 1
-        if self.waiting == FOLD:
-            self._fold()
+        if self.waiting == CHUNK:
+            self._count()
 
     def metrics(self) -> tuple[Metrics, int]:
-        """The shares, and of how many actions; forgets them."""
-        self._fold()
+        """The fractions, and of how many actions; counting starts again."""
+        self._count()
         sums, self.sums = self.sums, self._zeros()
         count = int(sums.sum()) if self.spec.discrete else int(sums[3])
         if not count:
             return {}, 0
+
         if not self.spec.discrete:
             mean = sums[0] / count
-            deviation = (sums[1] / count - mean.square()).clamp(min=0).sqrt()
-            shares: Metrics = {
+            std = (sums[1] / count - mean.square()).clamp(min=0).sqrt()
+            metrics: Metrics = {
                 "actions/mean_abs": mean,
-                "actions/std_abs": deviation,
+                "actions/std_abs": std,
                 "actions/at_bounds": sums[2] / count,
             }
-            return shares, count // self.spec.action_dim
-        share = sums / count
-        named: Metrics = {f"actions/{k}": share[k] for k in range(len(share))} if len(share) <= NAMED else {}
-        return named | {"actions/top": share.max()}, count
+            return metrics, count // self.spec.action_dim
+
+        fraction = sums / count
+        named: Metrics = {f"actions/{k}": fraction[k] for k in range(len(fraction))} if len(fraction) <= NAMED else {}
+        return named | {"actions/top": fraction.max()}, count
 
     def state_dict(self) -> dict[str, Any]:
-        """What waits stays apart: adding it up here would change the order of sums, and so their last bits."""
+        """Pending steps stay uncounted: another order of sums would change their last bits."""
         return {"sums": self.sums, "pending": [self._joined()] if self.pending else [], "waiting": self.waiting}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -81,15 +96,16 @@ class Actions:
         return torch.zeros(self.spec.action_dim if self.spec.discrete else 4, dtype=torch.float64)
 
     def _joined(self) -> tuple[Tensor, Tensor]:
-        """Actions and `first` of all that waits, one after the other."""
+        """Actions and `first` of all pending steps, one after the other."""
         actions, firsts = zip(*self.pending, strict=True)
         return torch.cat(actions), torch.cat(firsts)
 
-    def _fold(self) -> None:
+    def _count(self) -> None:
         if not self.pending:
             return
         action, first = self._joined()
-        taken, self.pending, self.waiting = action[~first], [], 0
+        taken = action[~first]  # a step that begins an episode has none
+        self.pending, self.waiting = [], 0
         if self.spec.discrete:
             self.sums += torch.bincount(taken, minlength=self.spec.action_dim)
         else:
@@ -99,7 +115,7 @@ class Actions:
 
 
 class Monitor:
-    """Sees every row of training, and every row of the log. A warning comes once, until what it warns of has gone."""
+    """Watches actions and logged metrics. A warning comes once, and again only after its cause has been away."""
 
     def __init__(self, spec: EnvSpec, stop: Stop) -> None:
         self.spec, self.stop, self.actions = spec, stop, Actions(spec)
@@ -109,44 +125,45 @@ class Monitor:
 
     @property
     def done(self) -> bool:
-        """Whether the run has come far enough."""
+        """Whether the run has reached `stop.target`."""
         last, target = self.values[-self.stop.window :], self.stop.target
         return target is not None and len(last) == self.stop.window and sum(last) / len(last) >= target
 
     def metrics(self) -> Metrics:
-        """What the next row of the log says of the actions since the last one."""
-        shares, self.count = self.actions.metrics()
-        return shares
+        """Metrics of the actions since the last row of the log, for the next one."""
+        metrics, self.count = self.actions.metrics()
+        return metrics
 
     def logged(self, row: dict[str, float]) -> None:
-        """Look at a row of the log."""
+        """Look at a row of the log: warn of it, and note the metric by which the run may stop."""
         if self.stop.metric in row:
             self.values = [*self.values, row[self.stop.metric]][-self.stop.window :]
-        for kind, words in self.worries(row).items():
-            if words and kind not in self.warned:
-                log.warning("step %d: %s", row["step"], words)
-            self.warned = self.warned | {kind} if words else self.warned - {kind}
+        for kind, warning in self.warnings(row).items():
+            if warning and kind not in self.warned:
+                log.warning("step %d: %s", row["step"], warning)
+            self.warned = self.warned | {kind} if warning else self.warned - {kind}
 
-    def worries(self, row: dict[str, float]) -> dict[str, str]:
-        """What can be judged by this row: words where it looks wrong, none where it looks well."""
-        told: dict[str, str] = {}
+    def warnings(self, row: dict[str, float]) -> dict[str, str]:
+        """By kind, for all that this row tells about: a warning, or empty where all is well."""
+        found: dict[str, str] = {}
         if self.count >= FEWEST and self.spec.discrete and self.spec.action_dim > 1:
-            share = row["actions/top"]
-            which = next(key for key in row if key.startswith("actions/") and row[key] == share)
-            words = f"one action ({which}) took {share:.1%} of the last {self.count:,} steps"
-            told["actions"] = words if share > ONE_SIDED else ""
+            top = row["actions/top"]
+            which = next(key for key in row if key.startswith("actions/") and row[key] == top)
+            text = f"one action ({which}) took {top:.1%} of the last {self.count:,} steps"
+            found["actions"] = text if top > ONE_SIDED else ""
         elif self.count >= FEWEST and not self.spec.discrete:
-            share = row["actions/at_bounds"]
-            words = f"{share:.1%} of the actions of the last {self.count:,} steps lie at their bounds"
-            told["actions"] = words if share > ONE_SIDED else ""
+            at_bounds = row["actions/at_bounds"]
+            text = f"{at_bounds:.1%} of the actions of the last {self.count:,} steps lie at their bounds"
+            found["actions"] = text if at_bounds > ONE_SIDED else ""
+
         if "policy/entropy" in row:
             least = LOW_ENTROPY if self.spec.discrete else LOW_DENSITY * self.spec.action_dim
-            words = f"policy/entropy is {row['policy/entropy']:.3g}, below {least:.3g}: the policy hardly explores"
-            told["entropy"] = words if row["policy/entropy"] < least else ""
-        return told
+            text = f"policy/entropy is {row['policy/entropy']:.3g}, below {least:.3g}: the policy hardly explores"
+            found["entropy"] = text if row["policy/entropy"] < least else ""
+        return found
 
     def close(self) -> None:
-        """At the end of training: say so where the run waited for a number that never came."""
+        """After training: warn if the metric by which the run was to stop was never logged."""
         if self.stop.metric is not None and not self.values:
             log.warning("stop.metric=%s was never logged", self.stop.metric)
 
@@ -155,7 +172,7 @@ class Monitor:
         return {"actions": self.actions.state_dict(), "warned": sorted(self.warned), **stop}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Values of another metric than is waited for now are dropped."""
+        """Values of another metric than `stop.metric` is now are dropped."""
         self.actions.load_state_dict(state["actions"])
         self.warned = set(state["warned"])
         self.values = list(state["values"]) if state["metric"] == self.stop.metric else []

@@ -16,7 +16,7 @@ def crossed(before: int, after: int, every: int) -> int:
 
 
 def clipped(steps: Step, bound: float) -> Step:
-    """The same rows with rewards within +-`bound`; 0: as they are."""
+    """The same steps with rewards clipped to +-`bound`; 0: as they are."""
     return steps._replace(reward=steps.reward.clamp(-bound, bound)) if bound else steps
 
 
@@ -31,8 +31,8 @@ def masked_mean(x: Tensor, mask: Tensor, dim: int | tuple[int, ...] | None = Non
 def gae(reward: Tensor, discount: Tensor, value: Tensor, next_value: Tensor, valid: Tensor, lam: float) -> Tensor:
     """Generalised advantage estimates [T, B] (Schulman et al. 2016, eq. 16).
 
-    `discount` is gamma times the probability of going on. A row that is not valid gets 0 and passes no credit back,
-    so the row before it, whose `next_value` bootstraps, starts a sum of its own.
+    `discount` is gamma times the continue probability. A step that is not valid gets 0 and passes no credit back,
+    so the step before it, whose `next_value` bootstraps, starts a sum of its own.
     """
     advantage = torch.zeros_like(value[0])
     out = []
@@ -56,22 +56,23 @@ def lambda_returns(reward: Tensor, discount: Tensor, next_value: Tensor, lam: fl
 def n_step_return(
     reward: Tensor, terminal: Tensor, valid: Tensor, gamma: Tensor | float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Rewards summed over T transitions [T, B], or up to where they break off: (sum, discount, length), each [B].
+    """Discounted rewards of T transitions [T, B], up to an episode boundary: (sum, discount, length), each [B].
 
-    The target is sum + discount * value of row `length` (the observation after so many steps). A terminal step is the
-    last one counted, and its discount is 0. A step that is not valid is not counted, so a time limit bootstraps.
+    The target is sum + discount * value of the observation after `length` steps. A terminal step is the last one
+    counted, and its discount is 0. A step that is not valid is not counted, so a time limit bootstraps.
     """
     counted = counted_steps(terminal, valid)
-    weight = gamma ** torch.arange(len(reward), device=reward.device).unsqueeze(-1)
     length = counted.sum(0)
-    ended = (counted * terminal).any(0)
-    return (counted * weight * reward).sum(0), gamma**length * ~ended, length
+
+    weight = gamma ** torch.arange(len(reward), device=reward.device).unsqueeze(-1)
+    terminated = (counted * terminal).any(0)
+    return (counted * weight * reward).sum(0), gamma**length * ~terminated, length
 
 
 def counted_steps(terminal: Tensor, valid: Tensor) -> Tensor:
     """[T, B]: 1 for transitions that a return from the first one counts, 0 from a boundary or a terminal step on."""
-    reached = torch.cat([torch.ones_like(valid[:1]), ~terminal[:-1]])
-    return (valid & reached).cumprod(0)
+    alive = torch.cat([torch.ones_like(valid[:1]), ~terminal[:-1]])
+    return (valid & alive).cumprod(0)
 
 
 def bootstrap_steps(first: Tensor, terminal: Tensor, n_step: Tensor | int) -> Tensor:
@@ -89,7 +90,7 @@ def bootstrap_windows(steps: Step, n_step: Tensor | int) -> Step:
 
 
 def pick(x: Tensor, index: Tensor) -> Tensor:
-    """[N, K, ...] -> [N, ...]: in each row that of the K which [N] says."""
+    """[N, K, ...] -> [N, ...]: of each of N the one of K that `index` [N] names."""
     return x[torch.arange(len(x), device=x.device), index]
 
 
@@ -110,31 +111,30 @@ def two_hot(x: Tensor, bins: Tensor) -> Tensor:
 
 
 def project(x: Tensor, weight: Tensor, bins: Tensor) -> Tensor:
-    """[..., K]: weights [..., N] at values `x` [..., N], dealt to the two neighbouring `bins` [K] (C51, alg. 1)."""
+    """[..., K]: weights [..., N] at values `x` [..., N], split between neighbouring `bins` [K] (C51, alg. 1)."""
     return (weight.unsqueeze(-1) * two_hot(x, bins)).sum(-2)
 
 
-def unimix(logits: Tensor, share: float) -> Tensor:
-    """Logits [..., K] as log-probabilities, of which a share of probability is spread evenly (Hafner et al. 2023)."""
-    if not share:
+def unimix(logits: Tensor, ratio: float) -> Tensor:
+    """Log-probabilities of logits [..., K] mixed with a uniform distribution of weight `ratio` (Hafner et al. 2023)."""
+    if not ratio:
         return logits.log_softmax(-1)
-    return ((1 - share) * logits.softmax(-1) + share / logits.shape[-1]).log()
+    return ((1 - ratio) * logits.softmax(-1) + ratio / logits.shape[-1]).log()
 
 
 @torch.no_grad()
 def polyak(target: Iterable[Tensor], source: Iterable[Tensor], tau: float) -> None:
-    """Move each target tensor a share `tau` of the way to its source."""
+    """Exponential moving average: target = (1 - tau) target + tau source, for each tensor."""
     torch._foreach_lerp_(list(target), list(source), tau)
 
 
 @torch.no_grad()
 def clip_norm(params: Iterable[Tensor], bound: float) -> Tensor:
-    """Shrink all gradients alike to a norm of at most `bound`; []: the norm that they had.
-
-    On a CPU gradients within the bound are left alone, where torch multiplies them by 1; elsewhere to ask costs more.
-    """
+    """Scale all gradients to a global norm of at most `bound`; []: the norm before."""
     params = [p for p in params if p.grad is not None]
     norm = nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
+
+    # Within the bound torch multiplies by 1. On a CPU it pays to skip that; on a GPU the comparison would wait for it.
     if norm.device.type != "cpu" or not norm <= bound:
         nn.utils.clip_grads_with_norm_(params, bound, norm)
     return norm
@@ -143,7 +143,7 @@ def clip_norm(params: Iterable[Tensor], bound: float) -> Tensor:
 def hash_uniform(ids: Tensor, salt: int) -> Tensor:
     """A fixed pseudo-random float64 in [0, 1) for each int64 id (the finaliser of splitmix64).
 
-    A row keeps its number for ever, so what is decided by it (held out or not, in whose bootstrap) never changes.
+    An index is permanent, so what is decided by it (held out or not, in whose bootstrap) never changes.
     """
     x = ids + (((salt + 1) * 0x9E3779B97F4A7C15 + 2**63) % 2**64 - 2**63)
     x = (x ^ _shift(x, 30)) * -4658895280553007687

@@ -1,6 +1,6 @@
 """What each kind of part must provide: world models, planners, policies, algorithms and loggers.
 
-Shapes: T time, B rows (environments or batch), A action size, H horizon. Prefix shapes are [B] or [T, B].
+Shapes: T time, B environments or batch, A action size, H horizon. Prefix shapes are [B] or [T, B].
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ class Policy(nn.Module):
         raise NotImplementedError
 
     def update(self, steps: Step) -> Metrics:
-        """Learn from [L, B] rows."""
+        """Learn from [L, B] steps."""
         raise NotImplementedError
 
     def update_own(self, steps: Step, chosen: Tensor) -> Metrics:
@@ -219,13 +219,13 @@ class Policy(nn.Module):
 
 
 class Algo(nn.Module):
-    """Who acts and when to learn. What must be remembered between steps is `carry`, which the caller owns.
+    """Who acts and when to learn. State between steps is the `carry`, which the caller owns.
 
     Modules, optimizers and generators that it holds as attributes are found and saved with the run.
     """
 
     def act(self, step: Step, carry: Tree | None, explore: bool) -> tuple[Tensor, Tree]:
-        """Choose actions [B] for the rows just seen; `carry` is None at the very start."""
+        """Choose actions [B] for the newest steps; `carry` is None at the very start."""
         raise NotImplementedError
 
     def learn(self, replay: Replay, before: int, after: int) -> Metrics:

@@ -1,6 +1,6 @@
 """The data that all parts exchange.
 
-Shapes: T time, B rows (environments or batch), A action size, H horizon. Prefix shapes are [B] or [T, B].
+Shapes: T time, B environments or batch, A action size, H horizon. Prefix shapes are [B] or [T, B].
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ Tree = Any
 
 
 class Step(NamedTuple):
-    """An action and all that came back: a row in replay, the argument of `act`, and what imagination returns."""
+    """An arrival step: an action and all that came back. Replay holds them, `act` gets them, models imagine them."""
 
     action: Tensor  # taken to get here: [B] int64 or [B, A] float32 in [-1, 1]; zeros where `first`
     obs: Tensor  # [B, *obs_shape]
     reward: Tensor  # [B] float32, received on arriving here
-    terminal: Tensor  # [B] bool: the value ends here (a time limit is not terminal)
-    first: Tensor  # [B] bool: an episode begins here, the row before is unrelated
+    terminal: Tensor  # [B] bool: the return ends here, nothing is bootstrapped (a time limit is not terminal)
+    first: Tensor  # [B] bool: an episode begins here, the step before is unrelated
 
     def at(self, index: Any) -> Step:
-        """Every field indexed alike."""
+        """The same index of every field."""
         return Step(*(x[index] for x in self))
 
     def to(self, device: torch.device | str) -> Step:
@@ -36,7 +36,7 @@ class Step(NamedTuple):
         return Step(*(x.to(device) for x in self))
 
     def transitions(self) -> Transition:
-        """[T + 1, B] rows read as [T, B] transitions; `valid` is false across an episode boundary."""
+        """[T + 1, B] steps as [T, B] transitions; `valid` is false across an episode boundary."""
         return Transition(
             obs=self.obs[:-1],
             action=self.action[1:],
@@ -48,7 +48,7 @@ class Step(NamedTuple):
 
 
 class Transition(NamedTuple):
-    """What happened between two neighbouring rows. Learn only where `valid`."""
+    """What happened between two neighbouring steps. Learn only where `valid`."""
 
     obs: Tensor
     action: Tensor
@@ -58,7 +58,7 @@ class Transition(NamedTuple):
     valid: Tensor
 
     def at(self, index: Any) -> Transition:
-        """Every field indexed alike."""
+        """The same index of every field."""
         return Transition(*(x[index] for x in self))
 
 
@@ -71,7 +71,7 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True)
 class EnvSpec:
-    """What a learner must know of an environment. Actions are 0..action_dim-1 if discrete, else in [-1, 1].
+    """An environment's spaces. Actions are 0..action_dim-1 if discrete, else in [-1, 1].
 
     With `stack` above 1 an observation is the newest so many frames, the oldest first; frames before the episode are 0.
     """
@@ -96,7 +96,7 @@ class EnvSpec:
         return torch.rand(batch, self.action_dim, device=device) * 2 - 1
 
     def no_action(self, batch: int, device: torch.device | str = "cpu") -> Tensor:
-        """[batch] zeros: what stands in a row that begins an episode."""
+        """[batch] zeros: the action of a step that begins an episode."""
         if self.discrete:
             return torch.zeros(batch, dtype=torch.int64, device=device)
         return torch.zeros(batch, self.action_dim, device=device)

@@ -57,7 +57,7 @@ def test_sizes_of_continuous_actions() -> None:
 
 @pytest.mark.parametrize("spec", [THREE, PLANE], ids=["discrete", "continuous"])
 def test_shares_are_the_same_to_the_bit_after_a_resume(spec: EnvSpec, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "FOLD", 7)
+    monkeypatch.setattr(module, "CHUNK", 7)
     steps = [row(*spec.random(2).tolist()) for _ in range(60)]
     whole = Actions(spec)
     for step in steps:

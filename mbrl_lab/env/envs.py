@@ -24,32 +24,41 @@ from mbrl_lab.types import EnvSpec, Step
 log = logging.getLogger("mbrl_lab")
 
 TRUSTED = ("action", "life_lost")
-"""Infos that have a meaning here, where an environment says that it means it."""
+"""Infos that have a meaning here, for environments that declare them."""
 
 
 @dataclass(frozen=True)
 class Episode:
-    """A finished episode: everything needed to log it and to play it again."""
+    """A finished episode: everything needed to log it and to replay it."""
 
-    env: int
-    index: int
-    seed: int
-    ret: float
-    length: int
+    env: int  # its environment's number
+    index: int  # it is the (index + 1)-th episode there
+    seed: int  # of its reset
+    ret: float  # return: the sum of rewards
+    length: int  # steps
     actions: np.ndarray  # [length] int64 or [length, A] float32
-    truncated: bool = False  # ended by a time limit
+    truncated: bool = False  # by a time limit
 
 
 class Envs:
-    """`num` copies of what `make()` builds, or what `make_vector(num)` builds, stepped together.
+    """`num` environments, stepped together.
 
-    Finished environments begin their next episode at the step after (next-step autoreset), in a row marked `first`,
+    Finished environments begin their next episode at the step after (next-step autoreset), in a step marked `first`,
     from `reset(seed=episode_seed(seed, stream, env, episode))`.
 
-    Infos mean nothing here unless the environment says in an attribute `trusted_infos` which do: "life_lost" [num],
-    where a life was lost (the value ends, the episode goes on), and "action" [num], the actions that it took instead of
-    those sent. With an attribute `stack` observations of a vector environment of its own are so many frames; with
-    `games_per_seed` so many consecutive episodes have consecutive seeds.
+    Infos are ignored unless the environment declares them in an attribute `trusted_infos`: "life_lost" [num], where a
+    life was lost (terminal, but the episode continues), and "action" [num], the actions that it took instead of those
+    sent. A vector environment may also have the attributes `stack`, the frames in its observations, and
+    `games_per_seed`, the number of consecutive episodes with consecutive seeds.
+
+    Args:
+        make: builds one environment.
+        num: of them.
+        seed: of the run.
+        stream: of episode seeds; training and evaluations have their own.
+        asynchronous: a process for each environment.
+        frame_skip: frames in a step, to count them; `make` applies it.
+        make_vector: (num) -> a vector environment, in the place of `make`.
     """
 
     def __init__(
@@ -62,76 +71,88 @@ class Envs:
         frame_skip: int = 1,
         make_vector: Callable[..., VectorEnv] | None = None,
     ) -> None:
-        self.num, self.seed, self.stream, self.frame_skip = num, seed, stream, frame_skip
+        self.num = num
+        self.seed = seed
+        self.stream = stream
+        self.frame_skip = frame_skip
+        self.steps = 0  # environment steps since `reset`
+
         self._build = (
             partial(make_vector, num=num)
             if make_vector
             else partial(vectorised, partial(usable, make), num, asynchronous)
         )
-        self._closed = self._away = self._borrowed = False
+        self._closed = False
+        self._suspended = False  # lent or put away: the next step replays the unfinished episodes first
+        self._borrowed = False  # the simulators belong to another Envs
         self.vector: Any = self._build()
+
         self.trusted = getattr(self.vector, "trusted_infos", ()) if make_vector else TRUSTED
         spaces = self.vector.single_observation_space, self.vector.single_action_space
         self.spec = spec_of(*spaces, getattr(self.vector, "stack", 1))
         self.games_per_seed = getattr(self.vector, "games_per_seed", 1)
-        self.steps = 0
 
     @property
     def time_limit(self) -> int | None:
-        """Steps after which an episode is truncated, where the environment says so in this process."""
+        """Steps after which an episode is truncated, where the environment declares it in this process."""
         inner = getattr(self.vector, "envs", [self.vector])[0]
         return getattr(inner.spec, "max_episode_steps", None)
 
     def reset(self) -> Step:
-        """[num] first rows of each environment's first episode. Raises FloatingPointError as `step` does."""
+        """[num] first steps of each environment's first episode. Raises FloatingPointError as `step` does."""
         self._open()
-        self._away = False
-        self._index = np.zeros(self.num, np.int64)
-        self._over = np.zeros(self.num, bool)
+        self._suspended = False
+        self._index = np.zeros(self.num, np.int64)  # of each environment's episode
+        self._done = np.zeros(self.num, bool)  # terminated or truncated, so the next step is a reset
         self._return = np.zeros(self.num)
         self._actions: list[list[np.ndarray]] = [[] for _ in range(self.num)]
         self._finished: list[Episode] = []
+
         obs, _ = self.vector.reset(seed=[self._seed(i) for i in range(self.num)])
-        no, nothing = torch.zeros(self.num, dtype=torch.bool), torch.zeros(self.num)
+        no, zero = torch.zeros(self.num, dtype=torch.bool), torch.zeros(self.num)
         observed = self._observe(obs)
-        self._check(observed, nothing)
-        return Step(self.spec.no_action(self.num), observed, nothing, no, ~no)
+        self._check(observed, zero)
+        return Step(self.spec.no_action(self.num), observed, zero, terminal=no, first=~no)
 
     def step(self, action: Tensor) -> Step:
-        """[num] actions, on any device -> [num] rows on the CPU.
+        """[num] actions, on any device -> [num] steps on the CPU.
 
-        Raises FloatingPointError naming the step and the environment when it returns a number that is not finite in
-        float32, or is to take an action that is not.
+        Raises FloatingPointError naming the step and the environment for an action, observation or reward that is not
+        finite in float32.
         """
-        if self._away:
-            self._come_back()
+        if self._suspended:
+            self._resume()
         sent = action.cpu().numpy()
         self._check_action(sent)
-        first = self._over
+
+        # gymnasium's autoreset draws its own seeds, so finished environments are reset again, with ours.
+        first = self._done
         obs, reward, terminated, truncated, info = self.vector.step(sent)
         if first.any():
             self._index[first] += 1
             obs = self._reset_where(first)
         self.steps += self.num
-        observed, paid = self._observe(obs), torch.as_tensor(reward, dtype=torch.float32)
-        self._check(observed, paid)
+        observed, reward32 = self._observe(obs), torch.as_tensor(reward, dtype=torch.float32)
+        self._check(observed, reward32)
+
         info = {key: info[key] for name in self.trusted for key in (name, f"_{name}") if key in info}
         taken = taken_actions(info, sent)
         self._record(taken, reward, first)
-        self._over = terminated | truncated
+        self._done = terminated | truncated
         self._finish(truncated)
+
         begins = torch.as_tensor(first)
         shape = (-1,) + (1,) * (action.ndim - 1)
         return Step(
-            torch.as_tensor(taken).masked_fill(begins.view(shape), 0),
-            observed,
-            paid,
-            torch.as_tensor(terminated | info.get("life_lost", False)),
-            begins,
+            action=torch.as_tensor(taken).masked_fill(begins.view(shape), 0),
+            obs=observed,
+            reward=reward32,
+            terminal=torch.as_tensor(terminated | info.get("life_lost", False)),
+            first=begins,
         )
 
     def finished(self) -> list[Episode]:
-        """The episodes that ended since the last call."""
+        """The episodes that finished since the last call."""
         episodes, self._finished = self._finished, []
         return episodes
 
@@ -142,39 +163,42 @@ class Envs:
             close_safely(self.vector)
 
     def lend(self, stream: int) -> Envs:
-        """The same simulators, for episodes of another stream. These ones are gone on with at the next `step`."""
+        """The same simulators, for episodes of another stream. The next `step` here resumes the unfinished ones."""
         self._open()
-        self._away = True
+        self._suspended = True
         other = copy.copy(self)
-        other.stream, other.steps, other._away, other._borrowed = stream, 0, False, True
+        other.stream = stream
+        other.steps = 0
+        other._suspended = False
+        other._borrowed = True
         return other
 
     def put_away(self) -> None:
         """Close the simulators until the next `step` or `lend`, which makes them again."""
         self.close()
-        self._away = True
+        self._suspended = True
 
     def _open(self) -> None:
         if self._closed:
             self.vector, self._closed = self._build(), False
 
-    def _come_back(self) -> None:
-        """Go where the simulators stood before they were lent or put away."""
+    def _resume(self) -> None:
+        """Replay the unfinished episodes, after the simulators were lent or put away."""
         finished, returns = self._finished, self._return.copy()
         self.load_state_dict(self.state_dict())
         self._finished = finished
         if not np.array_equal(returns, self._return):
-            log.warning("an episode played again from its seed and actions is not the same: eval.shared needs that")
+            log.warning("an episode replayed from its seed and actions is not the same: eval.shared needs that")
 
     def state_dict(self) -> dict:
-        """Where each environment stands: its episode and the actions since its reset. No simulator state is kept."""
+        """The episode of each environment and the actions since its reset. No simulator state is saved."""
         actions = [torch.as_tensor(np.array(a)) if a else torch.zeros(0) for a in self._actions]
         return {"steps": self.steps, "index": self._index.tolist(), "actions": actions}
 
     def load_state_dict(self, state: dict) -> None:
-        """Go where the saved environments stood, by playing their episodes again.
+        """Restore the saved environments by replaying their episodes.
 
-        All environments step together, so one that stands at its k-th step is reset k steps before the end.
+        All environments step together, so one that is at its k-th step is reset k steps before the end.
         """
         self.reset()
         self._index = np.array(state["index"])
@@ -185,19 +209,20 @@ class Envs:
             if begins.any():
                 self._reset_where(begins)
                 self._return[begins] = 0
-                self._over[begins] = False
+                self._done[begins] = False
+
             if t < total:
                 self._replay([a[t - total] if len(a) >= total - t else None for a in state["actions"]])
         self._actions = [[x.numpy() for x in a] for a in state["actions"]]
         self.steps = state["steps"]
 
     def _replay(self, actions: list[Tensor | None]) -> None:
-        """One step of those environments that have an action; the others, not begun yet, do anything."""
+        """A step of the environments that have an action; what the others do is lost in their reset."""
         idle = self.spec.no_action(1)[0]
         sent = torch.stack([idle if a is None else a for a in actions]).numpy()
         _, reward, terminated, truncated, _ = self.vector.step(sent)
         self._return += reward
-        self._over = terminated | truncated
+        self._done = terminated | truncated
 
     def _seed(self, env: int) -> int:
         group, number = divmod(int(self._index[env]), self.games_per_seed)
@@ -218,14 +243,14 @@ class Envs:
             env = int(np.flatnonzero(~good)[0])
             wrong = [k for k, x in enumerate(obs[env].flatten().tolist()) if not np.isfinite(x)]
             what = f"number {wrong[0]} of the observation" if wrong else f"the reward, {float(reward[env])}"
-            said = f"the environment returned a number that is not finite in float32 at {self._place(env)}"
-            raise FloatingPointError(f"{said}: {what}")
+            where = f"the environment returned a number that is not finite in float32 at {self._place(env)}"
+            raise FloatingPointError(f"{where}: {what}")
 
     def _check_action(self, sent: np.ndarray) -> None:
         if sent.dtype.kind == "f" and not np.isfinite(sent).all():
             env = int(np.flatnonzero(~np.isfinite(sent).reshape(self.num, -1).all(1))[0])
-            said = f"the agent's action {sent[env].tolist()} is not finite at {self._place(env)}"
-            raise FloatingPointError(f"{said}: its networks diverged, a lower learning rate may help")
+            where = f"the agent's action {sent[env].tolist()} is not finite at {self._place(env)}"
+            raise FloatingPointError(f"{where}: its networks diverged, a lower learning rate may help")
 
     def _place(self, env: int) -> str:
         return f"step {self.steps}, environment {env}, episode {self._index[env]} (seed {self._seed(env)})"
@@ -239,14 +264,14 @@ class Envs:
                 self._return[i] += reward[i]
 
     def _finish(self, truncated: np.ndarray) -> None:
-        for i in np.flatnonzero(self._over).tolist():
+        for i in np.flatnonzero(self._done).tolist():
             actions = np.stack(self._actions[i])
             index, cut = int(self._index[i]), bool(truncated[i])
             self._finished.append(Episode(i, index, self._seed(i), float(self._return[i]), len(actions), actions, cut))
 
 
 def taken_actions(info: dict[str, Any], sent: np.ndarray) -> np.ndarray:
-    """[num] actions that environments took: those that they tell in `info`, and those sent to the others."""
+    """[num] actions that environments took: those in `info`, and those sent to environments that report none."""
     reported = info.get("action", sent)
     if "_action" not in info:  # a vector environment of our own, which reports all of them
         return reported
@@ -255,12 +280,12 @@ def taken_actions(info: dict[str, Any], sent: np.ndarray) -> np.ndarray:
 
 
 def episode_seed(seed: int, stream: int, env: int, episode: int) -> int:
-    """A seed for one episode, by counting: streams keep training and evaluation apart."""
+    """A seed for one episode, by counting: each stream (training, evaluation) has other seeds."""
     return int(np.random.SeedSequence([seed, stream, env, episode]).generate_state(1)[0])
 
 
 def usable(make: Callable[[], gymnasium.Env]) -> gymnasium.Env:
-    """What `make()` builds, checked. ValueError for spaces that cannot be used, before gymnasium trips over them."""
+    """What `make()` builds, checked. ValueError for spaces that cannot be used, before gymnasium fails on them."""
     env = checked(make)
     spec_of(env.observation_space, env.action_space)
     return env
