@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from counting import Counting, expected, play, seen
@@ -13,6 +16,7 @@ from mbrl_lab.replay import Replay, free_memory, nbytes
 from mbrl_lab.types import EnvSpec, Step
 
 SPEC = EnvSpec((3,), torch.float32, 4, True)
+GLOSSARY = Path(__file__).parents[1] / "docs" / "glossary.md"
 
 
 def filled(num: int, steps: int, capacity: int) -> tuple[Replay, list[Step], list[Tensor]]:
@@ -203,3 +207,19 @@ def test_an_absurd_capacity_is_refused_here_too() -> None:
     assert 2**20 < free_memory(torch.device("cpu")) < 2**60
     with pytest.raises(ValueError, match=r"replay\.capacity="):
         Replay(SPEC, 2**62, 1, seed=0)
+
+
+def test_the_drawing_in_the_glossary_is_right() -> None:
+    replay = Replay(SPEC, 12, 2, seed=0)
+    for n in range(8):
+        first = torch.tensor([n in (0, 5), n in (0, 4)])
+        terminal = torch.tensor([n == 4, False])
+        obs = torch.full((2, 3), float(n))
+        replay.add(Step(torch.full((2,), 10 + n), obs, torch.full((2,), 20.0 + n), terminal, first))
+    drawn = re.search(r"replay\.transitions\(\): +([\d, ]+)", GLOSSARY.read_text())
+    assert drawn is not None and replay.transitions().tolist() == [int(x) for x in drawn[1].split(",")]
+    assert (replay.slots, replay.oldest) == (6, 2)
+
+    t = replay.read(torch.tensor([4]), 2).transitions()
+    assert (t.obs[0, 0, 0], t.action[0, 0], t.reward[0, 0], t.next_obs[0, 0, 0]) == (2, 13, 23, 3)
+    assert replay.terminal_windows(1).tolist() == [8]
