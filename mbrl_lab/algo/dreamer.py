@@ -9,22 +9,20 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from mbrl_lab.ops import crossed
+from mbrl_lab.algo.learner import Learner
 from mbrl_lab.policy.actor_critic import ActorCritic
-from mbrl_lab.protocols import Algo, WorldModel
+from mbrl_lab.protocols import WorldModel
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Metrics, Step, Tree, Windows
 
 
-class Dreamer(Algo):
+class Dreamer(Learner):
     """Random actions for `warmup` steps, then `pretrain` updates of the model; from then on the policy acts, and every
     `every` steps model and policy learn `updates` times in turn.
 
     The policy learns from dreams of `horizon` steps, begun in `starts` of the states the model was in, none an end;
     with `hybrid` above 0 its critic learns from the real rows too, at every so many updates.
     """
-
-    ready: Tensor
 
     def __init__(
         self,
@@ -39,34 +37,33 @@ class Dreamer(Algo):
         horizon: int,
         hybrid: int,
     ) -> None:
-        super().__init__()
-        self.spec, self.model = spec, dynamics(spec)
+        super().__init__(spec, warmup)
+        self.model = dynamics(spec)
         self.policy = policy(self.model.feature_spec)
         if not self.policy.learns_in_imagination:
             allowed = "it must be policy=actor_critic or actor_critic_xs"
             raise ValueError(f"algo=dreamer cannot learn with {type(self.policy).__name__}; {allowed}")
-        self.warmup, self.pretrain = warmup, pretrain
+        self.pretrain = pretrain
         self.every, self.updates, self.starts, self.horizon = every, updates, starts, horizon
         self.hybrid = hybrid
         self.seen: Tree = None
-        self.register_buffer("ready", torch.zeros((), dtype=torch.bool))
 
     @torch.no_grad()
     def act(self, step: Step, carry: Tree | None, explore: bool) -> tuple[Tensor, Tree]:
         state = self.model.observe(carry, step)
         self.seen = state if explore else self.seen
         if explore and not self.ready:
-            return self.spec.random(len(step.first), step.first.device), state
+            return self.random_action(step), state
         return self.policy.act(self.model.features(state), explore), state
 
     def learn(self, replay: Replay, before: int, after: int) -> Metrics:
         metrics: Metrics = {}
         self.model.store(replay, self.seen)
-        if after >= self.warmup > before:
+        if self.warmup_ends(before, after):
             self.ready.fill_(True)
             for _ in range(self.pretrain):
                 metrics |= self.model.fit(replay, updates=1).metrics
-        for _ in range(self.updates * crossed(max(before, self.warmup), max(after, self.warmup), self.every)):
+        for _ in range(self.updates * self.due(before, after, self.every)):
             metrics |= self._update(replay)
         return metrics
 

@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from mbrl_lab.algo.imagined import Imagined, mix, rows_alive
-from mbrl_lab.algo.off_policy import Learner, window_of
+from mbrl_lab.algo.learner import Learner
+from mbrl_lab.algo.off_policy import window_of
 from mbrl_lab.dynamics.rollout import rollout
-from mbrl_lab.ops import clipped, crossed
+from mbrl_lab.ops import clipped
 from mbrl_lab.protocols import Policy, WorldModel
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Metrics, Step, Tree
@@ -58,8 +59,9 @@ class MBPO(Learner):
         earn: bool,
     ) -> None:
         model = dynamics(spec)
-        super().__init__(spec, policy(model.feature_spec))
+        super().__init__(spec, warmup)
         self.model = model
+        self.policy = policy(model.feature_spec)
         self.belief: Tree = None
         if (max_uncertainty or explore_bonus) and not model.measures_disagreement:
             key, value = ("max_uncertainty", max_uncertainty) if max_uncertainty else ("explore_bonus", explore_bonus)
@@ -67,7 +69,7 @@ class MBPO(Learner):
             raise ValueError(f"algo.{key} is {value}; with {name}, which measures no disagreement, it must be 0")
         self.on_policy = self.policy.window is None
         self.real = share(real_ratio, self.on_policy, batch)
-        self.warmup, self.every, self.starts, self.epoch, self.keep = warmup, every, starts, epoch, keep
+        self.every, self.starts, self.epoch, self.keep = every, starts, epoch, keep
         self.lengths, self.batch, self.updates, self.updates_every = tuple(rollout), batch, updates, updates_every
         self.reward_clip, self.max_uncertainty, self.explore_bonus = reward_clip, max_uncertainty, explore_bonus
         self.earn, self.earned = earn, 1
@@ -78,15 +80,15 @@ class MBPO(Learner):
         belief = self.model.observe(carry, step)
         self.belief = belief if explore else self.belief
         if explore and not self.ready:
-            return self.spec.random(len(step.first), step.first.device), belief
+            return self.random_action(step), belief
         return self.policy.act(self.model.features(belief), explore), belief
 
     def learn(self, replay: Replay, before: int, after: int) -> Metrics:
         metrics: Metrics = {}
         self.model.store(replay, self.belief)
-        if after >= self.warmup and crossed(before - self.warmup, after - self.warmup, self.every):
+        if self.fit_due(before, after, self.every):
             metrics |= self.renew(replay, after)
-        for _ in range(self.updates * crossed(max(before, self.warmup), max(after, self.warmup), self.updates_every)):
+        for _ in range(self.updates * self.due(before, after, self.updates_every)):
             metrics |= self.policy.update(clipped(self.lesson(replay, after), self.reward_clip))
         return metrics
 

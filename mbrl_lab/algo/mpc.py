@@ -10,20 +10,18 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from mbrl_lab.algo.learner import Learner
 from mbrl_lab.algo.value import Value
-from mbrl_lab.ops import crossed
-from mbrl_lab.protocols import Algo, PlanContext, Planner, WorldModel
+from mbrl_lab.protocols import PlanContext, Planner, WorldModel
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Metrics, Step, Tree
 
 
-class MPC(Algo):
+class MPC(Learner):
     """Random actions for `warmup` steps, then plans; a model that learns is fitted then, and every `every` steps.
 
     With a `value` a plan is worth what is expected after it, too.
     """
-
-    ready: Tensor
 
     def __init__(
         self,
@@ -34,12 +32,11 @@ class MPC(Algo):
         every: int,
         value: Callable[[EnvSpec], Value] | None = None,
     ) -> None:
-        super().__init__()
-        self.spec, self.model, self.planner = spec, dynamics(spec), planner
-        self.warmup, self.every = warmup, every
+        super().__init__(spec, warmup)
+        self.model, self.planner = dynamics(spec), planner
+        self.every = every
         self.value = None if value is None else value(self.model.feature_spec)
         self.belief: Tree = None
-        self.register_buffer("ready", torch.zeros((), dtype=torch.bool))
         self.promise, self.seconds, self.steps = torch.zeros(()), 0.0, 0
 
     @torch.no_grad()
@@ -51,7 +48,7 @@ class MPC(Algo):
         self.belief = state if explore else self.belief
         plan = tree_map(lambda new, old: _where(step.first, new, old), fresh, carry["plan"])
         if not self.ready:
-            return self.spec.random(batch, device), {"state": state, "plan": plan}
+            return self.random_action(step), {"state": state, "plan": plan}
         began = time.monotonic()
         action, plan = self.planner.plan(self.model, state, plan, self.context(explore))
         if explore:
@@ -72,7 +69,7 @@ class MPC(Algo):
         self.steps = after
         self.model.store(replay, self.belief)
         metrics: Metrics = {"planner/score": self.promise, "time/plan": self.seconds} if self.ready else {}
-        if after >= self.warmup and crossed(before - self.warmup, after - self.warmup, self.every):
+        if self.fit_due(before, after, self.every):
             metrics |= self.model.fit(replay).metrics
             self.ready.fill_(True)
         if self.value is not None:

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from mbrl_lab.algo.learner import due_after
 from mbrl_lab.algo.off_policy import window_of
-from mbrl_lab.ops import clipped, crossed
+from mbrl_lab.ops import clipped
 from mbrl_lab.protocols import Policy, WorldModel
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Metrics
@@ -40,7 +41,7 @@ class Value(nn.Module):
     def learn(self, model: WorldModel, replay: Replay, before: int, after: int, warmup: int) -> Metrics:
         """Learn what is due between two counts of steps, but for the warm-up, from the model's features."""
         metrics: Metrics = {}
-        for _ in range(self.updates * crossed(max(before, warmup), max(after, warmup), self.every)):
+        for _ in range(self.updates * due_after(warmup, before, after, self.every)):
             steps = model.sample_features(replay, self.batch, self.window, self.policy.n_step)
             metrics = self.policy.update(clipped(steps, self.reward_clip))
         return metrics

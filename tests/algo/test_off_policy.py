@@ -150,7 +150,7 @@ def test_windows_are_drawn_by_their_latest_error_and_weighed_against_that() -> N
 
 def test_half_an_exponent_takes_the_root_of_a_weight_and_it_rises_with_steps() -> None:
     algo, _ = off_policy(priority_exponent=1.0, importance_exponent=0.5, importance_steps=100)
-    assert [algo.importance(n) for n in (0, 50, 100, 400)] == [0.5, 0.75, 1.0, 1.0]
+    assert [algo.beta(n) for n in (0, 50, 100, 400)] == [0.5, 0.75, 1.0, 1.0]
     algo, _ = off_policy(priority_exponent=0.25, importance_exponent=0.5, batch=4000, updates=2)
     algo.learn(filled(12), 30, 31)
     policy: Any = algo.policy
