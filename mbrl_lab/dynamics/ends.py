@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mbrl_lab.dynamics.normaliser import Folded, Normaliser, fold
+from mbrl_lab.dynamics.frozen_ensemble import Folded, elite_layers, fold
+from mbrl_lab.dynamics.normaliser import Normaliser
 from mbrl_lab.nets import EnsembleMLP
 from mbrl_lab.nets.adam import Adam
-from mbrl_lab.nets.ensemble import Layers
 from mbrl_lab.ops import masked_mean
 from mbrl_lab.types import Transition
 
@@ -78,10 +78,8 @@ class Ends(nn.Module):
         """The classifiers of some members, ready for `learned`; no layers where bounds explain every end."""
         if not self.unexplained:
             return Folded([], None, None)
-        layers: Layers = [(w.detach()[elite], b.detach()[elite]) for w, b in self.net.layers()]
-        return fold(layers, self.inputs, torch.ones_like(self.prior), -self.prior)
+        return fold(elite_layers(self.net.layers(), elite), self.inputs, torch.ones_like(self.prior), -self.prior)
 
-    @torch.no_grad()
     def known(self, obs: Tensor, next_obs: Tensor) -> Tensor:
         """[N, D] -> [N]: the probability that the episode goes on, as far as bounds and the hazard tell."""
         going_on = (~_outside(self.bound, next_obs)).float()
@@ -90,7 +88,6 @@ class Ends(nn.Module):
             going_on = going_on * (-self.hazard * (after - before).clamp(min=0)).exp()
         return going_on
 
-    @torch.no_grad()
     def learned(self, net: Folded, next_obs: Tensor) -> Tensor:
         """[K, N, D] -> [K, N]: the probability that the episode goes on, by the classifiers."""
         return (-net.predict(next_obs).squeeze(-1)).sigmoid()

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mbrl_lab.dynamics.ends import Ends
+from mbrl_lab.dynamics.frozen_ensemble import FrozenEnsemble, elite_layers, fold
 from mbrl_lab.dynamics.judge import Judgement, judgement
-from mbrl_lab.dynamics.normaliser import Folded, Normaliser, fold
+from mbrl_lab.dynamics.normaliser import Normaliser
 from mbrl_lab.dynamics.trainer import Trainer
 from mbrl_lab.nets import EnsembleMLP
 from mbrl_lab.nets.adam import Adam
-from mbrl_lab.nets.ensemble import Layers
 from mbrl_lab.nets.precision import FEW_BATCHED, autocast_dtype, worthwhile
 from mbrl_lab.ops import clip_norm, masked_mean
 from mbrl_lab.protocols import WorldModel
@@ -25,13 +25,6 @@ from mbrl_lab.types import EnvSpec, FitResult, Metrics, Outcome, Step, Transitio
 
 Head = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(obs [N, D], action [N] or [N, A], next_obs [N, D]) -> reward [N] float, or end [N] bool."""
-
-
-class Frozen(NamedTuple):
-    """The elites' networks, of observations and changes in the environment's units."""
-
-    net: Folded
-    ends: Folded | None  # None while no end was ever seen, or where it is computed
 
 
 class Ensemble(WorldModel):
@@ -84,7 +77,7 @@ class Ensemble(WorldModel):
         self.ends = ends(members, dim)
         self.register_buffer("elite", torch.arange(elites))
         self.opt = Adam(self._groups(weight_decay), lr)
-        self._frozen: dict[torch.dtype, Frozen] = {}
+        self._frozen: dict[torch.dtype, FrozenEnsemble] = {}
         self.register_load_state_dict_post_hook(lambda *_: self.thaw())
 
     def observe(self, state: Tree | None, step: Step) -> Tensor:
@@ -100,14 +93,14 @@ class Ensemble(WorldModel):
     def fit(self, replay: Replay, updates: int | None = None) -> FitResult:
         return self.trainer.fit(self, replay, updates)
 
-    @torch.no_grad()
     def imagine(self, state: Tree, action: Tensor) -> tuple[Tensor, Outcome]:
+        """One step; with gradients of state, action and weights, unless they are off."""
         order = torch.randperm(len(state), device=state.device) if self.propagation == "ts1" else None
         if order is not None:
             state, action = state[order], action[order]
         rows = len(state) if self.propagation == "expectation" else len(state) // len(self.elite)
         with worthwhile(rows, state.device.type, FEW_BATCHED):
-            next_obs, outcome = self._imagine(self.freeze(), state, action)
+            next_obs, outcome = self._imagine(self.elites(), state, action)
         if order is None:
             return next_obs, outcome
         back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
@@ -122,28 +115,28 @@ class Ensemble(WorldModel):
         """
         x = torch.cat([state, self.spec.encode(action)], -1)
         with worthwhile(len(state), state.device.type, FEW_BATCHED):
-            means = self.freeze().net.predict(x.expand(len(self.elite), *x.shape))[..., : self.outputs]
+            means = self.elites().net.predict(x.expand(len(self.elite), *x.shape))[..., : self.outputs]
         spread = (means / self.targets.scale).std(0, correction=0)
         return spread[:, : self.outputs - (self.reward_fn is not None)].square().mean(-1).sqrt()
 
-    def _imagine(self, frozen: Frozen, obs: Tensor, action: Tensor) -> tuple[Tensor, Outcome]:
+    def _imagine(self, elites: FrozenEnsemble, obs: Tensor, action: Tensor) -> tuple[Tensor, Outcome]:
         x = torch.cat([obs, self.spec.encode(action)], -1)
-        change, reward = self._sample(self._by_block(x, frozen.net.predict))
+        change, reward = self._sample(self._by_block(x, elites.net.predict))
         next_obs = obs + change
         if self.reward_fn is not None:
             reward = self.reward_fn(obs, action, next_obs)
-        return next_obs, Outcome(reward, self._discount(frozen, obs, action, next_obs))
+        return next_obs, Outcome(reward, self._discount(elites, obs, action, next_obs))
 
-    def _discount(self, frozen: Frozen, obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+    def _discount(self, elites: FrozenEnsemble, obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
         """[N]: the probability that the episode goes on."""
         if self.termination_fn is not None:
             return 1 - self.termination_fn(obs, action, next_obs).float()
-        if frozen.ends is None:
+        if elites.ends is None:
             return torch.ones_like(next_obs[:, 0])
         discount = self.ends.known(obs, next_obs)
-        if not frozen.ends.layers:
+        if not elites.ends.layers:
             return discount
-        return discount * self._by_block(next_obs, partial(self.ends.learned, frozen.ends))
+        return discount * self._by_block(next_obs, partial(self.ends.learned, elites.ends))
 
     def _sample(self, out: Tensor) -> tuple[Tensor, Tensor]:
         """Network outputs [N, O or 2 O] -> change of observation [N, D] and reward [N], drawn if Gaussian."""
@@ -203,7 +196,7 @@ class Ensemble(WorldModel):
         std = (0.5 * self._bounded(out[..., self.outputs :])).exp() if self.gaussian else None
         obs, action, ended = (x.flatten(0, 1) for x in (t.obs, t.action, t.terminal))
         change = mean.mean(0)[:, :-1] * self.targets.scale[:-1] + self.targets.mean[:-1]
-        end = 1 - self._discount(self.freeze(), obs, action, obs + change)
+        end = 1 - self._discount(self.elites(), obs, action, obs + change)
         reward = None
         if self.reward_fn is not None:
             reward = (self.reward_fn(obs, action, obs + change) - self.targets.mean[-1]) / self.targets.scale[-1]
@@ -228,17 +221,21 @@ class Ensemble(WorldModel):
         self.elite.copy_(error.argsort()[: len(self.elite)])
         self.thaw()
 
-    def freeze(self) -> Frozen:
-        """The elites as they are now, ready to imagine with; made again after every change of the weights."""
+    def elites(self) -> FrozenEnsemble:
+        """The elites as they are now, ready to imagine with: kept until weights change, unless gradients are on."""
+        if torch.is_grad_enabled():
+            return self._fold()
         dtype = autocast_dtype(self.elite.device.type)
         if dtype not in self._frozen:
-            width = self.net.biases[-1].shape[-1] - self.outputs
-            scale, shift = F.pad(self.targets.scale, (0, width), value=1), F.pad(self.targets.mean, (0, width))
-            layers: Layers = [(w.detach()[self.elite], b.detach()[self.elite]) for w, b in self.net.layers()]
-            learned = self.termination_fn is None and bool(self.ends.seen)
-            ends = self.ends.freeze(self.elite) if learned else None
-            self._frozen[dtype] = Frozen(fold(layers, self.inputs, scale, shift), ends)
+            self._frozen[dtype] = self._fold()
         return self._frozen[dtype]
+
+    def _fold(self) -> FrozenEnsemble:
+        width = self.net.biases[-1].shape[-1] - self.outputs
+        scale, shift = F.pad(self.targets.scale, (0, width), value=1), F.pad(self.targets.mean, (0, width))
+        net = fold(elite_layers(self.net.layers(), self.elite), self.inputs, scale, shift)
+        learned = self.termination_fn is None and bool(self.ends.seen)
+        return FrozenEnsemble(net, self.ends.freeze(self.elite) if learned else None)
 
     def thaw(self) -> None:
         self._frozen = {}

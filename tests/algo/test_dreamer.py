@@ -184,6 +184,13 @@ def test_it_brings_a_point_to_its_goal(hybrid: int, tmp_path: Path) -> None:
     assert final_return("dreamer", 0, tmp_path, *words, "algo.every=1", steps=350) > -2.5
 
 
+@pytest.mark.parametrize("gradient", ["dynamics", pytest.param("reinforce", marks=pytest.mark.slow)])
+def test_dreams_of_an_ensemble_bring_it_there(gradient: str, tmp_path: Path) -> None:
+    """Value gradients go through the elites."""
+    words = [*QUICK[1:], *RATES, f"policy.gradient={gradient}", "dynamics=ensemble", "dynamics.trainer.batch=64"]
+    assert final_return("dreamer", 0, tmp_path, *words, "algo.every=1", "preset=none", steps=250) > -2.5
+
+
 @pytest.mark.slow
 def test_a_planner_in_a_recurrent_model_brings_it_there(tmp_path: Path) -> None:
     """PlaNet, on the toy."""
