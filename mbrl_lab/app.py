@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import errno
-import io
 import logging
-import os
 import random
-import shlex
-import sys
-import traceback
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,12 +12,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from mbrl_lab.arithmetic import PRECISION, choose_arithmetic
 from mbrl_lab.config import (
@@ -36,29 +24,22 @@ from mbrl_lab.config import (
     compose_config,
     conf_folders,
     default_of,
-    explain_here,
     refuse_old_names,
-    refuse_unknown_preset,
-    with_family,
 )
-from mbrl_lab.config.command_line import CommandLine, override
-from mbrl_lab.config.messages import deleted_key
+from mbrl_lab.config.command_line import override
 from mbrl_lab.env import Envs
 from mbrl_lab.env.vector import DIFFERENT
 from mbrl_lab.monitor import Monitor, Stop
 from mbrl_lab.nets.speed import compile_parts, keep_freed_memory
-from mbrl_lab.replay import Replay, nbytes
-from mbrl_lab.report import draw
+from mbrl_lab.replay import Replay
 from mbrl_lab.runner import TRAIN, Runner, Schedule
 from mbrl_lab.scores import Reference
 from mbrl_lab.tracking.checkpoint import Checkpoint
-from mbrl_lab.tracking.folder import Opening, RunFolder, RunRefused, headline, plain
-from mbrl_lab.tracking.progress import hush
-from mbrl_lab.tracking.signals import STOPPED
+from mbrl_lab.tracking.folder import Opening, RunFolder, RunRefused, plain
 from mbrl_lab.tracking.state import load_module_state
 from mbrl_lab.tracking.tracker import Tracker
 from mbrl_lab.tracking.video import Camera
-from mbrl_lab.trust import check_stored, own_modules
+from mbrl_lab.trust import check_stored
 from mbrl_lab.types import EnvSpec
 from mbrl_lab.warm_start import warm_start
 
@@ -234,71 +215,6 @@ def refuse_other_family(envs: Envs, family: str) -> None:
         raise ConfigError(f"family is {family}, but this environment's {what}: say family={fits[0]}")
 
 
-def train(cfg: DictConfig) -> None:
-    """Run a config in Hydra's output folder: from the start, or from where it was stopped."""
-    hydra = HydraConfig.get()
-    overrides, path = list(hydra.overrides.task), Path(hydra.runtime.output_dir)
-
-    confs = [Path(s.path) for s in hydra.runtime.config_sources if s.schema == "file"]
-
-    def work() -> None:
-        refuse_unknown_preset(overrides, confs)
-        run(cfg, path, overrides, confs)
-
-    if hydra.mode == RunMode.MULTIRUN:
-        work()
-    elif code := attempt(work):
-        with suppress(OSError):  # it holds something
-            path.rmdir()
-        raise SystemExit(code)
-
-
-def run(cfg: DictConfig, path: Path, overrides: Sequence[str], confs: Sequence[Path] = (CONF,)) -> None:
-    """Check, build, train and evaluate; what goes wrong is left in status.json."""
-    folder = RunFolder(path)
-    before = folder.status()
-    runner, opening, copied = start(cfg, folder, overrides, confs)
-    if opening == "done":
-        tell(f"this run is done: {path}\n{how_to_go_on(folder.status()['step'], cfg)}")
-        return
-    size = nbytes(runner.envs.spec, cfg.replay.capacity) / 1e6
-    tell(f"run       {path}\nreplay    {cfg.replay.capacity:,} steps, {size:,.1f} MB on {runner.replay.storage}")
-    tell("\n".join([precision_line(runner), *copied]))
-    if opening == "resume":
-        tell(resumed_line(folder, before))
-    with runner.tracker, closing(runner.envs):
-        try:
-            final = runner.run()
-        except Exception as error:
-            folder.mark("failed", runner.steps, error=say(error) or traceback.format_exc())
-            raise
-        except KeyboardInterrupt:
-            folder.mark("failed", runner.steps, error=AT_ONCE)
-            raise
-        tell("drawing   what was learned")  # with a planner it takes a minute
-        pictures = draw(runner)
-        seen = [*sorted(folder.videos.glob("*.mp4")), *(path for path in pictures if path.suffix == ".png")]
-        runner.tracker.attach(seen)
-    if runner.steps < cfg.steps:
-        tell(f"stopped   at step {runner.steps:,}: {cfg.stop.metric} is at {cfg.stop.target} or above")
-    tell(last_words(folder, final, cfg.eval.final_episodes, pictures))
-
-
-AT_ONCE = "stopped at once by a second Ctrl-C"
-
-
-def resumed_line(folder: RunFolder, before: Mapping[str, Any]) -> str:
-    """Where a run goes on, and how its last attempt, of which `before` is the status, came to stop."""
-    state, reason = before["state"], headline(before["error"] or "")
-    how = {"preempted": "preempted by a signal", "running": "killed", "done": "done"}.get(state, f"a failure: {reason}")
-    if state == "failed" and reason.startswith(("killed", "stopped")):  # a reason that says it all
-        how = reason
-    step = Checkpoint(folder.last).step()
-    if step is None:
-        how += ", before its first checkpoint (checkpoint.every)"
-    return f"resumed   at step {step or 0:,}, attempt {before['attempt'] + 1}; the last attempt was {how}"
-
-
 def start(
     cfg: DictConfig, folder: RunFolder, overrides: Sequence[str], confs: Sequence[Path] = (CONF,)
 ) -> tuple[Runner, Opening, list[str]]:
@@ -326,113 +242,3 @@ def precision_name(runner: Runner) -> str:
 def precision_line(runner: Runner) -> str:
     """What a run computes in, and why."""
     return f"precision {precision_name(runner)}, {runner.precision_why}"
-
-
-def how_to_go_on(step: int, cfg: DictConfig) -> str:
-    """What a finished run needs to go further: more steps, or, where it stopped early, no reason to stop."""
-    if step < cfg.steps and cfg.stop.target is not None:
-        reason = f"it stopped at step {step:,} of {cfg.steps:,}, as {cfg.stop.metric} had come to {cfg.stop.target}"
-        return f"{reason}: it goes on with stop.metric=null stop.target=null, or a higher target"
-    return f"more steps go on from here, e.g. steps={2 * max(step, cfg.steps)}"
-
-
-def last_words(folder: RunFolder, final: dict[str, float], episodes: int, pictures: Sequence[Path]) -> str:
-    """What a run came to, and where its pictures lie."""
-    mean, std = final["final/return"], final["final/return_std"]
-    low, high = final["final/return_min"], final["final/return_max"]
-    videos = sorted(folder.videos.glob("final-*.mp4"))
-    lines = [f"return    {mean:.1f} ± {std:.1f} over {episodes} episodes of the final policy, {low:.1f} to {high:.1f}"]
-    if "final/hns" in final:
-        lines[0] += f"; {final['final/hns']:.3f} of human"
-    lines += [f"video     {path}" for path in videos]
-    kinds = {".png": "picture", ".mp4": "video"}
-    lines += [f"{kinds.get(path.suffix, 'numbers'):9} {path}" for path in pictures]
-    trust = "".join(f" --trust {module}" for module in own_modules(folder.config()))
-    return "\n".join([*lines, f"evaluate  python scripts/evaluate.py {shlex.quote(str(folder.path))}{trust}"])
-
-
-def say(error: BaseException) -> str | None:
-    """One or two lines for what a user can mend; None for what is a fault of the program."""
-    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
-        return (
-            "out of memory: make planner.population, planner.particles, dynamics.width, dynamics.members,"
-            " dynamics.trainer.batch, eval.num or replay.capacity smaller"
-        )
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return f"{error}: make room there, and give the same command again"
-    if isinstance(error, OmegaConfBaseException):
-        return deleted_key(error)
-    if isinstance(error, ConfigError | RunRefused | FloatingPointError | OSError | ValueError):
-        return str(error)
-    return None
-
-
-def attempt(work: Callable[[], None]) -> int:
-    """A script's exit code: 0, or 2 and a line for what a user can mend. Faults of the program are raised."""
-    write_any_letter()
-    try:
-        work()
-    except BrokenPipeError:
-        hush(1)
-        return UNHEARD
-    except Exception as error:
-        lines = say(error)
-        if lines is None:
-            raise
-        print(f"error: {lines}", file=sys.stderr)
-        return 2
-    return 0
-
-
-def write_any_letter() -> None:
-    """Print letters that the terminal's encoding lacks as escapes: none of them is worth a run."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            with suppress(OSError):  # it is closed
-                stream.reconfigure(errors="backslashreplace")
-
-
-def tell(text: str) -> None:
-    """Print; a run goes on where nobody reads any more, as after `| head`."""
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        hush(1)
-
-
-UNHEARD = 128 + 13
-"""The exit code of a script whose output nobody reads on, as if by SIGPIPE."""
-
-
-def main(hydra_main: Callable[[], None]) -> None:
-    """Call a function decorated by `hydra.main`, its errors in words instead of tracebacks."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints errors in its own way, and exits
-    write_any_letter()
-    try:
-        line = CommandLine(sys.argv[1:])
-        confs = conf_folders(line.config_dir)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    try:
-        line.overrides, seen = with_family(line.overrides, confs)
-        if seen:
-            print(seen, file=sys.stderr)
-        sys.argv[1:] = line.words()
-        hydra_main()
-    except KeyboardInterrupt:
-        print(STOPPED, file=sys.stderr)
-        raise SystemExit(130) from None
-    except BrokenPipeError:
-        hush(1)
-        raise SystemExit(UNHEARD) from None
-    except Exception as error:
-        lines = say(error)
-        if isinstance(error, HydraException | YAMLError | UnicodeDecodeError) or type(error) is ValueError:
-            lines = explain_here(error, line.overrides, confs)
-        elif isinstance(error, OSError):
-            lines = f"{error}; hydra.run.dir must be a folder that can be written"
-        elif lines is None:
-            raise
-        print(f"error: {lines}", file=sys.stderr)
-        raise SystemExit(2) from None

@@ -2,7 +2,7 @@
 
 import sys
 
-from mbrl_lab.comparison import main
+from mbrl_lab.cli.compare import main
 
 if __name__ == "__main__":
     raise SystemExit(main(sys.argv[1:]))

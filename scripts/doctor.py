@@ -3,7 +3,7 @@
 import sys
 
 try:
-    from mbrl_lab.doctor import main
+    from mbrl_lab.cli.doctor import main
 except ModuleNotFoundError as error:
     raise SystemExit(f"missing: {error.name} is not installed: make setup, or pip install -e .") from None
 

@@ -11,8 +11,10 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from mbrl_lab import app, arithmetic, evaluation, load_run, make_run
+from mbrl_lab import app, arithmetic, load_run, make_run
 from mbrl_lab.arithmetic import choose_arithmetic
+from mbrl_lab.cli import evaluate as evaluation
+from mbrl_lab.cli import train as cli_train
 from mbrl_lab.runner import Runner
 from mbrl_lab.tracking.folder import RunFolder
 
@@ -120,6 +122,6 @@ def test_the_opening_lines_tell_it(
     on_hardware(monkeypatch, True)
     words = ["algo=random", "env=pendulum", *TINY]
     cfg = app.compose_config(words)
-    app.run(cfg, tmp_path, words)
+    cli_train.run(cfg, tmp_path, words)
     assert "precision fp32, as networks this small are no faster in bf16\n" in capsys.readouterr().out
     assert OmegaConf.load(tmp_path / "config.yaml").runtime.precision == "fp32"

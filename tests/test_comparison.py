@@ -12,8 +12,8 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from mbrl_lab import comparison
-from mbrl_lab.comparison import algos_of, main, parser, threshold_of, title, words
+from mbrl_lab.cli import compare as comparison
+from mbrl_lab.cli.compare import algos_of, main, parser, threshold_of, title, words
 from mbrl_lab.config import CONF, check, compose_config
 from mbrl_lab.report.compare import Curve
 from mbrl_lab.tracking.folder import flatten, plain

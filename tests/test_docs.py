@@ -16,14 +16,14 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from mbrl_lab import comparison
 from mbrl_lab.app import make_run
+from mbrl_lab.cli import compare as comparison
+from mbrl_lab.cli import sweep as sweeping
+from mbrl_lab.cli import tune as tuning
+from mbrl_lab.cli.evaluate import parser
 from mbrl_lab.config import CONF, check, compose_config
 from mbrl_lab.config import composition as config
 from mbrl_lab.config.messages import flat_keys
-from mbrl_lab.evaluation import parser
-from mbrl_lab.sweep import command as sweeping
-from mbrl_lab.tune import command as tuning
 from mbrl_lab.tune.space import read_space
 
 ROOT = Path(__file__).parents[1]

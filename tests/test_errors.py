@@ -21,9 +21,11 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.hydra import Hydra
 from hydra.core.utils import configure_log
 
-from mbrl_lab import app, load_run, make_run
+from mbrl_lab import load_run, make_run
 from mbrl_lab.algo import Random
-from mbrl_lab.comparison import main as compare_main
+from mbrl_lab.cli import terminal
+from mbrl_lab.cli import train as cli_train
+from mbrl_lab.cli.compare import main as compare_main
 from mbrl_lab.config import CONF, ConfigError, check, choose_device, compose_config
 from mbrl_lab.config import composition as config
 from mbrl_lab.doctor.job import parts
@@ -339,7 +341,7 @@ def test_a_fault_of_the_program_keeps_its_traceback(
         train(*QUICK)
     status = RunFolder(tmp_path / "run").status()
     assert status["state"] == "failed" and "Traceback" in status["error"] and "a bug" in status["error"]
-    assert app.say(KeyError("a bug")) is None
+    assert terminal.say(KeyError("a bug")) is None
 
 
 def test_a_mistake_in_a_process_of_its_own(tmp_path: Path) -> None:
@@ -437,13 +439,13 @@ def test_another_folder_of_configs(train: Train, monkeypatch: pytest.MonkeyPatch
 def test_where_nobody_reads_on_a_script_ends_quietly(monkeypatch: pytest.MonkeyPatch) -> None:
     ends: list[int] = []
     monkeypatch.setattr(os, "dup2", lambda new, old: ends.append(old))
-    assert app.attempt(raising(BrokenPipeError())) == 141 and ends == [1]
+    assert terminal.attempt(raising(BrokenPipeError())) == 141 and ends == [1]
 
 
 def test_letters_that_the_terminal_lacks_end_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", terminal)
-    assert app.attempt(lambda: print("1 ± 0 in é", flush=True)) == 0
+    assert terminal.attempt(lambda: print("1 ± 0 in é", flush=True)) == 0
     assert terminal.buffer.getvalue() == b"1 \\xb1 0 in \\xe9\n"  # type: ignore[attr-defined]
 
 
@@ -479,7 +481,7 @@ def test_a_run_goes_on_where_nobody_reads_what_it_says(monkeypatch: pytest.Monke
     monkeypatch.setattr(sys, "stdout", Unread())
     monkeypatch.setattr(sys, "stderr", Unread())
     words = [*QUICK, "eval.final_episodes=1"]
-    app.run(compose_config(words), tmp_path, words)
+    cli_train.run(compose_config(words), tmp_path, words)
     assert RunFolder(tmp_path).status()["state"] == "done" and {1, 77} <= set(hushed)
 
 

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from imageio_ffmpeg import count_frames_and_secs
 
-from mbrl_lab import evaluation, load_run, make_run
-from mbrl_lab.evaluation import main, statistics, table
+from mbrl_lab import load_run, make_run
+from mbrl_lab.cli import evaluate as evaluation
+from mbrl_lab.cli.evaluate import main, statistics, table
 from mbrl_lab.scores import Reference, interquartile_mean
 from mbrl_lab.tracking.episodes import EpisodeLog
 from mbrl_lab.tracking.folder import RunFolder

@@ -12,12 +12,13 @@ import matplotlib.figure
 import pytest
 from runs import metrics
 
-from mbrl_lab import evaluation, report
-from mbrl_lab.app import run
+from mbrl_lab import report
+from mbrl_lab.cli import evaluate as evaluation
+from mbrl_lab.cli.doctor import main as doctor
+from mbrl_lab.cli.evaluate import main
+from mbrl_lab.cli.train import run
 from mbrl_lab.config import compose_config
-from mbrl_lab.doctor import main as doctor
 from mbrl_lab.env import vector
-from mbrl_lab.evaluation import main
 from mbrl_lab.tracking import video
 from mbrl_lab.tracking.folder import RunFolder
 from mbrl_lab.tracking.signals import Signals

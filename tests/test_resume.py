@@ -19,7 +19,8 @@ from runs import metrics
 from torch.utils._pytree import tree_leaves
 
 from mbrl_lab import make_run
-from mbrl_lab.app import AT_ONCE, compose_config, resumed_line, run
+from mbrl_lab.app import compose_config
+from mbrl_lab.cli.train import AT_ONCE, resumed_line, run
 from mbrl_lab.runner import Runner
 from mbrl_lab.tracking.checkpoint import Checkpoint
 from mbrl_lab.tracking.folder import RunFolder, RunRefused

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from runs import metrics
 
+from mbrl_lab.cli.sweep import to_retry
 from mbrl_lab.config import ConfigError
-from mbrl_lab.sweep.command import to_retry
 from mbrl_lab.sweep.jobs import Job, Sweep, read_sweep
 from mbrl_lab.sweep.slurm import queued, submit
 from mbrl_lab.sweep.start import start

@@ -11,10 +11,11 @@ import pytest
 from awkward_envs import Lonely
 from test_resume import assert_same_run, saved_state, stopped, whole
 
-from mbrl_lab import evaluation, make_run
-from mbrl_lab.app import run
+from mbrl_lab import make_run
+from mbrl_lab.cli import evaluate as evaluation
+from mbrl_lab.cli.evaluate import main
+from mbrl_lab.cli.train import run
 from mbrl_lab.config import compose_config
-from mbrl_lab.evaluation import main
 from mbrl_lab.runner import Runner
 from mbrl_lab.tracking.folder import RunFolder
 

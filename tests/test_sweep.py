@@ -18,9 +18,9 @@ import pytest
 from omegaconf import OmegaConf
 from other_process import held
 
+from mbrl_lab.cli.sweep import main, to_retry
 from mbrl_lab.config import ConfigError
 from mbrl_lab.sweep import parallel
-from mbrl_lab.sweep.command import main, to_retry
 from mbrl_lab.sweep.jobs import Job, Sweep, names, read_sweep
 from mbrl_lab.sweep.launch import hydra_flags
 from mbrl_lab.sweep.parallel import choose_places, run_parallel

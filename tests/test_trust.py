@@ -17,10 +17,11 @@ import torch
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from mbrl_lab import evaluation, load_run, make_run
+from mbrl_lab import load_run, make_run
+from mbrl_lab.cli import evaluate as evaluation
+from mbrl_lab.cli import sweep as command
+from mbrl_lab.cli.evaluate import main
 from mbrl_lab.config import ConfigError, build
-from mbrl_lab.evaluation import main
-from mbrl_lab.sweep import command
 from mbrl_lab.sweep.jobs import Job, Sweep, read_sweep
 from mbrl_lab.tracking.episodes import EpisodeLog
 from mbrl_lab.tracking.folder import RunFolder, RunRefused
@@ -276,7 +277,7 @@ def test_a_stored_config_is_only_compared_when_a_run_goes_on(finished: Path, mod
 
 
 def test_comparing_runs_builds_nothing(finished: Path, modules: Path) -> None:
-    from mbrl_lab.comparison import show
+    from mbrl_lab.cli.compare import show
 
     run = stranger(finished, modules, malicious(modules)["write_text"] | {"env.make.id": "evil_module:Env-v0"})
     row = json.dumps({"step": 60, "eval/return": 9.0, "time/seconds": 1.0, "time/evaluation": 0.1})

@@ -18,9 +18,9 @@ from optuna.trial import TrialState
 from other_process import held
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
+from mbrl_lab.cli.tune import main
 from mbrl_lab.config import CONF, ConfigError, check, compose_config
 from mbrl_lab.config import composition as config
-from mbrl_lab.tune.command import main
 from mbrl_lab.tune.space import distribution, read_space
 from mbrl_lab.tune.study import base_preset, best, end, open_study, report, under_way, write_preset
 from mbrl_lab.tune.worker import Worker

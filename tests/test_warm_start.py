@@ -11,7 +11,8 @@ import torch
 from runs import metrics
 from test_resume import assert_same_run, stopped, whole
 
-from mbrl_lab import app, load_run, make_run
+from mbrl_lab import load_run, make_run
+from mbrl_lab.cli import train as cli_train
 from mbrl_lab.config import ConfigError, check, compose_config
 from mbrl_lab.tracking.checkpoint import Checkpoint
 from mbrl_lab.tracking.folder import RunFolder
@@ -140,12 +141,12 @@ def test_it_trains_on_and_resumes_exactly_without_its_source(sources: dict[str, 
 def test_the_command_line_tells_it_once(
     sources: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(app, "draw", lambda runner: [])
+    monkeypatch.setattr(cli_train, "draw", lambda runner: [])
     algo, env, *rest = DDQN
     words = [f"algo={algo}", f"env={env}", *rest, f"init_from={sources['ddqn']}"]
     for steps, times in ((60, 1), (80, 0)):
         given = [*words, f"steps={steps}"]
-        app.run(compose_config(given), tmp_path, given)
+        cli_train.run(compose_config(given), tmp_path, given)
         assert capsys.readouterr().out.count("\ninit      ") == times
     assert RunFolder(tmp_path).config()["init_from"] == str(sources["ddqn"])
 

@@ -1,5 +1,1 @@
 """Examine this machine, or the parts of a job: what is there, what is missing, and what to do about it."""
-
-from mbrl_lab.doctor.command import main
-
-__all__ = ["main"]

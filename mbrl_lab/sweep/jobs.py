@@ -18,6 +18,10 @@ from mbrl_lab.tracking.folder import MAY_CHANGE
 NAME = "sweep.json"
 
 
+SCRIPT = Path(__file__).resolve().parents[1] / "cli" / "train.py"
+"""Starts runs where there is no scripts/train.py, as when the package was installed."""
+
+
 @dataclass(frozen=True)
 class Job:
     """One run of a sweep: where, by which command line, and with how many threads and on what device."""
@@ -51,7 +55,8 @@ class Sweep:
 
     def command(self, job: Job) -> list[str]:
         """What starts this job."""
-        return [sys.executable, self.script, *job.arguments()]
+        # -P: what stands beside the script is none of a run's modules
+        return [sys.executable, "-P", self.script, *job.arguments()]
 
     def write(self) -> None:
         """Put it into the sweep's folder."""

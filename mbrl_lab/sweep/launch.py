@@ -15,7 +15,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mbrl_lab.config import ConfigError, check, default_of, refuse_old_names, refuse_unknown_preset
-from mbrl_lab.sweep.jobs import Job, Sweep, names, read_sweep
+from mbrl_lab.sweep.jobs import SCRIPT, Job, Sweep, names, read_sweep
 from mbrl_lab.sweep.start import start
 from mbrl_lab.tracking.folder import AlreadyRunning, RunFolder, differences, plain
 
@@ -47,7 +47,8 @@ def launch(
             del cfg["hydra"]
         if wanted(folder, cfg, partial(default_of, overrides, confs)):
             waiting.append(job)
-    script = str(Path(sys.modules["__main__"].__file__ or sys.argv[0]).resolve())
+    main = Path(sys.modules["__main__"].__file__ or sys.argv[0]).resolve()
+    script = str(main if main.name == "train.py" else SCRIPT)
     launcher = plain(launcher)
     sweep = Sweep(path, script, os.getcwd(), launcher, names(jobs, path)).including(read_sweep(path))
     sweep.write()

@@ -15,8 +15,8 @@ from gymnasium.spaces import Box, Discrete
 from odd_envs import CASES, GOAL, WHOLE, Case, Odd, acts, obs
 from omegaconf import OmegaConf
 
-from mbrl_lab import app
 from mbrl_lab.app import make_run
+from mbrl_lab.cli import train as cli_train
 from mbrl_lab.config import ConfigError, build, check, compose_config, with_family
 from mbrl_lab.dynamics.frames import Frames as FramesModel
 from mbrl_lab.dynamics.grid import Grid
@@ -309,12 +309,13 @@ def test_the_command_line_says_what_was_seen(
     known: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["train.py", "env=gym", f"env.id={known['IntegerBox']}"])
-    app.main(lambda: None)
+    monkeypatch.setattr(cli_train, "hydra_main", lambda: None)
+    cli_train.main()
     assert sys.argv[3] == "family=continuous"
     assert capsys.readouterr().err == "family=continuous: observations [2] float32, actions [1]\n"
     monkeypatch.setattr(sys, "argv", ["train.py", "env=gym", f"env.id={known['InitRaises']}"])
     with pytest.raises(SystemExit):
-        app.main(lambda: None)
+        cli_train.main()
     assert "making it raised OSError: no licence" in capsys.readouterr().err
 
 

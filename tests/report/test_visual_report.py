@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from mbrl_lab import load_run, make_run
+from mbrl_lab.cli.evaluate import main
 from mbrl_lab.dynamics import Visual
-from mbrl_lab.evaluation import main
 from mbrl_lab.report.images import SIZE, coloured, diagnose_images, video_frames, windows
 from mbrl_lab.types import Step
 

@@ -8,14 +8,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mbrl_lab.app import attempt
+from mbrl_lab.cli.terminal import attempt
 from mbrl_lab.config import ConfigError
+from mbrl_lab.sweep.jobs import SCRIPT
 from mbrl_lab.tracking.signals import STOPPED
 
 PRESET = "preset.yaml"
 
 
-def main(argv: Sequence[str], script: Path) -> int:
+def main(argv: Sequence[str], script: Path = SCRIPT) -> int:
     """The command line; `script` starts runs. Returns its exit code: 2, and one line, for what the user can mend."""
     args = parser().parse_intermixed_args(argv)
     try:

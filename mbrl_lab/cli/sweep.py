@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mbrl_lab.app import attempt
+from mbrl_lab.cli.terminal import attempt
 from mbrl_lab.config import ConfigError, conf_folders
-from mbrl_lab.sweep.jobs import Job, Sweep
+from mbrl_lab.sweep.jobs import SCRIPT, Job, Sweep
 from mbrl_lab.sweep.start import start
 from mbrl_lab.sweep.table import TO_RETRY, collect, look, open_sweep, table
 from mbrl_lab.sweep.trust import check_sweep
 from mbrl_lab.tracking.signals import STOPPED
 
 
-def main(argv: Sequence[str], script: Path) -> int:
+def main(argv: Sequence[str], script: Path = SCRIPT) -> int:
     """The command line; `script` starts runs. Returns its exit code: 2, and one line, for what the user can mend."""
     args = parser().parse_args(argv)
     try:

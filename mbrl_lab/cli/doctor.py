@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from mbrl_lab.app import attempt
+from mbrl_lab.cli.terminal import attempt
 from mbrl_lab.doctor.job import parts
 from mbrl_lab.doctor.machine import Finding, findings
 

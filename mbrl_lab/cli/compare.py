@@ -11,7 +11,8 @@ from typing import Any
 import gymnasium
 from omegaconf import DictConfig, OmegaConf
 
-from mbrl_lab.app import attempt, run
+from mbrl_lab.cli.terminal import attempt
+from mbrl_lab.cli.train import run
 from mbrl_lab.config import ConfigError, check, compose_config, conf_folders
 from mbrl_lab.report.compare import Curve, by_group, by_run, draw_comparison, find_runs, grouped, read_run
 from mbrl_lab.report.tables import table, write_csv

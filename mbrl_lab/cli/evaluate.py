@@ -16,8 +16,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from mbrl_lab import scores
-from mbrl_lab.app import attempt, load_run, precision_line, stored_config
+from mbrl_lab.app import load_run, precision_line, stored_config
 from mbrl_lab.arithmetic import AS_BEGAN
+from mbrl_lab.cli.terminal import attempt
 from mbrl_lab.config import CONF, ConfigError, build
 from mbrl_lab.env import Envs, Episode
 from mbrl_lab.runner import Runner

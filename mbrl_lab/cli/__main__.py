@@ -1,0 +1,34 @@
+"""The console command: mbrl-lab COMMAND ..., or python -m mbrl_lab.cli COMMAND ..."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+COMMANDS = {
+    "train": "train what words such as algo=mpc env=cartpole compose, or go on with a run",
+    "evaluate": "play whole episodes with a run's weights",
+    "compare": "train several algorithms with equal seeds, or take runs that are there, and draw them together",
+    "sweep": "look at the runs of a sweep, start some again, gather results",
+    "tune": "search for settings",
+    "doctor": "examine this machine, or the parts of a job",
+}
+
+
+def main() -> int:
+    """Call the command that the first argument names, with the others."""
+    name, *rest = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        print("usage: mbrl-lab COMMAND ...\n")
+        print("\n".join(f"  {command:10}{what}" for command, what in COMMANDS.items()))
+        print("\nmbrl-lab COMMAND --help says what each takes.")
+        return 0
+    if name not in COMMANDS:
+        print(f"error: mbrl-lab has no command {name!r}; it has {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    sys.argv = [f"mbrl-lab {name}", *rest]
+    return import_module(f"mbrl_lab.cli.{name}").main(rest) or 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,72 @@
+"""What all commands share: errors in a line or two, exit codes, and output that nobody may read on."""
+
+from __future__ import annotations
+
+import errno
+import io
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+
+import torch
+from omegaconf.errors import OmegaConfBaseException
+
+from mbrl_lab.config import (
+    ConfigError,
+)
+from mbrl_lab.config.messages import deleted_key
+from mbrl_lab.tracking.folder import RunRefused
+from mbrl_lab.tracking.progress import hush
+
+
+def say(error: BaseException) -> str | None:
+    """One or two lines for what a user can mend; None for what is a fault of the program."""
+    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+        return (
+            "out of memory: make planner.population, planner.particles, dynamics.width, dynamics.members,"
+            " dynamics.trainer.batch, eval.num or replay.capacity smaller"
+        )
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"{error}: make room there, and give the same command again"
+    if isinstance(error, OmegaConfBaseException):
+        return deleted_key(error)
+    if isinstance(error, ConfigError | RunRefused | FloatingPointError | OSError | ValueError):
+        return str(error)
+    return None
+
+
+def attempt(work: Callable[[], None]) -> int:
+    """A script's exit code: 0, or 2 and a line for what a user can mend. Faults of the program are raised."""
+    write_any_letter()
+    try:
+        work()
+    except BrokenPipeError:
+        hush(1)
+        return UNHEARD
+    except Exception as error:
+        lines = say(error)
+        if lines is None:
+            raise
+        print(f"error: {lines}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def write_any_letter() -> None:
+    """Print letters that the terminal's encoding lacks as escapes: none of them is worth a run."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            with suppress(OSError):  # it is closed
+                stream.reconfigure(errors="backslashreplace")
+
+
+def tell(text: str) -> None:
+    """Print; a run goes on where nobody reads any more, as after `| head`."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        hush(1)
+
+
+UNHEARD = 128 + 13
+"""The exit code of a script whose output nobody reads on, as if by SIGPIPE."""
