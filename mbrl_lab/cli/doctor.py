@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from mbrl_lab.cli.terminal import attempt
+from mbrl_lab.config.layers import explain_key
 from mbrl_lab.doctor.job import parts
 from mbrl_lab.doctor.machine import Finding, findings
 
@@ -24,7 +25,10 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="doctor.py", description="Examine this machine, or the parts of a job.")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train.py: examine that job")
     parser.add_argument("--config-dir", metavar="DIR", help="another folder of config files, as for train.py")
+    parser.add_argument("--explain", metavar="KEY", help="where that job's setting, or group of settings, comes from")
     args = parser.parse_intermixed_args(argv)
+    if args.explain:
+        return attempt(lambda: print(explain_key(args.explain, args.overrides, args.config_dir)))
     return job(args.overrides, args.config_dir) if args.overrides else machine()
 
 

@@ -31,6 +31,7 @@ from mbrl_lab.config import (
     with_family,
 )
 from mbrl_lab.config.command_line import CommandLine
+from mbrl_lab.config.layers import explain_key
 from mbrl_lab.replay import nbytes
 from mbrl_lab.report import draw
 from mbrl_lab.tracking.checkpoint import Checkpoint
@@ -146,6 +147,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         line.overrides, seen = with_family(line.overrides, confs)
         if seen:
             print(seen, file=sys.stderr)
+        if line.explain:
+            tell(explain_key(line.explain, line.overrides, line.config_dir))
+            return
         sys.argv[1:] = line.words()
         hydra_main()
     except KeyboardInterrupt:

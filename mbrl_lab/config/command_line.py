@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shlex
@@ -26,7 +27,9 @@ TEXTS = (*FOLDERS, *SOURCES, "name", "sweep_name")
 
 
 class CommandLine:
-    """The words after a script's name, sorted: `overrides`, the `flags` with what belongs to them, and `--config-dir`.
+    """The words after a script's name, sorted: `overrides`, the `flags` with what belongs to them, and our own flag.
+
+    config_dir: what `--config-dir` names. explain: what `--explain` asks about; it is no flag of Hydra's.
 
     Raises ValueError, one line, for a flag that is not there.
     """
@@ -34,7 +37,12 @@ class CommandLine:
     def __init__(self, argv: Sequence[str]) -> None:
         parser = get_args_parser()
         parser.error = _refuse  # type: ignore[method-assign]
-        args = parser.parse_intermixed_args(list(argv))
+        ours = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        ours.error = _refuse  # type: ignore[method-assign]
+        ours.add_argument("--explain", metavar="KEY")
+        own, argv = ours.parse_known_args(list(argv))
+        self.explain: str | None = own.explain
+        args = parser.parse_intermixed_args(argv)
         waiting = list(args.overrides)
         for nameless in (o for o in waiting if o.startswith("=")):
             raise ValueError(f"cannot read {nameless!r}: a setting is written key=value")

@@ -89,9 +89,14 @@ def conf_folders(config_dir: Path | str | None = None) -> list[Path]:
 def composed(overrides: Sequence[str], confs: Sequence[Path], **how: Any) -> DictConfig:
     """A config from the folders; what stands in an earlier one hides what stands in a later one."""
     presets.FOLDERS[:] = confs[1:]
-    where = [f"hydra.searchpath=[{','.join(quoted(f'file://{conf}') for conf in confs[1:])}]"]
     with initialize_config_dir(str(confs[0]), version_base="1.3"):
-        return compose("train", [*overrides, *(where if confs[1:] else [])], **how)
+        return compose("train", [*overrides, *search_path(confs)], **how)
+
+
+def search_path(confs: Sequence[Path]) -> list[str]:
+    """The override that lets Hydra look in other folders than our own, if there are any."""
+    others = ",".join(quoted(f"file://{conf}") for conf in confs[1:])
+    return [f"hydra.searchpath=[{others}]"] if others else []
 
 
 def with_family(words: Sequence[str], confs: Sequence[Path] = (CONF,)) -> tuple[list[str], str]:
