@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from mbrl_lab.config import presets
 from mbrl_lab.config.composition import compose_config, conf_folders, search_path
 from mbrl_lab.config.messages import did_you_mean, flat_keys
+from mbrl_lab.config.options import pairs
 from mbrl_lab.config.parts import ConfigError
 from mbrl_lab.config.rules import RULES
 from mbrl_lab.tracking.folder import ABSENT
@@ -108,12 +109,6 @@ def section_names(key: str) -> set[str]:
     """`planner=cem|icem` -> planner=cem, planner=icem."""
     group, _, options = key.partition("=")
     return {f"{group}={option}" for option in options.split("|")} if options else {key}
-
-
-def pairs(node: yaml.Node | None) -> Iterator[tuple[str, yaml.Node]]:
-    """The keys of a mapping, and what they hold."""
-    if isinstance(node, yaml.MappingNode):
-        yield from ((str(key.value), value) for key, value in node.value)
 
 
 def descend(node: yaml.Node | None, path: Sequence[str]) -> yaml.Node | None:

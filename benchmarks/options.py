@@ -1,0 +1,76 @@
+"""Options: their table, and those that nothing in this repository ever sets.
+
+    python benchmarks/options.py                 # lists settings without use, and counts them
+    python benchmarks/options.py --write         # writes docs/options.md
+
+A setting is used where a recipe, preset, experiment, sweep, search, another group's file, a documented command or a
+test sets it. Settings of environments, loggers and launchers are left out: they belong to a task or a machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator
+
+import yaml
+
+from mbrl_lab.config import CONF, presets
+from mbrl_lab.config.options import Option, declared, leaves, pairs, table
+
+ROOT = CONF.parent
+SETTERS = ("recipe", "preset", "experiment", "sweep", "tune", "value", "env", "dynamics", "policy", "debug", "shrink")
+MACHINE = ("logger.", "launcher.", "runtime.", "env.", "name", "sweep_name", "init_")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="write docs/options.md")
+    if parser.parse_args().write:
+        (ROOT / "docs" / "options.md").write_text(table(CONF), encoding="utf-8")
+        return
+    options = [o for o in declared(CONF) if not o.key.startswith(MACHINE)]
+    unused = unset(options)
+    for option in unused:
+        print(f"{option.key:40} {option.default:20} conf/{option.file}:{option.line}")
+    print(f"{len(unused)} of {len(options)} settings are set by nothing here")
+
+
+def unset(options: list[Option]) -> list[Option]:
+    """Those that neither a config file gives another value nor a test or a document names as KEY=VALUE."""
+    written = set(by_files()) | set(by_words())
+    return [option for option in options if option.key not in written]
+
+
+def by_files() -> Iterator[str]:
+    """Keys that files of settings give a value, beside the file that declares them."""
+    for group in SETTERS:
+        for file in (CONF / group).rglob("*.yaml"):
+            content = presets.read(file)
+            bases = [entry for entry in content.get("defaults", []) if isinstance(entry, str) and entry != "_self_"]
+            if group in ("dynamics", "policy", "env") and not bases and file.parent.name == group:
+                continue  # it declares what it sets
+            root = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+            nested = file.parent.parent == CONF and not file.read_text().startswith("# @package _global_")
+            prefix = f"{group}." if nested and group in ("dynamics", "policy") else ""
+            if group in ("dynamics", "policy") and file.parent.name != group:
+                prefix = f"{group}."  # conf/dynamics/ensemble/mbpo.yaml
+            if group == "tune":
+                yield from (key for name, node in pairs(root) if name == "space" for key, _ in pairs(node))
+            for key, _ in leaves(root, prefix):
+                yield re.sub(r"^(budget|\w+=[\w|]+)\.", "", key)
+
+
+def by_words() -> Iterator[str]:
+    """Keys of KEY=VALUE in documents, tests, the Makefile and recorded commands."""
+    places = [*ROOT.glob("docs/**/*"), *ROOT.glob("tests/**/*.py"), ROOT / "README.md", ROOT / "Makefile"]
+    places += [*ROOT.glob("benchmarks/*.py"), *ROOT.glob("conf/**/*.yaml")]
+    for place in places:
+        if place.suffix in (".md", ".py", ".csv", ".yaml", "") and place.is_file() and place.name != "options.md":
+            text = place.read_text(encoding="utf-8")
+            yield from re.findall(r"(?<![\w.])([a-z_]+(?:\.[a-z_0-9]+)*)=(?!=)", text)
+            yield from re.findall(r"\"([a-z_]+(?:\.[a-z_0-9]+)+)\": ", text)
+
+
+if __name__ == "__main__":
+    main()
