@@ -1,4 +1,4 @@
-"""Scores: what played episodes come to, in numbers."""
+"""Scores: statistics of episodes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Reference(NamedTuple):
 
 
 def statistics(episodes: Sequence[Episode], reference: Reference | None = None) -> dict[str, float]:
-    """Mean, spread, middle and extremes; `hns`, the human-normalised score of the mean, where there is a reference."""
+    """Mean, std, interquartile mean and extremes; `hns`, the human-normalised score of the mean, with a reference."""
     returns = np.array([e.ret for e in episodes])
     mean = float(returns.mean())
     numbers = {

@@ -100,7 +100,7 @@ def test_a_run_keeps_what_it_began_with(
     resumed.run()
     assert set(bits(tmp_path)) == {16}
 
-    monkeypatch.setattr(evaluation, "pictures", lambda *_: [])  # they take seconds
+    monkeypatch.setattr(evaluation, "draw_report", lambda *_: [])  # they take seconds
     assert load_run(tmp_path).precision == torch.bfloat16
     assert evaluation.main([str(tmp_path), "--episodes", "1"]) == 0
     assert "precision bf16, as the run began; a new run here would take fp32" in capsys.readouterr().out

@@ -200,7 +200,7 @@ def test_a_machine_that_cannot_draw_says_why(monkeypatch: pytest.MonkeyPatch, tm
     def blind(*_: object) -> None:
         raise RuntimeError("cannot render without a display\nand more")
 
-    monkeypatch.setattr(sight, "filmed", blind)
+    monkeypatch.setattr(sight, "rendered", blind)
     make = partial(make_gym, "CartPole-v1")
     assert sight.sight(Envs(make, 1, 0), make, tmp_path / "x.png") == "none: cannot render without a display"
 
@@ -218,7 +218,7 @@ def test_actions_are_named_where_the_environment_tells() -> None:
 
 def test_a_picture_is_taken_in_the_middle_of_an_episode() -> None:
     known = {"game": "spaceinvaders", "sticky": 0.0, "minimal_actions": False, "max_steps": 0}
-    obs = sight.watched(Envs(partial(MinAtar, **known), 1, 0, make_vector=partial(MinAtarVector, **known)))[0]
+    obs = sight.observed(Envs(partial(MinAtar, **known), 1, 0, make_vector=partial(MinAtarVector, **known)))[0]
     assert obs[1].any() and not obs[1, 0, 7], "the aliens have moved one to the left"
 
 

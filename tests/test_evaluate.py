@@ -37,7 +37,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A copy of it that a test may write to; pictures are left to the one test that looks at them."""
-    monkeypatch.setattr(evaluation, "pictures", lambda runner, name: [])
+    monkeypatch.setattr(evaluation, "draw_report", lambda runner, name: [])
     yield Path(shutil.copytree(finished, tmp_path / "run"))
 
 

@@ -148,6 +148,6 @@ def test_videos_and_pictures_of_a_shared_environment_need_no_second_one(
     assert {"train-0.mp4", "train-3.mp4", "final-0.mp4"} <= {path.name for path in (tmp_path / "videos").iterdir()}
     assert (tmp_path / "diagnostics" / "predicted.png").exists()
 
-    monkeypatch.setattr(evaluation, "pictures", lambda runner, name: [])
+    monkeypatch.setattr(evaluation, "draw_report", lambda runner, name: [])
     assert main([str(tmp_path), "--trust", "awkward_envs", "--episodes", "1", "--video", "1"]) == 0
     assert caplog.messages == []

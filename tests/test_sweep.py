@@ -25,7 +25,7 @@ from mbrl_lab.sweep.jobs import Job, Sweep, names, read_sweep
 from mbrl_lab.sweep.launch import hydra_flags
 from mbrl_lab.sweep.parallel import choose_places, run_parallel
 from mbrl_lab.sweep.start import LOCK, SweepFailed, start
-from mbrl_lab.sweep.table import look, see, speed, table
+from mbrl_lab.sweep.table import run_state, run_states, speed, table
 from mbrl_lab.tracking.folder import RunFolder
 from mbrl_lab.tracking.provenance import born
 
@@ -72,7 +72,7 @@ def sweep_of(tmp_path: Path, *deeds: str, threads: int = 1, device: str = "cpu")
 
 
 def states(sweep: Sweep) -> list[str]:
-    return [seen.state for seen in look(sweep)]
+    return [seen.state for seen in run_states(sweep)]
 
 
 def test_a_killed_job_does_not_stop_the_others_and_its_folder_says_why(tmp_path: Path) -> None:
@@ -175,15 +175,15 @@ def test_a_run_is_seen_as_its_folder_shows_it(tmp_path: Path) -> None:
     here = {"host": os.uname().nodename, "pid": os.getpid(), "born": born(os.getpid())}
     write_status(tmp_path / "a", **here)
     put(tmp_path / "a", ROWS, 100)
-    seen = see("a", tmp_path / "a", False)
+    seen = run_state("a", tmp_path / "a", False)
     assert (seen.state, seen.step, seen.total, seen.ret, seen.speed, seen.left) == ("running", 40, 100, 4.0, 5.0, 12.0)
     write_status(tmp_path / "b", state="failed", error="Traceback\n  ...\nKeyError: 'x'\n")
-    assert see("b", tmp_path / "b", False).error == "Traceback\n  ...\nKeyError: 'x'\n"
-    assert see("b", tmp_path / "b", True).state == "queued"
+    assert run_state("b", tmp_path / "b", False).error == "Traceback\n  ...\nKeyError: 'x'\n"
+    assert run_state("b", tmp_path / "b", True).state == "queued"
     write_status(tmp_path / "c")
-    assert see("c", tmp_path / "c", False).state == "killed", "nobody holds its lock"
-    assert see("d", tmp_path / "d", False)[1:6] == ("waiting", 0, None, None, None)
-    said = table([see(n, tmp_path / n, False) for n in "abcd"]).splitlines()
+    assert run_state("c", tmp_path / "c", False).state == "killed", "nobody holds its lock"
+    assert run_state("d", tmp_path / "d", False)[1:6] == ("waiting", 0, None, None, None)
+    said = table([run_state(n, tmp_path / n, False) for n in "abcd"]).splitlines()
     assert said[1].split() == ["a", "running", "40", "100", "4.0", "5.0", "0:00:12"]
     assert said[2].endswith("KeyError: 'x'") and said[-1] == "1 running, 1 failed, 1 killed, 1 waiting"
     assert speed(ROWS[:1]) is None

@@ -244,7 +244,7 @@ OWN_WORDS = {
 def test_a_run_with_a_module_of_ones_own(
     kind: str, modules: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(evaluation, "pictures", lambda runner, name: [])
+    monkeypatch.setattr(evaluation, "draw_report", lambda runner, name: [])
     folder = modules / "run"
 
     def train(**more: Any) -> None:

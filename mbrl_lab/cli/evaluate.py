@@ -1,4 +1,4 @@
-"""Look at a run again: play whole episodes with a checkpoint's weights, or see a logged one once more."""
+"""Evaluate a run: play whole episodes with a checkpoint's weights, replay a logged one, or validate its model."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from mbrl_lab.tracking.video import headless, origin, reason, record_episode
 
 
 def main(argv: Sequence[str]) -> int:
-    """The command line; returns its exit code: 2, and one line, for what the user can mend."""
+    """The command line; returns its exit code: 2, and one line, for errors that a user can fix."""
     args = parser().parse_args(argv)
     try:
         return attempt(lambda: answer(args))
@@ -40,13 +40,13 @@ def main(argv: Sequence[str]) -> int:
 
 
 def answer(args: argparse.Namespace) -> None:
-    """Do what was asked for."""
+    """Do what the options select."""
     if args.episode:
-        film_logged(RunFolder(args.run), args.episode, args.trust)
+        record_logged(RunFolder(args.run), args.episode, args.trust)
     elif args.render:
-        show(args.run, args.checkpoint, args.trust)
+        render_live(args.run, args.checkpoint, args.trust)
     elif args.model:
-        judge(args.run, args.checkpoint, args.trust)
+        validate_model(args.run, args.checkpoint, args.trust)
     else:
         evaluate(args.run, args.checkpoint, args.episodes, args.video, args.logger, args.trust)
 
@@ -71,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
         "--episode", metavar="PHASE:K", help="only film the K-th logged episode: train:0 the first, eval:-1 the latest"
     )
     alone.add_argument("--render", action="store_true", help="only show the first episode, live in a window")
-    alone.add_argument("--model", action="store_true", help="only judge the world model: errors, calibration, plans")
+    alone.add_argument("--model", action="store_true", help="only validate the world model: errors, calibration, plans")
     return p
 
 
@@ -85,26 +85,27 @@ def count(text: str, low: int) -> int:
 def evaluate(
     run: Path, checkpoint: str, episodes: int, films: int, logger: str | None, trust: Sequence[str] = ()
 ) -> None:
-    """Play, print, and leave results, videos and plots in the run's folder."""
+    """Play, print, and write results, videos and figures into the run's folder."""
     runner = load_run(run, checkpoint, trust=trust)
     name = checkpoint_name(runner.folder, checkpoint)
     if runner.precision_why != AS_BEGAN:
         print(precision_line(runner))
     with closing(runner.envs):
-        played = watched(runner, episodes)
+        played = played_with_progress(runner, episodes)
         results = {"checkpoint": name, "step": runner.steps, **statistics(played, runner.reference)}
         print(table(results))
         written = write_results(runner.folder.path / "evaluations" / f"{name}-{episodes}.json", results, played)
         print(f"results   {written}")
-        tell("video", film(runner, played[:films], name))
+
+        print_paths("video", record_videos(runner, played[:films], name))
         if logger == "wandb":
             log_to_wandb(runner, name, results, trust)
-            tell("wandb", [runner.folder.path / "wandb"])
-        tell("report", pictures(runner, name))
+            print_paths("wandb", [runner.folder.path / "wandb"])
+        print_paths("report", draw_report(runner, name))
 
 
-def watched(runner: Runner, episodes: int) -> list[Episode]:
-    """Play, and say on the way how far that is."""
+def played_with_progress(runner: Runner, episodes: int) -> list[Episode]:
+    """Play, with a line of progress."""
     runner.tracker.start(0, 0)
     try:
         return runner.evaluate(episodes)
@@ -120,7 +121,7 @@ def checkpoint_name(folder: RunFolder, checkpoint: str) -> str:
 
 
 def statistics(played: Sequence[Episode], reference: Reference | None = None) -> dict[str, Any]:
-    """What the table shows; `at_time_limit` counts the episodes that a time limit ended."""
+    """The numbers of the table; `at_time_limit` counts truncated episodes."""
     at_limit = sum(e.truncated for e in played)
     return {"episodes": len(played), **scores.statistics(played, reference), "at_time_limit": at_limit}
 
@@ -134,9 +135,9 @@ def table(results: dict[str, Any]) -> str:
 
 
 def display(value: Any, digits: int = 1) -> str:
-    return (
-        f"{value:,.{digits}f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
-    )
+    if isinstance(value, float):
+        return f"{value:,.{digits}f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def write_results(path: Path, results: dict[str, Any], played: Sequence[Episode]) -> Path:
@@ -147,8 +148,8 @@ def write_results(path: Path, results: dict[str, Any], played: Sequence[Episode]
     return path
 
 
-def film(runner: Runner, played: Sequence[Episode], name: str) -> list[Path]:
-    """A video of each episode; one that could not be made has given its warning and is left out."""
+def record_videos(runner: Runner, played: Sequence[Episode], name: str) -> list[Path]:
+    """A video of each episode; those that could not be made gave a warning and are left out."""
     paths = [runner.folder.videos / f"evaluation-{name}-{k}.mp4" for k in range(len(played))]
     for path, e in zip(paths, played, strict=True):
         path.unlink(missing_ok=True)
@@ -156,14 +157,14 @@ def film(runner: Runner, played: Sequence[Episode], name: str) -> list[Path]:
     return [path for path in paths if path.exists()]
 
 
-def pictures(runner: Runner, name: str) -> list[Path]:
-    """The report's pictures of the run at a checkpoint."""
+def draw_report(runner: Runner, name: str) -> list[Path]:
+    """The report's figures of the run at a checkpoint."""
     from mbrl_lab.report import draw
 
     return draw(runner, name)
 
 
-def judge(run: Path, checkpoint: str, trust: Sequence[str]) -> None:
+def validate_model(run: Path, checkpoint: str, trust: Sequence[str]) -> None:
     """How good the run's world model is: numbers here, pictures and CSV files in diagnostics/."""
     from mbrl_lab.report import draw_model, fitted, model_of
 
@@ -172,13 +173,13 @@ def judge(run: Path, checkpoint: str, trust: Sequence[str]) -> None:
         if model_of(runner.algo) is None:
             raise ConfigError(f"--model: {run} was trained by {type(runner.algo).__name__}, which has no world model")
         if not fitted(runner):
-            raise ConfigError(f"--model: the model of {run} has learned nothing by step {runner.steps:,}")
-        said, paths = draw_model(runner, checkpoint_name(runner.folder, checkpoint))
-    print(said)
-    tell("report", paths)
+            raise ConfigError(f"--model: the model of {run} is not fitted yet at step {runner.steps:,}")
+        text, paths = draw_model(runner, checkpoint_name(runner.folder, checkpoint))
+    print(text)
+    print_paths("report", paths)
 
 
-def tell(kind: str, paths: Sequence[Path]) -> None:
+def print_paths(kind: str, paths: Sequence[Path]) -> None:
     for path in paths:
         print(f"{kind:8}  {path}")
 
@@ -193,8 +194,8 @@ def log_to_wandb(runner: Runner, name: str, results: dict[str, Any], trust: Sequ
     logger.close(ok=True)
 
 
-def film_logged(folder: RunFolder, episode: str, trust: Sequence[str]) -> None:
-    """See a logged episode, written `train:K` or `eval:K`, again from its seed and actions; no weights are needed."""
+def record_logged(folder: RunFolder, episode: str, trust: Sequence[str]) -> None:
+    """A video of a logged episode, `train:K` or `eval:K`, from its seed and actions; no weights are needed."""
     make = build(stored_config(folder, trust).env.make)
     phase, k = parse_episode(episode)
     log = EpisodeLog(folder)
@@ -202,12 +203,13 @@ def film_logged(folder: RunFolder, episode: str, trust: Sequence[str]) -> None:
     if not -there <= k < there:
         known = f"0 to {there - 1}, or -1 for the latest" if there else "none yet"
         raise ConfigError(f"--episode {episode} is not there; {phase} episodes of this run: {known}")
+
     path = folder.videos / f"{phase}-{k % there}.mp4"
     try:
         record_episode(path, make, *log.read(phase, k))
     except Exception as error:
         raise ValueError(f"no video {path.name}: {reason(error)}") from error
-    tell("video", [path])
+    print_paths("video", [path])
 
 
 def parse_episode(text: str) -> tuple[Any, int]:
@@ -218,7 +220,7 @@ def parse_episode(text: str) -> tuple[Any, int]:
     return phase, int(k)
 
 
-def show(run: Path, checkpoint: str, trust: Sequence[str]) -> None:
+def render_live(run: Path, checkpoint: str, trust: Sequence[str]) -> None:
     """Play the first episode in a window."""
     if headless():
         raise ConfigError("--render needs a display, and there is none here; --video 1 films the episode instead")
@@ -229,7 +231,7 @@ def show(run: Path, checkpoint: str, trust: Sequence[str]) -> None:
     shown.make_envs = lambda num, stream: Envs(make, num, runner.seed, stream, False, runner.envs.frame_skip)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # gymnasium's advice to who wrote the environment
+            warnings.simplefilter("ignore")  # gymnasium's advice to the environment's author
             (episode,) = shown.evaluate(1)
     except Exception as error:
         instead = "--video 1 films the episode, if it draws frames"

@@ -1,4 +1,4 @@
-"""Look at a sweep, start again what did not end, and gather what came out."""
+"""The state of a sweep, retries of unfinished runs, and all results in one file."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from mbrl_lab.cli.terminal import attempt
 from mbrl_lab.config import ConfigError, conf_folders
 from mbrl_lab.sweep.jobs import SCRIPT, Job, Sweep
 from mbrl_lab.sweep.start import start
-from mbrl_lab.sweep.table import TO_RETRY, collect, look, open_sweep, table
+from mbrl_lab.sweep.table import TO_RETRY, collect, open_sweep, run_states, table
 from mbrl_lab.sweep.trust import check_sweep
 from mbrl_lab.tracking.signals import STOPPED
 
 
 def main(argv: Sequence[str], script: Path = SCRIPT) -> int:
-    """The command line; `script` starts runs. Returns its exit code: 2, and one line, for what the user can mend."""
+    """The command line; `script` starts runs. Returns the exit code: 2, and one line, for errors a user can fix."""
     args = parser().parse_args(argv)
     try:
         return attempt(lambda: {"status": show, "retry": retry, "collect": gather}[args.verb](args, script))
@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def found(args: argparse.Namespace, script: Path) -> Sweep:
-    """The sweep that is meant."""
+    """The sweep by its folder or its name."""
     named = Path("outputs", "sweeps", args.sweep)
     path = args.sweep if args.sweep.is_dir() or not named.is_dir() else named
     if not path.is_dir():
@@ -61,7 +61,7 @@ def found(args: argparse.Namespace, script: Path) -> Sweep:
 
 def show(args: argparse.Namespace, script: Path) -> None:
     """status"""
-    print(table(look(found(args, script))))
+    print(table(run_states(found(args, script))))
 
 
 def retry(args: argparse.Namespace, script: Path) -> None:
@@ -81,7 +81,7 @@ def retry(args: argparse.Namespace, script: Path) -> None:
 
 def to_retry(sweep: Sweep, names: Sequence[str]) -> list[Job]:
     """Those that are named, or all that can be retried; ConfigError for one that is not there, runs or is done."""
-    states = {seen.name: seen.state for seen in look(sweep)}
+    states = {run.name: run.state for run in run_states(sweep)}
     for name in names:
         if name not in states:
             raise ConfigError(f"the sweep has no run {name!r}; it has {', '.join(states)}")

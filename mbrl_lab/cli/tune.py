@@ -17,7 +17,7 @@ PRESET = "preset.yaml"
 
 
 def main(argv: Sequence[str], script: Path = SCRIPT) -> int:
-    """The command line; `script` starts runs. Returns its exit code: 2, and one line, for what the user can mend."""
+    """The command line; `script` starts runs. Returns the exit code: 2, and one line, for errors a user can fix."""
     args = parser().parse_intermixed_args(argv)
     try:
         return attempt(lambda: tune(args, script))

@@ -26,7 +26,7 @@ PICTURES = Path("outputs/doctor")
 
 
 def parts(overrides: Sequence[str], config_dir: Path | str | None = None) -> list[str]:
-    """Lines to print. All that is left on disk is a picture. Raises ConfigError for what cannot be built."""
+    """Lines to print. Only a picture is written to disk. Raises ConfigError for what cannot be built."""
     cfg = compose_config(overrides, config_dir)
     check(cfg)
     with tempfile.TemporaryDirectory() as place:
@@ -38,7 +38,7 @@ def parts(overrides: Sequence[str], config_dir: Path | str | None = None) -> lis
 
 
 def outline(runner: Runner, cfg: DictConfig) -> list[str]:
-    """Environment, replay and where the arithmetic happens."""
+    """Run, environment and replay, with device and precision."""
     envs, replay = runner.envs, runner.replay
     size = nbytes(envs.spec, cfg.replay.capacity) / 1e6
     rows = {
@@ -50,7 +50,7 @@ def outline(runner: Runner, cfg: DictConfig) -> list[str]:
 
 
 def meeting(envs: Envs, cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
-    """The environment as an agent meets it: actions by name, speed, and a picture."""
+    """The environment: actions by name, speed, and a picture."""
     words = [*(o.partition("=")[2] for o in overrides if o.startswith("env=")), "cartpole"][:1]
     words += [str(cfg.env[key]) for key in ("id", "game") if key in cfg.env]
     named = " ".join(f"{k}={name}" for k, name in enumerate(meanings(envs)))

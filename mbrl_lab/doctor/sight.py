@@ -1,4 +1,4 @@
-"""Sight: an environment as an agent meets it: what its actions mean, and a picture of what it observes."""
+"""An environment from the agent's side: names of its actions, and a picture of an observation."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ NUMBERS = 24  # of an observation that are shown
 
 
 def meanings(envs: Envs) -> list[str]:
-    """What the actions are called, where the environment tells: in `action_meanings`, or ALE's way."""
+    """Names of the actions, where the environment has them: in `action_meanings`, or by ALE's method."""
     vector = envs.vector
     inner = vector.envs[0].unwrapped if hasattr(vector, "envs") else vector
-    told = getattr(inner, "action_meanings", None)
-    return list(told if told is not None else getattr(inner, "get_action_meanings", list)())
+    names = getattr(inner, "action_meanings", None)
+    return list(names if names is not None else getattr(inner, "get_action_meanings", list)())
 
 
 def picture(envs: Envs, make: Callable[..., Any], path: Path) -> Path:
-    """What environment 0 shows after some random actions, at `path`.
+    """A picture of environment 0 after some random actions, at `path`.
 
     Images: their channels side by side. Vectors: the rendered frame beside the numbers.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     if len(envs.spec.obs_shape) == 3:
-        return save(channels(watched(envs)[0].numpy(), getattr(envs.vector, "channels", ())), path)
-    return save(scene(*filmed(envs, make)), path)
+        return save(channels(observed(envs)[0].numpy(), getattr(envs.vector, "channels", ())), path)
+    return save(scene(*rendered(envs, make)), path)
 
 
-def watched(envs: Envs) -> Tensor:
+def observed(envs: Envs) -> Tensor:
     """[B, *obs_shape] after some random actions, in the first episode that is as long, or else in the 1000th step."""
     row, since = envs.reset(), 0
     for _ in range(50 * STEPS):
@@ -54,7 +54,7 @@ def watched(envs: Envs) -> Tensor:
     return row.obs
 
 
-def filmed(envs: Envs, make: Callable[..., Any]) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+def rendered(envs: Envs, make: Callable[..., Any]) -> tuple[NDArray[np.uint8], NDArray[Any]]:
     """A frame [H, W, 3] and the observation at the same time."""
     envs.close()  # of some simulators only one can live at a time
     with rendering(make) as env:
@@ -83,10 +83,10 @@ def scene(frame: NDArray[np.uint8], obs: NDArray[Any]) -> Figure:
     """A frame beside the numbers that were observed with it."""
     figure = Figure(figsize=(8, 4.8), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 1))
-    bare(left, "what a video shows").imshow(frame)
+    bare(left, "a frame of a video").imshow(frame)
     lines = [f"{k:>4}  {x: .4g}" for k, x in enumerate(obs.flatten()[:NUMBERS].tolist())]
     lines += [f"      and {obs.size - NUMBERS} more"] if obs.size > NUMBERS else []
-    bare(right, "what the agent sees").text(0, 1, "\n".join(lines), va="top", family="monospace", fontsize=9, color=INK)
+    bare(right, "the observation").text(0, 1, "\n".join(lines), va="top", family="monospace", fontsize=9, color=INK)
     return figure
 
 

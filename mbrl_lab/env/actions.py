@@ -1,4 +1,4 @@
-"""Actions: what an agent chooses (0, 1, ... or numbers in [-1, 1]) as what an environment takes."""
+"""Actions of the agent (0, 1, ... or numbers in [-1, 1]) mapped to the environment's action space."""
 
 from __future__ import annotations
 
@@ -54,12 +54,14 @@ class FromUnit:
     """Numbers [A] in [-1, 1] to an action in [low, high] of the space's shape and type."""
 
     def __init__(self, low: NDArray[np.float64], high: NDArray[np.float64], space: Box) -> None:
-        self.low, self.high, self.space = low, high, space
+        self.low = low
+        self.high = high
+        self.space = space
         self.whole = space.dtype.kind != "f"
 
     def __call__(self, action: NDArray[Any]) -> NDArray[Any]:
-        share = np.clip((np.asarray(action, np.float64).reshape(self.low.shape) + 1) / 2, 0, 1)
-        moved = share * (self.high - self.low)
-        if self.whole:  # as many parts as there are numbers, all of one size
-            moved = np.floor(share * (self.high - self.low + 1))
+        fraction = np.clip((np.asarray(action, np.float64).reshape(self.low.shape) + 1) / 2, 0, 1)
+        moved = fraction * (self.high - self.low)
+        if self.whole:  # as many intervals as there are numbers, all of one length
+            moved = np.floor(fraction * (self.high - self.low + 1))
         return np.asarray(np.clip(self.low + moved, self.low, self.high), self.space.dtype)

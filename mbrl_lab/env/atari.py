@@ -21,8 +21,8 @@ FIRE = 1
 """Its number among the actions of every game that knows it."""
 
 GAMES_PER_SEED = 32
-"""Without sticky actions a console's games follow from its seed and their number alone, and one that goes on is 90 ms
-cheaper than one that is seeded: a game's seed says the console's (seed // 32) and which game since then (seed % 32)."""
+"""Without sticky actions a console's games follow from its seed and their number alone, and the next game is 90 ms
+cheaper than a new seed: a game's seed holds the console's seed (seed // 32) and the game's number there (seed % 32)."""
 
 NATIVE: dict[str, Any] = {"img_height": 210, "img_width": 160, "grayscale": False, "stack_num": 1}
 """What a person sees."""
@@ -35,7 +35,7 @@ class Protocol:
     sticky: float  # probability that the action before is taken again
     noops: int  # at most so many idle frames at an episode's beginning
     all_actions: bool  # all 18, or those that do something in this game
-    lives: bool  # a lost life ends the value, and FIRE is pressed where a game waits for it
+    lives: bool  # a lost life is terminal, and FIRE is pressed where a game waits for it
 
 
 PROTOCOLS = {
@@ -47,10 +47,10 @@ PROTOCOLS = {
 class AtariVector(VectorEnv):
     """`num` games of [frame_stack, 84, 84] uint8, stepped in parallel threads; scores are raw, episodes full games.
 
-    `info["life_lost"]` [num] says where a life was lost and the game goes on. With `serve`, FIRE is pressed in the
-    agent's place at the step after, and `info["action"]` [num] tells the actions that were taken. Consecutive games of
+    `info["life_lost"]` [num]: a life was lost and the game continues. With `serve`, FIRE is pressed in the
+    agent's place at the step after, and `info["action"]` [num] has the actions that were taken. Consecutive games of
     one console have consecutive seeds, `games_per_seed` of them before another is due.
-    Raises ValueError for a game that is not there, or one with another number of `actions` than was said.
+    Raises ValueError for an unknown game, or one with another number of `actions` than declared.
     """
 
     trusted_infos = ("action", "life_lost")
@@ -92,14 +92,14 @@ class AtariVector(VectorEnv):
         self.serve = serve and rules.lives and self.action_meanings[FIRE] == "FIRE"
         self.games_per_seed = 1 if rules.sticky else GAMES_PER_SEED
         self.lives = np.zeros(num, np.int32)
-        self.waiting, self.over = np.zeros(num, bool), np.zeros(num, bool)
+        self.waiting, self.done = np.zeros(num, bool), np.zeros(num, bool)
         self.begun = np.full(num, -1)  # the seed of a game that has just begun, else -1
         self.game = np.full(num, -1)  # the seed of each game
 
     def reset(  # type: ignore[override]
         self, *, seed: Sequence[int | None], options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
-        """Begin anew where `options["reset_mask"]` holds, or everywhere, with one seed for each game."""
+        """Reset where `options["reset_mask"]` holds, or everywhere, with one seed for each game."""
         mask = options["reset_mask"] if options else np.ones(self.num_envs, bool)
         wanted = np.array([-1 if s is None else s for s in seed])
         due = mask & (wanted != self.begun)
@@ -107,7 +107,7 @@ class AtariVector(VectorEnv):
             self._begin(due, wanted)
         self.begun = np.where(mask, wanted, self.begun)
         self.game = np.where(mask, wanted, self.game)
-        self.waiting, self.over = self.waiting & ~mask, self.over & ~mask
+        self.waiting, self.done = self.waiting & ~mask, self.done & ~mask
         return self.obs, {}
 
     def _begin(self, mask: NDArray[np.bool_], seeds: NDArray[np.int64]) -> None:
@@ -121,20 +121,20 @@ class AtariVector(VectorEnv):
 
     def step(self, actions: NDArray[np.int64]) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         taken = np.where(self.waiting, FIRE, actions)
-        self.obs, reward, ended, truncated, info = self.games.step(taken)
-        self.game = self.game + self.over
-        self.begun = np.where(self.over, self.game, -1)
-        lost = ended & (info["lives"] < self.lives) & (info["lives"] > 0)
+        self.obs, reward, terminated, truncated, info = self.games.step(taken)
+        self.game = self.game + self.done
+        self.begun = np.where(self.done, self.game, -1)
+        lost = terminated & (info["lives"] < self.lives) & (info["lives"] > 0)
         self.lives, self.waiting = info["lives"].copy(), lost & self.serve
-        self.over = truncated | (ended & ~lost)
-        return self.obs, reward, ended & ~lost, truncated, {"life_lost": lost, "action": taken}
+        self.done = truncated | (terminated & ~lost)
+        return self.obs, reward, terminated & ~lost, truncated, {"life_lost": lost, "action": taken}
 
     def close_extras(self, **kwargs: Any) -> None:
         self.games.close()
 
 
 class Atari(gymnasium.Env[NDArray[np.uint8], np.int64]):
-    """One game of `AtariVector`; to render, a second one in the console's colours is played alike beside it."""
+    """One game of `AtariVector`; to render, a second one in the console's colours gets the same actions."""
 
     trusted_infos = ("action", "life_lost")
 

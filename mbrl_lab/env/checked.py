@@ -1,4 +1,4 @@
-"""Checked: an environment of somebody else, held to gymnasium's contract; what breaks it is told in one line."""
+"""Checked: any environment, held to gymnasium's API; violations are errors of one line."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ STEP = "observation, reward, terminated, truncated, info"
 class Checked(gymnasium.Wrapper):
     """Passes on what `env` returns, once it has the declared shapes and types; ValueError, one line, otherwise.
 
-    Infos are the environment's own affair: only keys that it lists in an attribute `trusted_infos` get through, which
-    says that they mean what `Envs` documents. An exception inside the environment becomes a line that names its place.
-    Observations are copies: an environment may go on writing into its own array.
+    Infos are ignored but for the keys in the environment's attribute `trusted_infos`, which declares that they mean
+    what `Envs` documents. An exception inside the environment becomes a line with its file and line number.
+    Observations are copied, since an environment may write into the same array again.
     """
 
     def __init__(self, env: gymnasium.Env) -> None:
@@ -31,7 +31,7 @@ class Checked(gymnasium.Wrapper):
         returned = guarded("reset", lambda: self.env.reset(seed=seed, options=options))
         if not isinstance(returned, tuple) or len(returned) != 2:
             raise ValueError(f"the environment's reset returned {named(returned)}; it must return observation, info")
-        return conform(returned[0], self.env.observation_space, "reset"), self._told(returned[1])
+        return conform(returned[0], self.env.observation_space, "reset"), self._trusted_infos(returned[1])
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         returned = guarded("step", lambda: self.env.step(action))
@@ -43,10 +43,10 @@ class Checked(gymnasium.Wrapper):
             float(scalar(reward, "reward", "a number")),
             bool(scalar(terminated, "terminated", "true or false")),
             bool(scalar(truncated, "truncated", "true or false")),
-            self._told(info),
+            self._trusted_infos(info),
         )
 
-    def _told(self, info: Any) -> dict[str, Any]:
+    def _trusted_infos(self, info: Any) -> dict[str, Any]:
         return {key: info[key] for key in self.trusted if key in info}
 
 
@@ -80,8 +80,8 @@ def guarded(verb: str, call: Callable[[], Any]) -> Any:
 def described(error: Exception) -> str:
     """`KeyError: 'goal' (my_env.py, line 12)`, in one line."""
     place = traceback.extract_tb(error.__traceback__)[-1]
-    said = " ".join(str(error).split())
-    return f"{type(error).__name__}: {said} ({Path(place.filename).name}, line {place.lineno})"
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text} ({Path(place.filename).name}, line {place.lineno})"
 
 
 def conform(obs: Any, space: gymnasium.Space, verb: str, name: str = "observation") -> Any:
@@ -89,14 +89,14 @@ def conform(obs: Any, space: gymnasium.Space, verb: str, name: str = "observatio
     if isinstance(space, spaces.Dict):
         if not isinstance(obs, dict) or set(obs) != set(space.spaces):
             keys = sorted(obs) if isinstance(obs, dict) else named(obs)
-            raise ValueError(f"{said(verb, name)} is {keys}, but the space has the keys {sorted(space.spaces)}")
+            raise ValueError(f"{wrong(verb, name)} is {keys}, but the space has the keys {sorted(space.spaces)}")
         return {key: conform(obs[key], part, verb, f"{name}[{key!r}]") for key, part in space.items()}
     if isinstance(space, spaces.Tuple):
         if not isinstance(obs, tuple | list) or len(obs) != len(space.spaces):
-            raise ValueError(f"{said(verb, name)} is {named(obs)}, but the space is {space}")
+            raise ValueError(f"{wrong(verb, name)} is {named(obs)}, but the space is {space}")
         return tuple(conform(obs[k], part, verb, f"{name}[{k}]") for k, part in enumerate(space.spaces))
     if not isinstance(space, spaces.Box | spaces.MultiBinary | spaces.MultiDiscrete):
-        return obs  # gymnasium flattens it, or it is refused before
+        return obs  # gymnasium flattens it, or `spec_of` rejects it
     return as_array(obs, space, verb, name)
 
 
@@ -107,18 +107,18 @@ def as_array(obs: Any, space: Any, verb: str, name: str) -> NDArray[Any]:
     except ValueError:  # lists of different lengths
         array = np.asarray(None)
     if array.dtype.kind not in "biuf":
-        raise ValueError(f"{said(verb, name)} is {named(obs)}, not an array of numbers as {space}")
+        raise ValueError(f"{wrong(verb, name)} is {named(obs)}, not an array of numbers as {space}")
     if array.shape != space.shape:
-        raise ValueError(f"{said(verb, name)} has shape {list(array.shape)}, but the space says {list(space.shape)}")
-    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is infinite, and found where that is looked for
+        raise ValueError(f"{wrong(verb, name)} has shape {list(array.shape)}, but the space has {list(space.shape)}")
+    with np.errstate(over="ignore", invalid="ignore"):  # an overflow becomes infinite, which `Envs` rejects
         cast = array.astype(space.dtype)
         if not np.can_cast(array.dtype, space.dtype, "same_kind") and not (cast == array).all():
             value = array[cast != array].flat[0]
-            raise ValueError(f"{said(verb, name)} holds {value} ({array.dtype}), but the space says {space.dtype}")
+            raise ValueError(f"{wrong(verb, name)} holds {value} ({array.dtype}), but the space has {space.dtype}")
     return cast
 
 
-def said(verb: str, name: str) -> str:
+def wrong(verb: str, name: str) -> str:
     return f"the environment's {verb} is wrong: {name}"
 
 
@@ -126,7 +126,7 @@ def scalar(value: Any, name: str, what: str) -> Any:
     """A number or boolean as NumPy has it. ValueError for all else, an array of one number too."""
     array = np.asarray(value)
     if array.shape != () or array.dtype.kind not in "biuf":
-        raise ValueError(f"{said('step', name)} is {named(value)}; it must be {what}")
+        raise ValueError(f"{wrong('step', name)} is {named(value)}; it must be {what}")
     return array
 
 

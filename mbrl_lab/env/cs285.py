@@ -48,7 +48,7 @@ class Cheetah(MujocoEnv):
     def step(self, action: Array) -> Answer:  # type: ignore[override]
         self.do_simulation(action, self.frame_skip)
         obs = self._observe()
-        return obs, said(physics.cheetah_reward, obs, action, obs), False, False, {}
+        return obs, scalar(physics.cheetah_reward, obs, action, obs), False, False, {}
 
     def step_from(self, obs: Array, action: Array) -> Array:
         """The observation after one that is given."""
@@ -63,7 +63,7 @@ class Cheetah(MujocoEnv):
 class Reacher(MujocoEnv):
     """An arm of seven joints that is to hold its fingertip at (0.1, 0.1, 0.1), two MuJoCo steps of 0.01 s at a time.
 
-    Observes 7 angles, their velocities / 10, fingertip and target. Every episode begins alike.
+    Observes 7 angles, their velocities / 10, fingertip and target. Every episode begins in the same state.
     """
 
     camera: ClassVar[dict[str, Any]] = {
@@ -86,7 +86,7 @@ class Reacher(MujocoEnv):
         self.do_simulation(action, self.frame_skip)
         mujoco.mj_kinematics(self.model, self.data)  # or the fingertip lags behind the angles by a step
         obs = self._observe()
-        return obs, said(physics.reacher_reward, obs, action, obs), False, False, {}
+        return obs, scalar(physics.reacher_reward, obs, action, obs), False, False, {}
 
     def step_from(self, obs: Array, action: Array) -> Array:
         """The observation after one that is given."""
@@ -125,8 +125,8 @@ class Obstacles(gymnasium.Env[Array, Array]):
     def step(self, action: Array) -> Answer:
         before, sent = torch.as_tensor(self.obs)[None], torch.as_tensor(action, dtype=torch.float64)[None]
         self.obs = physics.obstacles_next_obs(before, sent)[0].numpy()
-        reward = said(physics.obstacles_reward, self.obs, action, self.obs)
-        return self.obs, reward, bool(said(physics.obstacles_termination, self.obs, action, self.obs)), False, {}
+        reward = scalar(physics.obstacles_reward, self.obs, action, self.obs)
+        return self.obs, reward, bool(scalar(physics.obstacles_termination, self.obs, action, self.obs)), False, {}
 
     def render(self) -> Array:
         """[side, side, 3]: rectangles grey, the goal green, the point black, up is up."""
@@ -169,6 +169,6 @@ def simulated(obs: Tensor, action: Tensor, task: str) -> Tensor:
     return torch.as_tensor(np.stack(after), dtype=obs.dtype, device=obs.device)
 
 
-def said(head: Callable[[Tensor, Tensor, Tensor], Tensor], *of: Array) -> float:
-    """What a batched function says of a single (obs, action, next_obs)."""
+def scalar(head: Callable[[Tensor, Tensor, Tensor], Tensor], *of: Array) -> float:
+    """The value of a batched function at a single (obs, action, next_obs)."""
     return float(head(*(torch.as_tensor(x)[None] for x in of))[0])

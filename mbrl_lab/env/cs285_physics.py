@@ -1,4 +1,4 @@
-"""Rewards, ends and known dynamics of the cs285 tasks, batched; see `cs285` for the environments, which call them.
+"""Rewards, terminations and known dynamics of the cs285 tasks, batched; the environments in `cs285` call them.
 
 Observations [N, D]; actions [N, A] in [-1, 1]; every reward is of the next observation. Definitions: UC Berkeley,
 CS 285 Deep Reinforcement Learning, fall 2022, homework 4.
@@ -39,8 +39,8 @@ def reacher_reward(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
 
 
 def never(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
-    """No end. A planner may be told so of obstacles too: where rewards are negative, an end is a gain, and a model
-    that errs across the border would see one there."""
+    """Never terminates. Useful in planning for obstacles too: where rewards are negative, a termination is a gain,
+    and a model that errs across the border would predict one there."""
     return torch.zeros_like(next_obs[:, 0], dtype=torch.bool)
 
 

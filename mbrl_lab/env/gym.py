@@ -40,7 +40,7 @@ def make_gym_with(id: str, wrap: Mapping[str, Any], **kwargs: Any) -> gymnasium.
     """The same with what `wrap` asks for, see `wrapped` and conf/env/gym.yaml."""
     if _needs_mujoco(id):
         load_mujoco(drawing=kwargs.get("render_mode") is not None)
-    with contextlib.suppress(Exception):  # gymnasium says what is wrong with it
+    with contextlib.suppress(Exception):  # gymnasium reports what is wrong with it
         registered_by(id)
     limit = {} if wrap.get("max_steps") is None else {"max_episode_steps": -1}  # its own would come first
     try:
@@ -62,12 +62,13 @@ def wrapped(
     action_bound: float | None = None,
     **observed: Any,
 ) -> gymnasium.Env:
-    """An environment of any kind as an agent uses it.
+    """An environment of any kind with the spaces that agents use.
 
-    max_steps: truncates episodes after so many of the agent's steps, and not before; None: as `env` does by itself.
-    frame_skip: how many times each action is taken; rewards are added up.
-    action_bound: of dimensions of actions that have no bounds of their own.
-    observed: what `agent_observations` takes.
+    Args:
+        max_steps: truncates episodes after so many of the agent's steps, and not before; None: as `env` does by itself.
+        frame_skip: how many times each action is taken; rewards are added up.
+        action_bound: of dimensions of actions that have no bounds of their own.
+        observed: arguments of `agent_observations`.
     """
     env = Checked(env)
     if frame_skip > 1:
@@ -80,7 +81,7 @@ def wrapped(
 
 
 class FrameSkip(gymnasium.Wrapper):
-    """Takes each action `skip` times, or until the episode ends, and adds up the rewards."""
+    """Takes each action `skip` times, or until the episode finishes, and adds up the rewards."""
 
     def __init__(self, env: gymnasium.Env, skip: int) -> None:
         super().__init__(env)
@@ -117,44 +118,44 @@ def registered_by(id: str) -> list[str]:
 
 @cache
 def warn_endless(name: str) -> None:
-    """Say once that nothing but the environment itself ends its episodes."""
+    """Warn once that the environment has no time limit."""
     log.warning(
-        "%s has no time limit: unless it ends episodes itself, evaluations never end. env.max_steps=1000"
+        "%s has no time limit: unless it terminates episodes itself, evaluations never finish. env.max_steps=1000"
         " with env=gym sets a limit, for a run in a new folder: one that has begun keeps its settings",
         name,
     )
 
 
 class CannotDraw(RuntimeError):
-    """There will be no pictures; the message says why, and what to do."""
+    """There will be no pictures; the message has the reason and what to do."""
 
 
 def load_mujoco(drawing: bool = False) -> None:
     """Import MuJoCo, and have its warnings in the log; it would print them for every simulator, and into a file.
 
     It chooses how to draw while it is imported. Where MUJOCO_GL names what is not here it does without, as a simulator
-    needs no pictures; with `drawing` CannotDraw says so.
+    needs no pictures; with `drawing` this raises CannotDraw.
     """
     try:
-        said = _import_mujoco()
+        problem = _import_mujoco()
         import mujoco
-    except ModuleNotFoundError:  # gymnasium says so, with what to install
+    except ModuleNotFoundError:  # gymnasium reports it, with what to install
         return
 
-    def say(message: str) -> None:
-        # That a robot's file has something deprecated in it, nobody who runs it can mend.
+    def warn(message: str) -> None:
+        # Deprecations in a robot's file are for its author.
         log.log(logging.DEBUG if "deprecated" in message else logging.WARNING, "MuJoCo: %s", message)
 
-    mujoco.set_mju_user_warning(say)
+    mujoco.set_mju_user_warning(warn)
     if drawing and not hasattr(mujoco, "GLContext"):
-        raise CannotDraw(f"{said}; MUJOCO_GL can be egl, osmesa or glfw where they are installed, or unset")
+        raise CannotDraw(f"{problem}; MUJOCO_GL can be egl, osmesa or glfw where they are installed, or unset")
 
 
 @cache
 def _import_mujoco() -> str:
     """Why it cannot draw, if it cannot. Raises ModuleNotFoundError alone."""
     asked = os.environ.get("MUJOCO_GL", "")
-    logging.getLogger("OpenGL").setLevel(logging.ERROR)  # else it tells of every library that it looked for
+    logging.getLogger("OpenGL").setLevel(logging.ERROR)  # it logs every library that it looked for
     try:
         import_module("mujoco")
     except ModuleNotFoundError:
@@ -173,16 +174,16 @@ def _needs_mujoco(id: str) -> bool:
 
 
 def _why(id: str, error: Exception) -> str:
-    """What gymnasium says, in a line, with the id that was meant or the package to install; or what went wrong."""
+    """gymnasium's error in a line, with other ids or the package to install; or the error inside the environment."""
     if not isinstance(error, gymnasium.error.Error | ImportError):
         cause = error.__cause__ if isinstance(error.__cause__, TypeError) else error  # gymnasium names all arguments
         cure = "; pass arguments as +env.make.NAME=VALUE" if "argument" in str(cause) else ""
         return f"making it raised {described(cause)}{cure}"
-    said = (str(error).splitlines() or [type(error).__name__])[0]
+    text = (str(error).splitlines() or [type(error).__name__])[0]
     for package, cure in INSTALL.items():
-        if isinstance(error, gymnasium.error.DependencyNotInstalled) and package.lower() in said.lower():
+        if isinstance(error, gymnasium.error.DependencyNotInstalled) and package.lower() in text.lower():
             return f"{package} is not installed: {cure}"
-    return _unknown(id) if isinstance(error, gymnasium.error.UnregisteredEnv) else said
+    return _unknown(id) if isinstance(error, gymnasium.error.UnregisteredEnv) else text
 
 
 def _unknown(id: str) -> str:

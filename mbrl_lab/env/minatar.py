@@ -31,10 +31,10 @@ class Session:
     """
 
     def __init__(self, game: str, sticky: float, minimal_actions: bool, max_steps: int) -> None:
-        refuse(game not in GAMES, "game", game, " | ".join(GAMES))
-        refuse(not 0 <= sticky <= 1, "sticky", sticky, "from 0 to 1")
-        refuse(not isinstance(minimal_actions, bool), "minimal_actions", minimal_actions, "true | false")
-        refuse(not isinstance(max_steps, int) or max_steps < 0, "max_steps", max_steps, "a whole number from 0")
+        reject(game not in GAMES, "game", game, " | ".join(GAMES))
+        reject(not 0 <= sticky <= 1, "sticky", sticky, "from 0 to 1")
+        reject(not isinstance(minimal_actions, bool), "minimal_actions", minimal_actions, "true | false")
+        reject(not isinstance(max_steps, int) or max_steps < 0, "max_steps", max_steps, "a whole number from 0")
         self.game, self.sticky, self.max_steps = GAMES[game](), sticky, max_steps
         self.actions = self.game.minimal if minimal_actions else tuple(range(len(ACTIONS)))
         self.action_meanings = [ACTIONS[a] for a in self.actions]
@@ -52,8 +52,8 @@ class Session:
         if not self.sticky or self.random.random() >= self.sticky:
             self.last = self.actions[action]
         self.time += 1
-        reward, over = self.game.step(self.last)
-        return reward, over, self.time == self.max_steps and not over
+        reward, terminated = self.game.step(self.last)
+        return reward, terminated, self.time == self.max_steps and not terminated
 
     def packed(self) -> bytes:
         """Every channel's cells, a bit each."""
@@ -63,7 +63,7 @@ class Session:
         return whole.to_bytes(len(self.game.channels) * SIDE * SIDE // 8, "little")
 
 
-def refuse(wrong: bool, name: str, value: Any, allowed: str) -> None:
+def reject(wrong: bool, name: str, value: Any, allowed: str) -> None:
     if wrong:
         raise ValueError(f"env.make.{name} is {value!r}; it must be {allowed}")
 
@@ -81,7 +81,7 @@ class MinAtar(gymnasium.Env[NDArray[np.uint8], Any]):
         self, game: str, sticky: float, minimal_actions: bool, max_steps: int, render_mode: str | None = None
     ) -> None:
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": FPS}
-        refuse(render_mode not in (None, "rgb_array"), "render_mode", render_mode, "rgb_array")
+        reject(render_mode not in (None, "rgb_array"), "render_mode", render_mode, "rgb_array")
         self.session, self.render_mode = Session(game, sticky, minimal_actions, max_steps), render_mode
         self.action_meanings = self.session.action_meanings
         self.observation_space, self.action_space = self.session.observation_space, self.session.action_space
@@ -119,7 +119,7 @@ class MinAtarVector(VectorEnv[NDArray[np.uint8], NDArray[Any], NDArray[Any]]):
         self.metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP, "render_fps": FPS}
         self.sessions = [Session(game, sticky, minimal_actions, max_steps) for _ in range(num)]
         self.randoms = [np.random.default_rng() for _ in range(num)]
-        self.over = np.zeros(num, bool)
+        self.done = np.zeros(num, bool)
         self.spec = EnvSpec(f"MinAtar/{game}-v1", max_episode_steps=max_steps or None)
         self.num_envs, self.action_meanings = num, self.sessions[0].action_meanings
         self.channels = self.sessions[0].game.channels
@@ -137,7 +137,7 @@ class MinAtarVector(VectorEnv[NDArray[np.uint8], NDArray[Any], NDArray[Any]]):
             if seeds[i] is not None:
                 self.randoms[i] = np_random(seeds[i])[0]
             self.sessions[i].reset(self.randoms[i])
-        self.over[mask] = False
+        self.done[mask] = False
         return self._observe(), {}
 
     def step(
@@ -145,12 +145,12 @@ class MinAtarVector(VectorEnv[NDArray[np.uint8], NDArray[Any], NDArray[Any]]):
     ) -> tuple[NDArray[np.uint8], NDArray[Any], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
         reward = np.zeros(self.num_envs)
         terminated, truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
-        for i, (session, over) in enumerate(zip(self.sessions, self.over.tolist(), strict=True)):
-            if over:
+        for i, (session, done) in enumerate(zip(self.sessions, self.done.tolist(), strict=True)):
+            if done:
                 session.reset(self.randoms[i])
             else:
                 reward[i], terminated[i], truncated[i] = session.step(int(actions[i]))
-        self.over = terminated | truncated
+        self.done = terminated | truncated
         return self._observe(), reward, terminated, truncated, {}
 
     def _observe(self) -> NDArray[np.uint8]:

@@ -19,7 +19,7 @@ BOTTOM = FULL ^ FULL >> SIDE
 
 
 class Game(Protocol):
-    """What is played: `reset`, then `step` until it says that the game is over."""
+    """The rules of a game: `reset`, then `step` until it terminates."""
 
     channels: ClassVar[tuple[str, ...]]
     layers: ClassVar[tuple[int, ...]]  # the channels in the order in which they are painted, the hindmost first
@@ -28,10 +28,10 @@ class Game(Protocol):
     def reset(self, random: np.random.Generator) -> None: ...
 
     def step(self, action: int) -> tuple[int, bool]:
-        """One of ACTIONS -> (reward, over)."""
+        """One of ACTIONS -> (reward, terminated)."""
 
     def boards(self) -> tuple[int, ...]:
-        """What is seen: one board for each channel."""
+        """The observation: one board for each channel."""
 
 
 def cell(row: int, column: int) -> int:
@@ -73,7 +73,7 @@ class Breakout:
         else:
             x = self.x + self.dx
         y = self.y + self.dy
-        reward, over, struck = 0, False, False
+        reward, terminated, struck = 0, False, False
         if y < 0:
             y, self.dy = 0, 1
         elif self.bricks & cell(y, x):
@@ -82,9 +82,9 @@ class Breakout:
                 self.bricks ^= cell(y, x)
                 reward, y, self.dy = 1, self.y, -self.dy
         elif y == SIDE - 1:
-            y, over = self._arrive(x)
+            y, terminated = self._arrive(x)
         self.x, self.y, self.struck = x, y, struck
-        return reward, over
+        return reward, terminated
 
     def _arrive(self, x: int) -> tuple[int, bool]:
         """The ball's row, and whether it was lost, when it reaches the last row in column `x`."""
@@ -131,9 +131,9 @@ class SpaceInvaders:
         here = cell(SIDE - 1, self.cannon)
         self.bullets >>= SIDE
         self.bombs = self.bombs << SIDE & FULL
-        over = bool((self.bombs | self.aliens) & here)
+        terminated = bool((self.bombs | self.aliens) & here)
         if not self.pause:
-            over |= self._advance() or bool(self.aliens & here)
+            terminated |= self._advance() or bool(self.aliens & here)
         if not self.volley:
             self._shoot()
         hit = self.aliens & self.bullets
@@ -145,7 +145,7 @@ class SpaceInvaders:
         if not self.aliens:
             self.march = max(self.march - 1, self.FASTEST)
             self.aliens = self.WAVE
-        return hit.bit_count(), over
+        return hit.bit_count(), terminated
 
     def _advance(self) -> bool:
         """The aliens' next move; whether one of them had to go below the last row."""

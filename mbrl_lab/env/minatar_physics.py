@@ -31,7 +31,7 @@ class Ball(NamedTuple):
 
 
 def breakout_next_obs(obs: Tensor, action: Tensor) -> Tensor:
-    """What is seen after an action, see `minatar_games.Breakout`; a ball that was lost stays in the last row."""
+    """The observation after an action, see `minatar_games.Breakout`; a ball that was lost stays in the last row."""
     ball, bricks = ball_of(obs), obs[:, 3].bool()
     paddle = (place(obs[:, 0])[1] + (action == RIGHT).long() - (action == LEFT).long()).clamp(0, LAST)
     dx = torch.where((ball.x + ball.dx < 0) | (ball.x + ball.dx > LAST), -ball.dx, ball.dx)
@@ -60,7 +60,7 @@ def breakout_termination(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tenso
 
 
 def ball_of(obs: Tensor) -> Ball:
-    """The ball as far as [N, 4, 10, 10] tells, from where it is and where it was."""
+    """The ball as far as [N, 4, 10, 10] determines it, by its position and its trail."""
     (y, x), (y_before, x_before), paddle = place(obs[:, 1]), place(obs[:, 2]), place(obs[:, 0])[1]
     bricks = obs[:, 3].bool()
     beside = y == y_before

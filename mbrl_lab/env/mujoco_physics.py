@@ -1,10 +1,10 @@
-"""Rewards and ends of gymnasium's MuJoCo tasks (version 5) as functions of observations, for planners.
+"""Rewards and terminations of gymnasium's MuJoCo tasks (version 5) as functions of observations, for planners.
 
 As in `mbrl_lab.env.physics`: (obs [N, D], action [N, A] in [-1, 1], next_obs [N, D]) -> [N].
 
-HalfCheetah and Hopper pay for the distance covered in a step, which the default observation does not tell. Where the
+HalfCheetah and Hopper pay for the distance covered in a step, which the default observation lacks. Where the
 position along the track is observed first (`exclude_current_positions_from_observation: false`), the reward is exact.
-Otherwise the mean of the velocities before and after the step stands for it; docs/algos/mpc.md says how far off it is.
+Otherwise the mean of the velocities before and after the step stands for it; docs/algos/mpc.md has its error.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ def hopper_termination(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
 
     Exact but for velocities, which are observed up to 10 only: none beyond 100 was ever met.
     """
-    seen = next_obs[:, next_obs.shape[1] - 11 :]
-    fallen = (seen[:, 0] <= 0.7) | (seen[:, 1].abs() >= 0.2)
-    return fallen | ~(seen[:, 1:].abs() < 100).all(-1)
+    obs = next_obs[:, next_obs.shape[1] - 11 :]
+    fallen = (obs[:, 0] <= 0.7) | (obs[:, 1].abs() >= 0.2)
+    return fallen | ~(obs[:, 1:].abs() < 100).all(-1)
 
 
 def reacher_reward(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ def inverted_pendulum_termination(obs: Tensor, action: Tensor, next_obs: Tensor)
 
 
 def never(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
-    """No state ends an episode."""
+    """No state is terminal."""
     return torch.zeros_like(next_obs[:, 0], dtype=torch.bool)
 
 

@@ -145,7 +145,7 @@ def channels_first(env: gymnasium.Env, channels: str) -> gymnasium.Env:
 
 
 def channel_axis(shape: Sequence[int], channels: str) -> int:
-    """-3 or -1. ValueError where the shape does not tell and nobody has."""
+    """-3 or -1. ValueError where the shape does not decide it and `env.channels` is not given."""
     if channels != "auto":
         return -3 if channels == "first" else -1
     first, middle, last = shape[-3:]
@@ -153,7 +153,7 @@ def channel_axis(shape: Sequence[int], channels: str) -> int:
         return -3 if first < last else -1
     raise ValueError(
         f"observations of shape {list(shape)} can be images [C, H, W] or [H, W, C]:"
-        " say env.channels=first or env.channels=last"
+        " set env.channels=first or env.channels=last"
     )
 
 

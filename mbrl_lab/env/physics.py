@@ -1,6 +1,6 @@
-"""The equations of gymnasium's classic control, batched: true dynamics, rewards and ends as functions of observations.
+"""True dynamics, rewards and terminations of gymnasium's classic control, as batched functions of observations.
 
-Observations [N, D]; actions [N] int64 or [N, A] in [-1, 1]; rewards [N] float32; ends [N] bool. Every reward and
+Observations [N, D]; actions [N] int64 or [N, A] in [-1, 1]; rewards [N] float32; terminations [N] bool. Each reward and
 termination takes (obs, action, next_obs), whether it needs all three or not.
 """
 

@@ -20,7 +20,7 @@ from gymnasium.vector.async_vector_env import AsyncState
 
 log = logging.getLogger("mbrl_lab")
 
-DIFFERENT = "environments made alike differ in their spaces: the spaces must follow from env.make alone"
+DIFFERENT = "the environments that env.make builds differ in their spaces, which must not depend on chance or order"
 
 STOP_SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR2")
 """What asks a run to stop. The process that trains answers, and its environments' workers leave it to that."""
@@ -39,7 +39,7 @@ class SafeClose(gymnasium.Wrapper[Any, Any, Any, Any]):
 class Workers(AsyncVectorEnv):
     """A process for each environment. Workers ignore the signals that ask a run to stop, and end with their parent.
 
-    Where nobody closes them, multiprocessing would send them SIGTERM when Python exits, and wait for ever. They are
+    Where nobody closes them, multiprocessing would send them SIGTERM when Python exits, and wait forever. They are
     killed before.
     """
 
@@ -55,7 +55,7 @@ class Workers(AsyncVectorEnv):
                 self._kill.cancel()
                 return
         except (EOFError, OSError):
-            log.debug("a worker had ended before it was asked to close")
+            log.debug("a worker exited before it was asked to close")
         self._kill()
         for pipe in self.parent_pipes:
             if pipe is not None:
@@ -74,7 +74,7 @@ def vectorised(make: Callable[[], gymnasium.Env[Any, Any]], num: int, asynchrono
 
 
 def close_safely(thing: Any) -> None:
-    """Close an environment. An error is a warning, once for each kind, as all that matters is over by then."""
+    """Close an environment. An error is a warning, once for each kind, since nothing is lost by then."""
     try:
         thing.close()
     except Exception as error:
@@ -114,7 +114,7 @@ def _ignore(number: int, frame: object) -> None:
 
 
 def _end_with_parent() -> None:
-    """A killed parent closes nothing. An idle worker sees its pipe end and closes; one in a long step is ended."""
+    """A killed parent closes nothing. An idle worker notices that its pipe is closed; one in a long step is killed."""
     parent = multiprocessing.parent_process()
     assert parent is not None, "not a worker"
     parent.join()

@@ -87,8 +87,8 @@ class Sweep:
             before = other.jobs.get(name)
             if before is not None and before.kind() != job.kind():
                 was, now = " ".join(before.kind()), " ".join(job.kind())
-                said = f"{self.path} holds another sweep: its run {name} is {was!r}, not {now!r}"
-                raise ConfigError(f"{said}; choose another sweep_name")
+                what = f"{self.path} holds another sweep: its run {name} is {was!r}, not {now!r}"
+                raise ConfigError(f"{what}; choose another sweep_name")
         return replace(self, jobs={**other.jobs, **self.jobs}, submitted=other.submitted)
 
 

@@ -27,7 +27,7 @@ PAUSE = 0.05
 
 
 class Place(NamedTuple):
-    """Where a job can run: a number, and the GPU that jobs there see, if any."""
+    """Where a job can run: a number, and the GPU visible there, if any."""
 
     number: int
     gpu: str | None
@@ -43,34 +43,36 @@ class Running(NamedTuple):
 
 
 def run_parallel(sweep: Sweep, jobs: Sequence[Job], workers: int | None, per_gpu: int) -> None:
-    """Run every job in a process of its own, `workers` at once; what one of them comes to does not touch the others.
+    """Run each job in a process of its own, `workers` at once; the failure of one does not affect the others.
 
     A job that is killed leaves its reason in its folder's status. SIGINT, SIGTERM and SIGUSR2 are passed on as SIGTERM,
     so that every run saves; then SystemExit. A second SIGINT kills them.
     """
     places = choose_places(jobs, workers, per_gpu)
-    waiting, running, ended = list(jobs), list[Running](), 0
-    told = False
+    waiting, running, finished = list(jobs), list[Running](), 0
+    stopping = False
     with Signals() as signals:
         try:
             while running or (waiting and not signals.received):
                 while waiting and not signals.received and (free := free_place(places, running)):
                     running.append(begin(sweep, waiting.pop(0), free))
-                if signals.received and not told:
-                    told = True
+
+                if signals.received and not stopping:
+                    stopping = True
                     print(f"sweep     {signals.received}: {len(running)} runs save and stop", flush=True)
                     for each in running:
                         each.process.terminate()
+
                 time.sleep(PAUSE)
                 for each in [r for r in running if r.process.poll() is not None]:
                     running.remove(each)
-                    ended += 1
-                    print(f"sweep     {ended}/{len(jobs)}  {conclude(each, told)}", flush=True)
+                    finished += 1
+                    print(f"sweep     {finished}/{len(jobs)}  {conclude(each, stopping)}", flush=True)
         except BaseException:
             for each in running:
                 each.process.kill()
                 each.process.wait()
-                conclude(each, told=False)
+                conclude(each, stopping=False)
             raise
         if signals.received:
             print(
@@ -81,27 +83,27 @@ def run_parallel(sweep: Sweep, jobs: Sequence[Job], workers: int | None, per_gpu
 
 
 def choose_places(jobs: Sequence[Job], workers: int | None, per_gpu: int) -> list[Place]:
-    """As many as asked for; else `per_gpu` for each GPU, or what the cores bear. GPUs are dealt in turn."""
+    """As many as asked for; else `per_gpu` for each GPU, or by the number of cores. GPUs are assigned in turn."""
     gpus = [] if all(job.device == "cpu" for job in jobs) else visible_gpus()
     most = len(gpus) * per_gpu if gpus else max(1, cores() // max(job.threads for job in jobs))
     return [Place(k, gpus[k % len(gpus)] if gpus else None) for k in range(workers or most)]
 
 
 def visible_gpus() -> list[str]:
-    """The names by which CUDA_VISIBLE_DEVICES knows them."""
+    """The GPUs' names in CUDA_VISIBLE_DEVICES."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = given.split(",") if given else [str(k) for k in range(torch.cuda.device_count())]
     return names[: torch.cuda.device_count()]
 
 
 def free_place(places: Sequence[Place], running: Sequence[Running]) -> Place | None:
-    """The first place where nobody is."""
+    """The first place without a job."""
     taken = {each.place for each in running}
     return next((place for place in places if place not in taken), None)
 
 
 def begin(sweep: Sweep, job: Job, place: Place) -> Running:
-    """Start a job's process: out of the terminal's reach, since its signals come through us."""
+    """Start a job's process in a session of its own: signals of the terminal reach it through us only."""
     job.folder.mkdir(parents=True, exist_ok=True)
     with (job.folder / OUTPUT).open("ab") as output:
         process = subprocess.Popen(
@@ -117,29 +119,29 @@ def begin(sweep: Sweep, job: Job, place: Place) -> Running:
 
 
 def environment(job: Job, place: Place) -> dict[str, str]:
-    """Ours, with libraries held to the run's own number of threads, and one GPU to see."""
+    """Ours, with libraries limited to the run's number of threads, and one visible GPU."""
     threads = {f"{name}_NUM_THREADS": str(job.threads) for name in ("OMP", "MKL", "OPENBLAS")}
     gpu = {} if place.gpu is None else {"CUDA_VISIBLE_DEVICES": place.gpu}
     return {**os.environ, **threads, **gpu}
 
 
-def conclude(ended: Running, told: bool) -> str:
-    """One line on a job that ended; a reason is left in its folder where it could not say one itself."""
-    code, folder = ended.process.returncode, RunFolder(ended.job.folder)
-    if code and not told:
-        folder.bury(reason(code, ended.job.folder / OUTPUT))
+def conclude(finished: Running, stopping: bool) -> str:
+    """One line about a finished job. The reason goes into its folder where it could not write one itself."""
+    code, folder = finished.process.returncode, RunFolder(finished.job.folder)
+    if code and not stopping:
+        folder.bury(reason(code, finished.job.folder / OUTPUT))
     status = folder.status()
     state = status.get("state", "not started")
     why = f": {headline(status['error'])}" if status.get("error") else ""
-    seconds = datetime.timedelta(seconds=round(time.monotonic() - ended.began))
-    return f"{ended.job.folder.name}  {' '.join(ended.job.overrides)}  {state}{why}  {seconds}"
+    seconds = datetime.timedelta(seconds=round(time.monotonic() - finished.began))
+    return f"{finished.job.folder.name}  {' '.join(finished.job.overrides)}  {state}{why}  {seconds}"
 
 
 def reason(code: int, output: Path) -> str:
-    """Why a process ended with this code, which is not 0."""
+    """Why a process exited with this code, which is not 0."""
     if code < 0:
         name = signal.Signals(-code).name
-        return f"killed by {name}" + (": by somebody, or by the system for want of memory" if name == "SIGKILL" else "")
-    said = [line for line in output.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    errors = [line for line in said if line.startswith("error: ")]
-    return (errors or said or [f"ended with exit code {code}"])[-1]
+        return f"killed by {name}" + (": by a user, or by the system for lack of memory" if name == "SIGKILL" else "")
+    lines = [line for line in output.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("error: ")]
+    return (errors or lines or [f"exit code {code}"])[-1]

@@ -46,7 +46,7 @@ class Script:
 
 
 def submit(sweep: Sweep, jobs: Sequence[Job], wait: bool, requeues: int, **settings: Any) -> bool:
-    """Submit these jobs as one array. With `wait` until none is left in the queue; whether they have ended.
+    """Submit these jobs as one array. With `wait` until none is left in the queue; whether they have finished.
 
     Raises ConfigError, in one line, where there is no SLURM or it refuses.
     """
@@ -57,7 +57,7 @@ def submit(sweep: Sweep, jobs: Sequence[Job], wait: bool, requeues: int, **setti
     executor.update_parameters(**parameters(max(job.threads for job in jobs), sweep.path.name, **settings))
     arguments = [job.arguments() for job in jobs]
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # where submitit repeats what sbatch says
+        with contextlib.redirect_stderr(io.StringIO()):  # submitit repeats sbatch's errors there
             sent = executor.map_array(Script(), [sweep.cwd] * len(jobs), [sweep.script] * len(jobs), arguments)
     except FailedJobError as error:
         raise ConfigError(f"launcher=slurm: {refusal(error, settings)}") from None
@@ -69,7 +69,7 @@ def submit(sweep: Sweep, jobs: Sequence[Job], wait: bool, requeues: int, **setti
         while wait and queued(list(numbers.values())):
             time.sleep(PAUSE)
     except KeyboardInterrupt:
-        print("sweep     no longer waiting; the jobs go on (scancel ends them)", file=sys.stderr)
+        print("sweep     no longer waiting; the jobs continue (scancel stops them)", file=sys.stderr)
         raise SystemExit(130) from None
     return wait
 
@@ -114,10 +114,10 @@ ASKED = ("partition", "minutes", "memory_gb", "cpus", "gpus", "account", "qos", 
 
 
 def refusal(error: FailedJobError, settings: Mapping[str, Any]) -> str:
-    """What sbatch said first, and which of the settings it may mean."""
-    said = next((line for line in str(error).splitlines() if "sbatch: error: " in line), str(error).splitlines()[0])
+    """sbatch's first error, and the settings that it may be about."""
+    text = next((line for line in str(error).splitlines() if "sbatch: error: " in line), str(error).splitlines()[0])
     given = ", ".join(f"launcher.{k}={settings[k]}" for k in ASKED if settings[k])
-    return f"{said.rpartition('sbatch: error: ')[2].strip()} ({given})"
+    return f"{text.rpartition('sbatch: error: ')[2].strip()} ({given})"
 
 
 def queued(numbers: Sequence[str]) -> set[str]:

@@ -1,4 +1,4 @@
-"""Start the jobs of a sweep by its launcher, and say what became of them."""
+"""Start the jobs of a sweep by its launcher, and report failures."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from mbrl_lab.tracking.folder import RunFolder
 from mbrl_lab.tracking.lock import Lock
 
 LOCK = ".lock"
-"""In a sweep's folder: held by the command that deals its runs to processes."""
+"""In a sweep's folder: held by the command that starts its runs."""
 
 
 class SweepFailed(ValueError):
-    """Some runs of a sweep failed; the others went on to their end."""
+    """Some runs of a sweep failed; the others finished."""
 
 
 def start(sweep: Sweep, jobs: Sequence[Job], skipped: int = 0) -> None:
-    """Run or submit these jobs. Raises SweepFailed once all have ended, if some did not end well."""
+    """Run or submit these jobs. Raises SweepFailed once all have finished, if some failed."""
     print(f"sweep     {sweep.path}: {len(jobs)} to run, {skipped} left as they are", flush=True)
     if not jobs:
         return

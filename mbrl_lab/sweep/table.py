@@ -20,10 +20,10 @@ from mbrl_lab.tracking.folder import MAY_CHANGE, RunFolder, headline
 TO_RETRY = ("failed", "preempted", "killed", "waiting")
 
 
-class Seen(NamedTuple):
-    """A run as its folder shows it.
+class RunState(NamedTuple):
+    """A run by what its folder holds.
 
-    state: done, running, preempted, failed, killed (its process went without a word), queued (SLURM has it) or waiting
+    state: done, running, preempted, failed, killed (its process is gone), queued (SLURM has it) or waiting
     (it never started).
     """
 
@@ -32,13 +32,13 @@ class Seen(NamedTuple):
     step: int
     total: int | None
     ret: float | None
-    speed: float | None  # steps a second, of late
+    speed: float | None  # steps a second, in the last interval of the log
     error: str | None
     rows: list[Row]
 
     @property
     def left(self) -> float | None:
-        """Seconds still to go, of one that runs."""
+        """Remaining seconds of a running one."""
         if self.state != "running" or not self.speed or self.total is None:
             return None
         return (self.total - self.step) / self.speed
@@ -66,26 +66,26 @@ def found_job(run: Path) -> Job:
     return Job(run, tuple(overrides), (), runtime.get("threads", 1), runtime.get("device", "auto"))
 
 
-def look(sweep: Sweep) -> list[Seen]:
+def run_states(sweep: Sweep) -> list[RunState]:
     """Every run, in the order of the jobs."""
     in_queue = queued(list(sweep.submitted.values()))
-    return [see(name, job.folder, sweep.submitted.get(name) in in_queue) for name, job in sweep.jobs.items()]
+    return [run_state(name, job.folder, sweep.submitted.get(name) in in_queue) for name, job in sweep.jobs.items()]
 
 
-def see(name: str, path: Path, in_queue: bool) -> Seen:
+def run_state(name: str, path: Path, in_queue: bool) -> RunState:
     """One run."""
     folder = RunFolder(path)
     status = folder.status()
     rows = read_metrics(folder.metrics)
     step = max([status.get("step", 0), *(int(row["step"]) for row in rows[-1:])])
     total = folder.config().get("steps")
-    return Seen(
+    return RunState(
         name, state_of(folder, status, in_queue), step, total, latest(rows), speed(rows), status.get("error"), rows
     )
 
 
 def state_of(folder: RunFolder, status: Mapping[str, Any], in_queue: bool) -> str:
-    """What a run's status says, and what it can no longer say."""
+    """The state in a run's status, or a later one that its process could not write."""
     state = str(status.get("state", "waiting"))
     if folder.running(status):
         return "running"
@@ -108,7 +108,7 @@ def speed(rows: Sequence[Mapping[str, Any]]) -> float | None:
     return steps / seconds if steps > 0 and seconds > 0 else None
 
 
-def table(seen: Sequence[Seen]) -> str:
+def table(runs: Sequence[RunState]) -> str:
     """For a terminal: a line a run, and how many are in which state."""
     lines = [("run", "state", "step", "of", "return", "steps/s", "left", "reason")]
     lines += [
@@ -122,7 +122,7 @@ def table(seen: Sequence[Seen]) -> str:
             "" if s.left is None else str(datetime.timedelta(seconds=round(s.left))),
             headline(s.error)[:120] if s.error else "",
         )
-        for s in seen
+        for s in runs
     ]
     widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
     right = (2, 3, 4, 5, 6)
@@ -130,17 +130,17 @@ def table(seen: Sequence[Seen]) -> str:
         "  ".join(x.rjust(w) if k in right else x.ljust(w) for k, (x, w) in enumerate(zip(line, widths, strict=True)))
         for line in lines
     ]
-    states = [s.state for s in seen]
+    states = [s.state for s in runs]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     return "\n".join([*(line.rstrip() for line in padded), counts])
 
 
 def collect(sweep: Sweep, out: Path) -> int:
-    """One CSV file: a line for each row of metrics of each run, with what its command line set; how many lines."""
+    """One CSV file: a line for each row of metrics of each run, with its overrides. Returns the number of lines."""
     rows: list[Row] = []
-    for seen in look(sweep):
-        head = {"run": seen.name, "state": seen.state} | settings(sweep.jobs[seen.name])
-        rows += [head | row for row in seen.rows]
+    for run in run_states(sweep):
+        head = {"run": run.name, "state": run.state} | settings(sweep.jobs[run.name])
+        rows += [head | row for row in run.rows]
     if not rows:
         raise ConfigError(f"{sweep.path} has no results yet: none of its runs has written a row of metrics")
     text = io.StringIO()
@@ -152,6 +152,6 @@ def collect(sweep: Sweep, out: Path) -> int:
 
 
 def settings(job: Job) -> dict[str, str]:
-    """Its overrides, without those that make no other run."""
+    """Its overrides, without those that may change in a resumed run."""
     pairs = [o.lstrip("+~").partition("=") for o in job.overrides]
     return {key: value for key, _, value in pairs if key.partition(".")[0] not in MAY_CHANGE}

@@ -14,7 +14,7 @@ from mbrl_lab.tracking.folder import RunFolder, plain
 from mbrl_lab.trust import check_stored
 
 WHOLE = NAME
-"""As a word of `--trust`: the sweep is one's own, and all that it says is done as it says."""
+"""As a word of `--trust`: the sweep is the user's own, and all of it is trusted."""
 
 LOCAL = ("mbrl_lab.tracking.loggers.Jsonl", "mbrl_lab.tracking.loggers.TensorBoard")
 """Loggers that write into the run's folder and nowhere else."""

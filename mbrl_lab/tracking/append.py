@@ -1,4 +1,4 @@
-"""A file that only grows, until a resumed run cuts it back to where its checkpoint stood."""
+"""A file that only grows, until a resumed run truncates it to its size at the checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The log of episodes: a row each, and their seeds and actions, so that any can be seen again."""
+"""The log of episodes: a row each, and their seeds and actions, so that any can be replayed."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ MAY_CHANGE = frozenset({"steps", "stop", "runtime", "logger", "video", "checkpoi
 
 ABSENT = "(absent)"
 SHOWN = 12
-"""Differences of two configs that are told, what both have first."""
+"""Differences of two configs that a message shows, changed values first."""
 
 
 class RunRefused(ValueError):
@@ -67,7 +67,7 @@ class RunFolder:
     def open(
         self, config: Mapping[str, Any], overrides: Sequence[str], default: Callable[[str], Any] = _no_default
     ) -> Opening:
-        """Start a run here, of a resolved config of plain values, and say what is to be done.
+        """Start a run here, of a resolved config of plain values, and return what is to be done.
 
         default: what a setting is by default: one that an older config lacks, and that is so here, is no difference.
         fresh: nothing was here. resume: an attempt of the same config was; it may have left no checkpoint yet.
@@ -93,7 +93,7 @@ class RunFolder:
         return opening
 
     def look(self, config: Mapping[str, Any], default: Callable[[str], Any] = _no_default) -> Opening:
-        """What `open` would say of this config, or raise, without starting anything."""
+        """What `open` would return for this config, or raise, without starting anything."""
         config, status, stored = plain(config), self.status(), self.config()
         if self.running(status) and status["pid"] != os.getpid():
             raise AlreadyRunning(self._at_work())
@@ -104,7 +104,7 @@ class RunFolder:
         return "resume" if status else "fresh"
 
     def running(self, status: Mapping[str, Any]) -> bool:
-        """Whether the process that wrote this status is still at work here, as far as this machine can tell."""
+        """Whether the process that wrote this status is still at work here, as far as this machine knows."""
         if self.lock.held_elsewhere():
             return True
         here = status.get("state") == "running" and status["host"] == socket.gethostname()
@@ -122,7 +122,7 @@ class RunFolder:
             self.lock.release()
 
     def bury(self, reason: str) -> None:
-        """Say of a run whose process is gone that it failed, and why; one that said so itself is left as it is."""
+        """Mark a run as failed whose process is gone, with the reason, unless it has written a final status itself."""
         status = self.status()
         if status.get("state", "running") == "running" and not self.running(status):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -218,18 +218,18 @@ def plain(config: Any) -> dict[str, Any]:
 
 
 def one_line(error: Exception) -> str:
-    """All that an error says, in one line."""
+    """An error's message in one line."""
     return " ".join(str(error).split())
 
 
 def headline(error: str) -> str:
-    """The line of a run's error that says most: the first, or of a traceback the last."""
+    """The most telling line of a run's error: the first, or of a traceback the last."""
     lines = error.strip().splitlines() or [""]
     return lines[-1 if lines[0].startswith("Traceback") else 0]
 
 
 def _asks_for_more(config: Mapping[str, Any], stored: Mapping[str, Any], step: int) -> bool:
-    """Whether a run that ended at `step` has more to do: more steps than before, or those left when it stopped."""
+    """Whether a run that finished at `step` has more to do: more steps than before, or those left when it stopped."""
     steps, before = config.get("steps", 0), stored.get("steps", 0)
     return steps > before or (config.get("stop") != stored.get("stop") and steps > step)
 

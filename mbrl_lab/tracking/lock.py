@@ -1,4 +1,4 @@
-"""One process a folder: a lock that the system lets go when its process ends, however that comes about."""
+"""One process a folder: a lock that the system releases when its process exits, for whatever reason."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ except ImportError:  # not a POSIX system: the process number in status.json has
     fcntl = None  # type: ignore[assignment]
 
 TRIES, PAUSE = 5, 0.05
-"""Someone who only asks whether a lock is held has it for an instant."""
+"""A process that only checks whether a lock is held has it for an instant."""
 
 HELD: dict[Path, tuple[int, int]] = {}
 """This process's locks: file descriptor, and how many hold it. Closing any other one of the file would let it go."""
@@ -76,7 +76,7 @@ class Lock:
 
 
 def _lock(descriptor: int) -> bool:
-    """False where another process holds the lock; a file system without locks never says so."""
+    """False where another process holds the lock; never on a file system without locks."""
     if fcntl is None:
         return True
     try:

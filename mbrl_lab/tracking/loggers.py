@@ -36,7 +36,7 @@ class Jsonl:
         return self.file.position()
 
     def truncate(self, position: int) -> None:
-        """Cut back to what stood at `position`."""
+        """Cut the file to its first `position` bytes."""
         self.file.truncate(position)
 
 
@@ -67,9 +67,9 @@ class TensorBoard:
 
 
 class Wandb:
-    """A Weights & Biases run that a resumed run goes on with. Its failures are one warning, never the run's failure.
+    """A Weights & Biases run, which a resumed run continues. Its failures are one warning, never the run's failure.
 
-    group and job_type: None takes the name of the run's sweep, and what its command line says but for the seed.
+    group and job_type: None takes the name of the run's sweep, and its command line without the seed.
     mode: online | offline | disabled; None leaves it to WANDB_MODE, and without that is offline where no API key is.
     """
 
@@ -145,12 +145,12 @@ def sweep_of(folder: RunFolder) -> str | None:
 
 
 def kind_of(folder: RunFolder) -> str | None:
-    """What a run's command line says of what runs, but for its seed."""
+    """The overrides that describe a run, without its seed."""
     lines = folder.path / "overrides.txt"
     words = lines.read_text(encoding="utf-8").splitlines() if lines.exists() else []
     beside = MAY_CHANGE | {"seed", "sweep"}
-    said = [w for w in words if w.lstrip("+~").partition("=")[0].partition(".")[0] not in beside]
-    return " ".join(said)[:64] or None
+    kept = [w for w in words if w.lstrip("+~").partition("=")[0].partition(".")[0] not in beside]
+    return " ".join(kept)[:64] or None
 
 
 def default_mode() -> str:

@@ -1,4 +1,4 @@
-"""One line that says how far a run is: rewritten in place on a terminal, now and then elsewhere."""
+"""One line of progress: rewritten in place on a terminal, printed now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -20,10 +20,15 @@ SPEED_SAMPLES = 150
 
 
 class Progress:
-    """Steps done of `total`, the latest returns, speed, time gone and left. `start` is where a resumed run begins.
+    """Steps done of `total`, the latest returns, speed, elapsed and remaining time.
 
-    What goes on under a `note` (evaluations, films) is not training: it counts for neither the speed nor what is left.
-    With a total of 0 there is no training, the line is the note alone, and what is soon over is not spoken of.
+    Time under a `note` (evaluations, videos) is not training: it counts for neither the speed nor the remaining time.
+
+    Args:
+        total: steps of the run. 0: there is no training, the line is the note alone, and short work shows none.
+        start: the step at which a resumed run begins.
+        stream: where the line goes; None: stderr.
+        clock: seconds.
     """
 
     def __init__(
@@ -33,7 +38,8 @@ class Progress:
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.total, self.step = total, start
+        self.total = total
+        self.step = start
         self.stream = sys.stderr if stream is None else stream
         self.terminal = self.stream.isatty()
         self.clock = clock
@@ -41,16 +47,17 @@ class Progress:
         self.note: object = ""
         self.began = clock()
         self.due = self.began if total else self._next(self.began)
-        self.shown = -1
-        self.last, self.away = self.began, 0.0
-        self.seen = deque([(self.began, start)], maxlen=SPEED_SAMPLES)
+        self.shown = -1  # the step in the line last shown
+        self.last = self.began  # time of the last update
+        self.away = 0.0  # seconds not spent training
+        self.samples = deque([(self.began, start)], maxlen=SPEED_SAMPLES)
 
     def update(
         self, step: int, train_return: float | None = None, eval_return: float | None = None, note: object = ""
     ) -> None:
         """Note where the run is; the line is only made when it is due. Returns not given stay as they were.
 
-        `note` is anything with a text, which is asked for only then.
+        `note` is anything with a text, which is only made then.
         """
         now = self.clock()
         self._leave(now, note or self.note)
@@ -64,7 +71,7 @@ class Progress:
             self._show(now)
 
     def announce(self, note: str) -> None:
-        """Say at once what begins, for nothing will be said while it lasts."""
+        """Show a note at once, since there is no update while the work lasts."""
         self.due = self.clock()
         self.update(self.step, note=note)
 
@@ -94,12 +101,12 @@ class Progress:
         return now + (TERMINAL_SECONDS if self.terminal else PLAIN_SECONDS)
 
     def _leave(self, now: float, note: object) -> None:
-        """Count the time since the last update as spent away from training, if a note says so."""
+        """Count the time since the last update as not spent training, if there is a note."""
         self.away += now - self.last if note else 0.0
         self.last = now
 
     def _speed(self, now: float) -> float:
-        before, step = self.seen[0]
+        before, step = self.samples[0]
         seconds = now - self.away - before
         return (self.step - step) / seconds if seconds > 0 else 0.0
 
@@ -107,7 +114,7 @@ class Progress:
         line = self.line(now)
         if self.terminal:
             width = shutil.get_terminal_size().columns - 1
-            if self.note and self.total and len(line) > width:  # what goes on now matters most
+            if self.note and self.total and len(line) > width:  # the note matters most
                 line = f"{self.step:,}/{self.total:,}  {self.note}"
             line = f"\r{line[:width]}\x1b[K"
         try:
@@ -115,18 +122,18 @@ class Progress:
             self.stream.flush()
         except BrokenPipeError:
             hush(self.stream.fileno())
-        self.seen.append((now - self.away, self.step))
+        self.samples.append((now - self.away, self.step))
         self.shown = self.step
 
 
 class EvaluationNote:
-    """`evaluating: 3 of 20 episodes, 1,250 steps, 0:00:12 left`: how far an evaluation is, in words when asked.
+    """`evaluating: 3 of 20 episodes, 1,250 steps, 0:00:12 left`; the text is only made when it is shown.
 
     Args:
         episodes: how many are played, k by environment k % num.
         num: environments side by side.
         limit: steps after which an episode is truncated, if that is known.
-        lengths: of training episodes of late, which tell how long these may be until some have ended.
+        lengths: of recent training episodes, to estimate those of the evaluation until some have finished.
     """
 
     def __init__(
@@ -137,29 +144,32 @@ class EvaluationNote:
         lengths: Iterable[int],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.episodes, self.num, self.limit, self.trained = episodes, num, limit, lengths
-        self.ended: list[list[int]] = [[] for _ in range(num)]  # lengths of each environment's episodes
+        self.episodes = episodes
+        self.num = num
+        self.limit = limit
+        self.trained = lengths
+        self.finished: list[list[int]] = [[] for _ in range(num)]  # lengths of each environment's episodes
         self.rounds = 0  # steps of all environments together, those that reset counted in
         self.clock = clock
         self.began = clock()
 
-    def advance(self, ended: Sequence[Episode]) -> None:
-        """A step in every environment, with which these episodes ended."""
+    def advance(self, finished: Sequence[Episode]) -> None:
+        """A step in every environment, with which these episodes finished."""
         self.rounds += 1
-        for e in ended:
-            self.ended[e.env].append(e.length)
+        for e in finished:
+            self.finished[e.env].append(e.length)
 
     def __str__(self) -> str:
-        over = sum(map(len, self.ended))
-        steps = sum(sum(self.ended[i]) + (max(self._age(i), 0) if self._missing(i) else 0) for i in range(self.num))
+        done = sum(map(len, self.finished))
+        steps = sum(sum(self.finished[i]) + (max(self._age(i), 0) if self._missing(i) else 0) for i in range(self.num))
         left = self.rounds_left()
-        words = f"evaluating: {over:,} of {self.episodes:,} episodes, {steps:,} steps"
+        words = f"evaluating: {done:,} of {self.episodes:,} episodes, {steps:,} steps"
         if left is None or not self.rounds:
             return words
         return f"{words}, {_duration((self.clock() - self.began) / self.rounds * left)} left"
 
     def rounds_left(self) -> float | None:
-        """Until the slowest environment is through with its episodes; None where nothing is known of their length."""
+        """Until the slowest environment has played its episodes; None where their length cannot be estimated."""
         most = 0.0
         for i in range(self.num):
             if missing := self._missing(i):
@@ -171,23 +181,23 @@ class EvaluationNote:
         return most
 
     def _missing(self, env: int) -> int:
-        """Episodes that are still to end there."""
-        return len(range(env, self.episodes, self.num)) - len(self.ended[env])
+        """Episodes that are still to finish there."""
+        return len(range(env, self.episodes, self.num)) - len(self.finished[env])
 
     def _age(self, env: int) -> int:
         """Steps of the episode there; -1 where it has yet to be reset, which takes a step each time."""
-        return self.rounds - sum(self.ended[env]) - len(self.ended[env])
+        return self.rounds - sum(self.finished[env]) - len(self.finished[env])
 
     def _length(self, age: int) -> float | None:
-        """What is to be expected of an episode that has lasted `age` steps: the mean of those that lasted longer."""
-        for known in ([n for lengths in self.ended for n in lengths], self.trained):
+        """The expected length of an episode that has lasted `age` steps: the mean of those that lasted longer."""
+        for known in ([n for lengths in self.finished for n in lengths], self.trained):
             if longer := [n for n in known if n > age]:
                 return fmean(longer)
         return self.limit
 
 
 def hush(descriptor: int) -> None:
-    """Send to nowhere what would go to a pipe that nobody reads any more."""
+    """Send output to nowhere once nobody reads the pipe it would go to."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, descriptor)
     os.close(nowhere)

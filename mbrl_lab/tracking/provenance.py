@@ -97,7 +97,7 @@ def cores() -> int:
 
 
 def born(pid: int) -> str | None:
-    """When `pid` started, in seconds since 1970; "" for one that is gone; None where the system does not tell."""
+    """When `pid` started, in seconds since 1970; "" for one that is gone; None where the system does not reveal it."""
     try:
         process = psutil.Process(pid)
         return "" if process.status() == psutil.STATUS_ZOMBIE else f"{process.create_time():.2f}"

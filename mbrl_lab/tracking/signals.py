@@ -82,7 +82,7 @@ class Signals:
 
 
 def _in_forked_worker(number: int) -> None:
-    """A worker lives until its parent ends it, so that the parent can come to its safe point first."""
+    """A worker runs until its parent stops it, so that the parent can reach its safe point first."""
     if number == signal.SIGTERM:
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)

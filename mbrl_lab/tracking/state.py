@@ -1,4 +1,4 @@
-"""What a resumed run must put back: weights, optimizers and their like, generators, and the global random states."""
+"""What a resumed run must restore: weights, optimizers and their like, generators, and the global random states."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def attributes(module: nn.Module, wanted: Callable[[Any], bool]) -> dict[str, An
 
 
 def leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """What nested dicts, lists and tuples hold in the end, with dotted names."""
+    """The leaves of nested dicts, lists and tuples, with dotted names."""
     items: Iterable[tuple[Any, Any]]
     if isinstance(value, dict):
         items = value.items()

@@ -1,4 +1,4 @@
-"""Tracker: all that a run writes while it goes, in one hand."""
+"""Tracker: everything that a run writes while it trains."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from mbrl_lab.tracking.state import random_state_kept
 
 MakeLogger = Callable[[RunFolder], Logger]
 Film = Callable[[Path, int, NDArray[Any]], None]
-"""(path, seed, actions): see an episode again and write it as a video, or warn."""
+"""(path, seed, actions): replay an episode and write it as a video, or warn."""
 
 RECENT = 20
-"""Training episodes from whose lengths is guessed how long those of an evaluation will be."""
+"""Training episodes whose lengths estimate those of an evaluation."""
 
 
 class Tracker:
     """Rows of metrics to every logger, episodes to their log, some of them filmed, and the line of progress.
 
-    Training episodes that end between two rows are averaged into the later one, as `train/return` and `train/length`.
+    Training episodes that finish between two rows are averaged into the later one (`train/return`, `train/length`).
     Entered twice, it closes when left for good.
 
     Args:
@@ -51,16 +51,16 @@ class Tracker:
         self.jsonl = jsonl
         self.make = [make for name, make in loggers.items() if name != "jsonl"]
         self.episodes = EpisodeLog(folder)
-        self.others: list[Logger] = []
-        self.line: Progress | None = None
+        self.loggers: list[Logger] = []
+        self.progress_line: Progress | None = None
         self.depth = 0
         self.count = 0  # training episodes so far
-        self.ended: list[tuple[float, int]] = []  # return and length of those since the last row
+        self.finished: list[tuple[float, int]] = []  # return and length of those since the last row
         self.lengths: deque[int] = deque(maxlen=RECENT)  # of training episodes, for the line of progress alone
 
     def __enter__(self) -> Tracker:
         if not self.depth:
-            self.others = [make(self.folder) for make in self.make]
+            self.loggers = [make(self.folder) for make in self.make]
         self.depth += 1
         return self
 
@@ -69,40 +69,40 @@ class Tracker:
         self.stop()
         if self.depth:
             return
-        for logger in [self.jsonl, *self.others]:
+        for logger in [self.jsonl, *self.loggers]:
             logger.close(ok=error is None)
         self.episodes.close()
 
     def start(self, step: int, total: int) -> None:
         """Begin the line of progress; with a total of 0 steps that of an evaluation alone."""
-        self.line = Progress(total, step)
+        self.progress_line = Progress(total, step)
 
     def stop(self) -> None:
         """End the line of progress."""
-        if self.line is not None:
-            self.line.close()
-            self.line = None
+        if self.progress_line is not None:
+            self.progress_line.close()
+            self.progress_line = None
 
     def progress(
         self, step: int, train_return: float | None = None, eval_return: float | None = None, note: object = ""
     ) -> None:
         """Move the line of progress on, with the returns there are."""
-        if self.line is not None:
-            self.line.update(step, train_return, eval_return, note)
+        if self.progress_line is not None:
+            self.progress_line.update(step, train_return, eval_return, note)
 
     def trained(self, episodes: Sequence[Episode], step: int) -> None:
-        """Note training episodes that ended."""
+        """Log training episodes that finished."""
         for e in episodes:
             self.episodes.add("train", e.env, e.index, e.seed, step, e.ret, e.actions)
             if self.film_every and self.count % self.film_every == 0:
                 self._film(step, f"train-{self.count}.mp4", e)
             self.count += 1
-            self.ended.append((e.ret, e.length))
+            self.finished.append((e.ret, e.length))
             self.lengths.append(e.length)
             self.progress(step, train_return=e.ret)
 
     def evaluated(self, episodes: Sequence[Episode], step: int) -> None:
-        """Note an evaluation's episodes."""
+        """Log an evaluation's episodes."""
         for e in episodes:
             self.episodes.add("eval", e.env, e.index, e.seed, step, e.ret, e.actions)
         self.progress(step, eval_return=float(np.mean([e.ret for e in episodes])))
@@ -113,40 +113,40 @@ class Tracker:
             self._film(step, f"final-{k}.mp4", e)
 
     def _film(self, step: int, name: str, e: Episode) -> None:
-        """Say so, as to draw a thousand frames without a GPU takes a while. Training takes no note of it."""
-        if self.line is not None:
-            self.line.announce(f"filming {name}")
+        """Announced, since a thousand frames take a while without a GPU. Training's random numbers are kept."""
+        if self.progress_line is not None:
+            self.progress_line.announce(f"filming {name}")
         with random_state_kept():
             self.film(self.folder.videos / name, e.seed, e.actions)
         self.progress(step)
 
     def log(self, row: dict[str, float]) -> dict[str, float]:
         """Write a row to every logger; returns it with what was added."""
-        if self.ended:
-            returns, lengths = np.array(self.ended).T
+        if self.finished:
+            returns, lengths = np.array(self.finished).T
             row = row | {"train/return": float(returns.mean()), "train/length": float(lengths.mean())}
-        self.ended = []
-        for logger in [self.jsonl, *self.others]:
+        self.finished = []
+        for logger in [self.jsonl, *self.loggers]:
             logger.log(row)
         return row
 
     def attach(self, paths: Sequence[Path]) -> None:
         """Pictures and videos for the loggers that take them."""
-        for logger in self.others:
+        for logger in self.loggers:
             if isinstance(logger, Gallery) and paths:
                 logger.attach(paths)
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "count": self.count,
-            "ended": list(self.ended),
+            "ended": list(self.finished),
             "metrics": self.jsonl.position(),
             "episodes": self.episodes.position(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Cut the files back to where they stood."""
-        self.count, self.ended = state["count"], [tuple(x) for x in state["ended"]]
+        """Truncate the files to their size at the checkpoint."""
+        self.count, self.finished = state["count"], [tuple(x) for x in state["ended"]]
         self.jsonl.truncate(state["metrics"])
         self.episodes.truncate(state["episodes"])
 

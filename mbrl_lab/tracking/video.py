@@ -1,4 +1,4 @@
-"""Videos: any logged episode, seen again from its seed and its actions."""
+"""Videos: any logged episode, replayed from its seed and its actions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MakeEnv = Callable[..., gymnasium.Env[Any, Any]]
 DEFAULT_FPS = 30.0
 CHANNELS = (1, 3, 4)  # of a picture: grey, red-green-blue, and those with an opacity
 WAYS: tuple[dict[str, Any], ...] = ({"render_mode": "rgb_array"}, {"render_mode": "rgb_array_list"}, {})
-"""How an environment is asked for pictures, until it draws one; some take no such argument and draw all the same."""
+"""Arguments with which an environment may render; they are tried in turn, since some take none and render anyway."""
 
 SILENCE = {"train": "; video.every=0 asks for none", "final": "; video.final=0 asks for none"}
 """The end of a warning, by the first word of a video's name."""
@@ -43,8 +43,9 @@ class Camera:
     """
 
     def __init__(self, make_env: MakeEnv, before: Callable[[], None] = lambda: None) -> None:
-        self.make_env, self.before = make_env, before
-        self.said: set[str] = set()
+        self.make_env = make_env
+        self.before = before
+        self.warned: set[str] = set()
 
     def __call__(self, path: Path, seed: int, actions: NDArray[Any]) -> None:
         """Write a video of the episode."""
@@ -52,8 +53,8 @@ class Camera:
             self.before()
             record_episode(path, self.make_env, seed, actions)
         except Exception as error:
-            if (why := reason(error)) not in self.said:
-                self.said.add(why)
+            if (why := reason(error)) not in self.warned:
+                self.warned.add(why)
                 log.warning("no video %s: %s%s", path.name, why, SILENCE.get(path.name.partition("-")[0], ""))
 
 
@@ -68,7 +69,7 @@ def origin(error: Exception) -> Exception:
 
 
 def reason(error: Exception) -> str:
-    """An error in a line, with its kind unless it is one of ours, which say it all."""
+    """An error in a line, with its type unless it is one of ours, whose messages are complete."""
     text = (str(error).strip().splitlines() or [""])[0]
     return (
         text if type(error) in (RuntimeError, ValueError) and text else f"{type(error).__name__}: {text}".rstrip(": ")
@@ -132,14 +133,14 @@ def same_size(frames: Iterable[Frame]) -> Iterator[Frame]:
 
 
 def episode_frames(env: gymnasium.Env[Any, Any], seed: int, actions: NDArray[Any]) -> Iterator[Frame]:
-    """What `env` shows of the episode that begins with `seed` and goes on with `actions` [L] or [L, A]."""
+    """The frames that `env` renders in the episode from `seed` and `actions` [L] or [L, A]."""
     env.reset(seed=seed)
     yield from pictures(env.render())
     for played, action in enumerate(actions, start=1):
         _, _, terminated, truncated, _ = env.step(int(action) if actions.ndim == 1 else action)
         yield from pictures(env.render())
         if (terminated or truncated) and played < len(actions):
-            log.warning("the episode ended after %d of its %d actions: it is not the same one", played, len(actions))
+            log.warning("the episode finished after %d of its %d actions: it is not the same one", played, len(actions))
             return
 
 
@@ -149,9 +150,9 @@ def frame_of(env: gymnasium.Env[Any, Any]) -> Frame:
 
 
 def frame_rate(env: gymnasium.Env[Any, Any]) -> float:
-    """Frames a second by the environment's own account, where it gives one."""
-    told = (env.metadata or {}).get("render_fps")
-    return float(told) if isinstance(told, int | float | np.number) and told > 0 else DEFAULT_FPS
+    """Frames a second in the environment's metadata, or a default."""
+    fps = (env.metadata or {}).get("render_fps")
+    return float(fps) if isinstance(fps, int | float | np.number) and fps > 0 else DEFAULT_FPS
 
 
 def pictures(drawn: Any) -> list[Frame]:
@@ -184,7 +185,7 @@ def picture(drawn: Any) -> Frame:
 @contextmanager
 def rendering(make_env: MakeEnv) -> Iterator[gymnasium.Env[Any, Any]]:
     """An environment that has drawn once, without a display if need be; RuntimeError or ValueError if it cannot."""
-    logging.getLogger("OpenGL").setLevel(logging.WARNING)  # else it tells of an accelerator that is not there
+    logging.getLogger("OpenGL").setLevel(logging.WARNING)  # it logs an accelerator that is not there
     if headless():
         prefer_offscreen()
     env = drawing_env(make_env)
@@ -195,7 +196,7 @@ def rendering(make_env: MakeEnv) -> Iterator[gymnasium.Env[Any, Any]]:
 
 
 def drawing_env(make_env: MakeEnv) -> gymnasium.Env[Any, Any]:
-    """An environment that draws, however it has to be asked; what was tried and draws nothing is closed again."""
+    """An environment that renders, with the first of `WAYS` that works; those that do not are closed."""
     errors: list[Exception] = []
     for way in WAYS:
         try:

@@ -48,8 +48,8 @@ class Space:
         other = {**trial.distributions, **self.distributions}
         wrong = [key for key in other if trial.distributions.get(key) != self.distributions.get(key)]
         if wrong:
-            said = f"its {wrong[0]} is from {trial.distributions.get(wrong[0])}, not {self.distributions.get(wrong[0])}"
-            raise ConfigError(f"trial {trial.number} is not of the search {self.name}: {said}")
+            what = f"its {wrong[0]} is from {trial.distributions.get(wrong[0])}, not {self.distributions.get(wrong[0])}"
+            raise ConfigError(f"trial {trial.number} is not of the search {self.name}: {what}")
 
     def describe(self) -> dict[str, str]:
         """The search as a study keeps it, to be compared: one text a setting."""
@@ -75,14 +75,14 @@ def read_space(name: str, more: Sequence[str] = (), config_dir: str | None = Non
 
 
 def distribution(key: str, given: Any) -> BaseDistribution:
-    """{choices} or {low, high, log, step} as Optuna's; whole numbers where both ends are."""
+    """{choices} or {low, high, log, step} as Optuna's; whole numbers where both bounds are."""
     given = given if isinstance(given, dict) else {}
     if set(given) == {"choices"} and isinstance(given["choices"], list) and given["choices"]:
         return CategoricalDistribution([_choice(x) for x in given["choices"]])
-    ends = [given.get("low"), given.get("high")]
-    if not set(given) <= RANGE or not all(isinstance(x, int | float) for x in ends) or ends[0] >= ends[1]:
+    bounds = [given.get("low"), given.get("high")]
+    if not set(given) <= RANGE or not all(isinstance(x, int | float) for x in bounds) or bounds[0] >= bounds[1]:
         raise ConfigError(f"space.{key} is {given}; it must be {{choices: [...]}} or {{low, high}}, low below high")
-    kind = IntDistribution if all(isinstance(x, int) for x in ends) else FloatDistribution
+    kind = IntDistribution if all(isinstance(x, int) for x in bounds) else FloatDistribution
     try:
         return kind(**given)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""The study: what was tried, in a journal that any number of workers share, and the best of it as a preset."""
+"""The study: trials in a journal that any number of workers share, and the best one as a preset."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mbrl_lab.tracking.atomic import write_text
 from mbrl_lab.tune.space import Space
 
 JOURNAL = "study.journal"
-OVER = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
 def open_study(path: Path, space: Space, seed: int | None = None) -> optuna.Study:
@@ -36,23 +36,23 @@ def open_study(path: Path, space: Space, seed: int | None = None) -> optuna.Stud
         study.set_user_attr("space", here)
     elif before != here:
         key = next(k for k in {**before, **here} if before.get(k) != here.get(k))
-        said = f"the study in {path} searches another space: {key} was {before.get(key)}, not {here.get(key)}"
-        raise ConfigError(f"{said}; choose another --study")
+        what = f"the study in {path} searches another space: {key} was {before.get(key)}, not {here.get(key)}"
+        raise ConfigError(f"{what}; choose another --study")
     return study
 
 
 def count(study: optuna.Study) -> int:
-    """Trials that are over or under way."""
-    return len(study.get_trials(deepcopy=False, states=(*OVER, TrialState.RUNNING)))
+    """Trials that are finished or running."""
+    return len(study.get_trials(deepcopy=False, states=(*FINISHED, TrialState.RUNNING)))
 
 
 def under_way(study: optuna.Study) -> list[Trial]:
-    """Trials that some worker began and did not end; perhaps it still works on them."""
+    """Trials that a worker began and did not finish; it may still work on them."""
     return [Trial(study, t._trial_id) for t in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))]
 
 
 def report(trial: Trial, value: float, step: int) -> bool:
-    """Tell the study how a trial stands; whether it is worth no more steps. What is not a number says nothing."""
+    """Report a value to the study; whether the trial should be pruned. Values that are not finite are left out."""
     if not math.isfinite(value):
         return False
     trial.report(value, step)
@@ -60,7 +60,7 @@ def report(trial: Trial, value: float, step: int) -> bool:
 
 
 def end(study: optuna.Study, trial: Trial, value: float | None, pruned: bool = False, reason: str = "") -> TrialState:
-    """Tell the study what a trial came to; one without a finite value has failed."""
+    """Report a trial's result to the study; one without a finite value has failed."""
     if pruned:
         state = TrialState.PRUNED
     else:
@@ -86,9 +86,9 @@ def write_preset(study: optuna.Study, space: Space, path: Path) -> Path | None:
     cfg = OmegaConf.create()
     for key, value in found.params.items():
         OmegaConf.update(cfg, key, OmegaConf.create(value) if _is_nested(value) else value)
-    over = len(study.get_trials(deepcopy=False, states=OVER))
-    came_to = f"{space.metric} {found.value:.6g} in trial {found.number} of {over}"
-    lines = ["# @package _global_", f"# Found by scripts/tune.py {space.name}: {came_to}."]
+    finished = len(study.get_trials(deepcopy=False, states=FINISHED))
+    result = f"{space.metric} {found.value:.6g} in trial {found.number} of {finished}"
+    lines = ["# @package _global_", f"# Found by scripts/tune.py {space.name}: {result}."]
     lines += [f"defaults:\n  - {name}\n  - _self_" for name in base_preset(space)]
     write_text(path, "\n".join([*lines, OmegaConf.to_yaml(cfg)]))
     return path

@@ -1,4 +1,4 @@
-"""A worker: asks the study what to try, runs it as a process, tells how it goes, and ends what is not worth it."""
+"""A worker: asks the study for trials, runs them as processes, reports their values, and stops pruned ones."""
 
 from __future__ import annotations
 
@@ -35,28 +35,31 @@ class Attempt(NamedTuple):
 class Worker:
     """Works on a study until it has `trials` of them, as many at once as there are places.
 
-    What is told apart from the value: a run that fails or whose metric is never a finite number is a failed trial, and
-    the search goes on. A trial whose worker was killed is taken over where its run stands.
+    A run that fails, or whose metric is never a finite number, is a failed trial, and the search continues. A trial
+    whose worker was killed is resumed by another one.
     """
 
     def __init__(self, study: optuna.Study, space: Space, path: Path, script: Path, trials: int, workers: int) -> None:
-        self.study, self.space, self.path, self.trials = study, space, path, trials
+        self.study = study
+        self.space = space
+        self.path = path
+        self.trials = trials
         self.sweep = Sweep(path, str(script), str(Path.cwd()), {}, {})
         self.flags = () if space.config_dir is None else ("--config-dir", space.config_dir)
         cfg = compose_config(space.overrides, space.config_dir)
         self.threads, self.device = cfg.runtime.threads, str(cfg.runtime.device)
         self.places = choose_places([self.job(0, [])], workers, 1)
         self.attempts: list[Attempt] = []
-        self.told: dict[int, int] = {}  # by trial: the last step that the study knows of
+        self.reported: dict[int, int] = {}  # by trial: the last step in the study
 
     def run(self) -> None:
-        """Raises SystemExit where a signal came: then all runs have saved, and another worker goes on with them."""
+        """Raises SystemExit after a signal: then all runs have saved, and another worker can resume them."""
         with Signals() as signals:
             try:
                 while not signals.received and (self.fill() or self.attempts):
                     time.sleep(PAUSE)
                     for attempt in list(self.attempts):
-                        self.look(attempt)
+                        self.check(attempt)
             finally:
                 self.stop()
             if signals.received:
@@ -64,7 +67,7 @@ class Worker:
                 raise SystemExit(128 + signal.Signals[signals.received])
 
     def fill(self) -> bool:
-        """Begin what there is a place for; whether something is left to begin."""
+        """Begin trials while there are places; False when none is left to begin."""
         while place := free_place(self.places, [attempt.running for attempt in self.attempts]):
             taken = self.take_over() or self.ask()
             if taken is None:
@@ -73,7 +76,7 @@ class Worker:
         return True
 
     def take_over(self) -> tuple[Trial, Lock] | None:
-        """A trial that its worker left in the middle."""
+        """A trial that a dead worker left unfinished."""
         mine = {attempt.trial.number for attempt in self.attempts}
         for trial in under_way(self.study):
             if trial.number not in mine and (lock := self.lock(trial)):
@@ -100,7 +103,7 @@ class Worker:
         return Job(self.path / "trials" / f"{number:04d}", tuple(words), self.flags, self.threads, self.device)
 
     def begin(self, trial: Trial, lock: Lock, place: Place) -> None:
-        """Start a trial's run, or tell the study that there cannot be such a one."""
+        """Start a trial's run, or report to the study that its config is invalid."""
         words = self.space.words(trial.params)
         try:
             self.space.check_trial(trial)
@@ -108,20 +111,21 @@ class Worker:
         except ConfigError as error:
             self.finish(trial, lock, end(self.study, trial, None, reason=str(error)), str(error))
             return
-        self.told[trial.number] = max(self.study.trials[trial.number].intermediate_values, default=-1)
+        self.reported[trial.number] = max(self.study.trials[trial.number].intermediate_values, default=-1)
         running = begin(self.sweep, self.job(trial.number, words), place)
         self.attempts.append(Attempt(trial, running, lock))
 
-    def look(self, attempt: Attempt) -> None:
-        """Report what is new of a trial, and end it if its run has ended or is not worth going on with."""
+    def check(self, attempt: Attempt) -> None:
+        """Report new values of a trial, and finish it if its run has exited or is pruned."""
         trial, running, lock = attempt
         code = running.process.poll()
         values = self.values(running.job.folder)
-        pruned = any(report(trial, value, step) for step, value in values if step > self.told[trial.number])
+        pruned = any(report(trial, value, step) for step, value in values if step > self.reported[trial.number])
         last, value = values[-1] if values else (-1, None)
-        self.told[trial.number] = max(last, self.told[trial.number])
+        self.reported[trial.number] = max(last, self.reported[trial.number])
         if code is None and not pruned:
             return
+
         if code is None:
             running.process.terminate()
             running.process.wait()
@@ -129,22 +133,23 @@ class Worker:
         else:
             why = self.unlogged(running.job.folder) if code == 0 else reason(code, running.job.folder / OUTPUT)
             pruned = False
+
         self.attempts.remove(attempt)
         self.finish(trial, lock, end(self.study, trial, None if why else value, pruned, why), why)
 
     def values(self, folder: Path) -> list[tuple[int, float]]:
-        """Steps and values of the metric so far; what was not finite is not there."""
+        """Steps and finite values of the metric so far."""
         rows = read_metrics(RunFolder(folder).metrics)
         return [(int(row["step"]), row[self.space.metric]) for row in rows if row.get(self.space.metric) is not None]
 
     def unlogged(self, folder: Path) -> str:
-        """What to say where a run never wrote of the metric, perhaps for a slip in its name; else nothing."""
+        """A reason if the run never logged the metric, perhaps for a misspelled name; else empty."""
         names = {key for row in read_metrics(RunFolder(folder).metrics) for key in row}
         metric = self.space.metric
         return "" if metric in names else f"its run logged no {metric!r}{did_you_mean(metric, names)}"
 
     def finish(self, trial: Trial, lock: Lock, state: TrialState, why: str) -> None:
-        """Let a trial go, and say what it came to."""
+        """Release a trial, and print its result."""
         lock.release()
         value = self.study.trials[trial.number].value
         what = f"{self.space.metric} {value:.4g}" if state == TrialState.COMPLETE else why.partition("\n")[0]
@@ -152,7 +157,7 @@ class Worker:
         print(f"tune      trial {trial.number}  {words}  {state.name.lower()}  {what}".rstrip(), flush=True)
 
     def stop(self) -> None:
-        """Have what still runs save and end; its trials stay under way."""
+        """Let running trials save and exit; another worker can resume them."""
         for attempt in self.attempts:
             attempt.running.process.terminate()
         for attempt in self.attempts:

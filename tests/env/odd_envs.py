@@ -206,7 +206,7 @@ CASES = [
     Case("Truths", obs(Box(0, 1, (3,), np.bool_)), shape=(3,)),
     Case("VectorFrames", {}, {"frame_stack": 3}, shape=(6,)),
     # what is returned
-    Case("WrongShape", obs(Box(-1, 1, (2,), np.float32), np.zeros(3)), error="has shape [3], but the space says [2]"),
+    Case("WrongShape", obs(Box(-1, 1, (2,), np.float32), np.zeros(3)), error="has shape [3], but the space has [2]"),
     Case("NoObservation", {"observe": lambda self: None}, error="is None, not an array"),
     Case("Words", {"observe": lambda self: "left"}, error="is 'left', not an array"),
     Case("List", {"observe": lambda self: [0.5, 1]}),

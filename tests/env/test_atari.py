@@ -103,14 +103,14 @@ def test_an_episode_is_a_function_of_its_seed_and_actions(played: tuple[Envs, li
 
 
 @pytest.mark.parametrize("game", ["breakout", "space_invaders", "ms_pacman"])
-def test_a_game_that_follows_another_is_the_one_its_seed_says(game: str) -> None:
+def test_a_game_that_follows_another_is_the_one_of_its_seed(game: str) -> None:
     """Frame by frame, after a game played at random and after none."""
     settings = BREAKOUT | {"game": game, "actions": None}
     going, fresh = AtariVector(2, **settings), AtariVector(1, **settings)
     going.reset(seed=[5 * GAMES_PER_SEED, 7])
     random = np.random.default_rng(0)
     actions = going.single_action_space.n  # type: ignore[attr-defined]
-    while not going.over[0]:
+    while not going.done[0]:
         going.step(random.integers(actions, size=2))
     going.step(np.zeros(2, np.int64))
     shown, _ = going.reset(seed=[5 * GAMES_PER_SEED + 1, None], options={"reset_mask": np.array([True, False])})
@@ -120,7 +120,7 @@ def test_a_game_that_follows_another_is_the_one_its_seed_says(game: str) -> None
         action = random.integers(actions, size=2)
         a, b = going.step(action), fresh.step(action[:1])
         assert all(np.array_equal(x[:1], y) for x, y in zip(a[:4], b[:4], strict=True))
-        if going.over[0]:
+        if going.done[0]:
             break
     going.close(), fresh.close()
 

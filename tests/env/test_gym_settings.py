@@ -338,7 +338,7 @@ def test_a_run_with_all_of_it_resumes_exactly(tmp_path: Path) -> None:
 
 
 def test_copies_that_differ_are_refused(tmp_path: Path, known: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match="environments made alike differ"):
+    with pytest.raises(ValueError, match=r"env\.make builds differ in their spaces"):
         runner = make_run("random", "gym", "debug=smoke", folder=tmp_path, **{"env.id": known["OwnLength"]})
         runner.run()
 

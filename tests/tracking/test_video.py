@@ -76,7 +76,7 @@ def test_an_episode_that_ends_too_early_is_reported(caplog: pytest.LogCaptureFix
     frames = list(render_episode(Lamp, 7, np.zeros(13, dtype=np.int32)))
     assert len(frames) == 11
     assert [(r.levelno, r.message) for r in caplog.records] == [
-        (logging.WARNING, "the episode ended after 10 of its 13 actions: it is not the same one")
+        (logging.WARNING, "the episode finished after 10 of its 13 actions: it is not the same one")
     ]
 
 
