@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from mbrl_lab.hardware import slowdown, supports_bf16
-from mbrl_lab.nets.precision import large_enough
+from mbrl_lab.nets.precision import gains_from_bf16
 
 AS_BEGAN = "as the run began"
 
@@ -58,7 +58,7 @@ def _suitable(native: bool, device: torch.device, algo: nn.Module) -> tuple[str,
     what = "GPU" if device.type == "cuda" else "processor"
     if not native:
         return "fp32", f"as this {what} has no native bf16"
-    if not large_enough(algo):
+    if not gains_from_bf16(algo):
         return "fp32", "as networks this small are no faster in bf16"
     return "bf16", f"as this {what} has native bf16"
 

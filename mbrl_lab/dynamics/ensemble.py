@@ -17,7 +17,7 @@ from mbrl_lab.dynamics.normaliser import Normaliser
 from mbrl_lab.dynamics.trainer import Trainer
 from mbrl_lab.nets import EnsembleMLP
 from mbrl_lab.nets.adam import Adam
-from mbrl_lab.nets.precision import FEW_BATCHED, autocast_dtype, worthwhile
+from mbrl_lab.nets.precision import SMALL_MEMBER_BATCH, autocast_dtype, fp32_if_few
 from mbrl_lab.ops import clip_norm, masked_mean
 from mbrl_lab.protocols import WorldModel
 from mbrl_lab.replay import Replay
@@ -99,7 +99,7 @@ class Ensemble(WorldModel):
         if order is not None:
             state, action = state[order], action[order]
         rows = len(state) if self.propagation == "expectation" else len(state) // len(self.elite)
-        with worthwhile(rows, state.device.type, FEW_BATCHED):
+        with fp32_if_few(rows, state.device.type, SMALL_MEMBER_BATCH):
             next_obs, outcome = self._imagine(self.elites(), state, action)
         if order is None:
             return next_obs, outcome
@@ -114,7 +114,7 @@ class Ensemble(WorldModel):
         that a Gaussian ensemble draws does not count, nor does the reward where it is computed.
         """
         x = torch.cat([state, self.spec.encode(action)], -1)
-        with worthwhile(len(state), state.device.type, FEW_BATCHED):
+        with fp32_if_few(len(state), state.device.type, SMALL_MEMBER_BATCH):
             means = self.elites().net.predict(x.expand(len(self.elite), *x.shape))[..., : self.outputs]
         spread = (means / self.targets.scale).std(0, correction=0)
         return spread[:, : self.outputs - (self.reward_fn is not None)].square().mean(-1).sqrt()

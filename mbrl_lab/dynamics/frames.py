@@ -13,7 +13,7 @@ from mbrl_lab.dynamics.grid import COLOURS, LARGEST, SELDOM
 from mbrl_lab.dynamics.trainer import Trainer
 from mbrl_lab.dynamics.visual import Net, Said, Visual
 from mbrl_lab.nets.dilated import Dilated, Pooled
-from mbrl_lab.nets.encoder import squared
+from mbrl_lab.nets.encoder import space_to_depth
 from mbrl_lab.types import EnvSpec
 
 STEP = 8
@@ -47,7 +47,7 @@ class FrameNet(Net):
 
     def _say(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(the newest frame in squares, features, both [N, h, w, .], a number for each of its pixels, logits)."""
-        squares = squared(state, self.patch)
+        squares = space_to_depth(state, self.patch)
         seen = squares.to(torch.float32).mul_(1 / 255).movedim(-1, 1)
         features = self.trunk(seen, action)
         placed = features.movedim(1, -1)
@@ -70,7 +70,7 @@ class LevelNet(FrameNet):
 
     def loss(self, state: Tensor, action: Tensor, frame: Tensor, on: bool) -> Said:
         old, features, gate, logits = self._say(state, action)
-        new = squared(frame, self.patch)
+        new = space_to_depth(frame, self.patch)
         changes = (new.short() - old.short()).abs() > STEP
         error = F.binary_cross_entropy_with_logits(gate, changes.float(), reduction="none").sum((1, 2, 3))
         some = changes.any(-1).nonzero(as_tuple=True)
@@ -87,7 +87,7 @@ class LevelNet(FrameNet):
         new = old.clone()
         seen = self.palette[self._levels(features, some).argmax(-1)]
         new[some] = torch.where(open_[some], seen, old[some])
-        return unsquared(new, self.patch)
+        return depth_to_space(new, self.patch)
 
     def _levels(self, features: Tensor, where: tuple[Tensor, ...]) -> Tensor:
         """[M, S, 32] logits of S pixels at M places of [N, h, w]: they are few."""
@@ -103,14 +103,14 @@ class DeltaNet(FrameNet):
 
     def loss(self, state: Tensor, action: Tensor, frame: Tensor, on: bool) -> Said:
         old, features, delta, logits = self._say(state, action)
-        target = (squared(frame, self.patch).short() - old.short()) / 255
+        target = (space_to_depth(frame, self.patch).short() - old.short()) / 255
         return sure(
             (delta - target).square().sum((1, 2, 3)), logits, self._decide(old, features, delta) if on else frame
         )
 
     @torch.no_grad()
     def _decide(self, old: Tensor, features: Tensor, delta: Tensor) -> Tensor:
-        return unsquared((old + 255 * delta).round().clamp(0, 255).byte(), self.patch)
+        return depth_to_space((old + 255 * delta).round().clamp(0, 255).byte(), self.patch)
 
 
 def sure(error: Tensor, logits: Tensor, frame: Tensor) -> Said:
@@ -119,8 +119,8 @@ def sure(error: Tensor, logits: Tensor, frame: Tensor) -> Said:
     return Said(error[:, None], logits[:, None], zero[:, None], zero.long(), frame)
 
 
-def unsquared(squares: Tensor, side: int) -> Tensor:
-    """[N, h, w, side * side] -> [N, 1, side * h, side * w]: the inverse of `squared` for one channel."""
+def depth_to_space(squares: Tensor, side: int) -> Tensor:
+    """[N, h, w, side * side] -> [N, 1, side * h, side * w]: the inverse of `space_to_depth` for one channel."""
     return squares.unflatten(-1, (side, side)).transpose(2, 3).flatten(3, 4).flatten(1, 2).unsqueeze(1)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mbrl_lab.dynamics.normaliser import Normaliser
-from mbrl_lab.nets.ensemble import Layers, apply, as_computed
+from mbrl_lab.nets.ensemble import Layers, apply, in_autocast_dtype
 from mbrl_lab.nets.precision import autocast_dtype
 
 
@@ -39,7 +39,7 @@ class Folded(NamedTuple):
 def fold(layers: Layers, inputs: Normaliser, scale: Tensor, shift: Tensor) -> Folded:
     """The layers as autocast would cast them, of unstandardised inputs; outputs times `scale` and moved by `shift`."""
     if autocast_dtype(inputs.mean.device.type) != torch.float32:
-        return Folded(as_computed(layers), (inputs.mean.clone(), inputs.scale.clone()), (scale, shift))
+        return Folded(in_autocast_dtype(layers), (inputs.mean.clone(), inputs.scale.clone()), (scale, shift))
     folded = list(layers)
     weight, bias = folded[0]
     weight = weight / inputs.scale.unsqueeze(-1)

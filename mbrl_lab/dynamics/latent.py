@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from mbrl_lab.dynamics.sequence import SequenceModel, unbroken
 from mbrl_lab.dynamics.trainer import Trainer
 from mbrl_lab.nets.adam import Adam
-from mbrl_lab.nets.decoder import decoder, scale_of
+from mbrl_lab.nets.decoder import make_decoder, make_standardiser
 from mbrl_lab.nets.encoder import MakeEncoder
-from mbrl_lab.nets.heads import begin_at_zero, head
+from mbrl_lab.nets.heads import make_head, zero_output
 from mbrl_lab.nets.mlp import mlp
 from mbrl_lab.types import EnvSpec, Metrics, Outcome, Step, Tree
 
@@ -65,13 +65,13 @@ class Latent(SequenceModel):
         self.gaussian, self.consistency, self.balance = gaussian, consistency, balance
         hidden, outputs = [width] * depth, latent * (1 + gaussian)
         self.see = encoder(spec)
-        self.scale = scale_of(spec, self.see)
+        self.scale = make_standardiser(spec, self.see)
         self.encode = mlp([self.see.dim, *hidden, outputs], activation=nn.SiLU)
-        self.step = begin_at_zero(mlp([latent + spec.action_dim, *hidden, outputs], activation=nn.SiLU))
-        self.head = head(bins)
-        self.reward = begin_at_zero(mlp([latent, *hidden, self.head.outputs], activation=nn.SiLU, fp32_output=True))
-        self.end = begin_at_zero(mlp([latent, *hidden, 1], activation=nn.SiLU))
-        self.decoder = decoder(spec, self.see, latent, hidden) if decode else None
+        self.step = zero_output(mlp([latent + spec.action_dim, *hidden, outputs], activation=nn.SiLU))
+        self.head = make_head(bins)
+        self.reward = zero_output(mlp([latent, *hidden, self.head.outputs], activation=nn.SiLU, fp32_output=True))
+        self.end = zero_output(mlp([latent, *hidden, 1], activation=nn.SiLU))
+        self.decoder = make_decoder(spec, self.see, latent, hidden) if decode else None
         self.decodes = decode
         self.opt = Adam(self.parameters(), lr)
 
@@ -90,7 +90,7 @@ class Latent(SequenceModel):
         return state
 
     def decode(self, state: Tree) -> Tensor | None:
-        return None if self.decoder is None else self.decoder.read(self.decoder(state), self.scale)
+        return None if self.decoder is None else self.decoder.reconstruct(self.decoder(state), self.scale)
 
     def loss(self, steps: Step, start: Tree | None) -> tuple[Tensor, Tree, Metrics]:
         known = unbroken(steps.first)
@@ -99,11 +99,11 @@ class Latent(SequenceModel):
         z, foreseen = self._unroll(seen, steps.action)
         loss: dict[str, Tensor] = {}
         if self.decoder is not None:
-            loss["decode"] = self.decoder.error(self.decoder(z), steps.obs, self.scale)
+            loss["decode"] = self.decoder.loss(self.decoder(z), steps.obs, self.scale)
         after, passed = z[1:], known[1:]
         apart = self._apart(Normal(*(x[1:] for x in seen)), foreseen)
         loss["consistency"] = F.pad(self.consistency * apart, (0, 0, 1, 0))
-        loss["reward"] = F.pad(self.head.error(self.reward(after), steps.reward[1:]), (0, 0, 1, 0))
+        loss["reward"] = F.pad(self.head.loss(self.reward(after), steps.reward[1:]), (0, 0, 1, 0))
         ends = steps.terminal.float()
         loss["end"] = self._end_error(z, ends) + self._end_error(seen.mean, ends)
         metrics: Metrics = {f"model/{name}": (x * known).mean() for name, x in loss.items()}

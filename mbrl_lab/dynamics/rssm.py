@@ -9,12 +9,12 @@ from torch.nn import functional as F
 from mbrl_lab.dynamics.sequence import SequenceModel
 from mbrl_lab.dynamics.trainer import Trainer
 from mbrl_lab.nets.adam import Adam
-from mbrl_lab.nets.decoder import decoder, scale_of
+from mbrl_lab.nets.decoder import make_decoder, make_standardiser
 from mbrl_lab.nets.encoder import MakeEncoder
 from mbrl_lab.nets.gru import BlockGRU
-from mbrl_lab.nets.heads import begin_at_zero, head
+from mbrl_lab.nets.heads import make_head, zero_output
 from mbrl_lab.nets.mlp import mlp
-from mbrl_lab.nets.precision import worthwhile
+from mbrl_lab.nets.precision import fp32_if_few
 from mbrl_lab.ops import unimix
 from mbrl_lab.types import EnvSpec, Metrics, Outcome, Step, Tree
 
@@ -59,24 +59,24 @@ class RSSM(SequenceModel):
         self.kl_prior, self.kl_posterior, self.free_nats = kl_prior, kl_posterior, free_nats
         latents, hidden = groups * classes, [width] * depth
         self.see = encoder(spec)
-        self.scale = scale_of(spec, self.see)
+        self.scale = make_standardiser(spec, self.see)
         deep = mlp([self.see.dim, *hidden, width], True, activation=nn.SiLU)
         self.embed = deep if spec.obs_dtype == torch.float32 else nn.Linear(self.see.dim, width)
         self.gru = BlockGRU(latents + spec.action_dim, units, width, blocks)
         self.prior = mlp([units, *hidden, latents], True, activation=nn.SiLU)
         self.expect = nn.Linear(units, width)
         self.posterior = nn.Sequential(nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, latents))
-        self.head = head(bins)
+        self.head = make_head(bins)
         rewards = [self.dim, *hidden, self.head.outputs]
-        self.reward = begin_at_zero(mlp(rewards, True, activation=nn.SiLU, fp32_output=True))
-        self.end = begin_at_zero(mlp([self.dim, *hidden, 1], True, activation=nn.SiLU))
-        self.decoder = decoder(spec, self.see, self.dim, hidden, norm=True)
+        self.reward = zero_output(mlp(rewards, True, activation=nn.SiLU, fp32_output=True))
+        self.end = zero_output(mlp([self.dim, *hidden, 1], True, activation=nn.SiLU))
+        self.decoder = make_decoder(spec, self.see, self.dim, hidden, norm=True)
         self.opt = Adam(self.parameters(), lr)
 
     def observe(self, state: Tree | None, step: Step) -> Tree:
         state = self.initial_state(len(step.first), step.first.device) if state is None else state
         seen = self._embed(step.obs)
-        with worthwhile(len(seen), seen.device.type):
+        with fp32_if_few(len(seen), seen.device.type):
             return self._infer(state, step.action, step.first, seen)[0]
 
     def advance(self, state: Tree, action: Tensor) -> Tree:
@@ -91,7 +91,7 @@ class RSSM(SequenceModel):
         return torch.cat([state["memory"], state["latent"].flatten(-2)], -1)
 
     def decode(self, state: Tree) -> Tensor:
-        return self.decoder.read(self.decoder(self.features(state)), self.scale)
+        return self.decoder.reconstruct(self.decoder(self.features(state)), self.scale)
 
     def initial_state(self, batch: int, device: torch.device) -> dict[str, Tensor]:
         memory = torch.zeros(batch, self.units, device=device)
@@ -115,8 +115,8 @@ class RSSM(SequenceModel):
         arrived = learned * ~steps.first
         apart = self.divergences(logp, self._prior(states["memory"].flatten(0, 1)).unflatten(0, steps.first.shape))
         loss = {
-            "decode": learned * self.decoder.error(self.decoder(features), steps.obs, self.scale),
-            "reward": arrived * self.head.error(self.reward(features), steps.reward),
+            "decode": learned * self.decoder.loss(self.decoder(features), steps.obs, self.scale),
+            "reward": arrived * self.head.loss(self.reward(features), steps.reward),
             "end": arrived * self._end_error(features, steps.terminal.float()),
             "kl_prior": learned * self.kl_prior * apart[0].clamp(min=self.free_nats),
             "kl_posterior": learned * self.kl_posterior * apart[1].clamp(min=self.free_nats),
@@ -153,7 +153,7 @@ class RSSM(SequenceModel):
         """States [L, B, ...] and posteriors' log-probabilities [L, B, groups, classes] of windows [L, B]."""
         embedded = self._embed(steps.obs)
         blank = self.initial_state(steps.first.shape[1], steps.first.device)
-        with worthwhile(len(embedded[0]), embedded.device.type):
+        with fp32_if_few(len(embedded[0]), embedded.device.type):
             state, logp = self._infer(blank, steps.action[0], torch.ones_like(steps.first[0]), embedded[0])
             state = state if start is None else start
             states, logps = [state], [logp]

@@ -1,4 +1,4 @@
-"""Networks: plain multilayer perceptrons and batched ensembles of them."""
+"""Networks: MLPs and batched ensembles of them, encoders, decoders, heads and optimisers."""
 
 from mbrl_lab.nets.ensemble import EnsembleMLP
 

@@ -13,10 +13,11 @@ def random_shift(images: Tensor, pixels: int) -> Tensor:
     """
     batch, channels, height, width = images.shape
 
-    def places(size: int) -> Tensor:
+    # Pad and crop as one gather: a pixel's source is its place plus the shift, held within the image.
+    def source(size: int) -> Tensor:
         shift = torch.randint(-pixels, pixels + 1, (batch, 1), device=images.device)
         return (torch.arange(size, device=images.device) + shift).clamp(0, size - 1)
 
-    index = places(height).unsqueeze(-1) * width + places(width).unsqueeze(1)
+    index = source(height).unsqueeze(-1) * width + source(width).unsqueeze(1)
     index = index.view(batch, 1, -1).expand(-1, channels, -1)
     return images.flatten(2).gather(2, index).view_as(images)

@@ -1,4 +1,4 @@
-"""Dilated: a trunk of convolutions that keeps an image's size and sees far, told an action."""
+"""Dilated: a trunk of convolutions that keeps an image's size, has a wide receptive field, and takes an action."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import torch
 from torch import Tensor, nn
 
 DILATIONS = (1, 2), (4, 2)
-"""Of the two convolutions of a block, over and over: each place sees all of an image of 21 x 21 after three blocks."""
+"""Of the two convolutions of a block, in turn: after three blocks the receptive field covers an image of 21 x 21."""
 
 
 class Dilated(nn.Module):
     """[N, channels, h, w] and actions [N, A] -> [N, width, h, w].
 
-    A convolution, a number for each place and channel, then `depth` times x + conv(relu(conv(relu(x)))). The action is
-    added to what each block begins with; with 0 `actions` there is none. There is no normalisation: on a CPU it takes
-    longer than the convolutions do in bfloat16. A block's second convolution begins at 0.
+    A convolution, a bias for each place and channel, then `depth` times x + conv(relu(conv(relu(x)))). A linear
+    function of the action is added to each block's input; with 0 `actions` there is none. A block's second convolution
+    is initialised to 0. There is no normalisation: on a CPU it takes longer than the convolutions do in bfloat16.
     """
 
     def __init__(self, channels: int, size: tuple[int, int], actions: int, width: int, depth: int) -> None:
@@ -34,8 +34,8 @@ class Dilated(nn.Module):
         x = self.first(x)
         x = x + self.place.to(x.dtype)
         for k, (inner, outer) in enumerate(zip(self.inner, self.outer, strict=True)):
-            told = x if action is None else x + self.actions[k](action).to(x.dtype)[..., None, None]
-            x = x + outer(nn.functional.relu_(inner(nn.functional.relu(told))))
+            conditioned = x if action is None else x + self.actions[k](action).to(x.dtype)[..., None, None]
+            x = x + outer(nn.functional.relu_(inner(nn.functional.relu(conditioned))))
         return nn.functional.relu(x)
 
 

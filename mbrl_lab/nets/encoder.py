@@ -1,4 +1,4 @@
-"""What turns observations into vectors. Each is a module of the observation's spec with the attribute `dim`."""
+"""Encoders: from observations to vectors. Each is a module of the observation's spec with an attribute `dim`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MakeEncoder = Callable[[EnvSpec], Encoder]
 
 
 class Vector(Encoder):
-    """Observations that are vectors already, as they are. ValueError for others."""
+    """Observations that are vectors already, unchanged. ValueError for others."""
 
     def __init__(self, spec: EnvSpec) -> None:
         super().__init__()
@@ -38,15 +38,21 @@ class Vector(Encoder):
 
 
 class Convolutional(Encoder):
-    """Images [..., C, H, W] through `net`, a convolution first; `hidden`: units of a layer with ReLU after it, 0: none.
+    """Images [..., C, H, W] through a network that begins with a convolution.
 
-    Bytes up to `largest` count as numbers up to 1, floats as they are. ValueError for what is no image, or one less
-    than `smallest` wide.
+    ValueError for observations that are no images, or narrower than `smallest` pixels.
     """
 
     smallest = 1
 
     def __init__(self, spec: EnvSpec, net: nn.Sequential, hidden: int, largest: float) -> None:
+        """
+        Args:
+            spec: of the observations.
+            net: images [N, C, H, W] -> [N, ...].
+            hidden: units of a layer with ReLU after it; 0: none.
+            largest: byte that counts as 1; floats count as they are.
+        """
         super().__init__()
         name, shape = f"encoder={type(self).__name__.lower()}", spec.obs_shape
         if spec.obs_dtype != torch.uint8 or len(shape) != 3:
@@ -54,44 +60,53 @@ class Convolutional(Encoder):
         if min(shape[1:]) < self.smallest:
             least = f"at least {self.smallest} x {self.smallest}, these are {shape[1]} x {shape[2]}"
             raise ValueError(f"{name} needs images of {least}: try encoder=grid or impala")
-        self.net, self.largest = net.to(memory_format=torch.channels_last), largest  # type: ignore[call-overload]
+
+        self.net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.largest = largest
         with torch.no_grad():
-            self.dim = self._flat(torch.zeros(1, *spec.obs_shape, dtype=torch.uint8)).shape[-1]
-        self.hidden = nn.Sequential(nn.Linear(self.dim, hidden), nn.ReLU()) if hidden else nn.Identity()
-        self.dim = hidden or self.dim
+            outputs = self._convolved(torch.zeros(1, *spec.obs_shape, dtype=torch.uint8)).shape[-1]
+        self.hidden = nn.Sequential(nn.Linear(outputs, hidden), nn.ReLU()) if hidden else nn.Identity()
+        self.dim = hidden or outputs
 
     def forward(self, obs: Tensor) -> Tensor:
-        return fp32_if_small(self.hidden, self._flat(obs.flatten(0, -4))).unflatten(0, obs.shape[:-3])
+        features = self._convolved(obs.flatten(0, -4))
+        return fp32_if_small(self.hidden, features).unflatten(0, obs.shape[:-3])
 
-    def _flat(self, obs: Tensor) -> Tensor:
+    def _convolved(self, obs: Tensor) -> Tensor:
+        """[N, C, H, W] -> [N, D]."""
         first, rest = self.net[0], self.net[1:]
+        # Bytes are scaled by the first layer's weights, which are fewer than pixels.
         return rest(convolve(obs, first, 1.0 if obs.is_floating_point() else 1 / self.largest)).flatten(1)
 
 
 def convolve(obs: Tensor, layer: nn.Conv2d, scale: float) -> Tensor:
-    """The layer of `scale` times images [N, C, H, W], channels last.
+    """The convolution `layer` of `scale` times images [N, C, H, W], channels last.
 
-    Where its kernel is a multiple of its stride, each square of stride x stride pixels becomes the channels of one
-    place, and the stride 1: the same products, but of channels enough to fill a processor's vectors.
+    Where its kernel is a multiple of its stride, each patch of stride x stride pixels becomes channels of one place
+    (space to depth), and the stride 1: the same products, but with enough channels to fill a processor's vectors.
     """
     dtype, stride = autocast_dtype(obs.device.type), layer.stride[0]
     weight = layer.weight * scale
     if stride == 1 or layer.kernel_size[0] % stride or layer.padding[0]:
         image = obs.to(dtype).contiguous(memory_format=torch.channels_last)
         return nn.functional.conv2d(image, weight, layer.bias, layer.stride, layer.padding)
-    squares = layer.kernel_size[0] // stride
-    weight = weight.unflatten(2, (squares, stride)).unflatten(4, (squares, stride)).permute(0, 1, 3, 5, 2, 4)
-    image = squared(obs.to(dtype) if obs.is_floating_point() else obs, stride).to(dtype).movedim(-1, 1)
-    return nn.functional.conv2d(image, weight.flatten(1, 3).contiguous(memory_format=torch.channels_last), layer.bias)
+
+    patches = layer.kernel_size[0] // stride
+    weight = weight.unflatten(2, (patches, stride)).unflatten(4, (patches, stride)).permute(0, 1, 3, 5, 2, 4)
+    weight = weight.flatten(1, 3).contiguous(memory_format=torch.channels_last)
+    image = space_to_depth(obs.to(dtype) if obs.is_floating_point() else obs, stride).to(dtype).movedim(-1, 1)
+    return nn.functional.conv2d(image, weight, layer.bias)
 
 
-def squared(obs: Tensor, side: int) -> Tensor:
+def space_to_depth(obs: Tensor, side: int) -> Tensor:
     """[N, C, H, W] -> [N, H / side, W / side, C * side * side], without what is left over at the edges."""
-    high, wide = (n // side for n in obs.shape[-2:])
-    whole = obs[..., : high * side, : wide * side].contiguous()
+    rows, columns = (n // side for n in obs.shape[-2:])
+    whole = obs[..., : rows * side, : columns * side].contiguous()
+
+    # A patch's row moves as one number where there is one of its size, as copies of single bytes take longer.
     width = side * obs.element_size()
-    unit = {8: torch.int64, 4: torch.int32, 2: torch.int16}.get(width, obs.dtype)  # so many bytes are moved at once
-    cut = whole.view(unit).unflatten(-2, (high, side)).unflatten(-1, (wide, -1))
+    unit = {8: torch.int64, 4: torch.int32, 2: torch.int16}.get(width, obs.dtype)
+    cut = whole.view(unit).unflatten(-2, (rows, side)).unflatten(-1, (columns, -1))
     return cut.permute(0, 2, 4, 1, 3, 5).contiguous().flatten(3).view(obs.dtype)
 
 
@@ -114,7 +129,10 @@ class Nature(Convolutional):
 
 
 class Impala(Convolutional):
-    """Three stages of a convolution, a pooling and two residual blocks (Espeholt et al. 2018), `width` times wider."""
+    """Three stages of a convolution, a pooling and two residual blocks (Espeholt et al. 2018).
+
+    `width` scales the paper's channels.
+    """
 
     def __init__(self, spec: EnvSpec, width: int, hidden: int) -> None:
         sizes = [spec.obs_shape[0], 16 * width, 32 * width, 32 * width]

@@ -1,4 +1,4 @@
-"""K multilayer perceptrons applied as one batched network."""
+"""K MLPs applied as one batched network."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Layers = list[tuple[Tensor, ...]]
 """(weight [K, i, o], bias [K, 1, o]) per layer, and with layer norm its gain and shift [K, 1, o] for a hidden one."""
 
 Activation = Callable[..., Tensor]
-"""Of a tensor, as torch.nn.functional has them: with `inplace`."""
+"""A function of a tensor as in torch.nn.functional, with `inplace`."""
 
 
 def apply(
@@ -29,28 +29,29 @@ def apply(
 
     `fp32_output`: the last layer is float32 even under autocast.
     """
-    if _one_by_one(x):
+    if _member_by_member(x):
         members = ([tuple(p[k] for p in layer) for layer in layers] for k in range(len(x)))
         return torch.stack([_chain(one, x[k], activation, dropout, fp32_output) for k, one in enumerate(members)])
     return _chain(layers, x, activation, dropout, fp32_output)
 
 
 def _affine(bias: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    """[K, N, i] -> [K, N, o], or without K. A compiler adds a bias that stands apart in the activation's pass."""
+    """[K, N, i] -> [K, N, o], or without K."""
     if torch.compiler.is_compiling():
+        # Apart from the product, the compiler fuses the bias with the activation.
         product = x @ weight
         return product + bias.to(product.dtype)
     return torch.addmm(bias, x, weight) if x.dim() == 2 else torch.baddbmm(bias, x, weight)
 
 
-def as_computed(layers: Layers) -> Layers:
-    """The layers cast once, where autocast would cast them at every use."""
+def in_autocast_dtype(layers: Layers) -> Layers:
+    """The layers cast once to autocast's dtype, which casts them at every use."""
     dtype = autocast_dtype(layers[0][0].device.type)
     return [tuple(p.to(dtype) for p in layer) for layer in layers]
 
 
-def _one_by_one(x: Tensor) -> bool:
-    """Whether each member's rows go through all layers before the next's: on a CPU they then stay in its cache."""
+def _member_by_member(x: Tensor) -> bool:
+    """Whether each member's rows go through all layers before the next member's: on a CPU they stay in its cache."""
     device = x.device.type
     return (
         device == "cpu"
@@ -63,7 +64,7 @@ def _one_by_one(x: Tensor) -> bool:
 def _chain(layers: Layers, x: Tensor, activation: Activation, dropout: float, fp32_output: bool) -> Tensor:
     *hidden, (weight, bias) = layers
     inplace = not torch.is_grad_enabled()
-    overwrite = inplace or activation is nn.functional.relu  # whose gradient is found from what it returns
+    overwrite = inplace or activation is nn.functional.relu  # ReLU's gradient follows from its output
     for w, b, *norm in hidden:
         x = _affine(b, x, w)
         if dropout:
@@ -72,6 +73,7 @@ def _chain(layers: Layers, x: Tensor, activation: Activation, dropout: float, fp
             gain, shift = norm
             x = torch.addcmul(shift, nn.functional.layer_norm(x, x.shape[-1:]), gain)
         x = activation(x, inplace=overwrite)
+
     if not fp32_output:
         return _affine(bias, x, weight)
     with without_autocast(x.device.type):
@@ -86,7 +88,7 @@ def truncated_normal(members: int, inputs: int, outputs: int) -> tuple[Tensor, T
 
 
 def uniform(members: int, inputs: int, outputs: int) -> tuple[Tensor, Tensor]:
-    """Weights and biases within 1 / sqrt(inputs), as torch.nn.Linear begins."""
+    """Weights and biases within 1 / sqrt(inputs), as torch.nn.Linear is initialised."""
     bound = inputs**-0.5
     shapes = (members, inputs, outputs), (members, 1, outputs)
     weight, bias = (torch.empty(shape).uniform_(-bound, bound) for shape in shapes)
@@ -94,11 +96,7 @@ def uniform(members: int, inputs: int, outputs: int) -> tuple[Tensor, Tensor]:
 
 
 class EnsembleMLP(nn.Module):
-    """K perceptrons, every parameter with the member as its first dimension; a dynamics' by default.
-
-    `norm`: layer norm before each activation. `dropout`: before that, while the module is training.
-    `fp32_output`: the last layer is float32 even under autocast, as critics need.
-    """
+    """K MLPs, every parameter with the member as its first dimension."""
 
     def __init__(
         self,
@@ -113,11 +111,27 @@ class EnsembleMLP(nn.Module):
         initial: Callable[[int, int, int], tuple[Tensor, Tensor]] = truncated_normal,
         fp32_output: bool = False,
     ) -> None:
+        """
+        Args:
+            members: K.
+            inputs: of each member.
+            outputs: of each member.
+            width: units of a hidden layer.
+            depth: hidden layers.
+            activation: after each hidden layer.
+            norm: layer norm before each activation.
+            dropout: probability, before the layer norm, while the module is training.
+            initial: (members, inputs, outputs) -> weight and bias of a layer; by default a dynamics' (PETS).
+            fp32_output: the last layer is float32 even under autocast, as critics need.
+        """
         super().__init__()
-        self.activation, self.dropout, self.fp32_output = activation, dropout, fp32_output
+        self.activation = activation
+        self.dropout = dropout
+        self.fp32_output = fp32_output
         sizes = [inputs, *[width] * depth, outputs]
         weights, biases = zip(*(initial(members, i, o) for i, o in itertools.pairwise(sizes)), strict=True)
-        self.weights, self.biases = nn.ParameterList(weights), nn.ParameterList(biases)
+        self.weights = nn.ParameterList(weights)
+        self.biases = nn.ParameterList(biases)
         normed = sizes[1:-1] if norm else []
         self.gains = nn.ParameterList(torch.ones(members, 1, o) for o in normed)
         self.shifts = nn.ParameterList(torch.zeros(members, 1, o) for o in normed)

@@ -1,4 +1,4 @@
-"""A gated recurrent unit whose memory may be cut into blocks that do not see each other's."""
+"""A gated recurrent unit with block-diagonal recurrent weights."""
 
 from __future__ import annotations
 
@@ -21,11 +21,10 @@ class BlockLinear(nn.Module):
 
 
 class BlockGRU(nn.Module):
-    """Memory [N, `units`] and inputs [N, `inputs`] -> the next memory.
+    """State [N, `units`] and inputs [N, `inputs`] -> the next state.
 
-    Each of `blocks` equal parts of the memory sees itself and all inputs, through a layer as wide as it is, and is
-    renewed by gates (block-diagonal, Hafner et al. 2023); with one block it is a GRU with that layer before it.
-    The update gate begins at a quarter, so that memories last.
+    Each of `blocks` equal parts of the state depends on itself and on all inputs, through a layer as wide as it is, and
+    is updated by gates (block-diagonal, Hafner et al. 2023); with one block it is a GRU with that layer before it.
     """
 
     def __init__(self, inputs: int, units: int, width: int, blocks: int) -> None:
@@ -38,10 +37,12 @@ class BlockGRU(nn.Module):
         self.norm = nn.LayerNorm(units)
         self.gates = BlockLinear(blocks, part, 3 * part)
 
-    def forward(self, memory: Tensor, inputs: Tensor) -> Tensor:
+    def forward(self, state: Tensor, inputs: Tensor) -> Tensor:
         x = self.enter(inputs).unsqueeze(1).expand(-1, self.blocks, -1)
-        x = torch.cat([memory.unflatten(-1, (self.blocks, -1)).to(x.dtype), x], -1)
+        x = torch.cat([state.unflatten(-1, (self.blocks, -1)).to(x.dtype), x], -1)
         x = F.silu(self.norm(self.mix(x).flatten(1))).unflatten(-1, (self.blocks, -1))
-        reset, fresh, update = (g.flatten(1).float() for g in self.gates(x).chunk(3, -1))
-        fresh = torch.tanh(reset.sigmoid() * fresh)
-        return torch.lerp(memory, fresh, (update - 1).sigmoid())
+        reset, candidate, update = (g.flatten(1).float() for g in self.gates(x).chunk(3, -1))
+        candidate = torch.tanh(reset.sigmoid() * candidate)
+
+        # The bias of -1 starts the update gate at about a quarter, so that states last.
+        return torch.lerp(state, candidate, (update - 1).sigmoid())

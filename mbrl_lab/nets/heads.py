@@ -1,4 +1,4 @@
-"""How a network's last layer is read as one number, and what it should have said."""
+"""Heads: how a network's output is read as one number, and the loss of that reading."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from torch.nn import functional as F
 
 from mbrl_lab.ops import symexp, two_hot
 
-RANGE = 20.0
-"""Bins lie between symexp(-20) and symexp(20), as in Hafner et al. (2023)."""
+SYMLOG_RANGE = 20.0
+"""Bins lie between symexp(-20) and symexp(20) (Hafner et al. 2023, eq. 11)."""
 
 
 class Head(nn.Module):
-    """A reading of `outputs` numbers."""
+    """A reading of `outputs` numbers as one."""
 
     outputs: int
 
     def mean(self, out: Tensor) -> Tensor:
-        """[..., outputs] -> [...]: the number it expects."""
+        """[..., outputs] -> [...]: the expected number."""
         raise NotImplementedError
 
-    def error(self, out: Tensor, target: Tensor) -> Tensor:
-        """[..., outputs] and [...] -> [...]: the loss."""
+    def loss(self, out: Tensor, target: Tensor) -> Tensor:
+        """[..., outputs] and targets [...] -> [...]."""
         raise NotImplementedError
 
 
-class Number(Head):
+class ScalarHead(Head):
     """The number itself, in units of `scale`; the loss is the squared error in the same units."""
 
     outputs = 1
@@ -38,14 +38,15 @@ class Number(Head):
     def mean(self, out: Tensor) -> Tensor:
         return out.float().squeeze(-1) * self.scale
 
-    def error(self, out: Tensor, target: Tensor) -> Tensor:
+    def loss(self, out: Tensor, target: Tensor) -> Tensor:
         return (out.float().squeeze(-1) - target / self.scale).square()
 
 
-class TwoHot(Head):
-    """Weights on bins that are evenly spaced in symlog; the loss is the cross-entropy with the two-hot target.
+class TwoHotHead(Head):
+    """A distribution over bins, evenly spaced in symlog; the loss is the cross-entropy with the two-hot target.
 
-    Whatever its size, a target pulls alike (Hafner et al. 2023, eq. 9-11). An odd number of `bins`, so that one is 0.
+    The size of its gradients does not depend on that of the target (Hafner et al. 2023, eqs. 9 to 11). ValueError for
+    an even number of `bins`: one of them is 0.
     """
 
     bins: Tensor
@@ -55,27 +56,28 @@ class TwoHot(Head):
         if bins % 2 == 0:
             raise ValueError(f"bins is {bins}; it must be an odd number, so that one of the bins is 0")
         self.outputs = bins
-        upper = symexp(torch.linspace(0, RANGE, bins // 2 + 1))
+        upper = symexp(torch.linspace(0, SYMLOG_RANGE, bins // 2 + 1))
         self.register_buffer("bins", torch.cat([-upper.flip(0)[:-1], upper]), persistent=False)
 
     def mean(self, out: Tensor) -> Tensor:
-        """Bins of opposite sign are added pairwise: in any other order equal weights would not give 0."""
         weighted = out.float().softmax(-1) * self.bins
+
+        # Bins of opposite sign are added pairwise: in any other order equal weights would not give exactly 0.
         half = self.outputs // 2
         return (weighted[..., :half].flip(-1) + weighted[..., half + 1 :]).sum(-1)
 
-    def error(self, out: Tensor, target: Tensor) -> Tensor:
+    def loss(self, out: Tensor, target: Tensor) -> Tensor:
         return -(two_hot(target, self.bins) * F.log_softmax(out.float(), -1)).sum(-1)
 
 
-def head(bins: int, scale: float = 1.0) -> Head:
-    """`TwoHot`, or for no bins a `Number`."""
-    return TwoHot(bins) if bins else Number(scale)
+def make_head(bins: int, scale: float = 1.0) -> Head:
+    """A `TwoHotHead`, or for no bins a `ScalarHead`."""
+    return TwoHotHead(bins) if bins else ScalarHead(scale)
 
 
 @torch.no_grad()
-def begin_at_zero(net: nn.Sequential) -> nn.Sequential:
-    """The same network, which says 0 whatever it is asked, until it has learned."""
+def zero_output(net: nn.Sequential) -> nn.Sequential:
+    """The same network with its last layer set to 0, so that its first outputs are 0 (Hafner et al. 2023)."""
     last = net[-1]
     assert isinstance(last, nn.Linear), last
     last.weight.zero_()

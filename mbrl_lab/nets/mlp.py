@@ -1,4 +1,4 @@
-"""A multilayer perceptron."""
+"""MLPs."""
 
 from __future__ import annotations
 
@@ -17,10 +17,14 @@ def mlp(
     activation: Callable[[], nn.Module] = nn.ReLU,
     fp32_output: bool = False,
 ) -> nn.Sequential:
-    """Linear layers of `sizes` (inputs, hidden ones, outputs), with an activation after all but the last.
+    """A multilayer perceptron, with an activation after all layers but the last.
 
-    `dropout` and `norm` (layer norm) stand before each activation, in this order, as in DroQ (Hiraoka et al. 2022).
-    `fp32_output`: the last layer is float32 even under autocast, as values and rewards need.
+    Args:
+        sizes: inputs, units of each hidden layer, outputs.
+        norm: layer norm before each activation.
+        dropout: probability, before the layer norm, as in DroQ (Hiraoka et al. 2022).
+        activation: makes the activation.
+        fp32_output: the last layer is float32 even under autocast, as values and rewards need.
     """
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(sizes[:-1]):

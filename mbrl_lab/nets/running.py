@@ -1,4 +1,4 @@
-"""Running statistics of a stream of batches, and what is normalised by them; all of it is saved with the weights."""
+"""Running statistics of a stream of batches, and normalisation by them; all of it is saved with the weights."""
 
 from __future__ import annotations
 
@@ -21,63 +21,69 @@ class Moments(nn.Module):
 
     @torch.no_grad()
     def add(self, x: Tensor, counts: Tensor) -> None:
-        """Count those of [N, *shape] for which `counts` [N] holds (Chan et al. 1979, for merging two sets)."""
+        """Count those of [N, *shape] for which `counts` [N] holds."""
         x, weight = x.double(), counts.double().view(-1, *[1] * (x.ndim - 1))
         number = weight.sum()
         mean = (x * weight).sum(0) / number.clamp(min=1)
         squares = ((x - mean).square() * weight).sum(0)
-        share = number / (self.count + number).clamp(min=1)
-        apart = mean - self.mean
-        squares = squares + self.var * self.count + apart.square() * self.count * share
-        self.mean += apart * share
+
+        # Merge the two sets' sums of squares (Chan et al. 1979), in float64: the sums grow for a whole run.
+        fraction = number / (self.count + number).clamp(min=1)
+        delta = mean - self.mean
+        squares = squares + self.var * self.count + delta.square() * self.count * fraction
+        self.mean += delta * fraction
         self.count += number
         self.var.copy_(torch.where(self.count > 0, squares / self.count.clamp(min=1), self.var))
 
 
 class Standardise(nn.Module):
-    """Tensors [..., *shape] standardised by the moments of those counted, and cut at `bound` standard deviations."""
+    """Tensors [..., *shape] standardised by the moments of those counted, and clipped at `bound`."""
 
     def __init__(self, shape: tuple[int, ...], bound: float = 10.0) -> None:
         super().__init__()
-        self.moments, self.bound = Moments(shape), bound
+        self.moments = Moments(shape)
+        self.bound = bound
 
     def forward(self, x: Tensor) -> Tensor:
         mean, scale = self.moments.mean, (self.moments.var + 1e-8).rsqrt()
-        if not x.is_floating_point():  # bytes lose nothing in the faster arithmetic
+        if not x.is_floating_point():
+            # Bytes lose nothing in float32, which is faster than the float64 of the statistics.
             mean, scale = mean.float(), scale.float()
         return ((x - mean) * scale).float().clamp(-self.bound, self.bound)
 
     def undo(self, x: Tensor) -> Tensor:
-        """What was standardised, but for the cut."""
+        """The inverse of `forward`, but for the clipping."""
         return (x * (self.moments.var + 1e-8).sqrt() + self.moments.mean).float()
 
 
 class RewardScale(nn.Module):
-    """Rewards divided by the standard deviation of their discounted sums since each episode's beginning.
+    """Rewards divided by the standard deviation of their discounted sums since the start of each episode.
 
-    A sum goes on from one call to the next, so calls must follow each other without a gap; a call with another number
-    of environments begins its sums anew.
+    A sum continues from one call to the next, so calls must follow each other without a gap; a call with another number
+    of environments starts its sums at 0.
     """
 
     def __init__(self, gamma: float, bound: float = 10.0) -> None:
         super().__init__()
-        self.gamma, self.bound = gamma, bound
-        self.moments, self.sums = Moments(()), torch.zeros(0)
+        self.gamma = gamma
+        self.bound = bound
+        self.moments = Moments(())
+        self.sums = torch.zeros(0)
 
     @torch.no_grad()
     def forward(self, reward: Tensor, valid: Tensor) -> Tensor:
-        """[T, B] -> [T, B]: count the valid rewards, then scale all; one that is not valid begins an episode."""
-        now = self.sums.to(reward) if len(self.sums) == reward.shape[1] else torch.zeros_like(reward[0])
+        """[T, B] -> [T, B]: count the valid rewards, then scale all; a step that is not valid starts an episode."""
+        total = self.sums.to(reward) if len(self.sums) == reward.shape[1] else torch.zeros_like(reward[0])
         sums = []
-        for r, goes_on in zip(reward, valid, strict=True):
-            now = goes_on * (self.gamma * now + r)
-            sums.append(now)
-        self.sums = now
+        for r, same_episode in zip(reward, valid, strict=True):
+            total = same_episode * (self.gamma * total + r)
+            sums.append(total)
+        self.sums = total
         self.moments.add(torch.stack(sums).flatten(), valid.flatten())
         return (reward * (self.moments.var + 1e-8).rsqrt()).float().clamp(-self.bound, self.bound)
 
     def get_extra_state(self) -> Tensor:
-        """The sums, whose number is not known before the first call."""
+        """The sums. They are no buffer, as their number is not known before the first call."""
         return self.sums
 
     def set_extra_state(self, state: Tensor) -> None:

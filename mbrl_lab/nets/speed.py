@@ -1,4 +1,4 @@
-"""How networks are made quick on the machine they run on: what is compiled, and what becomes of freed memory."""
+"""Speed on the machine at hand: which methods are compiled, and whether freed memory is kept."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ def keep_freed_memory() -> None:
 def compile_parts(algo: nn.Module) -> None:
     """torch.compile for the methods that modules name in `compilable`: pure functions of tensors, called often."""
     cpu = all(p.device.type == "cpu" for p in algo.parameters())
-    # On a CPU what calls the kernels is C++ too, or Python would take longer than small kernels do, and random numbers
-    # are torch's: compiled ones are others, and are drawn one after the other.
+
+    # On a CPU the kernels are called from C++ too, as calls from Python take longer than small kernels. Random numbers
+    # are torch's: compiled ones are different numbers, drawn one after the other.
     options: dict[str, Any] | None = {"cpp_wrapper": True, "fallback_random": True} if cpu else None
     for module in algo.modules():
         for name in getattr(module, "compilable", ()):

@@ -26,7 +26,7 @@ from mbrl_lab.dynamics.rollout import real_trajectory
 from mbrl_lab.nets.actor import Categorical, ClippedGaussian, Distribution
 from mbrl_lab.nets.adam import Adam
 from mbrl_lab.nets.anneal import anneal, annealing_factor
-from mbrl_lab.nets.heads import begin_at_zero, head
+from mbrl_lab.nets.heads import make_head, zero_output
 from mbrl_lab.nets.mlp import mlp
 from mbrl_lab.ops import lambda_returns, polyak, unimix
 from mbrl_lab.protocols import Policy, WorldModel
@@ -78,7 +78,7 @@ class Actor(nn.Module):
         self.discrete = spec.discrete
         self.options = options
         outputs = spec.action_dim if spec.discrete else 2 * spec.action_dim
-        self.net = begin_at_zero(mlp([spec.obs_shape[0], *[width] * depth, outputs], norm, activation=nn.SiLU))
+        self.net = zero_output(mlp([spec.obs_shape[0], *[width] * depth, outputs], norm, activation=nn.SiLU))
 
     def forward(self, features: Tensor) -> Distribution:
         out = self.net(features).float()
@@ -145,9 +145,9 @@ class ActorCritic(Policy):
         self.actor = Actor(spec, width, depth, norm, actor)
         self.actor_tau = actor.tau
         self.averaged_actor = copy.deepcopy(self.actor).requires_grad_(False)
-        self.head = head(bins, 1 / (1 - gamma) if gamma < 1 else 1.0)
+        self.head = make_head(bins, 1 / (1 - gamma) if gamma < 1 else 1.0)
         sizes = [spec.obs_shape[0], *[width] * depth, self.head.outputs]
-        self.critic = begin_at_zero(mlp(sizes, norm, activation=nn.SiLU, fp32_output=True))
+        self.critic = zero_output(mlp(sizes, norm, activation=nn.SiLU, fp32_output=True))
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
 
         self.actor_opt = Adam(self.actor.parameters(), optim.actor_lr)
@@ -239,7 +239,7 @@ class ActorCritic(Policy):
 
     def _critic_step(self, features: Tensor, returns: Tensor, weight: Tensor) -> Tensor:
         """A gradient step of the critic on L_V (eq. 5), and its target network's; the loss."""
-        loss = (weight * self.head.error(self.critic(features), returns)).mean()
+        loss = (weight * self.head.loss(self.critic(features), returns)).mean()
         self.critic_opt.minimise_clipped(loss, self.optim.clip)
         polyak(self.target_critic.parameters(), self.critic.parameters(), self.tau)
         return loss.detach()

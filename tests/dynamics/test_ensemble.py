@@ -12,7 +12,7 @@ from linear import EDGE, SPEC, C, data, ensemble, fit, queries, reward_of, train
 from torch import Tensor
 
 from mbrl_lab.dynamics import Ends, Ensemble
-from mbrl_lab.nets.precision import FEW_BATCHED
+from mbrl_lab.nets.precision import SMALL_MEMBER_BATCH
 from mbrl_lab.nets.speed import compile_parts
 from mbrl_lab.types import EnvSpec, Step
 
@@ -242,7 +242,7 @@ def test_in_bfloat16_it_predicts_nearly_the_same_and_afterwards_the_same(ending:
 
 def test_few_rows_of_each_member_are_imagined_in_float32(deterministic: Ensemble) -> None:
     """To cast the weights would take longer than it saves."""
-    for rows, same in ((4 * FEW_BATCHED - 1, True), (4 * FEW_BATCHED, False)):
+    for rows, same in ((4 * SMALL_MEMBER_BATCH - 1, True), (4 * SMALL_MEMBER_BATCH, False)):
         obs, action = queries(rows)
         exact, _ = deterministic.imagine(obs, action)
         with torch.autocast("cpu", torch.bfloat16):

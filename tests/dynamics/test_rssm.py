@@ -14,7 +14,7 @@ from torch.distributions import Categorical, kl_divergence
 from mbrl_lab.config import build
 from mbrl_lab.dynamics import RSSM
 from mbrl_lab.nets.encoder import Grid, Vector
-from mbrl_lab.nets.precision import FEW
+from mbrl_lab.nets.precision import SMALL_BATCH
 from mbrl_lab.types import EnvSpec, Step
 
 SMALL = {"encoder": None, "units": 32, "blocks": 4, "groups": 4, "classes": 8, "width": 32, "length": 8, "bins": 41}
@@ -192,7 +192,7 @@ def test_its_steps_can_be_compiled_for_any_number_of_rows() -> None:
     traced = copy.deepcopy(model)
     for name in RSSM.compilable:
         setattr(traced, name, torch.compile(getattr(traced, name), backend="eager", fullgraph=True))
-    for batch in (1, 2, 3, FEW):
+    for batch in (1, 2, 3, SMALL_BATCH):
         steps, states = rows(2, batch), []
         for each in (model, traced):
             torch.manual_seed(0)

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from mbrl_lab.dynamics import Frames, Grid, ImageTrainer, Visual
-from mbrl_lab.dynamics.frames import unsquared
+from mbrl_lab.dynamics.frames import depth_to_space
 from mbrl_lab.dynamics.image_trainer import BLOCK
 from mbrl_lab.dynamics.quality import changed, f1, open_loop
 from mbrl_lab.dynamics.visual import Said, likelihoods
-from mbrl_lab.nets.encoder import squared
+from mbrl_lab.nets.encoder import space_to_depth
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Metrics, Step
 
@@ -142,8 +142,8 @@ def test_rows_are_dealt_to_the_members_in_equal_blocks() -> None:
 @pytest.mark.parametrize("side", [1, 2, 4])
 def test_a_frame_of_squares_is_the_frame(side: int) -> None:
     frame = torch.randint(256, (3, 1, 16, 8), dtype=torch.uint8)
-    assert squared(frame, side)[1, 0, 0].tolist() == frame[1, 0, :side, :side].flatten().tolist()
-    assert torch.equal(unsquared(squared(frame, side), side), frame)
+    assert space_to_depth(frame, side)[1, 0, 0].tolist() == frame[1, 0, :side, :side].flatten().tolist()
+    assert torch.equal(depth_to_space(space_to_depth(frame, side), side), frame)
 
 
 def test_the_loss_of_levels_by_hand() -> None:

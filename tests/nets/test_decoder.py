@@ -9,7 +9,14 @@ import torch
 from torch import nn
 from torch.distributions import Bernoulli, kl_divergence
 
-from mbrl_lab.nets.decoder import DARK, SELDOM, Image, decoder, deconvolve, scale_of
+from mbrl_lab.nets.decoder import (
+    EMPTY_LOGIT,
+    MIN_PROBABILITY,
+    ImageDecoder,
+    deconvolve,
+    make_decoder,
+    make_standardiser,
+)
 from mbrl_lab.nets.encoder import Grid, Impala, Nature, Vector
 from mbrl_lab.types import EnvSpec
 
@@ -22,40 +29,40 @@ VECTOR = EnvSpec((5,), torch.float32, 3, discrete=True)
     ("spec", "encoder"), [(PIXELS, Nature(PIXELS, 0)), (GRID, Grid(GRID, 16, 0)), (VECTOR, Vector(VECTOR))]
 )
 def test_it_says_what_the_encoder_sees(spec: EnvSpec, encoder: torch.nn.Module) -> None:
-    net, scale = decoder(spec, encoder, 7, [8]), scale_of(spec, encoder)  # type: ignore[arg-type]
+    net, scale = make_decoder(spec, encoder, 7, [8]), make_standardiser(spec, encoder)  # type: ignore[arg-type]
     out = net(torch.randn(3, 2, 7))
-    assert out.shape == (3, 2, *spec.obs_shape) == net.read(out, scale).shape
-    obs = net.read(out, scale).round().to(spec.obs_dtype)
-    assert net.error(out, obs, scale).shape == (3, 2)
+    assert out.shape == (3, 2, *spec.obs_shape) == net.reconstruct(out, scale).shape
+    obs = net.reconstruct(out, scale).round().to(spec.obs_dtype)
+    assert net.loss(out, obs, scale).shape == (3, 2)
 
 
 def test_sizes_that_strides_do_not_divide_come_back() -> None:
     spec = EnvSpec((1, 87, 90), torch.uint8, 3, discrete=True)
-    assert decoder(spec, Nature(spec, 0), 4, [])(torch.randn(2, 4)).shape == (2, 1, 87, 90)
+    assert make_decoder(spec, Nature(spec, 0), 4, [])(torch.randn(2, 4)).shape == (2, 1, 87, 90)
 
 
 def test_grids_are_told_by_cross_entropy_and_begin_dark() -> None:
-    grid = Image(GRID, Grid(GRID, 4, 0), 4)
+    grid = ImageDecoder(GRID, Grid(GRID, 4, 0), 4)
     bits = torch.randint(2, (1, *GRID.obs_shape), dtype=torch.uint8)
     dark = torch.zeros(1, *GRID.obs_shape)
-    assert grid.error(dark - DARK, bits, None).item() == pytest.approx(400 * math.log(2), rel=1e-4)
-    torch.testing.assert_close(grid.read(dark, None), torch.full_like(dark, DARK).sigmoid())
+    assert grid.loss(dark - EMPTY_LOGIT, bits, None).item() == pytest.approx(400 * math.log(2), rel=1e-4)
+    torch.testing.assert_close(grid.reconstruct(dark, None), torch.full_like(dark, EMPTY_LOGIT).sigmoid())
 
 
 def test_images_are_told_around_their_mean_by_relative_entropy() -> None:
     encoder = Nature(PIXELS, 0)
-    pixels, scale = Image(PIXELS, encoder, 4), scale_of(PIXELS, encoder)
+    pixels, scale = ImageDecoder(PIXELS, encoder, 4), make_standardiser(PIXELS, encoder)
     assert scale is not None
     seen = torch.zeros(2, *PIXELS.obs_shape, dtype=torch.uint8)
     seen[1, 0, :40] = 102
     scale.moments.add(seen, torch.ones(2))
     nothing_else = torch.zeros(1, *PIXELS.obs_shape)
-    mean = pixels.read(nothing_else, scale)
+    mean = pixels.reconstruct(nothing_else, scale)
     torch.testing.assert_close(mean[0, 0, :40], torch.full((40, 84), 51.0))
-    torch.testing.assert_close(mean[0, 1], torch.full((84, 84), 255 * SELDOM))
+    torch.testing.assert_close(mean[0, 1], torch.full((84, 84), 255 * MIN_PROBABILITY))
     told = (mean / 255).expand_as(seen)
     true = kl_divergence(Bernoulli(probs=seen / 255), Bernoulli(probs=told)).sum((1, 2, 3))
-    torch.testing.assert_close(pixels.error(nothing_else.expand_as(seen), seen, scale), true, rtol=1e-4, atol=1e-2)
+    torch.testing.assert_close(pixels.loss(nothing_else.expand_as(seen), seen, scale), true, rtol=1e-4, atol=1e-2)
 
 
 def test_standardised_images_and_bytes_go_through_the_same_convolutions() -> None:
@@ -71,4 +78,4 @@ def test_deconvolutions_as_plain_ones_are_torchs(kernel: int, stride: int, added
 
 def test_what_is_more_than_convolutions_cannot_be_reversed() -> None:
     with pytest.raises(ValueError, match=r"^encoder=impala cannot be reversed"):
-        decoder(PIXELS, Impala(PIXELS, 1, 0), 4, [])
+        make_decoder(PIXELS, Impala(PIXELS, 1, 0), 4, [])

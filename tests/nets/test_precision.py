@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from mbrl_lab.nets import EnsembleMLP
-from mbrl_lab.nets.precision import FEW, differentiate, fp32_if_small, large_enough
+from mbrl_lab.nets.precision import SMALL_BATCH, differentiate, fp32_if_small, gains_from_bf16
 
 
-@pytest.mark.parametrize(("rows", "dtype"), [(FEW - 1, torch.float32), (FEW, torch.bfloat16)])
+@pytest.mark.parametrize(("rows", "dtype"), [(SMALL_BATCH - 1, torch.float32), (SMALL_BATCH, torch.bfloat16)])
 def test_few_rows_keep_their_digits(rows: int, dtype: torch.dtype) -> None:
     net, x = nn.Linear(5, 3), torch.randn(rows, 5)
     with torch.autocast("cpu", torch.bfloat16):
@@ -20,7 +20,7 @@ def test_few_rows_keep_their_digits(rows: int, dtype: torch.dtype) -> None:
         assert torch.equal(out, net(x.bfloat16().float()))
 
 
-@pytest.mark.parametrize("rows", [1, FEW])
+@pytest.mark.parametrize("rows", [1, SMALL_BATCH])
 def test_without_autocast_it_is_the_network(rows: int) -> None:
     net, x = nn.Linear(5, 3), torch.randn(rows, 5)
     assert torch.equal(fp32_if_small(net, x), net(x))
@@ -55,4 +55,4 @@ def test_only_the_inputs_get_gradients() -> None:
     ],
 )
 def test_a_layer_of_one_member_is_what_counts(net: nn.Module, large: bool) -> None:
-    assert large_enough(net) is large
+    assert gains_from_bf16(net) is large

@@ -26,6 +26,7 @@ def made(part: str, spec: EnvSpec = DISCRETE, **settings: object) -> nn.Module:
     group = part.partition("/")[0]
     cfg = OmegaConf.merge({group: OmegaConf.load(CONF / f"{part}.yaml")}, {group: {"width": 64, **settings}})
     assert isinstance(cfg, DictConfig)
+    cfg[group].pop("defaults", None)
     if "encoder" in cfg[group]:
         cfg[group].encoder = {"_target_": f"{Vector.__module__}.Vector", "_partial_": True}
     return build(cfg[group])(spec)
@@ -45,7 +46,7 @@ def sac_critic() -> Net:
 
 def ppo_critic() -> Net:
     policy = made("policy/ppo")
-    return policy.value, policy.critic[-1].weight, policy.critic[-1].bias
+    return policy.v, policy.critic[-1].weight, policy.critic[-1].bias
 
 
 def dreamer_critic(bins: int = 0) -> Net:
