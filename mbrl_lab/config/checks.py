@@ -23,7 +23,7 @@ def check(cfg: DictConfig) -> None:
         raise ConfigError(f"{key} must be given, e.g. {key}=...")
     find_here(cfg)
     try:
-        OmegaConf.resolve(cfg.copy())
+        OmegaConf.to_container(cfg, resolve=True)
     except InterpolationKeyError as error:
         lacking = "this environment or algorithm does not give it, so choose parts that do without"
         raise ConfigError(f"{str(error).splitlines()[0]}: {lacking}") from error

@@ -212,9 +212,16 @@ class RunFolder:
 
 def plain(config: Any) -> dict[str, Any]:
     """A config as nested dicts and lists of plain values, as it would be read back from YAML."""
-    nested = OmegaConf.to_container(OmegaConf.create(config))
+    nested = OmegaConf.to_container(config) if OmegaConf.is_config(config) else plain_value(config)
     assert isinstance(nested, dict), type(nested)
     return {str(key): value for key, value in nested.items()}
+
+
+def plain_value(value: Any) -> Any:
+    """A copy with tuples as lists; quicker by far than a config of OmegaConf's in between."""
+    if isinstance(value, Mapping):
+        return {key: plain_value(inner) for key, inner in value.items()}
+    return [plain_value(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def one_line(error: Exception) -> str:
