@@ -16,6 +16,7 @@ import pickle
 import random
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from hydra._internal import defaults_list
+from hydra._internal import config_loader_impl, defaults_list
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import OmegaConf
 
 from mbrl_lab.config import composition as config
+from mbrl_lab.config import presets
 from mbrl_lab.tracking import provenance
 
 yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # hundreds of configs are read
@@ -78,14 +81,41 @@ def seeded(request: pytest.FixtureRequest) -> None:
 def composed_once() -> Iterator[None]:
     """The same words compose the same config, and the same text is the same file, so Hydra reads each once.
 
-    Hydra also prepares what a defaults list may interpolate, for every file; here only for those that interpolate. And
-    git is asked once.
+    Our own files are merged once for each choice of groups, since values that the words give come after that. Hydra
+    also prepares what a defaults list may interpolate, for every file; here only for those that interpolate. And git
+    is asked once.
     """
     compose, load, git = config.compose, OmegaConf.load, provenance.git
     choices = defaults_list._create_interpolation_map
     threads = [] if THREADS == 1 else [f"runtime.threads={THREADS}"]
     composed = cache(lambda conf, name, words, **how: pickle.dumps(compose(name, [*threads, *words], **how)))
     loaded: dict[str, bytes] = {}
+    create, merge = config_loader_impl.create_defaults_list, ConfigLoaderImpl._compose_config_from_defaults_list
+    own = str(config.CONF)
+    created: dict[tuple[Any, ...], Any] = {}
+    merged: dict[str, bytes] = {}
+
+    def only_ours(repo: Any) -> bool:
+        """Whether all files that it reads are Hydra's and those of our conf/, which no test writes to."""
+        paths = (str(source.path) for source in repo.get_sources() if source.scheme() in ("file", "preset"))
+        return not presets.FOLDERS and all(path == own for path in paths)
+
+    def create_once(repo: Any, config_name: Any, overrides_list: list[Any], **how: Any) -> Any:
+        if not only_ours(repo):
+            return create(repo, config_name, overrides_list, **how)
+        values = defaults_list.Overrides(repo, overrides_list).config_overrides
+        choices = [word for word in overrides_list if not any(word is value for value in values)]
+        key = (config_name, *(word.input_line for word in choices), *sorted(how.items()))
+        if key not in created:
+            created[key] = create(repo, config_name, choices, **how)
+        return replace(created[key], config_overrides=values)
+
+    def merge_once(loader: Any, defaults: list[Any], repo: Any) -> Any:
+        if not only_ours(repo):
+            return merge(loader, defaults, repo)
+        if (key := repr(defaults)) not in merged:
+            merged[key] = pickle.dumps(merge(loader, defaults, repo))
+        return pickle.loads(merged[key])
 
     def compose_once(name: str, words: list[str], **how: Any) -> Any:
         return pickle.loads(composed(config.CONF, name, tuple(words), **how))
@@ -105,5 +135,7 @@ def composed_once() -> Iterator[None]:
         patch.setattr(config, "compose", compose_once)
         patch.setattr(OmegaConf, "load", load_once)
         patch.setattr(defaults_list, "_create_interpolation_map", choices_if_asked)
+        patch.setattr(config_loader_impl, "create_defaults_list", create_once)
+        patch.setattr(ConfigLoaderImpl, "_compose_config_from_defaults_list", merge_once)
         patch.setattr(provenance, "git", cache(git))
         yield

@@ -443,10 +443,10 @@ def test_where_nobody_reads_on_a_script_ends_quietly(monkeypatch: pytest.MonkeyP
 
 
 def test_letters_that_the_terminal_lacks_end_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    monkeypatch.setattr(sys, "stdout", terminal)
+    screen = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", screen)
     assert terminal.attempt(lambda: print("1 ± 0 in é", flush=True)) == 0
-    assert terminal.buffer.getvalue() == b"1 \\xb1 0 in \\xe9\n"  # type: ignore[attr-defined]
+    assert screen.buffer.getvalue() == b"1 \\xb1 0 in \\xe9\n"  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
