@@ -81,7 +81,7 @@ def _chain(layers: Layers, x: Tensor, activation: Activation, dropout: float, fp
 
 
 def truncated_normal(members: int, inputs: int, outputs: int) -> tuple[Tensor, Tensor]:
-    """Standard deviation 1 / (2 sqrt(inputs)), cut at two of them, and no bias (PETS, Chua et al. 2018)."""
+    """Standard deviation 1 / (2 sqrt(inputs)), truncated at two of them; biases 0 (PETS, Chua et al. 2018)."""
     std = 0.5 / inputs**0.5
     weight = nn.init.trunc_normal_(torch.empty(members, inputs, outputs), std=std, a=-2 * std, b=2 * std)
     return weight, torch.zeros(members, 1, outputs)

@@ -86,7 +86,7 @@ class Actor(nn.Module):
             return Categorical(unimix(out, self.options.unimix))
         low, high = self.options.min_std, self.options.max_std
         mean, raw_std = out.chunk(2, -1)
-        std = low + (high - low) * (raw_std + 2).sigmoid()  # 2: it begins near the upper bound
+        std = low + (high - low) * (raw_std + 2).sigmoid()  # 2: it starts near the upper bound
         return ClippedGaussian(mean.tanh(), std.log())
 
 

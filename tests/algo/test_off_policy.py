@@ -78,24 +78,24 @@ def learned(algo: OffPolicy, seen: list[Step], num_envs: int, steps: int) -> lis
     return counts
 
 
-def test_it_learns_at_every_multiple_after_warmup() -> None:
+def test_updates_are_due_at_every_multiple_after_warmup() -> None:
     assert learned(*off_policy(), 1, 14) == [11, 12, 13, 14]
     assert learned(*off_policy(every=4), 1, 25) == [12, 16, 20, 24]
     assert learned(*off_policy(every=4, updates=3), 1, 17) == [12, 12, 12, 16, 16, 16]
 
 
 @pytest.mark.parametrize("num_envs", [2, 3, 8, 64])
-def test_more_environments_do_not_change_how_much_it_learns(num_envs: int) -> None:
+def test_the_number_of_environments_does_not_change_the_number_of_updates(num_envs: int) -> None:
     steps = 192
     assert len(learned(*off_policy(), num_envs, steps)) == steps - 10
     assert len(learned(*off_policy(every=16, updates=2), num_envs, steps)) == 2 * steps // 16
 
 
-def test_steps_of_the_warmup_are_not_made_up_for() -> None:
+def test_updates_of_the_warmup_are_not_made_up_for() -> None:
     assert learned(*off_policy(), 8, 24) == [16] * 6 + [24] * 8
 
 
-def test_it_acts_at_random_until_warmup_and_by_the_policy_from_then_on() -> None:
+def test_random_actions_until_warmup_and_then_the_policy() -> None:
     algo, _ = off_policy()
     replay = filled(8)
     for before in range(9):
@@ -107,12 +107,12 @@ def test_it_acts_at_random_until_warmup_and_by_the_policy_from_then_on() -> None
     assert set(action.tolist()) == {4}
 
 
-def test_an_evaluation_shows_the_policy_during_warmup_too() -> None:
+def test_evaluations_use_the_policy_during_warmup() -> None:
     algo, _ = off_policy()
     assert set(algo.act(row(400), None, explore=False)[0].tolist()) == {4}
 
 
-def test_that_warmup_is_over_is_saved() -> None:
+def test_end_of_warmup_is_saved() -> None:
     algo, _ = off_policy()
     algo.learn(filled(8, 3), 8, 11)
     other, _ = off_policy()
@@ -132,7 +132,7 @@ def test_it_learns_from_windows_of_the_policys_length_with_two_observations(prio
         assert torch.equal(time[1], time[0] + 2) and torch.equal(env[0], env[1])
 
 
-def test_windows_are_drawn_by_their_latest_error_and_weighed_against_that() -> None:
+def test_windows_are_drawn_by_priority_with_importance_weights() -> None:
     """Ten windows begin at rows 0..9. Once all were seen, that at 0 has sqrt(10) of sqrt(10) + 9 / 1000 to come."""
     algo, seen = off_policy(priority_exponent=0.5, batch=4000, updates=2)
     policy: Any = algo.policy
@@ -148,7 +148,7 @@ def test_windows_are_drawn_by_their_latest_error_and_weighed_against_that() -> N
     assert policy.weights[1].max() == 1 and metrics["replay/weight"] == pytest.approx(policy.weights[1].mean().item())
 
 
-def test_half_an_exponent_takes_the_root_of_a_weight_and_it_rises_with_steps() -> None:
+def test_importance_exponent_beta_is_annealed_to_one() -> None:
     algo, _ = off_policy(priority_exponent=1.0, importance_exponent=0.5, importance_steps=100)
     assert [algo.beta(n) for n in (0, 50, 100, 400)] == [0.5, 0.75, 1.0, 1.0]
     algo, _ = off_policy(priority_exponent=0.25, importance_exponent=0.5, batch=4000, updates=2)
@@ -158,6 +158,6 @@ def test_half_an_exponent_takes_the_root_of_a_weight_and_it_rises_with_steps() -
     assert policy.weights[1].min() == pytest.approx((1e-6 / 10) ** 0.125, rel=1e-4)
 
 
-def test_a_policy_without_weights_is_refused_priorities() -> None:
+def test_priorities_need_a_policy_that_learns_by_priority() -> None:
     with pytest.raises(ValueError, match=r"algo\.priority_exponent is 0\.5; it must be 0 with Student"):
         OffPolicy(SPEC, Student, 10, 6, 1, 1, 0.0, 0.5, 0.4, 0)

@@ -56,7 +56,7 @@ def played(horizon: int, num_envs: int, rounds: int, capacity: int = 10_000) -> 
 
 
 @pytest.mark.parametrize("num_envs", [1, 3, 8])
-def test_it_learns_every_horizon_steps_of_each_environment(num_envs: int) -> None:
+def test_on_policy_updates_every_horizon_steps(num_envs: int) -> None:
     assert played(5, num_envs, 23)[0] == [5, 10, 15, 20]
 
 
@@ -72,7 +72,7 @@ def test_every_transition_is_learned_from_once(num_envs: int, spare: int) -> Non
     assert pairs == Counter(expected)
 
 
-def test_actions_that_the_environment_replaced_are_told_from_chosen_ones() -> None:
+def test_actions_replaced_by_the_environment_are_marked_as_not_chosen() -> None:
     """The policy chooses 4; the second environment acts in its place at the third step. A resume lies between."""
     algo: Any = OnPolicy(SPEC, Student, 4, 0.0)
     replay = Replay(SPEC, 100, 2, seed=0)
@@ -89,7 +89,7 @@ def test_actions_that_the_environment_replaced_are_told_from_chosen_ones() -> No
     assert algo.policy.chosen == [[[True, True], [True, True], [True, False], [True, True]], [[True, True]] * 4]
 
 
-def test_it_acts_by_the_policy_from_the_first_step() -> None:
+def test_on_policy_acts_by_the_policy_from_the_first_step() -> None:
     algo = OnPolicy(SPEC, Student, 5, 0.0)
     carry = object()
     assert algo.act(row(3, 0), carry, explore=True)[0].tolist() == [4, 4, 4]

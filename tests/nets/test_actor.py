@@ -35,7 +35,7 @@ def expected(mean: Tensor, log_std: Tensor, payoff: Tensor, below: float, above:
     return (inside * payoff).sum() * 2 / len(INSIDE) + edges[0] * below + edges[1] * above
 
 
-def test_categorical_is_torchs() -> None:
+def test_categorical_equals_torch_distributions() -> None:
     logits, action = torch.randn(6, 4), torch.tensor([0, 1, 2, 3, 3, 0])
     mine, torchs = Categorical(logits), torch.distributions.Categorical(logits=logits)
     torch.testing.assert_close(mine.log_prob(action), torchs.log_prob(action))
@@ -43,13 +43,13 @@ def test_categorical_is_torchs() -> None:
     assert torch.equal(mine.mode(), logits.argmax(-1))
 
 
-def test_categorical_draws_by_its_probabilities() -> None:
+def test_categorical_samples_by_its_probabilities() -> None:
     p = torch.tensor([0.6, 0.3, 0.1])
     drawn = Categorical(p.log().expand(20_000, 3)).sample()
     torch.testing.assert_close(drawn.bincount(minlength=3) / 20_000, p, atol=0.01, rtol=0)
 
 
-def test_clipped_probabilities_by_hand() -> None:
+def test_clipped_gaussian_log_prob_by_hand() -> None:
     """Mean 0.5, deviation 0.5: a density inside, one deviation to the upper bound and three to the lower."""
     action = torch.tensor([[0.5], [0.0], [1.0], [-1.0]])
     logp = gaussian(0.5, 0.5).log_prob(action)
@@ -58,7 +58,7 @@ def test_clipped_probabilities_by_hand() -> None:
     torch.testing.assert_close(logp.exp(), torch.tensor(by_hand), atol=0, rtol=1e-4)
 
 
-def test_dimensions_are_independent() -> None:
+def test_action_dimensions_are_independent() -> None:
     mean, log_std = torch.tensor([[0.5, -0.2]]), torch.tensor([0.1, -0.3])
     action = torch.tensor([[1.0, 0.4]])
     apart = [ClippedGaussian(mean[:, i : i + 1], log_std[i : i + 1]).log_prob(action[:, i : i + 1]) for i in (0, 1)]
@@ -66,13 +66,13 @@ def test_dimensions_are_independent() -> None:
 
 
 @pytest.mark.parametrize(("mean", "std"), [(0.0, 0.3), (0.9, 0.5), (-3.0, 1.0), (0.2, 4.0)])
-def test_clipped_probabilities_add_up_to_one(mean: float, std: float) -> None:
+def test_clipped_gaussian_integrates_to_one(mean: float, std: float) -> None:
     m, s = torch.tensor([[mean]]), torch.tensor([math.log(std)])
     assert expected(m, s, torch.ones(len(INSIDE)), 1.0, 1.0).item() == pytest.approx(1, abs=1e-4)
 
 
 @pytest.mark.parametrize(("mean", "std"), [(0.0, 0.3), (0.9, 0.5), (-1.5, 1.0)])
-def test_the_gradient_is_that_of_what_the_environment_pays(mean: float, std: float) -> None:
+def test_clipped_gaussian_policy_gradient_is_unbiased(mean: float, std: float) -> None:
     """An action that pays itself: E[clip(u)] rises with the mean by the probability that nothing was clipped."""
     m, s = torch.tensor([[mean]], requires_grad=True), torch.tensor([math.log(std)])
     expected(m, s, INSIDE[:, 0], -1.0, 1.0).backward()
@@ -80,7 +80,7 @@ def test_the_gradient_is_that_of_what_the_environment_pays(mean: float, std: flo
     assert m.grad.item() == pytest.approx(phi((1 - mean) / std) - phi((-1 - mean) / std), abs=1e-3)
 
 
-def test_a_density_at_the_bounds_would_not_do() -> None:
+def test_a_density_at_the_bounds_would_be_biased() -> None:
     """The same integral with the Gaussian's density of the clipped action: a gradient that is wrong by a third."""
     m, log_std = torch.tensor([[0.9]], requires_grad=True), torch.tensor([math.log(0.5)])
     torch.manual_seed(0)
@@ -95,7 +95,7 @@ def test_a_density_at_the_bounds_would_not_do() -> None:
     assert abs(wrong.item() - right) > right / 3
 
 
-def test_extremes_stay_finite() -> None:
+def test_log_prob_of_extreme_means_is_finite() -> None:
     mean = torch.tensor([[50.0], [-50.0], [0.0], [50.0]], requires_grad=True)
     log_std = torch.tensor([-5.0], requires_grad=True)
     logp = ClippedGaussian(mean, log_std).log_prob(torch.tensor([[1.0], [-1.0], [0.999], [-1.0]]))
@@ -105,7 +105,7 @@ def test_extremes_stay_finite() -> None:
     assert log_std.grad.isfinite().all()
 
 
-def test_clipped_draws_and_modes() -> None:
+def test_clipped_gaussian_samples_and_mode() -> None:
     both = ClippedGaussian(torch.tensor([[0.5, 3.0]]).expand(20_000, 2), torch.tensor([math.log(0.5), 0.0]))
     drawn = both.sample()
     assert drawn.abs().max() <= 1
@@ -115,7 +115,7 @@ def test_clipped_draws_and_modes() -> None:
     torch.testing.assert_close(both.entropy()[0].item(), 2 * 1.4189385 + math.log(0.5))
 
 
-def test_the_actors_first_deviation_and_its_gradient() -> None:
+def test_initial_std_of_the_actor_and_its_gradient() -> None:
     actor = PPOActor(CONTINUOUS, 2, 8, 1, std=0.4)
     distribution = actor(torch.randn(5, 2))
     assert isinstance(distribution, ClippedGaussian)
@@ -125,7 +125,7 @@ def test_the_actors_first_deviation_and_its_gradient() -> None:
     assert isinstance(PPOActor(DISCRETE, 2, 8, 1, std=0.4)(torch.randn(5, 2)), Categorical)
 
 
-def test_bfloat16_gives_probabilities_in_float32() -> None:
+def test_bf16_log_probs_are_float32() -> None:
     for spec in (DISCRETE, CONTINUOUS):
         with torch.autocast("cpu", torch.bfloat16):
             distribution = PPOActor(spec, 2, 8, 1, std=0.4)(torch.randn(5, 2))

@@ -22,7 +22,7 @@ def groups(net: nn.Sequential) -> list[dict[str, object]]:
     return [{"params": net[0].parameters(), "weight_decay": 0.1}, {"params": net[1].parameters(), "lr": 0.2}]
 
 
-def test_it_moves_as_torchs_does_to_the_bit() -> None:
+def test_step_equals_torch_adam_bit_for_bit() -> None:
     ours = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
     theirs = copy.deepcopy(ours)
     train(ours, Adam(groups(ours), 0.1, eps=1e-5), 7)
@@ -31,7 +31,7 @@ def test_it_moves_as_torchs_does_to_the_bit() -> None:
 
 
 @pytest.mark.parametrize("kind", [Adam, torch.optim.Adam])
-def test_its_state_is_torchs(kind: type[torch.optim.Adam]) -> None:
+def test_state_dict_is_that_of_torch_adam(kind: type[torch.optim.Adam]) -> None:
     net = nn.Linear(3, 2)
     opt = Adam(net.parameters(), 0.1)
     train(net, opt, 3)
@@ -43,7 +43,7 @@ def test_its_state_is_torchs(kind: type[torch.optim.Adam]) -> None:
     assert torch.equal(net.weight, twin.weight)
 
 
-def test_a_parameter_without_a_gradient_stays() -> None:
+def test_parameters_without_gradient_are_left_alone() -> None:
     a, b = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
     opt = Adam([a, b], 0.1)
     a.sum().backward()
@@ -71,7 +71,7 @@ def test_the_private_kernel_is_used_only_if_its_arguments_are_known() -> None:
     assert fused_kernel(library(ARGUMENTS, ops=SimpleNamespace(aten=SimpleNamespace()))) is None
 
 
-def test_without_the_private_kernel_it_steps_by_torchs_own_code(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fallback_without_the_private_kernel_equals_torch_adam(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before and after one state: the kernel may be lost between a checkpoint and its resume."""
     ours = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
     theirs = copy.deepcopy(ours)

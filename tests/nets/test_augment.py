@@ -10,7 +10,7 @@ from mbrl_lab.nets.augment import random_shift
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
-def test_every_shift_is_a_crop_of_the_padded_image_and_all_are_met(dtype: torch.dtype) -> None:
+def test_random_shift_is_a_random_crop_of_the_padded_image(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     images = torch.randint(0, 255, (400, 3, 7, 5)).to(dtype)
     shifted = random_shift(images, 1)
@@ -22,7 +22,7 @@ def test_every_shift_is_a_crop_of_the_padded_image_and_all_are_met(dtype: torch.
     assert same.sum(1).min() > 20, "400 / 9 of each"
 
 
-def test_frames_of_atari_by_four_pixels() -> None:
+def test_random_shift_of_atari_frames() -> None:
     images = torch.randint(0, 255, (2, 4, 84, 84), dtype=torch.uint8)
     shifted = random_shift(images, 4)
     assert shifted.shape == images.shape and shifted.dtype == torch.uint8

@@ -28,7 +28,7 @@ VECTOR = EnvSpec((5,), torch.float32, 3, discrete=True)
 @pytest.mark.parametrize(
     ("spec", "encoder"), [(PIXELS, Nature(PIXELS, 0)), (GRID, Grid(GRID, 16, 0)), (VECTOR, Vector(VECTOR))]
 )
-def test_it_says_what_the_encoder_sees(spec: EnvSpec, encoder: torch.nn.Module) -> None:
+def test_reconstruction_has_the_shape_of_observations(spec: EnvSpec, encoder: torch.nn.Module) -> None:
     net, scale = make_decoder(spec, encoder, 7, [8]), make_standardiser(spec, encoder)  # type: ignore[arg-type]
     out = net(torch.randn(3, 2, 7))
     assert out.shape == (3, 2, *spec.obs_shape) == net.reconstruct(out, scale).shape
@@ -36,12 +36,12 @@ def test_it_says_what_the_encoder_sees(spec: EnvSpec, encoder: torch.nn.Module) 
     assert net.loss(out, obs, scale).shape == (3, 2)
 
 
-def test_sizes_that_strides_do_not_divide_come_back() -> None:
+def test_decoder_restores_sizes_that_strides_do_not_divide() -> None:
     spec = EnvSpec((1, 87, 90), torch.uint8, 3, discrete=True)
     assert make_decoder(spec, Nature(spec, 0), 4, [])(torch.randn(2, 4)).shape == (2, 1, 87, 90)
 
 
-def test_grids_are_told_by_cross_entropy_and_begin_dark() -> None:
+def test_grid_loss_is_the_cross_entropy_and_starts_empty() -> None:
     grid = ImageDecoder(GRID, Grid(GRID, 4, 0), 4)
     bits = torch.randint(2, (1, *GRID.obs_shape), dtype=torch.uint8)
     dark = torch.zeros(1, *GRID.obs_shape)
@@ -49,7 +49,7 @@ def test_grids_are_told_by_cross_entropy_and_begin_dark() -> None:
     torch.testing.assert_close(grid.reconstruct(dark, None), torch.full_like(dark, EMPTY_LOGIT).sigmoid())
 
 
-def test_images_are_told_around_their_mean_by_relative_entropy() -> None:
+def test_image_loss_is_the_kl_divergence_about_the_mean_image() -> None:
     encoder = Nature(PIXELS, 0)
     pixels, scale = ImageDecoder(PIXELS, encoder, 4), make_standardiser(PIXELS, encoder)
     assert scale is not None
@@ -65,17 +65,17 @@ def test_images_are_told_around_their_mean_by_relative_entropy() -> None:
     torch.testing.assert_close(pixels.loss(nothing_else.expand_as(seen), seen, scale), true, rtol=1e-4, atol=1e-2)
 
 
-def test_standardised_images_and_bytes_go_through_the_same_convolutions() -> None:
+def test_standardised_images_and_bytes_use_the_same_convolutions() -> None:
     encoder, images = Nature(PIXELS, 0), torch.randint(255, (3, *PIXELS.obs_shape), dtype=torch.uint8)
     torch.testing.assert_close(encoder(images / 255), encoder(images), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("kernel", "stride", "added"), [(8, 4, 0), (4, 2, 0), (6, 3, 0), (3, 1, 0), (8, 4, 2)])
-def test_deconvolutions_as_plain_ones_are_torchs(kernel: int, stride: int, added: int) -> None:
+def test_deconvolution_by_depth_to_space_equals_torch(kernel: int, stride: int, added: int) -> None:
     layer, x = nn.ConvTranspose2d(5, 3, kernel, stride, output_padding=added), torch.randn(2, 5, 4, 7)
     torch.testing.assert_close(deconvolve(x, layer), layer(x), rtol=1e-4, atol=1e-5)
 
 
-def test_what_is_more_than_convolutions_cannot_be_reversed() -> None:
+def test_only_plain_convolutions_can_be_reversed() -> None:
     with pytest.raises(ValueError, match=r"^encoder=impala cannot be reversed"):
         make_decoder(PIXELS, Impala(PIXELS, 1, 0), 4, [])

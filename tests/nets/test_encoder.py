@@ -25,7 +25,7 @@ def grid(spec: EnvSpec) -> Encoder:
     return Grid(spec, channels=16, hidden=0)
 
 
-def test_vectors_pass_as_they_are() -> None:
+def test_vector_encoder_is_the_identity() -> None:
     net = Vector(EnvSpec((5,), torch.float32, 2, True))
     obs = torch.randn(3, 4, 5)
     assert net.dim == 5 and torch.equal(net(obs), obs)
@@ -44,14 +44,14 @@ def test_vectors_pass_as_they_are() -> None:
         (grid, BOARD, 16 * 8 * 8, 6 * 16 * 9 + 16),
     ],
 )
-def test_sizes_are_those_of_the_papers(make: MakeEncoder, spec: EnvSpec, dim: int, parameters: int) -> None:
+def test_encoder_sizes_are_those_of_the_papers(make: MakeEncoder, spec: EnvSpec, dim: int, parameters: int) -> None:
     net = make(spec)
     assert net.dim == dim
     assert sum(p.numel() for p in net.parameters()) == parameters
 
 
 @pytest.mark.parametrize(("make", "spec"), [(nature, SCREEN), (impala, SCREEN), (grid, BOARD)])
-def test_any_dimensions_in_front_are_kept(make: MakeEncoder, spec: EnvSpec) -> None:
+def test_encoder_keeps_leading_dimensions(make: MakeEncoder, spec: EnvSpec) -> None:
     net = make(spec)
     obs = torch.randint(0, 2, (2, 3, *spec.obs_shape), dtype=torch.uint8)
     out = net(obs)
@@ -59,7 +59,7 @@ def test_any_dimensions_in_front_are_kept(make: MakeEncoder, spec: EnvSpec) -> N
     assert torch.allclose(out[1, 2], net(obs[1, 2:3])[0], atol=1e-5)
 
 
-def test_bytes_count_as_shares_of_the_largest() -> None:
+def test_bytes_are_scaled_by_the_largest() -> None:
     """The first layer by hand: what the scaled image gives."""
     torch.manual_seed(0)
     net = Nature(SCREEN, hidden=0)
@@ -67,25 +67,25 @@ def test_bytes_count_as_shares_of_the_largest() -> None:
     assert torch.allclose(net(obs), net.net(obs.float() / 255).flatten(1), atol=1e-5)
 
 
-def test_a_hidden_layer_is_the_output() -> None:
+def test_hidden_layer_is_the_encoder_output() -> None:
     net = Nature(SCREEN, hidden=7)
     out = net(torch.zeros(2, 4, 84, 84, dtype=torch.uint8))
     assert net.dim == 7 and out.shape == (2, 7) and (out >= 0).all()
 
 
 @pytest.mark.parametrize(("make", "spec"), [(Vector, SCREEN), (Vector, EnvSpec((4,), torch.uint8, 2, True))])
-def test_images_are_no_vectors(make: MakeEncoder, spec: EnvSpec) -> None:
+def test_vector_encoder_rejects_images(make: MakeEncoder, spec: EnvSpec) -> None:
     with pytest.raises(ValueError, match=r"encoder=vector reads vectors, not \(4,.*uint8: try encoder="):
         make(spec)
 
 
 @pytest.mark.parametrize("make", [nature, impala, grid])
-def test_vectors_are_no_images(make: MakeEncoder) -> None:
+def test_image_encoders_reject_vectors(make: MakeEncoder) -> None:
     with pytest.raises(ValueError, match=f"encoder={make.__name__} reads uint8 images, not .4,. torch.float32"):  # type: ignore[attr-defined]
         make(EnvSpec((4,), torch.float32, 2, True))
 
 
-def test_small_images_need_a_small_network() -> None:
+def test_small_images_are_rejected_by_large_networks() -> None:
     with pytest.raises(ValueError, match="encoder=nature needs images of at least 36 x 36, these are 10 x 10: try"):
         nature(BOARD)
     assert nature(EnvSpec((1, 36, 36), torch.uint8, 2, True)).dim == 64
@@ -94,7 +94,7 @@ def test_small_images_need_a_small_network() -> None:
 @pytest.mark.parametrize(
     ("kernel", "stride", "high", "wide"), [(8, 4, 84, 84), (8, 4, 85, 90), (4, 2, 11, 10), (3, 2, 9, 9), (3, 1, 9, 9)]
 )
-def test_folding_squares_into_channels_is_the_same_convolution(kernel: int, stride: int, high: int, wide: int) -> None:
+def test_space_to_depth_gives_the_same_convolution(kernel: int, stride: int, high: int, wide: int) -> None:
     layer = nn.Conv2d(4, 6, kernel, stride)
     obs = torch.randint(0, 256, (3, 4, high, wide), dtype=torch.uint8)
     torch.testing.assert_close(convolve(obs, layer, 1 / 255), layer(obs / 255), atol=1e-5, rtol=0)

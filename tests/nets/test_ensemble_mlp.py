@@ -31,7 +31,7 @@ def randomised(members: int, inputs: int, outputs: int, width: int, depth: int) 
 
 
 @pytest.mark.parametrize("depth", [0, 1, 3])
-def test_it_is_separate_networks(depth: int) -> None:
+def test_ensemble_equals_separate_networks(depth: int) -> None:
     net = randomised(4, 5, 3, 16, depth)
     x = torch.randn(4, 7, 5)
     out = net(x)
@@ -41,7 +41,7 @@ def test_it_is_separate_networks(depth: int) -> None:
 
 
 @pytest.mark.parametrize("rows", [100, 700])
-def test_it_is_separate_networks_for_few_rows_and_for_many(rows: int) -> None:
+def test_ensemble_equals_separate_networks_at_any_batch_size(rows: int) -> None:
     net = randomised(4, 5, 3, 16, 2)
     x = torch.randn(4, rows, 5)
     with torch.no_grad():
@@ -50,7 +50,7 @@ def test_it_is_separate_networks_for_few_rows_and_for_many(rows: int) -> None:
             torch.testing.assert_close(out[k], member(net, k)(x[k]))
 
 
-def test_gradients_are_those_of_separate_networks() -> None:
+def test_ensemble_gradients_equal_those_of_separate_networks() -> None:
     net = randomised(3, 2, 1, 8, 2)
     x, y = torch.randn(3, 20, 2), torch.randn(3, 20, 1)
     (net(x) - y).square().mean((1, 2)).sum().backward()
@@ -63,7 +63,7 @@ def test_gradients_are_those_of_separate_networks() -> None:
 
 
 @pytest.mark.parametrize(("inputs", "width"), [(9, 400), (100, 100)])
-def test_weights_begin_as_truncated_normals(inputs: int, width: int) -> None:
+def test_initial_weights_are_truncated_normals(inputs: int, width: int) -> None:
     net = EnsembleMLP(5, inputs, 200, width, 2)
     for weight, fan_in in zip(net.weights, (inputs, width, width), strict=True):
         std = 0.5 / fan_in**0.5
@@ -74,7 +74,7 @@ def test_weights_begin_as_truncated_normals(inputs: int, width: int) -> None:
     assert not any(bias.any() for bias in net.biases)
 
 
-def test_members_begin_different() -> None:
+def test_members_are_initialised_differently() -> None:
     weight = EnsembleMLP(3, 4, 2, 8, 1).weights[0]
     assert not torch.equal(weight[0], weight[1]) and not torch.equal(weight[1], weight[2])
 
@@ -101,7 +101,7 @@ def critic(net: EnsembleMLP, k: int) -> nn.Sequential:
 
 @pytest.mark.parametrize("norm", [False, True])
 @pytest.mark.parametrize("rows", [7, 700])
-def test_critics_are_separate_networks(norm: bool, rows: int) -> None:
+def test_critics_equal_separate_networks(norm: bool, rows: int) -> None:
     net, x = critics(norm=norm), torch.randn(3, rows, 5)
     with torch.no_grad():
         out = net(x)
@@ -110,7 +110,7 @@ def test_critics_are_separate_networks(norm: bool, rows: int) -> None:
 
 
 @pytest.mark.parametrize("norm", [False, True])
-def test_gradients_of_critics_are_those_of_separate_networks(norm: bool) -> None:
+def test_critic_gradients_equal_those_of_separate_networks(norm: bool) -> None:
     net, x = critics(norm=norm), torch.randn(3, 20, 5)
     net(x).square().sum().backward()
     for k in range(3):
@@ -123,7 +123,7 @@ def test_gradients_of_critics_are_those_of_separate_networks(norm: bool) -> None
 
 
 @pytest.mark.parametrize("rows", [200, 700])
-def test_dropout_drops_while_training_and_only_then(rows: int) -> None:
+def test_dropout_is_active_in_training_mode_only(rows: int) -> None:
     """Before a layer norm, as DroQ has it: with everything dropped, nothing but shifts and biases is left."""
     net, x = critics(norm=True, dropout=0.5), torch.randn(3, rows, 5)
     with torch.no_grad():
@@ -137,7 +137,7 @@ def test_dropout_drops_while_training_and_only_then(rows: int) -> None:
         assert torch.equal(net(x), out) and not torch.allclose(out, out[:, :1])
 
 
-def test_uniform_weights_begin_as_torchs_linear_layers_do() -> None:
+def test_uniform_initialisation_is_that_of_torch_linear() -> None:
     net, linear = EnsembleMLP(20, 9, 50, 100, 1, initial=uniform), nn.Linear(100, 1000)
     for weight, bias, fan_in in zip(net.weights, net.biases, (9, 100), strict=True):
         for parameter in (weight, bias):
@@ -147,6 +147,6 @@ def test_uniform_weights_begin_as_torchs_linear_layers_do() -> None:
     assert net.biases[1].std().item() == pytest.approx(linear.bias.std().item(), rel=0.05)
 
 
-def test_a_network_without_norm_has_the_names_it_always_had() -> None:
+def test_parameter_names_without_norm() -> None:
     names = {name for name, _ in EnsembleMLP(2, 3, 1, 4, 1).named_parameters()}
     assert names == {"weights.0", "weights.1", "biases.0", "biases.1"}

@@ -10,19 +10,19 @@ from mbrl_lab.nets.mlp import mlp
 from mbrl_lab.ops import two_hot
 
 
-def test_who_says_nothing_expects_exactly_zero() -> None:
+def test_two_hot_mean_of_equal_logits_is_exactly_zero() -> None:
     assert TwoHotHead(255).mean(torch.zeros(3, 255)).tolist() == [0.0, 0.0, 0.0]
     assert TwoHotHead(255).mean(torch.full((3, 255), 7.0)).tolist() == [0.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize("bins", [41, 255])
-def test_a_two_hot_target_is_what_it_came_from(bins: int) -> None:
+def test_two_hot_encodes_its_value(bins: int) -> None:
     two = TwoHotHead(bins)
     x = torch.tensor([0.0, 0.3, -0.3, 1.0, -25.0, 1e4])
     torch.testing.assert_close(two.mean(two_hot(x, two.bins).log()), x, rtol=1e-4, atol=1e-4)
 
 
-def test_the_loss_is_least_at_the_target_and_its_gradient_is_bounded_whatever_the_target() -> None:
+def test_two_hot_loss_is_least_at_the_target_with_bounded_gradient() -> None:
     two = TwoHotHead(41)
     for x in (-3.0, 0.0, 1e6):
         out = torch.zeros(1, 41, requires_grad=True)
@@ -34,19 +34,19 @@ def test_the_loss_is_least_at_the_target_and_its_gradient_is_bounded_whatever_th
     assert two.loss(right, target) < two.loss(right.roll(1, -1), target)
 
 
-def test_numbers_are_in_units_of_their_scale() -> None:
+def test_scalar_head_is_in_units_of_its_scale() -> None:
     number = ScalarHead(100.0)
     assert number.mean(torch.tensor([[0.5]])).item() == 50
     assert number.loss(torch.tensor([[0.5]]), torch.tensor([70.0])).item() == pytest.approx(0.04)
 
 
-def test_bins_are_an_odd_number() -> None:
+def test_bins_must_be_odd() -> None:
     assert isinstance(make_head(0), ScalarHead) and isinstance(make_head(5), TwoHotHead)
     with pytest.raises(ValueError, match="bins is 4; it must be an odd number"):
         make_head(4)
 
 
-def test_a_network_that_begins_at_zero_says_zero_and_can_learn() -> None:
+def test_zero_output_network_outputs_zero_and_can_learn() -> None:
     net = zero_output(mlp([3, 8, 2]))
     out = net(torch.randn(5, 3))
     assert out.tolist() == [[0.0, 0.0]] * 5

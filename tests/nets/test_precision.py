@@ -11,7 +11,7 @@ from mbrl_lab.nets.precision import SMALL_BATCH, differentiate, fp32_if_small, g
 
 
 @pytest.mark.parametrize(("rows", "dtype"), [(SMALL_BATCH - 1, torch.float32), (SMALL_BATCH, torch.bfloat16)])
-def test_few_rows_keep_their_digits(rows: int, dtype: torch.dtype) -> None:
+def test_small_batches_stay_in_float32(rows: int, dtype: torch.dtype) -> None:
     net, x = nn.Linear(5, 3), torch.randn(rows, 5)
     with torch.autocast("cpu", torch.bfloat16):
         out = fp32_if_small(net, x.bfloat16())
@@ -21,12 +21,12 @@ def test_few_rows_keep_their_digits(rows: int, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("rows", [1, SMALL_BATCH])
-def test_without_autocast_it_is_the_network(rows: int) -> None:
+def test_fp32_if_small_without_autocast_is_the_network(rows: int) -> None:
     net, x = nn.Linear(5, 3), torch.randn(rows, 5)
     assert torch.equal(fp32_if_small(net, x), net(x))
 
 
-def test_gradients_are_those_outside_of_autocast() -> None:
+def test_differentiate_equals_backward_outside_autocast() -> None:
     net, x = nn.Linear(5, 3), torch.randn(7, 5)
     net(x).square().sum().backward()
     plain = net.weight.grad
@@ -38,7 +38,7 @@ def test_gradients_are_those_outside_of_autocast() -> None:
     assert plain is not None and net.weight.grad is not None and torch.equal(plain, net.weight.grad)
 
 
-def test_only_the_inputs_get_gradients() -> None:
+def test_differentiate_gives_gradients_to_inputs_only() -> None:
     one, other = nn.Linear(2, 1), nn.Linear(2, 1)
     differentiate((one(torch.ones(1, 2)) + other(torch.ones(1, 2))).sum(), list(one.parameters()))
     assert one.weight.grad is not None and other.weight.grad is None
@@ -54,5 +54,5 @@ def test_only_the_inputs_get_gradients() -> None:
         (EnsembleMLP(7, 20, 6, 200, 2), True),
     ],
 )
-def test_a_layer_of_one_member_is_what_counts(net: nn.Module, large: bool) -> None:
+def test_gains_from_bf16_counts_the_layer_of_one_member(net: nn.Module, large: bool) -> None:
     assert gains_from_bf16(net) is large

@@ -8,7 +8,7 @@ import torch
 from mbrl_lab.nets.running import Moments, RewardScale, Standardise
 
 
-def test_batches_add_up_to_the_whole() -> None:
+def test_moments_of_batches_equal_those_of_the_whole() -> None:
     x = 5 + 3 * torch.randn(300, 2)
     counts = torch.rand(300) > 0.3
     moments = Moments((2,))
@@ -19,13 +19,13 @@ def test_batches_add_up_to_the_whole() -> None:
     torch.testing.assert_close(moments.var, x[counts].double().var(0, correction=0))
 
 
-def test_nothing_counted_changes_nothing() -> None:
+def test_moments_of_no_samples_are_unchanged() -> None:
     moments = Moments((2,))
     moments.add(torch.randn(5, 2), torch.zeros(5, dtype=torch.bool))
     assert moments.mean.tolist() == [0, 0] and moments.var.tolist() == [1, 1] and moments.count == 0
 
 
-def test_large_numbers_keep_their_spread() -> None:
+def test_variance_of_large_numbers_is_exact() -> None:
     """A million and a little: float32 sums of squares would have lost it."""
     x = 1e6 + torch.arange(100.0).unsqueeze(-1)
     moments = Moments((1,))
@@ -51,7 +51,7 @@ def by_hand(reward: list[float], goes_on: list[bool], gamma: float) -> list[floa
     return sums
 
 
-def test_rewards_are_scaled_by_their_discounted_sums() -> None:
+def test_reward_scale_is_the_std_of_discounted_sums() -> None:
     scale = RewardScale(0.5)
     reward, valid = torch.tensor([[1.0], [2.0], [7.0], [4.0]]), torch.tensor([[True], [True], [False], [True]])
     got = scale(reward, valid)
@@ -59,7 +59,7 @@ def test_rewards_are_scaled_by_their_discounted_sums() -> None:
     torch.testing.assert_close(got, reward / deviation)
 
 
-def test_sums_go_on_in_the_next_call_and_after_a_resume() -> None:
+def test_reward_sums_continue_in_the_next_call_and_after_a_resume() -> None:
     reward, valid = torch.randn(40, 3), torch.rand(40, 3) > 0.1
     whole, parts = RewardScale(0.9), RewardScale(0.9)
     whole(reward, valid)
@@ -73,7 +73,7 @@ def test_sums_go_on_in_the_next_call_and_after_a_resume() -> None:
     assert whole.moments.var.item() == pytest.approx(torch.tensor(sums).var(correction=0).item(), rel=1e-5)
 
 
-def test_another_number_of_environments_begins_anew() -> None:
+def test_reward_sums_restart_with_another_number_of_environments() -> None:
     scale, valid = RewardScale(0.9), torch.ones(4, 3, dtype=torch.bool)
     scale(torch.ones(4, 3), valid)
     scale(torch.ones(4, 2), valid[:, :2])

@@ -222,6 +222,14 @@ def test_evaluations_have_their_own_epsilon() -> None:
     assert other.item() == pytest.approx(0.2, abs=0.015)
 
 
+def test_a_low_epsilon_start_lets_copied_weights_act_at_once() -> None:
+    """After init_from the count of updates is 0 again, as in a new run."""
+    policy, obs = ddqn(epsilon_start=0.03, epsilon_end=0.03), torch.zeros(20_000, 1)
+    best = policy.act(obs[:1], explore=False)
+    other = (policy.act(obs, explore=True) != best).float().mean()
+    assert other.item() == pytest.approx(0.02, abs=0.005)
+
+
 def test_importance_weighs_the_loss_and_priorities_are_td_errors() -> None:
     """Errors 10, 0.5 and none at a boundary; Huber losses 9.5 and 0.125, weights 0.5 and 1."""
     policy = ddqn(gamma=0.0)
