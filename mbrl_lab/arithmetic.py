@@ -39,6 +39,7 @@ def choose_arithmetic(
     """
     native = supports_bf16(device)
     here, reason = _suitable(native, device, algo)
+
     if asked != "auto":
         name = asked
         why = "as asked for" + (f"; until now this run was in {last}" if last not in (None, asked) else "")
@@ -50,6 +51,7 @@ def choose_arithmetic(
     else:
         name = last
         why = AS_BEGAN + (f"; a new run here would take {here}, {reason}" if last != here else "")
+
     return Arithmetic(name, why, _emulated(device) if name == "bf16" and not native else None)
 
 

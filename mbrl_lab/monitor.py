@@ -118,7 +118,9 @@ class Monitor:
     """Watches actions and logged metrics. A warning comes once, and again only after its cause has been away."""
 
     def __init__(self, spec: EnvSpec, stop: Stop) -> None:
-        self.spec, self.stop, self.actions = spec, stop, Actions(spec)
+        self.spec = spec
+        self.stop = stop
+        self.actions = Actions(spec)
         self.count = 0
         self.warned: set[str] = set()
         self.values: list[float] = []

@@ -30,6 +30,7 @@ def statistics(episodes: Sequence[Episode], reference: Reference | None = None) 
         "return_max": float(returns.max()),
         "length": float(np.mean([e.length for e in episodes])),
     }
+
     if reference is not None:
         numbers["hns"] = (mean - reference.random) / (reference.human - reference.random)
     return numbers

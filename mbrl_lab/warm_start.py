@@ -19,13 +19,13 @@ ATTRIBUTES = {"dynamics": "model", "policy": "policy", "value": "value"}
 """Under which attribute an algo holds what a config group builds: `init_parts` are such groups."""
 
 SHOWN = 3
-"""Names or shapes that differ which a message tells."""
+"""Differing names or shapes that a message lists."""
 
 
 def warm_start(algo: Algo, cfg: DictConfig, home: RunFolder) -> list[str]:
-    """Copy what `init_from`, `init_checkpoint` and `init_parts` ask for; returns lines that say what was copied.
+    """Copy the weights that `init_from`, `init_checkpoint` and `init_parts` select; returns lines that list them.
 
-    A run that goes on from a checkpoint of its own copies nothing, so its source may be gone by then.
+    A run that resumes from a checkpoint of its own copies nothing, so its source may be gone by then.
     Raises ConfigError, in one line, where there are no such weights or they do not fit; nothing is copied then.
     """
     if cfg.init_from is None or Checkpoint(home.last).exists():
@@ -53,10 +53,12 @@ def read_weights(cfg: DictConfig, source: RunFolder, home: RunFolder) -> tuple[M
     if not source.path.is_dir():
         raise ConfigError(f"init_from is {cfg.init_from}; there is no such folder of a run")
     refuse_old_names(source.config(), f"init_from: {source.path / 'config.yaml'}")
+
     loaded = Checkpoint(place).load()
     if loaded is None:
         allowed = "init_checkpoint can be last, best or a checkpoint's folder"
         raise ConfigError(f"init_from is {cfg.init_from}, but {place} holds no checkpoint; {allowed}")
+
     try:
         return loaded.state["algo"]["weights"], int(loaded.state["step"])
     except (KeyError, TypeError) as error:
@@ -95,9 +97,10 @@ def require_same(cfg: DictConfig, source: RunFolder, here: Mapping[str, Tensor],
             "only it has": sorted(there.keys() - here.keys()),
             "only this run has": sorted(here.keys() - there.keys()),
         }
-        said = "; ".join(f"{who} {first(names)}" for who, names in only.items() if names)
+        names_of = "; ".join(f"{who} {first(names)}" for who, names in only.items() if names)
         cure = "" if cfg.init_parts else "; init_parts=[policy] or [dynamics] copies one part"
-        raise ConfigError(f"{start} {algos}: {said}{cure}")
+        raise ConfigError(f"{start} {algos}: {names_of}{cure}")
+
     differing = [
         f"{name} is {list(there[name].shape)} there, {list(x.shape)} here"
         for name, x in here.items()
@@ -114,7 +117,7 @@ def first(words: Sequence[str]) -> str:
 
 
 def sheet(algo: Algo, copied: Mapping[str, Tensor], kept: Sequence[str], source: str) -> list[str]:
-    """`init  ...` lines: the source, each module with its tensors and parameters, and what begins afresh."""
+    """`init  ...` lines: the source, each module with its tensors and parameters, and what is not copied."""
     return [
         f"init      {source}",
         *(f"          {line}" for line in rows(algo, copied)),

@@ -116,7 +116,7 @@ def test_a_run_keeps_what_it_began_with(
     resumed.envs.close()
 
 
-def test_the_opening_lines_tell_it(
+def test_the_opening_lines_show_the_precision(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     on_hardware(monkeypatch, True)

@@ -44,7 +44,7 @@ def test_a_run_keeps_its_tensors_where_they_belong(recipe: str, place: str, tmp_
         assert runner.replay.store.obs.is_cuda == (place == "auto")
 
 
-def test_reads_of_rows_on_the_cpu_arrive_on_the_device() -> None:
+def test_reads_of_steps_on_the_cpu_arrive_on_the_device() -> None:
     spec = EnvSpec((2,), torch.float32, 3, True)
     with OtherDevice():
         replay = Replay(spec, 20, 2, seed=0, device="cuda", storage="cpu")

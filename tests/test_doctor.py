@@ -196,7 +196,7 @@ def test_an_environment_by_its_id_has_a_picture_of_its_own(
     assert "picture   outputs/doctor/gym-MountainCar-v0.png" in capsys.readouterr().out.splitlines()
 
 
-def test_a_machine_that_cannot_draw_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_machine_that_cannot_draw_gives_the_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def blind(*_: object) -> None:
         raise RuntimeError("cannot render without a display\nand more")
 
@@ -205,7 +205,7 @@ def test_a_machine_that_cannot_draw_says_why(monkeypatch: pytest.MonkeyPatch, tm
     assert sight.sight(Envs(make, 1, 0), make, tmp_path / "x.png") == "none: cannot render without a display"
 
 
-def test_actions_are_named_where_the_environment_tells() -> None:
+def test_actions_are_named_where_the_environment_names_them() -> None:
     class Told(gymnasium.Env):  # type: ignore[type-arg]
         observation_space, action_space = gymnasium.spaces.Box(0, 1, (1,)), gymnasium.spaces.Discrete(2)
 

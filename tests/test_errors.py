@@ -265,7 +265,7 @@ def test_a_folder_that_cannot_be_written(place: str, train: Train, tmp_path: Pat
     assert str(tmp_path / place) in message
 
 
-def test_another_config_in_the_same_folder_is_refused_with_the_difference(train: Train, tmp_path: Path) -> None:
+def test_another_config_in_the_same_folder_is_rejected_with_the_difference(train: Train, tmp_path: Path) -> None:
     assert train(*QUICK).code == 0
     before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
     said = train(*QUICK, "seed=7", "steps=40", "runtime.threads=1")
@@ -276,7 +276,7 @@ def test_another_config_in_the_same_folder_is_refused_with_the_difference(train:
         make_run("random", "cartpole", *QUICK[1:], "seed=7", folder=tmp_path / "run")
 
 
-def test_a_done_run_says_so_and_goes_on_when_asked_for_more(train: Train, tmp_path: Path) -> None:
+def test_a_done_run_says_so_and_resumes_when_asked_for_more(train: Train, tmp_path: Path) -> None:
     first = train(*QUICK)
     assert first.code == 0 and str(tmp_path / "run") in first.out and "is done" not in first.out
     again = train(*QUICK)
@@ -285,7 +285,7 @@ def test_a_done_run_says_so_and_goes_on_when_asked_for_more(train: Train, tmp_pa
     assert more.code == 0 and RunFolder(tmp_path / "run").status()["step"] == 40
 
 
-def test_a_run_that_goes_on_elsewhere_is_left_alone(train: Train, tmp_path: Path) -> None:
+def test_a_run_of_another_process_is_left_alone(train: Train, tmp_path: Path) -> None:
     sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     try:
         train(*QUICK)
@@ -356,9 +356,7 @@ def test_a_mistake_in_a_process_of_its_own(tmp_path: Path) -> None:
 FOLDER = "runs/a=b, #1 @é '(x)' [y] {z}"
 
 
-def test_any_folder_is_trained_in_and_gone_on_with(
-    train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_any_folder_is_trained_in_and_resumed(train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     said = train("algo=random", "-m", *QUICK[1:], f"hydra.sweep.dir={FOLDER}", "name=x=y é")
     assert said.code == 0, said
@@ -370,7 +368,7 @@ def test_any_folder_is_trained_in_and_gone_on_with(
     assert shlex.split(line)[1:] == ["python", "scripts/evaluate.py", str(run)]
 
 
-def test_two_lines_of_an_error_in_a_sweep_are_both_told(train: Train, tmp_path: Path) -> None:
+def test_both_lines_of_an_error_in_a_sweep_are_shown(train: Train, tmp_path: Path) -> None:
     said = train("-m", *QUICK, "seed=0,1", f"hydra.sweep.dir={tmp_path}", "hydra.sweep.subdir=same")
     assert said.code == 2 and "another config" in said.err and "seed: 0 -> 1" in said.err
 
@@ -442,7 +440,7 @@ def test_where_nobody_reads_on_a_script_ends_quietly(monkeypatch: pytest.MonkeyP
     assert terminal.attempt(raising(BrokenPipeError())) == 141 and ends == [1]
 
 
-def test_letters_that_the_terminal_lacks_end_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_letters_that_the_terminal_lacks_stop_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", screen)
     assert terminal.attempt(lambda: print("1 ± 0 in é", flush=True)) == 0
@@ -475,7 +473,7 @@ class Unread(io.StringIO):
         return 77
 
 
-def test_a_run_goes_on_where_nobody_reads_what_it_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_run_continues_with_a_broken_pipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     hushed: list[int] = []
     monkeypatch.setattr(os, "dup2", lambda new, old: hushed.append(old))
     monkeypatch.setattr(sys, "stdout", Unread())

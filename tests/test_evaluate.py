@@ -94,7 +94,7 @@ def test_the_first_episodes_are_filmed(run: Path, capsys: pytest.CaptureFixture[
     assert not (run / "videos" / "evaluation-last-2.mp4").exists()
 
 
-def test_a_logged_episode_is_seen_again_without_a_checkpoint(run: Path) -> None:
+def test_a_logged_episode_is_replayed_without_a_checkpoint(run: Path) -> None:
     shutil.rmtree(run / "checkpoints")
     train = EpisodeLog(RunFolder(run)).finished("train")
     assert len(train) > 1
@@ -163,7 +163,7 @@ def test_a_video_that_cannot_be_drawn_is_one_line(
     assert capsys.readouterr().err == "error: no video train-0.mp4: cannot render without a display\n"
 
 
-def test_wandb_goes_on_with_the_run(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_resumes_the_run(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, Any] = {}
     rows: list[dict[str, float]] = []
     ends: list[int] = []

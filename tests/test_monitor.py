@@ -28,7 +28,7 @@ def told(actions: Actions) -> tuple[dict[str, float], int]:
     return {k: float(v) for k, v in metrics.items()}, count
 
 
-def test_shares_of_discrete_actions() -> None:
+def test_fractions_of_discrete_actions() -> None:
     actions = Actions(THREE)
     assert told(actions) == ({}, 0)
     for step in (row(0, 2), row(2, 2), row(0, 1, first=0)):
@@ -38,7 +38,7 @@ def test_shares_of_discrete_actions() -> None:
     assert told(actions) == ({}, 0), "told once"
 
 
-def test_many_actions_have_only_their_largest_share() -> None:
+def test_many_actions_have_only_their_largest_fraction() -> None:
     actions = Actions(EnvSpec((1,), torch.float32, 19, True))
     actions.add(row(18, 18, 3, 5))
     assert told(actions) == ({"actions/top": 0.5}, 4)
@@ -56,7 +56,9 @@ def test_sizes_of_continuous_actions() -> None:
 
 
 @pytest.mark.parametrize("spec", [THREE, PLANE], ids=["discrete", "continuous"])
-def test_shares_are_the_same_to_the_bit_after_a_resume(spec: EnvSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_action_fractions_are_the_same_to_the_bit_after_a_resume(
+    spec: EnvSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "CHUNK", 7)
     steps = [row(*spec.random(2).tolist()) for _ in range(60)]
     whole = Actions(spec)
@@ -118,7 +120,7 @@ def test_low_entropy(spec: EnvSpec, well: float, low: float, least: str, caplog:
     assert caplog.messages == [f"step 1: {words}", f"step 6: {words}"]
 
 
-def test_a_run_ends_when_the_mean_of_the_window_is_there() -> None:
+def test_a_run_stops_early_at_the_mean_of_the_window() -> None:
     monitor = Monitor(THREE, Stop("eval/return", 10.0, 2))
     done = []
     for value in (30.0, None, 1.0, 12.0, 8.0, 7.0):

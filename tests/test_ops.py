@@ -255,6 +255,6 @@ def test_gradients_are_shrunk_to_a_norm(bound: float, left: list[float]) -> None
     assert [p.grad.item() for p in params[:2]] == pytest.approx(left)  # type: ignore[union-attr]
 
 
-def test_pick_takes_one_of_each_row() -> None:
+def test_pick_takes_one_of_each() -> None:
     x = torch.arange(12).view(2, 3, 2)
     assert ops.pick(x, torch.tensor([2, 0])).tolist() == [[4, 5], [6, 7]]

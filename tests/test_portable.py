@@ -93,7 +93,7 @@ def test_cores_where_no_process_is_bound_to_some(elsewhere: type[Elsewhere], mon
     assert cores() == 3
 
 
-def test_memory_is_what_the_system_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_free_memory_is_the_systems(monkeypatch: pytest.MonkeyPatch) -> None:
     class Memory:
         total, available = 48 * 2**30, 5 * 2**30
 
@@ -142,7 +142,7 @@ def test_memory_is_left_to_other_systems_libraries(monkeypatch: pytest.MonkeyPat
     speed.keep_freed_memory()
 
 
-def test_a_job_ended_by_windows_says_its_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_job_killed_by_windows_reports_its_exit_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delattr(signal, "SIGKILL")
     (tmp_path / "output.log").write_text("run x\nerror: two lines\n  of it\n")
     assert parallel.reason(1, tmp_path / "output.log") == "error: two lines"

@@ -99,7 +99,7 @@ def test_fresh_windows_get_the_largest_so_far_and_unfinished_ones_nothing() -> N
 
 @pytest.mark.parametrize("num_envs", [1, 3])
 @pytest.mark.parametrize("rows", [9, 10, 11, 12, 19, 20, 31, 57])
-def test_over_the_rings_seam_the_whole_windows_are_drawn_and_no_other(rows: int, num_envs: int) -> None:
+def test_over_the_rings_seam_only_complete_windows_are_drawn(rows: int, num_envs: int) -> None:
     """One row at a time, and in one go."""
     slow, fast = filled(4, 10, num_envs), filled(rows, 10, num_envs)
     while slow.added < rows:
@@ -153,7 +153,7 @@ def test_windows_that_are_not_there_are_refused() -> None:
         filled(3, 10).draw(4, 4)
 
 
-def test_a_million_cells_cost_little() -> None:
+def test_a_million_indices_cost_little() -> None:
     """Of a binary tree in Python a batch would take seconds; of a whole running sum, 50 ms."""
     tree = SumTree(1_000_000)
     tree.set(torch.arange(1_000_000), torch.rand(1_000_000, dtype=torch.float64))

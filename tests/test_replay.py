@@ -168,7 +168,7 @@ def test_continuous_actions_and_several_lengths() -> None:
     assert torch.equal(t.action[0, :2], actions[0]) and len(t.reward[0]) == 22
 
 
-def test_what_is_not_there_is_refused() -> None:
+def test_steps_that_are_not_in_replay_are_rejected() -> None:
     replay, _, _ = filled(1, 40, 20)
     with pytest.raises(ValueError, match=r"raise algo\.warmup"):
         replay.sample(4, 21)
@@ -186,7 +186,7 @@ def test_memory_counts_every_byte() -> None:
     assert nbytes(frames, 10) == 10 * (8 + 4 * 84 * 84 + 4 + 1 + 1)
 
 
-def test_memory_that_is_not_there_is_refused_before_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_large_a_capacity_is_rejected_before_memory_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int] = []
     empty = module._empty
 
@@ -203,7 +203,7 @@ def test_memory_that_is_not_there_is_refused_before_it_is_taken(monkeypatch: pyt
     assert max(taken) == 1
 
 
-def test_an_absurd_capacity_is_refused_here_too() -> None:
+def test_an_absurd_capacity_is_rejected() -> None:
     assert 2**20 < free_memory(torch.device("cpu")) < 2**60
     with pytest.raises(ValueError, match=r"replay\.capacity="):
         Replay(SPEC, 2**62, 1, seed=0)

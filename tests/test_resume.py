@@ -174,7 +174,7 @@ def test_priorities_resets_and_what_they_anneal_resume_exactly(tmp_path: Path) -
     assert_same_run(tmp_path / "a", tmp_path / "b")
 
 
-def test_an_attempt_that_left_no_checkpoint_begins_afresh(tmp_path: Path) -> None:
+def test_an_attempt_without_a_checkpoint_resumes_from_the_start(tmp_path: Path) -> None:
     words = arguments("random_discrete", "checkpoint.every=0")
     whole(words, tmp_path / "a")
     stopped(words, tmp_path / "b", 100)
@@ -183,7 +183,7 @@ def test_an_attempt_that_left_no_checkpoint_begins_afresh(tmp_path: Path) -> Non
     assert_same_run(tmp_path / "a", tmp_path / "b")
 
 
-def test_a_done_run_goes_on_to_more_steps(tmp_path: Path) -> None:
+def test_a_done_run_resumes_for_more_steps(tmp_path: Path) -> None:
     words = arguments("random_continuous", "eval.every=0", "eval.final_episodes=1")
     whole([*words, "steps=83"], tmp_path / "b")
     whole([*words, "steps=151"], tmp_path / "b")
@@ -206,7 +206,7 @@ def test_a_run_that_is_good_enough_stops_where_it_would_have(tmp_path: Path) -> 
     assert_same_run(tmp_path / "a", tmp_path / "b")
 
 
-def test_a_run_that_stopped_early_goes_on_when_it_is_to_wait_for_more(tmp_path: Path) -> None:
+def test_a_run_that_stopped_early_resumes_with_a_higher_target(tmp_path: Path) -> None:
     words = arguments("random_discrete", *STOP, "eval.final_episodes=1")
     first = whole(words, tmp_path).steps
     with pytest.raises(RunRefused, match="is done"):
@@ -267,7 +267,7 @@ def when_at(folder: Path, step: int, act: Callable[[], None], process: subproces
     raise AssertionError(f"never came to step {step}")
 
 
-def test_a_killed_process_and_a_terminated_one_go_on(tmp_path: Path) -> None:
+def test_a_killed_process_and_a_preempted_one_resume(tmp_path: Path) -> None:
     words = [*arguments("mpc_discrete"), "steps=260", "checkpoint.every=33", "log_every=10", "eval.every=150"]
     words += ["planner.horizon=3", "planner.population=8", "dynamics.trainer.max_updates=3", "eval.final_episodes=1"]
     whole(words, tmp_path / "a")

@@ -235,7 +235,7 @@ class Drawing(Algo):
 
 
 @pytest.mark.parametrize(("episodes", "num"), [(1, 4), (7, 3), (6, 3), (5, 8)])
-def test_evaluation_counts_long_and_short_episodes_alike(tmp_path: Path, episodes: int, num: int) -> None:
+def test_evaluation_counts_long_and_short_episodes_equally(tmp_path: Path, episodes: int, num: int) -> None:
     runner = real(tmp_path, Schedule(1, 1, 0, 1, num, 1, 0, 0))
     played = runner.evaluate(episodes)
     wide = min(num, episodes)
@@ -278,7 +278,7 @@ def test_the_best_checkpoint_is_the_best(tmp_path: Path, monkeypatch: pytest.Mon
     assert saved == ["best.save"] * 2 and runner.best == 4.0
 
 
-def test_the_best_is_judged_by_the_metric_that_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_best_is_chosen_by_the_named_metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runner = real(tmp_path, replace(FOREVER, best="eval/return_min"))
     saved: Tape = []
     monkeypatch.setattr(module, "Checkpoint", lambda path: Writes(saved, path.name))
@@ -304,7 +304,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_name(tmp_path: Path) -
     assert '"model/loss": null' in last and '"step": 8' in last
 
 
-def test_a_run_ends_early_when_it_is_good_enough(tmp_path: Path) -> None:
+def test_a_run_stops_early_when_it_is_good_enough(tmp_path: Path) -> None:
     schedule = Schedule(1000, 4, 0, 1, 1, 3, 0, 0)
     runner = real(tmp_path, schedule, Bad(), stop=Stop("model/fine", 1.0, 1))
     final = runner.run()

@@ -48,7 +48,7 @@ def filled(made: list[Step], capacity: int) -> Replay:
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 8, 9, 10, 11, 23, 24])
-def test_every_row_that_can_be_read_is_stacked_as_it_came(count: int) -> None:
+def test_every_step_is_stacked_as_it_was_observed(count: int) -> None:
     made = rows(count)
     replay = filled(made, capacity=8)
     kept = min(count, 8)

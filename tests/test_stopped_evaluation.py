@@ -92,7 +92,7 @@ def episodes(folder: Path, phase: str) -> list[dict[str, float]]:
     return EpisodeLog(RunFolder(folder)).finished(phase)  # type: ignore[arg-type]
 
 
-def test_an_evaluation_that_would_never_end_can_be_stopped(tmp_path: Path) -> None:
+def test_an_evaluation_that_never_terminates_can_be_stopped(tmp_path: Path) -> None:
     for final in (False, True):
         words = ["random", *WALK, "env.id=Unending", "eval.every=0" if final else "eval.every=30"]
         interrupted(words, tmp_path / str(final), 200)

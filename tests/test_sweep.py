@@ -75,7 +75,7 @@ def states(sweep: Sweep) -> list[str]:
     return [seen.state for seen in run_states(sweep)]
 
 
-def test_a_killed_job_does_not_stop_the_others_and_its_folder_says_why(tmp_path: Path) -> None:
+def test_a_killed_job_does_not_stop_the_others_and_its_folder_has_the_reason(tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path, "die", "work", "refuse", "work")
     with pytest.raises(SweepFailed, match=r"2 of 4 runs are not done \(0, 2\): python scripts/sweep.py status"):
         start(sweep, list(sweep.jobs.values()))
@@ -171,7 +171,7 @@ ROWS = [
 ]
 
 
-def test_a_run_is_seen_as_its_folder_shows_it(tmp_path: Path) -> None:
+def test_the_state_of_a_run_is_read_from_its_folder(tmp_path: Path) -> None:
     here = {"host": os.uname().nodename, "pid": os.getpid(), "born": born(os.getpid())}
     write_status(tmp_path / "a", **here)
     put(tmp_path / "a", ROWS, 100)
@@ -276,7 +276,7 @@ def test_a_sweep_is_written_down_and_only_grows(tmp_path: Path) -> None:
 QUICK = ["algo=random", "debug=smoke", "steps=60", "log_every=20", "video.final=0", "eval.every=0", "seed=0,1"]
 
 
-def test_the_same_command_goes_on_with_a_sweep_and_another_is_refused(
+def test_the_same_command_resumes_a_sweep_and_another_is_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -306,7 +306,7 @@ def test_the_same_command_goes_on_with_a_sweep_and_another_is_refused(
     assert RunFolder(path / "0").status()["attempt"] == 1
 
 
-def test_what_else_the_command_line_said_reaches_every_job() -> None:
+def test_other_flags_of_the_command_line_reach_every_job() -> None:
     sources = [{"provider": "main", "path": "/conf"}, {"provider": "command-line", "path": "/my conf"}]
     own = ["hydra.mode=MULTIRUN", "hydra.sweep.dir=x", "hydra.verbose=true", "hydra/launcher=parallel"]
     cfg = OmegaConf.create({"hydra": {"runtime": {"config_sources": sources}, "overrides": {"hydra": own}}})

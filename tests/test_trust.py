@@ -265,7 +265,7 @@ def test_a_run_with_a_module_of_ones_own(
     assert RunFolder(folder).status()["step"] == 90
 
 
-def test_a_stored_config_is_only_compared_when_a_run_goes_on(finished: Path, modules: Path) -> None:
+def test_a_stored_config_is_only_compared_on_resume(finished: Path, modules: Path) -> None:
     run = stranger(finished, modules, {"env.make": touch(modules)})
     with pytest.raises(ValueError, match=r"has another config[^$]*env\.make\._target_: os\.system"):
         make_run("random", "cartpole", "runtime.device=cpu", folder=run, **QUICK | {"steps": 90})
@@ -489,7 +489,7 @@ def test_a_module_of_the_current_folder_is_found_only_where_it_is_trusted(tmp_pa
     assert sys.path == [*before, str(tmp_path)]
 
 
-def test_links_out_of_a_runs_folder_are_refused_but_for_its_checkpoints(tmp_path: Path) -> None:
+def test_links_out_of_a_runs_folder_are_rejected_but_for_its_checkpoints(tmp_path: Path) -> None:
     run, other = RunFolder(tmp_path / "run"), tmp_path / "other"
     (run.path).mkdir()
     other.mkdir()

@@ -109,7 +109,7 @@ def test_a_space_that_cannot_be_is_one_line(
     assert main(["nowhere"], space_file) == 2 and "there are mpc_cartpole" in capsys.readouterr().err
 
 
-def test_trials_fail_or_come_to_something_and_the_search_goes_on(space_file: Path) -> None:
+def test_trials_fail_or_complete_and_the_search_continues(space_file: Path) -> None:
     work = worker(space_file, 4, 3, 8, 7, 5)
     work.run()
     trials = work.study.trials
@@ -122,7 +122,7 @@ def test_trials_fail_or_come_to_something_and_the_search_goes_on(space_file: Pat
     assert len(work.study.trials) == 4, "there are enough"
 
 
-def test_a_metric_that_no_run_logs_is_told_of_at_the_first_trial(
+def test_a_metric_that_no_run_logs_is_reported_at_the_first_trial(
     space_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     space_file.write_text(SPACE.replace("eval/return", "eval/retrun"))
@@ -143,7 +143,7 @@ def test_a_hopeless_trial_is_pruned(space_file: Path) -> None:
     assert work.study.trials[1].state == TrialState.PRUNED and work.study.trials[1].intermediate_values == {100: 1.1}
 
 
-def test_another_worker_goes_on_with_what_one_left(space_file: Path) -> None:
+def test_another_worker_resumes_the_trials_of_a_dead_one(space_file: Path) -> None:
     first = worker(space_file, 1, 9)
 
     def interrupt() -> None:
@@ -184,7 +184,7 @@ def test_what_is_not_a_number_never_wins(space_file: Path) -> None:
     assert found is not None and found.number == 0
 
 
-def test_a_study_of_another_space_is_refused(space_file: Path) -> None:
+def test_a_study_of_another_space_is_rejected(space_file: Path) -> None:
     worker(space_file, 1)
     space_file.write_text(SPACE.replace("high: 9", "high: 8"))
     with pytest.raises(ConfigError, match=r"searches another space: seed was .*9.*, not .*8.*; choose another --study"):

@@ -80,7 +80,7 @@ def test_weights_and_statistics_are_copied_to_the_bit_but_no_counters(
     assert ("policy.updates" in fresh) == (name == "ddqn") and bool(now["ready"])
 
 
-def test_the_sheet_says_what_is_copied(
+def test_the_sheet_lists_what_is_copied(
     sources: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = began(DDQN, tmp_path, init_from=sources["ddqn"])
@@ -138,7 +138,7 @@ def test_it_trains_on_and_resumes_exactly_without_its_source(sources: dict[str, 
     assert loaded.steps == 120
 
 
-def test_the_command_line_tells_it_once(
+def test_the_command_line_shows_it_once(
     sources: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(cli_train, "draw", lambda runner: [])
@@ -151,7 +151,7 @@ def test_the_command_line_tells_it_once(
     assert RunFolder(tmp_path).config()["init_from"] == str(sources["ddqn"])
 
 
-def test_what_does_not_fit_is_refused_in_a_line(sources: dict[str, Path], tmp_path: Path) -> None:
+def test_weights_that_do_not_fit_are_rejected_in_a_line(sources: dict[str, Path], tmp_path: Path) -> None:
     cases: list[tuple[list[str], str, str]] = [
         (
             [*DDQN, "policy.width=8"],

@@ -59,7 +59,7 @@ def test_what_is_like_them_too(value: Any, becomes: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [object(), {1, 2}, {"a b=": 1}, [{"x": print}]])
-def test_what_no_config_can_hold_is_refused(value: Any) -> None:
+def test_what_no_config_can_hold_is_rejected(value: Any) -> None:
     with pytest.raises(ValueError, match=r"^algo\.x is "):
         override("algo.x", value)
 
@@ -163,7 +163,7 @@ def test_flags_that_are_not_there(argv: list[str], said: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_cause_is_told_whole() -> None:
+def test_a_message_includes_its_cause() -> None:
     error = ValueError("wrong")
     error.__cause__ = ValueError("since so\nand more")
     assert explain(error, [], [], []) == "wrong (since so)"

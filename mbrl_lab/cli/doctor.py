@@ -62,6 +62,7 @@ def quiet() -> Iterator[None]:
         if stream is not None:  # it was closed before we began
             stream.flush()
             saved[descriptor] = os.dup(descriptor)
+
     sink = os.open(os.devnull, os.O_WRONLY)
     try:
         for descriptor in saved:

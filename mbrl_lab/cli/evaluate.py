@@ -226,6 +226,7 @@ def render_live(run: Path, checkpoint: str, trust: Sequence[str]) -> None:
         raise ConfigError("--render needs a display, and there is none here; --video 1 films the episode instead")
     runner = load_run(run, checkpoint, trust=trust)
     runner.envs.close()
+
     make = partial(build(stored_config(runner.folder, trust).env.make), render_mode="human")
     shown = copy.copy(runner)
     shown.make_envs = lambda num, stream: Envs(make, num, runner.seed, stream, False, runner.envs.frame_skip)

@@ -44,16 +44,19 @@ def tune(args: argparse.Namespace, script: Path) -> None:
     for name in ("trials", "workers"):
         if getattr(args, name) < 1:
             raise ConfigError(f"--{name} is {getattr(args, name)}; it must be a whole number from 1")
+
     try:
         from mbrl_lab.tune.space import read_space
         from mbrl_lab.tune.study import best, open_study, write_preset
         from mbrl_lab.tune.worker import Worker
     except ModuleNotFoundError as error:
         raise ConfigError(f'{error.name} is not installed: pip install "mbrl_lab[tune]"') from error
+
     space = read_space(args.space, args.overrides, args.config_dir)
     path = (args.study or Path("outputs", "tune", space.name)).resolve()
     study = open_study(path, space, args.seed)
     Worker(study, space, path, script, args.trials, args.workers).run()
+
     found, preset = best(study), write_preset(study, space, path / PRESET)
     if found is None or preset is None:
         command = f"python scripts/sweep.py status {shlex.quote(str(path))}"

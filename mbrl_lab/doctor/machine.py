@@ -68,9 +68,11 @@ def packages() -> list[Finding]:
     asked = SpecifierSet(wanted["Requires-Python"])
     here = platform.python_version()
     python = Finding("python", here, "ok" if here in asked else "missing", f"use Python {asked}, e.g. make setup")
+
     needed = [Requirement(line) for line in wanted.get_all("Requires-Dist") or []]
     extras = [x for x in wanted.get_all("Provides-Extra") or [] if x != "dev"]
     found = {r.name: package(r, "missing") for r in needed if r.marker is None or r.marker.evaluate({"extra": ""})}
+
     for extra in extras:
         chosen = (r for r in needed if r.name not in found and r.marker and r.marker.evaluate({"extra": extra}))
         found |= {r.name: package(r, "optional") for r in chosen}
@@ -93,6 +95,7 @@ def hardware_there() -> list[Finding]:
     """Processor, memory, CUDA devices and room for runs."""
     h = hardware()
     free = free_memory(torch.device("cpu")) / 2**30
+
     return [
         Finding("processor", f"{h['cores']} cores, {h['cpu']}", "ok"),
         Finding(

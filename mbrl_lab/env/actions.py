@@ -24,8 +24,11 @@ def agent_actions(env: gymnasium.Env, bound: float | None = None) -> gymnasium.E
     if isinstance(space, Discrete) and space.start != 0:
         start = space.start
         return TransformAction(env, lambda action: action + start, Discrete(space.n))
+
     if not isinstance(space, Box):
         return env
+
+    # gymnasium rescales plain boxes; integers, fixed and unbounded dimensions need our own mapping.
     if space.shape == () or 0 not in space.shape:
         low, high = bounds(space, bound)
         plain = len(space.shape) == 1 and space.dtype == np.float32 and (low < high).all()

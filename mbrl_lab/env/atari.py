@@ -70,6 +70,8 @@ class AtariVector(VectorEnv):
             raise ValueError(f"env.protocol is {protocol!r}; it must be {' or '.join(PROTOCOLS)}")
         refuse_unknown(game)
         rules = PROTOCOLS[protocol]
+
+        # Rewards are clipped by the learner, and FIRE is pressed here, where it can be recorded as the action.
         self.games = AtariVectorEnv(
             game,
             num,
@@ -82,17 +84,23 @@ class AtariVector(VectorEnv):
             use_fire_reset=rules.lives,
             reward_clipping=False,
         )
-        self.num_envs, self.stack = num, frame_stack
+
+        self.num_envs = num
+        self.stack = frame_stack
         self.channels = [f"{k} before" for k in range(frame_stack - 1, 0, -1)] + ["now"]
         self.single_observation_space = self.games.single_observation_space
         self.single_action_space = self.games.single_action_space
-        self.observation_space, self.action_space = self.games.observation_space, self.games.action_space
+        self.observation_space = self.games.observation_space
+        self.action_space = self.games.action_space
+
         self.action_meanings = [action.name for action in self.games.ale.get_action_set()]
         refuse_other(self, None if rules.all_actions else actions, (frame_stack, 84, 84) if not picture else None)
+
         self.serve = serve and rules.lives and self.action_meanings[FIRE] == "FIRE"
         self.games_per_seed = 1 if rules.sticky else GAMES_PER_SEED
         self.lives = np.zeros(num, np.int32)
-        self.waiting, self.done = np.zeros(num, bool), np.zeros(num, bool)
+        self.waiting = np.zeros(num, bool)
+        self.done = np.zeros(num, bool)
         self.begun = np.full(num, -1)  # the seed of a game that has just begun, else -1
         self.game = np.full(num, -1)  # the seed of each game
 

@@ -106,10 +106,12 @@ def as_array(obs: Any, space: Any, verb: str, name: str) -> NDArray[Any]:
         array = np.asarray(obs)
     except ValueError:  # lists of different lengths
         array = np.asarray(None)
+
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{wrong(verb, name)} is {named(obs)}, not an array of numbers as {space}")
     if array.shape != space.shape:
         raise ValueError(f"{wrong(verb, name)} has shape {list(array.shape)}, but the space has {list(space.shape)}")
+
     with np.errstate(over="ignore", invalid="ignore"):  # an overflow becomes infinite, which `Envs` rejects
         cast = array.astype(space.dtype)
         if not np.can_cast(array.dtype, space.dtype, "same_kind") and not (cast == array).all():

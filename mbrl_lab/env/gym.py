@@ -40,8 +40,11 @@ def make_gym_with(id: str, wrap: Mapping[str, Any], **kwargs: Any) -> gymnasium.
     """The same with what `wrap` asks for, see `wrapped` and conf/env/gym.yaml."""
     if _needs_mujoco(id):
         load_mujoco(drawing=kwargs.get("render_mode") is not None)
+
+    # Before gymnasium imports the module, to see which ids that adds.
     with contextlib.suppress(Exception):  # gymnasium reports what is wrong with it
         registered_by(id)
+
     limit = {} if wrap.get("max_steps") is None else {"max_episode_steps": -1}  # its own would come first
     try:
         env = gymnasium.make(id, **{"disable_env_checker": True} | kwargs | limit)
@@ -49,6 +52,7 @@ def make_gym_with(id: str, wrap: Mapping[str, Any], **kwargs: Any) -> gymnasium.
         raise
     except Exception as error:
         raise ValueError(f"env.make.id is {id!r} (env.id with env=gym): {_why(id, error)}") from error
+
     for name in ("observation_space", "action_space"):
         if not isinstance(getattr(env, name, None), gymnasium.Space):
             raise ValueError(f"env.make.id is {id!r} (env.id with env=gym): it has no {name}")

@@ -35,7 +35,9 @@ class Session:
         reject(not 0 <= sticky <= 1, "sticky", sticky, "from 0 to 1")
         reject(not isinstance(minimal_actions, bool), "minimal_actions", minimal_actions, "true | false")
         reject(not isinstance(max_steps, int) or max_steps < 0, "max_steps", max_steps, "a whole number from 0")
-        self.game, self.sticky, self.max_steps = GAMES[game](), sticky, max_steps
+        self.game = GAMES[game]()
+        self.sticky = sticky
+        self.max_steps = max_steps
         self.actions = self.game.minimal if minimal_actions else tuple(range(len(ACTIONS)))
         self.action_meanings = [ACTIONS[a] for a in self.actions]
         self.shape = len(self.game.channels), SIDE, SIDE
@@ -121,7 +123,8 @@ class MinAtarVector(VectorEnv[NDArray[np.uint8], NDArray[Any], NDArray[Any]]):
         self.randoms = [np.random.default_rng() for _ in range(num)]
         self.done = np.zeros(num, bool)
         self.spec = EnvSpec(f"MinAtar/{game}-v1", max_episode_steps=max_steps or None)
-        self.num_envs, self.action_meanings = num, self.sessions[0].action_meanings
+        self.num_envs = num
+        self.action_meanings = self.sessions[0].action_meanings
         self.channels = self.sessions[0].game.channels
         self.single_observation_space = self.sessions[0].observation_space
         self.single_action_space = self.sessions[0].action_space

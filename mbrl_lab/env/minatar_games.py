@@ -68,11 +68,15 @@ class Breakout:
     def step(self, action: int) -> tuple[int, bool]:
         self.paddle = moved(self.paddle, action)
         self.trail = cell(self.y, self.x)
+
+        # The walls turn the ball.
         if not 0 <= self.x + self.dx < SIDE:
             x, self.dx = self.x, -self.dx
         else:
             x = self.x + self.dx
         y = self.y + self.dy
+
+        # Then the ceiling, a brick or the paddle.
         reward, terminated, struck = 0, False, False
         if y < 0:
             y, self.dy = 0, 1
@@ -83,6 +87,7 @@ class Breakout:
                 reward, y, self.dy = 1, self.y, -self.dy
         elif y == SIDE - 1:
             y, terminated = self._arrive(x)
+
         self.x, self.y, self.struck = x, y, struck
         return reward, terminated
 
@@ -127,8 +132,11 @@ class SpaceInvaders:
         if action == FIRE and not self.reload:
             self.bullets |= cell(SIDE - 1, self.cannon)
             self.reload = self.RELOAD
+
         self.cannon = moved(self.cannon, action)
         here = cell(SIDE - 1, self.cannon)
+
+        # Bullets go up and bombs down a row; the aliens move and shoot when it is time.
         self.bullets >>= SIDE
         self.bombs = self.bombs << SIDE & FULL
         terminated = bool((self.bombs | self.aliens) & here)
@@ -136,12 +144,17 @@ class SpaceInvaders:
             terminated |= self._advance() or bool(self.aliens & here)
         if not self.volley:
             self._shoot()
+
+        # A bullet and an alien in one place destroy each other.
         hit = self.aliens & self.bullets
         self.aliens ^= hit
         self.bullets ^= hit
+
         self.reload -= self.reload > 0
         self.pause -= 1
         self.volley -= 1
+
+        # The next wave is faster.
         if not self.aliens:
             self.march = max(self.march - 1, self.FASTEST)
             self.aliens = self.WAVE

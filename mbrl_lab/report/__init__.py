@@ -33,6 +33,7 @@ def draw(runner: Runner, checkpoint: str = "last") -> list[Path]:
         "the run's curves": lambda: draw_curves(runner.folder),
         "its model": lambda: draw_model(runner, checkpoint)[1] if fitted(runner) else [],
     }
+
     paths: list[Path] = []
     for what, part in parts.items():
         try:

@@ -135,11 +135,13 @@ def draw_comparison(groups: Sequence[Group], title: str, threshold: float | None
         for at, x in zip(axes, (steps, seconds), strict=True):
             at.plot(x, returns.mean(0), "o-", color=colour, markersize=2.5, linewidth=1.4, label=group.label)
             at.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+
     for at, unit in zip(axes, ("environment steps", "seconds of training"), strict=True):
         if threshold is not None:
             at.axhline(threshold, color=GREY, linestyle="--", linewidth=0.9)
         set_labels(at, "Return, mean over seeds, 95 % interval", unit)
         at.xaxis.set_major_formatter(EngFormatter(sep=""))
+
     legend(axes[0])
     return save(figure, path)
 
@@ -192,9 +194,11 @@ def by_group(groups: Sequence[Group], threshold: float | None) -> list[Row]:
     for group in groups:
         steps, seconds, returns = aligned(group)
         low, high = interval(returns)
+
         row: Row = {"of": group.label, "seeds": len(group.curves), "steps": whole(last(steps))}
         row |= {"seconds": whole(last(seconds)), "return": f"{last(returns.mean(0)):.1f}"}
         row["95 %"] = f"{last(low):.1f} to {last(high):.1f}"
+
         if threshold is not None:
             took = [first_reaching(c.steps, c.returns, threshold) for c in group.curves]
             time = [first_reaching(c.seconds, c.returns, threshold) for c in group.curves]

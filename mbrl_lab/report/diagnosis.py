@@ -132,6 +132,7 @@ def numbers(diagnosis: Diagnosis) -> dict[str, float]:
     planned, got = known_pairs(diagnosis.predicted_return, diagnosis.achieved_return)
     reward_error = (diagnosis.one.predicted - diagnosis.one.true[:, None])[..., -1]
     terminal = diagnosis.steps_left == 0
+
     return {
         "model/one_step_error": float(state_error(diagnosis.one, diagnosis.scale).nanmedian()),
         "model/error_at_10": float(error[9].nanmedian()) if len(error) > 9 else math.nan,

@@ -31,9 +31,11 @@ def draw_predicted(far: OpenLoop, scale: Tensor, run: str, path: Path) -> Path:
     """One start of median error: every copy's open-loop trajectory as a thin line, the truth on top."""
     start, steps = typical(far, scale)
     fan, true = trajectories(far, start, steps)
+
     shown = shown_outputs(far)
     title = f"{run}: open-loop prediction over {steps} steps with the actions truly taken, every member a line"
     figure, axes = make_panels(len(shown), 3 if len(shown) <= 6 else 4, title)
+
     for at, (label, d) in zip(axes, shown.items(), strict=True):
         at.plot(fan[..., d], color=BLUE, alpha=0.35, linewidth=0.9)
         at.plot(true[:, d], color=INK, linewidth=1.8, label="true")

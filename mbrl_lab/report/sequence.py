@@ -107,6 +107,7 @@ def by_step(windows: DecodedWindows) -> list[dict[str, float]]:
     error = errors(windows.decoded_obs, windows)
     no_change = errors(windows.true[CONTEXT - 1].expand_as(windows.true), windows)
     reward = (windows.decoded_reward - windows.reward).abs().where(windows.valid, torch.nan)
+
     return [
         {
             "steps": t - CONTEXT + 1,
@@ -157,9 +158,11 @@ def draw_vectors(windows: DecodedWindows, rows: list[dict[str, float]], title: s
             at.plot(steps[alive], x[alive, window, d], color=colour, linewidth=1.6, label=label)
         at.axvline(0, color=GREY, linewidth=0.8)
         set_labels(at, f"observation {d}", "steps ahead")
+
     for key, colour in (("error", BLUE), ("no_change", ORANGE)):
         axes[-1].plot([r["steps"] for r in rows], [r[key] for r in rows], color=colour, label=key.replace("_", " "))
     set_labels(axes[-1], "median error, in standard deviations", "steps ahead")
+
     legend(axes[0])
     legend(axes[-1])
     return save(figure, path)
@@ -171,10 +174,12 @@ def draw_images(windows: DecodedWindows, title: str, path: Path) -> Path:
     columns = [*range(CONTEXT), *range(CONTEXT, int(windows.valid[:, window].sum()), IMAGINED // 9)]
     strip = np.concatenate([pictures(windows, window, t) for t in columns], 1)
     error = errors(windows.decoded_obs, windows)[:, window]
+
     figure, (at,) = make_panels(1, 1, title)
     figure.set_size_inches(1.2 * len(columns) + 0.8, 4.7)
     at.set_position((0.05, 0.16, 0.94, 0.72))
     at.imshow(strip, aspect="auto")
+
     middle = (np.arange(len(columns)) + 0.5) * strip.shape[1] / len(columns)
     at.set_xticks(middle, [f"{t - CONTEXT + 1}\n{error[t]:.3f}" for t in columns])
     at.set_yticks((np.arange(3) + 0.5) * strip.shape[0] / 3, ["true", "predicted", "difference"])

@@ -32,6 +32,7 @@ def by_horizon(far: OpenLoop, scale: Tensor) -> list[Row]:
     """For each number of steps ahead: medians and quartiles over starts."""
     error, spread, no_change = (f(far, scale) for f in (state_error, state_spread, no_change_error))
     reward = (far.predicted.mean(1) - far.true)[..., -1].where(far.valid, float("nan"))
+
     return [
         {
             "steps": h + 1,

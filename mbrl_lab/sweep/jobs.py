@@ -69,6 +69,7 @@ class Sweep:
             }
             for name, job in self.jobs.items()
         }
+
         content = {
             "script": self.script,
             "cwd": self.cwd,
@@ -76,6 +77,7 @@ class Sweep:
             "jobs": jobs,
             "submitted": dict(self.submitted),
         }
+
         self.path.mkdir(parents=True, exist_ok=True)
         write_text(self.path / NAME, json.dumps(content, indent=2) + "\n")
 

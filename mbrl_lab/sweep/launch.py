@@ -37,6 +37,7 @@ def launch(
     path = Path(str(config.hydra.sweep.dir)).resolve()
     jobs, waiting, flags = [], [], tuple(hydra_flags(config))
     confs = [Path(s.path) for s in config.hydra.runtime.config_sources if s.schema == "file"]
+
     for number, overrides in enumerate(job_overrides, first):
         refuse_unknown_preset(overrides, confs)
         cfg = compose_job(context, config, overrides, number)
@@ -47,6 +48,7 @@ def launch(
             del cfg["hydra"]
         if wanted(folder, cfg, partial(default_of, overrides, confs)):
             waiting.append(job)
+
     main = Path(sys.modules["__main__"].__file__ or sys.argv[0]).resolve()
     script = str(main if main.name == "train.py" else SCRIPT)
     launcher = plain(launcher)

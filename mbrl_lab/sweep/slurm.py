@@ -52,19 +52,23 @@ def submit(sweep: Sweep, jobs: Sequence[Job], wait: bool, requeues: int, **setti
     """
     if not shutil.which("sbatch"):
         raise ConfigError("launcher=slurm needs sbatch, which is not here; launcher=parallel runs jobs on this machine")
+
     logging.getLogger("submitit").setLevel(logging.ERROR)
     executor = submitit.AutoExecutor(sweep.path / LOGS, cluster="slurm", slurm_max_num_timeout=requeues)
     executor.update_parameters(**parameters(max(job.threads for job in jobs), sweep.path.name, **settings))
+
     arguments = [job.arguments() for job in jobs]
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # submitit repeats sbatch's errors there
             sent = executor.map_array(Script(), [sweep.cwd] * len(jobs), [sweep.script] * len(jobs), arguments)
     except FailedJobError as error:
         raise ConfigError(f"launcher=slurm: {refusal(error, settings)}") from None
+
     numbers = {job.folder.relative_to(sweep.path).as_posix(): each.job_id for job, each in zip(jobs, sent, strict=True)}
     replace(sweep, submitted={**sweep.submitted, **numbers}).write()
     print(f"submitted {len(sent)} jobs, {sent[0].job_id} to {sent[-1].job_id}", flush=True)
     print(f"          python scripts/sweep.py status {shlex.quote(str(sweep.path))}", flush=True)
+
     try:
         while wait and queued(list(numbers.values())):
             time.sleep(PAUSE)

@@ -25,12 +25,14 @@ def start(sweep: Sweep, jobs: Sequence[Job], skipped: int = 0) -> None:
     print(f"sweep     {sweep.path}: {len(jobs)} to run, {skipped} left as they are", flush=True)
     if not jobs:
         return
+
     settings = {key: value for key, value in sweep.launcher.items() if key != "kind"}
     if sweep.launcher["kind"] == "slurm":
         if not submit(sweep, jobs, **settings):
             return
     else:
         alone(sweep, lambda: run_parallel(sweep, jobs, **settings))
+
     wrong = [job for job in jobs if RunFolder(job.folder).status().get("state") != "done"]
     if wrong:
         where = ", ".join(job.folder.name for job in wrong[:10])

@@ -124,12 +124,14 @@ def table(runs: Sequence[RunState]) -> str:
         )
         for s in runs
     ]
+
     widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
     right = (2, 3, 4, 5, 6)
     padded = [
         "  ".join(x.rjust(w) if k in right else x.ljust(w) for k, (x, w) in enumerate(zip(line, widths, strict=True)))
         for line in lines
     ]
+
     states = [s.state for s in runs]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     return "\n".join([*(line.rstrip() for line in padded), counts])

@@ -23,6 +23,7 @@ def replacing(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+
         if previous is not None and path.exists():
             keep(path, previous)
         os.replace(unfinished, path)

@@ -32,6 +32,7 @@ class EpisodeLog:
         discrete = actions.ndim == 1
         assert discrete == (actions.dtype.kind in "iu"), (actions.shape, actions.dtype)
         offset = self.actions.append(np.ascontiguousarray(actions, dtype="<i4" if discrete else "<f4").tobytes())
+
         row = {
             "phase": phase,
             "env": int(env),

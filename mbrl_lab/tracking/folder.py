@@ -79,11 +79,13 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             if not self.lock.take():
                 raise AlreadyRunning(self._at_work())
+
         try:
             opening, status = self.look(config, default), self.status()
         except RunRefused:
             self.lock.release()
             raise
+
         if opening == "done":
             self.lock.release()
             return opening

@@ -90,7 +90,8 @@ class Wandb:
         except ImportError as error:
             raise ValueError("logger.wandb is not installed: pip install wandb") from error
         self.run: Any = None
-        self.step, self.wandb = 0, wandb
+        self.step = 0  # of the last row
+        self.wandb = wandb
         settings = {"project": project, "entity": entity, "tags": list(tags), "mode": mode or default_mode()}
         settings |= {"group": group or sweep_of(folder), "job_type": job_type or kind_of(folder)}
         self._guard(lambda: self._start(wandb, folder, settings))

@@ -43,8 +43,10 @@ class Progress:
         self.stream = sys.stderr if stream is None else stream
         self.terminal = self.stream.isatty()
         self.clock = clock
+
         self.returns: dict[str, float] = {}
         self.note: object = ""
+
         self.began = clock()
         self.due = self.began if total else self._next(self.began)
         self.shown = -1  # the step in the line last shown
@@ -117,11 +119,13 @@ class Progress:
             if self.note and self.total and len(line) > width:  # the note matters most
                 line = f"{self.step:,}/{self.total:,}  {self.note}"
             line = f"\r{line[:width]}\x1b[K"
+
         try:
             self.stream.write(line if self.terminal else f"{line}\n")
             self.stream.flush()
         except BrokenPipeError:
             hush(self.stream.fileno())
+
         self.samples.append((now - self.away, self.step))
         self.shown = self.step
 

@@ -43,6 +43,7 @@ class Tracker:
         self.folder = folder
         self.film = film
         self.film_every = film_every
+
         jsonl = loggers.get("jsonl", Jsonl)(folder)
         if not isinstance(jsonl, Jsonl):
             raise ValueError(
@@ -52,8 +53,10 @@ class Tracker:
         self.make = [make for name, make in loggers.items() if name != "jsonl"]
         self.episodes = EpisodeLog(folder)
         self.loggers: list[Logger] = []
+
         self.progress_line: Progress | None = None
         self.depth = 0
+
         self.count = 0  # training episodes so far
         self.finished: list[tuple[float, int]] = []  # return and length of those since the last row
         self.lengths: deque[int] = deque(maxlen=RECENT)  # of training episodes, for the line of progress alone

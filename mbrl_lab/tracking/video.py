@@ -167,17 +167,23 @@ def picture(drawn: Any) -> Frame:
     ValueError where it is none.
     """
     image = np.asarray(drawn)
+
+    # To [H, W, C].
     if image.ndim == 2:
         image = image[:, :, None]
     if image.ndim == 3 and image.shape[-1] not in CHANNELS and image.shape[0] in CHANNELS:
         image = np.moveaxis(image, 0, -1)
+
     if image.ndim != 3 or image.shape[-1] not in CHANNELS or not image.size or image.dtype.kind not in "buif":
         what = f"{image.dtype} {list(image.shape)}" if image.ndim else type(drawn).__name__
         raise ValueError(f"render() of the environment returned {what}, which is no picture [height, width, 3]")
+
+    # To bytes; floats up to 1 and booleans are scaled.
     if image.dtype.kind == "f":
         image = np.nan_to_num(image)
     if image.dtype.kind == "b" or (image.dtype.kind == "f" and image.max() < 1.5):  # up to 1, and what rounding adds
         image = image * 255.0
+
     colours = np.clip(image[:, :, :3], 0, 255).astype(np.uint8)
     return np.ascontiguousarray(np.broadcast_to(colours, (*colours.shape[:2], 3)))
 

@@ -69,6 +69,7 @@ def read_space(name: str, more: Sequence[str] = (), config_dir: str | None = Non
         raise ConfigError(f"{path} must have {', '.join(sorted(KEYS))}, and at least one setting in space")
     distributions = {str(key): distribution(str(key), given) for key, given in content["space"].items()}
     overrides = (*map(str, content["overrides"]), *more)
+
     space = Space(path.stem, overrides, str(content["metric"]), int(content["startup"]), distributions, config_dir)
     check(compose_config(space.words({key: _first(d) for key, d in distributions.items()}), config_dir))
     return space

@@ -31,6 +31,7 @@ def open_study(path: Path, space: Space, seed: int | None = None) -> optuna.Stud
         direction="maximize",
         load_if_exists=True,
     )
+
     here, before = space.describe(), study.user_attrs.get("space")
     if before is None:
         study.set_user_attr("space", here)
@@ -83,11 +84,13 @@ def write_preset(study: optuna.Study, space: Space, path: Path) -> Path | None:
     if found is None:
         return None
     space.check_trial(found)
+
     cfg = OmegaConf.create()
     for key, value in found.params.items():
         OmegaConf.update(cfg, key, OmegaConf.create(value) if _is_nested(value) else value)
     finished = len(study.get_trials(deepcopy=False, states=FINISHED))
     result = f"{space.metric} {found.value:.6g} in trial {found.number} of {finished}"
+
     lines = ["# @package _global_", f"# Found by scripts/tune.py {space.name}: {result}."]
     lines += [f"defaults:\n  - {name}\n  - _self_" for name in base_preset(space)]
     write_text(path, "\n".join([*lines, OmegaConf.to_yaml(cfg)]))

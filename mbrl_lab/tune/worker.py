@@ -47,7 +47,8 @@ class Worker:
         self.sweep = Sweep(path, str(script), str(Path.cwd()), {}, {})
         self.flags = () if space.config_dir is None else ("--config-dir", space.config_dir)
         cfg = compose_config(space.overrides, space.config_dir)
-        self.threads, self.device = cfg.runtime.threads, str(cfg.runtime.device)
+        self.threads = cfg.runtime.threads
+        self.device = str(cfg.runtime.device)
         self.places = choose_places([self.job(0, [])], workers, 1)
         self.attempts: list[Attempt] = []
         self.reported: dict[int, int] = {}  # by trial: the last step in the study

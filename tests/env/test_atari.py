@@ -52,7 +52,7 @@ def test_observations_are_stacks_of_bytes(played: tuple[Envs, list[Step]]) -> No
     assert torch.equal(rows[2].obs[:, 1:3], rows[1].obs[:, 2:]), "a frame moves on by one at each step"
 
 
-def test_a_lost_life_ends_the_value_and_not_the_episode(played: tuple[Envs, list[Step]]) -> None:
+def test_a_lost_life_is_terminal_and_the_episode_continues(played: tuple[Envs, list[Step]]) -> None:
     """Breakout has five lives: five terminal rows an episode, and only the last is followed by a `first`."""
     _, rows = played
     terminal = torch.stack([row.terminal for row in rows])
@@ -147,7 +147,7 @@ def test_where_it_stood_it_goes_on() -> None:
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def test_machado_repeats_actions_at_random_and_says_nothing_of_lives() -> None:
+def test_machado_has_sticky_actions_and_ignores_lives() -> None:
     rows = play(envs_of(2, protocol="machado"), 500)
     terminal, first = (torch.stack([getattr(row, name) for row in rows]) for name in ("terminal", "first"))
     assert envs_of(1, protocol="machado").spec.action_dim == 18
@@ -200,7 +200,7 @@ def test_what_cannot_be_played(changed: dict[str, Any], said: str) -> None:
         AtariVector(1, **BREAKOUT | changed)
 
 
-def test_other_observations_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_observations_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     from mbrl_lab.env import atari
 
     class Smaller(atari.AtariVectorEnv):

@@ -55,7 +55,7 @@ def test_reacher_is_fined_ten_times_the_distance() -> None:
     assert physics.reacher_reward(NOTHING, NOTHING, obs).tolist() == pytest.approx([0.0, -5.0])
 
 
-def test_obstacles_reward_and_end() -> None:
+def test_obstacles_reward_and_termination() -> None:
     obs = rows([0.7, -0.8], [0.7, -0.71], [0.7, -0.69], [0.4, -0.4], [-0.98, 0.98], [1.0, 0.0], [0.0, -1.0])
     obs = torch.cat([obs, rows([0.7, -0.8]).expand(7, 2)], 1)
     reward = physics.obstacles_reward(NOTHING, NOTHING, obs)
@@ -97,7 +97,7 @@ def test_a_rectangles_edge_is_free_and_the_border_is_not() -> None:
     assert physics.free(exact).tolist() == [True, True, False, False]
 
 
-def test_the_goal_ends_the_episode() -> None:
+def test_the_goal_terminates_the_episode() -> None:
     _, reward, terminal, _, _ = at(0.7, -0.65).step(np.array([0.0, -1.0], np.float32))
     assert terminal and reward == pytest.approx(-0.051)
 
@@ -135,7 +135,7 @@ def test_cheetah_begins_near_its_pose_and_shows_where_it_is() -> None:
     assert obs[0] == pytest.approx(before[0] + 0.01 * obs[9]), "a step is 0.01 s, by semi-implicit Euler"
 
 
-def test_reacher_begins_at_rest_and_alike() -> None:
+def test_reacher_always_begins_at_rest() -> None:
     env = made("reacher")
     obs, again = env.reset(seed=0)[0], env.reset(seed=1)[0]
     assert (obs == again).all() and (obs[:14] == 0).all() and (obs[17:] == 0.1).all()
@@ -206,7 +206,7 @@ def test_an_episode_is_a_function_of_seed_and_actions(task: str) -> None:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_several_go_on_exactly(task: str) -> None:
+def test_several_resume_exactly(task: str) -> None:
     make = partial(make_cs285, task, 30)
     for stop in (0, 7, 30, 31, 50):
         one, other = Envs(make, 2, seed=5), Envs(make, 2, seed=5)
@@ -235,7 +235,7 @@ def test_gymnasium_finds_no_fault(task: str) -> None:
     check_env(TASKS[task](render_mode="rgb_array"), skip_render_check=True)
 
 
-def test_an_unknown_task_is_refused() -> None:
+def test_an_unknown_task_is_rejected() -> None:
     with pytest.raises(ValueError, match=r"env.make.task is 'ant'; it must be cheetah \| obstacles \| reacher"):
         make_cs285("ant", 10)
 

@@ -30,14 +30,14 @@ def told(envs: Envs) -> list[tuple[int | float | list[float], ...]]:
 
 
 @pytest.mark.parametrize("num", [1, 2, 5])
-def test_every_row_is_the_one_expected(num: int) -> None:
+def test_every_step_is_the_one_expected(num: int) -> None:
     envs = Envs(Counting, num, seed=3, stream=1)
     steps, actions = play(envs, 60)
     assert seen(steps) == expected(3, 1, num, actions)
     assert envs.steps == 60 * num
 
 
-def test_rows_have_the_types_of_the_contract() -> None:
+def test_steps_have_the_types_of_the_contract() -> None:
     envs = Envs(Counting, 2, seed=0)
     for step in (envs.reset(), envs.step(torch.tensor([1, 2]))):
         assert [x.dtype for x in step] == [torch.int64, torch.float32, torch.float32, torch.bool, torch.bool]
@@ -45,7 +45,7 @@ def test_rows_have_the_types_of_the_contract() -> None:
     assert Envs(PENDULUM, 2, seed=0).reset().action.shape == (2, 1)
 
 
-def test_rows_stay_as_they_were_when_the_next_one_comes() -> None:
+def test_steps_stay_as_they_were_when_the_next_one_comes() -> None:
     envs = Envs(CARTPOLE, 2, seed=0)
     row = envs.reset()
     before = [x.clone() for x in row]
@@ -53,7 +53,7 @@ def test_rows_stay_as_they_were_when_the_next_one_comes() -> None:
     assert equal(row, Step(*before))
 
 
-def test_finished_episodes_say_what_happened() -> None:
+def test_finished_episodes_hold_what_happened() -> None:
     envs = Envs(Counting, 3, seed=5)
     _, actions = play(envs, 50)
     finished = envs.finished()
@@ -70,7 +70,7 @@ def test_finished_episodes_say_what_happened() -> None:
             clock += episode.length + 1  # the step that resets takes an action that counts for nothing
 
 
-def test_both_ways_to_end_are_met_and_a_time_limit_is_not_terminal() -> None:
+def test_termination_and_truncation_occur_and_a_time_limit_is_not_terminal() -> None:
     envs = Envs(Counting, 4, seed=1)
     steps, _ = play(envs, 40)
     last = [(s.at(i), t.at(i)) for s, t in pairwise(steps) for i in range(4) if t.first[i]]
@@ -153,7 +153,7 @@ def test_going_on_is_exact_with_processes() -> None:
         go_on(PENDULUM, stop, asynchronous=True)
 
 
-def test_going_on_right_after_an_episode_ended_and_right_after_one_began() -> None:
+def test_resume_right_after_an_episode_finished_and_right_after_one_began() -> None:
     for stop in (11, 12, 13):  # all three end at the 11th step and begin at the 12th
         envs = Envs(PENDULUM, 3, seed=4)
         rows, _ = play(envs, stop)
@@ -179,7 +179,7 @@ def test_used_environments_may_be_sent_anywhere() -> None:
     assert equal(envs.step(action), other.step(action))
 
 
-def test_an_episode_says_whether_a_time_limit_ended_it() -> None:
+def test_an_episode_has_whether_it_was_truncated() -> None:
     envs = Envs(Counting, 3, seed=0)
     play(envs, 80)
     episodes = envs.finished()

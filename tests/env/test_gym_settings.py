@@ -155,7 +155,7 @@ def test_infos_of_an_environment_that_declares_them_are_read() -> None:
     assert [row.terminal.tolist() for row in rows[1:]] == [[False] * 2, [True] * 2, [False] * 2]
 
 
-def test_a_process_for_each_hears_no_infos_and_tells_errors_in_a_line(known: dict[str, str]) -> None:
+def test_a_process_for_each_sends_no_infos_and_errors_of_one_line(known: dict[str, str]) -> None:
     envs = Envs(partial(make_gym, known["InfoRagged"]), 2, seed=0, asynchronous=True)
     played(envs, [[0, 1]] * 3)
     envs.close()
@@ -168,7 +168,7 @@ def test_a_process_for_each_hears_no_infos_and_tells_errors_in_a_line(known: dic
         envs.close()
 
 
-def test_rows_do_not_change_with_an_array_that_is_written_into(known: dict[str, str]) -> None:
+def test_steps_do_not_change_with_an_array_that_is_written_into(known: dict[str, str]) -> None:
     envs = Envs(partial(make_gym, known["Reused"]), 1, seed=0)
     assert [row.obs[0, 0].item() for row in played(envs, [[0]] * 3)] == [0, 1, 2, 3]
 
@@ -279,7 +279,7 @@ def test_advice_on_models_of_images_does_not_lead_in_a_circle() -> None:
     ("name", "family"),
     [("Half", "discrete"), ("IntegerBox", "continuous"), ("ChannelsLast", "pixels"), ("Cells", "grid")],
 )
-def test_the_family_is_seen(name: str, family: str, known: dict[str, str]) -> None:
+def test_the_family_is_found_by_the_spaces(name: str, family: str, known: dict[str, str]) -> None:
     cfg = compose_config(["env=gym", f"env.id={known[name]}", "algo=random"])
     assert cfg.family.name == family
 
@@ -305,7 +305,7 @@ def test_a_sweep_over_environments_of_one_family(known: dict[str, str]) -> None:
         with_family(["env=gym", f"env.id={known['Half']},{known['ChannelsLast']}"])
 
 
-def test_the_command_line_says_what_was_seen(
+def test_the_command_line_shows_the_spaces(
     known: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["train.py", "env=gym", f"env.id={known['IntegerBox']}"])
@@ -337,7 +337,7 @@ def test_a_run_with_all_of_it_resumes_exactly(tmp_path: Path) -> None:
     assert [x for x in run("stopped", 29) if "train" in x] == [x for x in run("whole", 29) if "train" in x]
 
 
-def test_copies_that_differ_are_refused(tmp_path: Path, known: dict[str, str]) -> None:
+def test_copies_that_differ_are_rejected(tmp_path: Path, known: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=r"env\.make builds differ in their spaces"):
         runner = make_run("random", "gym", "debug=smoke", folder=tmp_path, **{"env.id": known["OwnLength"]})
         runner.run()
@@ -357,7 +357,7 @@ def test_a_life_lost_in_a_skipped_frame_counts() -> None:
     assert not env.step(0)[4]["life_lost"]
 
 
-def test_actions_are_read_of_those_that_tell_them_and_are_those_sent_to_the_others() -> None:
+def test_actions_are_those_reported_or_else_those_sent() -> None:
     told = {"action": np.array([0, 1, 0]), "_action": np.array([False, True, False])}
     assert taken_actions(told, np.array([3, 3, 3])).tolist() == [3, 1, 3]
     assert taken_actions({"action": np.array([5, 6])}, np.array([3, 3])).tolist() == [5, 6]

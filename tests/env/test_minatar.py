@@ -79,7 +79,7 @@ def test_a_paddle_hit_from_the_side_sends_the_ball_back_whence_it_came() -> None
     assert (game.y, game.x, game.dx, game.dy) == (8, 3, 1, -1)
 
 
-def test_a_ball_that_reaches_the_last_row_ends_the_game() -> None:
+def test_a_ball_that_reaches_the_last_row_terminates_the_game() -> None:
     game = breakout()
     assert [game.step(LEFT) for _ in range(6)] == [(0, False)] * 5 + [(0, True)]
     assert game.paddle == 0 and (game.y, game.x) == (9, 6)
@@ -116,7 +116,7 @@ def test_a_shot_takes_six_steps_and_the_cannon_reloads_for_five() -> None:
     assert where(game.bullets) == [(8, 5)] and (3, 5) not in where(game.aliens)
 
 
-def test_aliens_shoot_from_the_nearest_column_and_a_bomb_ends_the_game() -> None:
+def test_aliens_shoot_from_the_nearest_column_and_a_bomb_terminates_the_game() -> None:
     game = invaders()
     for _ in range(10):
         assert game.step(NOOP) == (0, False) and game.bombs == 0
@@ -158,7 +158,7 @@ def test_few_aliens_are_fast_and_each_wave_is_faster() -> None:
         assert (game.march, game.aliens) == (march, SpaceInvaders.WAVE), wave
 
 
-def test_aliens_that_land_or_touch_the_cannon_end_the_game() -> None:
+def test_aliens_that_land_or_touch_the_cannon_terminate_the_game() -> None:
     game = invaders()
     game.aliens, game.heading, game.pause, game.volley = cell(9, 0), -1, 0, 10**6
     assert game.step(NOOP) == (0, True), "it would have to leave the last row"
@@ -222,7 +222,7 @@ def test_only_actions_that_do_something(game: str, meanings: str) -> None:
     assert env.session.last == RIGHT
 
 
-def test_a_time_limit_is_not_the_end_of_the_value() -> None:
+def test_a_time_limit_is_not_terminal_and_bootstraps() -> None:
     env = MinAtar("spaceinvaders", **PLAIN | {"max_steps": 3})
     env.reset(seed=0)
     assert [env.step(NOOP)[2:4] for _ in range(3)] == [(False, False), (False, False), (False, True)]
@@ -284,7 +284,7 @@ def test_many_in_one_play_as_each_alone(game: str) -> None:
 
 
 @pytest.mark.parametrize("game", GAMES)
-def test_many_in_one_go_on_exactly(game: str) -> None:
+def test_many_in_one_resume_exactly(game: str) -> None:
     for stop in (0, 7, 40, 41, 42, 90):
         one, other = both(game, 3)[1], both(game, 3)[1]
         play(one, stop)

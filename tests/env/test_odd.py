@@ -20,7 +20,7 @@ def envs_of(case: Case, num: int = 2) -> Envs:
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if not c.error], ids=lambda c: c.name)
-def test_it_is_played_and_goes_on_exactly(case: Case) -> None:
+def test_it_is_played_and_resumes_exactly(case: Case) -> None:
     envs = envs_of(case)
     assert case.shape in (None, envs.spec.obs_shape)
     rows = [envs.reset()]
@@ -40,7 +40,7 @@ def test_it_is_played_and_goes_on_exactly(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.error], ids=lambda c: c.name)
-def test_it_is_refused_in_one_line(case: Case) -> None:
+def test_it_is_rejected_in_one_line(case: Case) -> None:
     with pytest.raises((ValueError, FloatingPointError), match=re.escape(case.error)) as caught:
         envs = envs_of(case)
         envs.reset()

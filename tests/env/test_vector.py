@@ -70,7 +70,7 @@ def test_close_that_raises_in_a_process_of_its_own_is_a_warning(caplog: pytest.L
 
 
 @pytest.mark.parametrize("put_away", [False, True])
-def test_lent_environments_are_gone_on_with_where_they_stood(put_away: bool) -> None:
+def test_lent_environments_resume_where_they_were(put_away: bool) -> None:
     envs, other = Envs(Lonely, 1, 3), Envs(Drawn, 1, 3)
     play(other, 0)
     envs.reset()
@@ -93,7 +93,7 @@ def test_lent_environments_are_gone_on_with_where_they_stood(put_away: bool) -> 
     assert not Lonely.alive and (Lonely.made > 5) is put_away
 
 
-def test_an_environment_that_forgets_no_past_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_environment_that_does_not_reset_fully_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     class Drifts(Drawn):
         drift = 0.0
 
@@ -187,7 +187,7 @@ def test_workers_that_nobody_closes_do_not_keep_python_from_exiting() -> None:
     assert group.wait_until_all_are_gone() == 0
 
 
-def test_a_signal_to_all_processes_saves_and_says_preempted(tmp_path: Path) -> None:
+def test_a_signal_to_all_processes_saves_and_marks_preempted(tmp_path: Path) -> None:
     words = ["random", "gym", "env.id=Slow", "env.num=2", "env.asynchronous=true", "debug=smoke", "steps=100"]
     words += ["log_every=10", "eval.every=50", "eval.episodes=3", "video.final=0", "checkpoint.every=0"]
     folder = tmp_path / "b"

@@ -85,7 +85,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("kinds", "expected"), CASES)
-def test_groups_are_named_by_what_sets_them_apart(kinds: list[Any], expected: list[str]) -> None:
+def test_groups_are_named_by_how_they_differ(kinds: list[Any], expected: list[str]) -> None:
     curves = [curve(seed, words, [1.0], **settings) for seed in (0, 1) for words, settings in kinds]
     groups = grouped(curves)
     assert [group.label for group in groups] == expected

@@ -60,18 +60,18 @@ def test_a_run_that_plans_has_every_picture(make: MakeRunner, env: str) -> None:
     assert values["model/one_step_error"] > 0.1
 
 
-def test_nothing_is_said_of_a_model_that_never_was_fitted(make: MakeRunner) -> None:
+def test_nothing_is_drawn_of_a_model_that_was_never_fitted(make: MakeRunner) -> None:
     runner = make()
     assert isinstance(runner.algo, MPC)
     runner.algo.ready.fill_(False)
     assert draw(runner) == []
 
 
-def test_nothing_is_said_of_a_model_that_is_not_there(make: MakeRunner) -> None:
+def test_nothing_is_drawn_without_a_model(make: MakeRunner) -> None:
     assert draw(make("random")) == []
 
 
-def test_the_true_dynamics_make_no_error_and_keep_their_promise(make: MakeRunner) -> None:
+def test_the_true_dynamics_make_no_error_and_predict_the_achieved_return(make: MakeRunner) -> None:
     runner = make()
     truth = partial(
         Analytic,

@@ -69,7 +69,7 @@ def look(model: Adder, rows: Step, starts: Tensor, horizon: int) -> OpenLoop:
     return predict_open_loop(model, rows, observe(model, rows), starts, horizon)
 
 
-def test_the_true_model_makes_no_error_until_the_episode_ends() -> None:
+def test_the_true_model_makes_no_error_until_termination() -> None:
     rows = rows_of(6, (3, 1))
     starts = torch.tensor([[0, 0], [0, 1], [3, 1], [4, 0]])
     seen = look(Adder(0.0), rows, starts, 4)
@@ -87,21 +87,21 @@ def test_each_block_of_copies_goes_to_another_member() -> None:
     assert off[:half].abs().max() < 1e-4 and (off[half:] - 1).abs().max() < 1e-4
 
 
-def test_a_bias_adds_up_and_is_told_in_units_of_change() -> None:
+def test_a_bias_adds_up_and_is_in_units_of_change() -> None:
     rows = rows_of(12)
     seen = look(Adder(0.5), rows, torch.tensor([[0, 0], [1, 1]]), 3)
     scale = torch.tensor([0.5, 0.5, 9.0])
     torch.testing.assert_close(state_error(seen, scale)[:, 0], torch.tensor([1.0, 2.0, 3.0]))
 
 
-def test_errors_are_unknown_beyond_an_end() -> None:
+def test_errors_are_unknown_beyond_a_termination() -> None:
     rows = rows_of(4, (2, 0))
     seen = look(Adder(0.5), rows, torch.tensor([[0, 0]]), 3)
     for error in (state_error(seen, torch.ones(3)), no_change_error(seen, torch.ones(3))):
         assert error.isnan().tolist() == [[False], [True], [True]]
 
 
-def test_to_say_that_nothing_changes_costs_the_change() -> None:
+def test_predicting_no_change_costs_the_change() -> None:
     rows = rows_of(5)
     seen = look(Adder(0.0), rows, torch.tensor([[0, 0]]), 4)
     change = (rows.obs[1:, 0] - rows.obs[0, 0]).square().mean(-1).sqrt()
@@ -141,7 +141,7 @@ def test_a_typical_start_is_of_median_error_among_the_furthest(
     assert typical(seen, torch.ones(2)) == chosen
 
 
-def test_steps_until_the_end() -> None:
+def test_steps_to_termination() -> None:
     first = torch.tensor([[1, 0, 0, 1, 0, 0, 1]]).T.bool()
     terminal = torch.tensor([[0, 0, 1, 0, 0, 0, 0]]).T.bool()
     zero = torch.zeros(7, 1)

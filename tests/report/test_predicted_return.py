@@ -30,7 +30,7 @@ def slowly(rows: Step, t: int, b: int, horizon: int, discount: float) -> float:
     return total
 
 
-def test_rewards_after_an_end_are_none_and_a_time_limit_tells_nothing() -> None:
+def test_achieved_return_stops_at_termination_and_is_unknown_at_a_time_limit() -> None:
     ended = rows_of([0, 1, 2, 4, 0, 8, 8], terminal=[0, 0, 0, 1, 0, 0, 0], first=[1, 0, 0, 0, 1, 0, 0])
     got = achieved_return(ended, horizon=3, discount=0.5)[:, 0].tolist()
     assert got[:3] == [1 + 1 + 1, 2 + 2, 4]

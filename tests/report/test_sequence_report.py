@@ -75,7 +75,7 @@ def test_a_run_leaves_its_open_loop(env: str, video: bool, tmp_path: Path) -> No
     assert len(table) == IMAGINED + 1 and float(table[1]["error"]) > 0
 
 
-def test_errors_are_not_known_where_the_episode_is_over() -> None:
+def test_errors_are_unknown_after_the_episode() -> None:
     true = torch.zeros(CONTEXT + IMAGINED, 1, 2)
     seen = DecodedWindows(
         true, true + 1, true[..., 0], true[..., 0], torch.arange(CONTEXT + IMAGINED)[:, None] < CONTEXT + 1

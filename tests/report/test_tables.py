@@ -51,7 +51,7 @@ def test_a_row_for_each_number_of_steps_ahead() -> None:
     assert (first["reward_error"], second["reward_error"]) == pytest.approx((1, 2))
 
 
-def test_spread_is_unknown_beyond_an_end() -> None:
+def test_spread_is_unknown_beyond_a_termination() -> None:
     assert state_spread(far(), torch.ones(2)).isnan().tolist() == [[False, False], [False, True]]
 
 

@@ -42,7 +42,7 @@ def test_pictures_are_large_and_grids_have_colours() -> None:
     assert picture.shape[0] >= SIZE and picture[0, 0].any() and not picture[-1, -1].any()
 
 
-def test_evaluate_judges_it(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_validates_it(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(run), "--model"]) == 0
     said = capsys.readouterr().out
     assert "open loop on fresh episodes" in said and "members  disagree by" in said and "trusted  rollouts of" in said

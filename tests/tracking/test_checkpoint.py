@@ -102,7 +102,7 @@ def test_a_save_writes_what_is_new_and_drops_what_fell_out(checkpoint: Checkpoin
     assert all(int(name.split("-")[2][:-3]) > 450 for name in files(checkpoint) if name.startswith("rows"))
 
 
-def test_a_ring_smaller_than_a_chunk_asks_for_no_row_that_is_gone(checkpoint: Checkpoint) -> None:
+def test_a_ring_smaller_than_a_chunk_reads_no_step_that_is_gone(checkpoint: Checkpoint) -> None:
     ring = Ring(capacity=50)
     for added in (30, 60, 70, 200):
         ring.added = added
@@ -135,7 +135,7 @@ def test_without_hard_links_a_crash_between_the_renames_loses_one_save(
     assert "is missing" in caplog.text
 
 
-def test_many_small_saves_leave_few_files_and_one_row_is_not_the_whole_ring(checkpoint: Checkpoint) -> None:
+def test_many_small_saves_leave_few_files(checkpoint: Checkpoint) -> None:
     ring = Ring(capacity=100_000)
     for added in range(1, 40):
         ring.added = added * 10
@@ -184,7 +184,7 @@ def test_a_crash_while_saving_keeps_the_checkpoint_before(
     assert numbers(Checkpoint(checkpoint.directory).load()) == list(range(290))
 
 
-def test_a_crash_after_the_chunks_leaves_nothing_behind_in_the_end(
+def test_a_crash_after_the_chunks_leaves_no_files_behind(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ring = Ring(capacity=1000, added=150)
@@ -258,7 +258,7 @@ def test_with_nothing_to_fall_back_to_damage_is_one_line(checkpoint: Checkpoint)
         Checkpoint(checkpoint.directory).load()
 
 
-def test_an_unknown_format_is_refused_and_not_worked_around(checkpoint: Checkpoint) -> None:
+def test_an_unknown_format_is_rejected_and_not_worked_around(checkpoint: Checkpoint) -> None:
     checkpoint.save({"step": 1})
     checkpoint.save({"step": 2})
     torch.save({"format": 2, "state": {}}, checkpoint.newest)
@@ -312,7 +312,7 @@ def test_rows_are_not_saved_over_rows_nobody_looked_at(checkpoint: Checkpoint) -
         Checkpoint(checkpoint.directory).save({}, ring)
 
 
-def test_saving_the_same_rows_again_writes_none(checkpoint: Checkpoint) -> None:
+def test_saving_the_same_steps_again_writes_none(checkpoint: Checkpoint) -> None:
     ring = Ring(capacity=10)
     checkpoint.save({}, ring)
     assert numbers(Checkpoint(checkpoint.directory).load()) == []

@@ -35,7 +35,7 @@ def with_(**changes: object) -> dict[str, object]:
     return {**CONFIG, **changes}
 
 
-def test_a_fresh_folder_says_what_runs_where_and_by_which_code(folder: RunFolder) -> None:
+def test_a_fresh_folder_holds_config_provenance_and_status(folder: RunFolder) -> None:
     assert folder.open(CONFIG, ["seed=0", "algo.lr=1e-4"]) == "fresh"
     assert folder.config() == CONFIG
     assert (folder.path / "overrides.txt").read_text() == "seed=0\nalgo.lr=1e-4\n"
@@ -60,7 +60,7 @@ def test_an_unfinished_run_resumes_and_counts_its_attempts(folder: RunFolder) ->
 
 
 @pytest.mark.usefixtures("quick")
-def test_another_config_is_refused_with_every_difference(folder: RunFolder) -> None:
+def test_another_config_is_rejected_with_every_difference(folder: RunFolder) -> None:
     folder.open(CONFIG, [])
     folder.mark("preempted")
     other = with_(seed=1, algo={"_target_": "a.B", "lr": 3e-4, "sizes": [64, 64], "tau": 0.5}, steps=7)
@@ -83,7 +83,7 @@ def test_what_does_not_change_the_learning_may_differ_and_is_noted(folder: RunFo
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_done_run_is_told_so_until_it_is_asked_for_more_steps(folder: RunFolder) -> None:
+def test_a_done_run_stays_done_until_more_steps_are_asked_for(folder: RunFolder) -> None:
     folder.open(CONFIG, [])
     folder.mark("done", step=100)
     before = (folder.path / "status.json").read_bytes()
@@ -190,7 +190,7 @@ def test_strings_that_look_like_numbers_survive_the_yaml(folder: RunFolder) -> N
     assert folder.open(config, []) == "resume"
 
 
-def test_git_says_nothing_of_a_folder_that_no_repository_tracks(tmp_path: Path) -> None:
+def test_git_knows_nothing_of_an_untracked_folder(tmp_path: Path) -> None:
     def run(*args: str) -> None:
         subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b.c", *args], cwd=tmp_path, check=True)
 
@@ -213,7 +213,7 @@ def test_the_job_is_noted(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) ->
     assert folder.status()["job"] == "4711" and folder.status()["host"] == "node7"
 
 
-def test_of_many_differences_the_first_are_told(tmp_path: Path) -> None:
+def test_of_many_differences_the_first_are_shown(tmp_path: Path) -> None:
     RunFolder(tmp_path).open({"algo": {f"old{k}": k for k in range(20)}, "seed": 0}, [])
     with pytest.raises(ConfigMismatch) as caught:
         RunFolder(tmp_path).open({"algo": {f"new{k}": k for k in range(20)}, "seed": 1}, [])
@@ -230,7 +230,7 @@ def test_of_many_differences_the_first_are_told(tmp_path: Path) -> None:
         ("\n", ""),
     ],
 )
-def test_the_line_of_an_error_that_says_most(error: str, line: str) -> None:
+def test_the_most_telling_line_of_an_error(error: str, line: str) -> None:
     assert headline(error) == line
 
 

@@ -47,7 +47,7 @@ def test_a_process_may_hold_it_twice_and_keeps_it_until_both_let_go(tmp_path: Pa
         assert one.held_elsewhere()
 
 
-def test_a_run_that_another_process_has_is_refused_though_its_status_says_nothing(tmp_path: Path) -> None:
+def test_a_locked_run_is_rejected_even_without_a_status(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     with held(folder.lock.path):
         assert folder.running({})

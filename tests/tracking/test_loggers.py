@@ -209,7 +209,7 @@ def test_three_seeds_are_three_runs_with_their_own_configs(tmp_path: Path, monke
     assert all({"videos/final-0", "diagnostics/curves", "final/return"} <= set(logged) for *_, logged in seen)
 
 
-def test_a_requeued_run_goes_on_in_the_same_wandb_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_requeued_run_resumes_in_the_same_wandb_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     words = [*WORDS, "logger=[jsonl,wandb]", "video.final=0"]
     runner = make_run("random", "cartpole", *words, folder=tmp_path / "run")
@@ -283,7 +283,7 @@ def test_a_wandb_that_cannot_start_is_one_warning(
 
 
 @pytest.mark.parametrize(("ok", "code"), [(True, 0), (False, 1)])
-def test_wandb_learns_how_the_run_ended(
+def test_wandb_gets_the_exit_status_of_the_run(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch, ok: bool, code: int
 ) -> None:
     run, asked = Broken(), {}
@@ -310,6 +310,6 @@ def test_wandb_is_offline_only_where_nobody_can_log_in(
     assert loggers.default_mode() == "disabled"
 
 
-def test_a_wandb_mode_that_does_not_exist_is_refused(folder: RunFolder) -> None:
+def test_an_unknown_wandb_mode_is_rejected(folder: RunFolder) -> None:
     with pytest.raises(ValueError, match=r"logger\.wandb\.mode is 'off'"):
         Wandb(folder, **{**SETTINGS, "mode": "off"})

@@ -102,7 +102,7 @@ def test_elsewhere_than_on_a_terminal_a_line_comes_now_and_then() -> None:
     assert lines[-1].startswith("1,000/1,000  100%")
 
 
-def test_a_last_line_is_not_said_twice() -> None:
+def test_a_last_line_is_not_printed_twice() -> None:
     clock, stream = Clock(), io.StringIO()
     progress = Progress(1, stream=stream, clock=clock)
     progress.update(1)
@@ -133,7 +133,7 @@ def evaluate(note: EvaluationNote, clock: Clock, rounds: int, *episodes: Episode
     return str(note)
 
 
-def test_an_evaluation_tells_episodes_steps_and_time_left() -> None:
+def test_an_evaluation_shows_episodes_steps_and_time_left() -> None:
     clock = Clock()
     note = EvaluationNote(3, 2, 100, [], clock)
     assert str(note) == "evaluating: 0 of 3 episodes, 0 steps"
@@ -149,7 +149,7 @@ def test_an_evaluation_tells_episodes_steps_and_time_left() -> None:
 @pytest.mark.parametrize(
     ("limit", "trained", "left"), [(None, [], ""), (None, [20, 30], ", 0:00:15 left"), (50, [20, 30], ", 0:00:15 left")]
 )
-def test_how_long_it_takes_is_guessed_by_training_or_not_at_all(
+def test_remaining_time_is_estimated_from_training_or_not_at_all(
     limit: int | None, trained: list[int], left: str
 ) -> None:
     clock = Clock()
@@ -175,7 +175,7 @@ def test_an_evaluation_is_spoken_of_now_and_then_and_put_into_words_only_then() 
     assert said[1] == "0:00:10, evaluating: 0 of 2 episodes, 41 steps, 0:00:02 left"
 
 
-def test_on_a_terminal_too_narrow_for_all_of_it_what_goes_on_now_is_shown() -> None:
+def test_on_a_narrow_terminal_the_note_is_shown() -> None:
     clock, stream = Clock(), Terminal()
     progress = Progress(1_000_000, stream=stream, clock=clock)
     clock.now += 3
@@ -188,7 +188,7 @@ def test_on_a_terminal_too_narrow_for_all_of_it_what_goes_on_now_is_shown() -> N
     assert last == "900,000/1,000,000  evaluating: 0 of 20 episodes, 1 steps, 5:33:38 left\x1b[K"
 
 
-def test_an_evaluation_alone_has_a_line_unless_it_is_soon_over() -> None:
+def test_an_evaluation_alone_has_a_line_unless_it_is_short() -> None:
     clock, stream = Clock(), io.StringIO()
     for seconds in (5, 25):
         progress = Progress(0, stream=stream, clock=clock)

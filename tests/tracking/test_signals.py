@@ -28,7 +28,7 @@ def handlers_stay() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("number", WATCHED)
-def test_a_signal_is_noted_and_the_work_goes_on(number: signal.Signals) -> None:
+def test_a_signal_is_noted_and_the_work_continues(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     with Signals() as signals:
         assert signals.received is None
@@ -47,7 +47,7 @@ def test_a_second_interrupt_stops_at_once() -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_the_handler_that_stood_before_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_previous_handler_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int] = []
     before = signal.signal(signal.SIGUSR2, lambda number, frame: taken.append(number))
     try:

@@ -85,7 +85,7 @@ def test_everything_is_found_once() -> None:
     assert set(optimizers(learner.policy)) == {"_optimizer"}
 
 
-def test_a_resumed_learner_goes_on_bit_for_bit(tmp_path: Path) -> None:
+def test_a_resumed_learner_is_equal_bit_for_bit(tmp_path: Path) -> None:
     learner = Learner()
     for _ in range(3):
         learner.learn()
@@ -136,7 +136,7 @@ def test_random_states_survive_a_checkpoint(tmp_path: Path) -> None:
     assert draw() == expected
 
 
-def test_another_model_is_refused_by_name(tmp_path: Path) -> None:
+def test_another_model_is_rejected_by_name(tmp_path: Path) -> None:
     state = saved(tmp_path, Inner())["algo"]
     other = Inner()
     other.schedule = torch.optim.lr_scheduler.StepLR(other._optimizer, 2)  # type: ignore[assignment]

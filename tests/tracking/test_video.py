@@ -72,7 +72,7 @@ def test_a_recorded_episode_is_the_one_that_was_played(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "videos").iterdir()] == ["a.mp4"]
 
 
-def test_an_episode_that_ends_too_early_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_episode_that_finishes_too_early_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     frames = list(render_episode(Lamp, 7, np.zeros(13, dtype=np.int32)))
     assert len(frames) == 11
     assert [(r.levelno, r.message) for r in caplog.records] == [
@@ -273,7 +273,7 @@ def test_whatever_fails_is_one_warning_and_no_video(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_one_that_draws_nothing_but_empty_lists_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rendering_only_empty_lists_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Lamp, "render", lambda self: [])
     with pytest.raises(ValueError, match="drew no frame"):
         record_episode(tmp_path / "a.mp4", Lamp, 7, np.zeros(4, dtype=np.int32))
