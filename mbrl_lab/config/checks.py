@@ -26,6 +26,8 @@ def check(cfg: DictConfig) -> None:
         OmegaConf.to_container(cfg, resolve=True)
     except InterpolationKeyError as error:
         lacking = "this environment or algorithm does not give it, so choose parts that do without"
+        if "env.physics." in str(error):
+            lacking = "this environment's equations are not known: try dynamics=ensemble, latent or rssm_xs"
         raise ConfigError(f"{str(error).splitlines()[0]}: {lacking}") from error
     check_rules(cfg)
     check_parts(cfg)
@@ -37,7 +39,7 @@ def check(cfg: DictConfig) -> None:
     check_room(cfg)
     if "length" in cfg.get("dynamics", {}):
         check_length(cfg)
-    elif "horizon" in cfg.algo:
+    elif "horizon" in cfg.algo and "dynamics" not in cfg:
         check_horizon(cfg)
     check_score(cfg)
     check_stop(cfg)

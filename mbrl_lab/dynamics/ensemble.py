@@ -63,7 +63,8 @@ class Ensemble(WorldModel):
         super().__init__(spec)
         assert propagation in ("ts_inf", "ts1", "expectation"), propagation
         if len(spec.obs_shape) != 1:
-            raise ValueError(f"dynamics=ensemble predicts vectors, not {spec.obs_shape}: try dynamics=frames or grid")
+            choices = "try dynamics=frames, grid, latent or rssm_xs"
+            raise ValueError(f"dynamics=ensemble predicts vectors, not {spec.obs_shape}: {choices}")
         self.members, self.gaussian, self.propagation, self.clip = members, gaussian, propagation, clip
         self.trainer = trainer
         self.noise, self.reward_fn, self.termination_fn = noise, reward_fn, termination_fn

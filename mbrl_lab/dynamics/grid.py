@@ -129,7 +129,8 @@ class Grid(Visual):
             cure = "try dynamics=frames" if spec.obs_shape[0] == spec.stack else COLOURS
             raise ValueError(f"dynamics=grid predicts cells of 0 and 1, not images of {size}: {cure}")
         if not spec.discrete:
-            raise ValueError(f"dynamics=grid needs discrete actions, not vectors of {spec.action_dim} numbers")
+            given = f"not vectors of {spec.action_dim} numbers"
+            raise ValueError(f"dynamics=grid needs discrete actions, {given}: try dynamics=latent or rssm_xs")
         channels = spec.obs_shape[0] // spec.stack
 
         def make() -> Net:

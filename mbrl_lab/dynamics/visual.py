@@ -100,7 +100,9 @@ class Visual(WorldModel):
         super().__init__(spec)
         if spec.obs_dtype != torch.uint8 or len(spec.obs_shape) != 3:
             name = f"dynamics={type(self).__name__.lower()}"
-            raise ValueError(f"{name} predicts uint8 images, not {spec.obs_shape} {spec.obs_dtype}: try ensemble")
+            raise ValueError(
+                f"{name} predicts uint8 images, not {spec.obs_shape} {spec.obs_dtype}: try dynamics=ensemble"
+            )
         if history < spec.stack:
             raise ValueError(f"dynamics.history is {history}; it must be at least env.frame_stack, {spec.stack}")
         self.members, self.history, self.unroll, self.clip = members, history, unroll, clip

@@ -212,7 +212,9 @@ class DDQN(Policy):
         """
         super().__init__()
         if not spec.discrete:
-            raise ValueError(f"ddqn needs discrete actions, not vectors of {spec.action_dim} numbers")
+            raise ValueError(
+                f"ddqn needs discrete actions, not vectors of {spec.action_dim} numbers: try policy=sac or ppo"
+            )
         check_random_shift(random_shift, spec.obs_shape)
         self.spec = spec
         self.final_gamma = gamma
