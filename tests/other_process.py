@@ -1,11 +1,15 @@
-"""A lock in another process's hands, in an instant: it loads nothing but the module of locks."""
+"""Other processes that start in an instant: one that holds a lock, and any call in a copy of this process."""
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from mbrl_lab.tracking import lock
@@ -20,6 +24,22 @@ lock = module.Lock(Path(sys.argv[1]))
 print("held" if lock.take() else "refused", flush=True)
 time.sleep(60)
 """
+
+
+def forked(call: Callable[[], object], folder: Path) -> BaseProcess:
+    """A call in a copy of this process, which need not import anything; it prints to a folder's files out and err."""
+
+    def work() -> None:
+        for number, name in ((1, "out"), (2, "err")):
+            os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
+        call()
+
+    process = multiprocessing.get_context("fork").Process(target=work, daemon=True)
+    with warnings.catch_warnings():  # Python 3.12 warns of other threads; pytest-xdist has one, which only waits
+        warnings.simplefilter("ignore", DeprecationWarning)
+        process.start()
+    return process
 
 
 def taker(path: Path) -> subprocess.Popen[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import re
+import runpy
 import subprocess
 import sys
 import warnings
@@ -14,6 +15,7 @@ from pathlib import Path
 import gymnasium
 import pytest
 from imageio.v3 import imread
+from other_process import forked
 from packaging.requirements import Requirement
 
 from mbrl_lab.cli import doctor as command
@@ -245,12 +247,18 @@ def test_a_job_that_cannot_be_is_one_line(capsys: pytest.CaptureFixture[str], ov
     assert said.out == "" and said.err.startswith(f"error: {words}") and said.err.count("\n") == 1
 
 
-def test_a_missing_package_is_one_line_and_not_a_traceback() -> None:
-    hidden = "import runpy, sys; sys.modules['hydra'] = None; runpy.run_path('scripts/doctor.py', run_name='__main__')"
-    root = CONF.parent
-    done = subprocess.run([sys.executable, "-c", hidden], cwd=root, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert re.fullmatch(r"missing: hydra\.\w+ is not installed: make setup, or pip install -e \.\n", done.stderr)
+def test_a_missing_package_is_one_line_and_not_a_traceback(tmp_path: Path) -> None:
+    def start_without_hydra() -> None:
+        for name in [name for name in sys.modules if name.partition(".")[0] in ("mbrl_lab", "hydra")]:
+            del sys.modules[name]
+        sys.modules["hydra"] = None  # type: ignore[assignment]
+        runpy.run_path(str(CONF.parent / "scripts" / "doctor.py"), run_name="__main__")
+
+    process = forked(start_without_hydra, tmp_path)
+    process.join()
+    assert (process.exitcode, (tmp_path / "out").read_text()) == (1, "")
+    line = r"missing: hydra\.\w+ is not installed: make setup, or pip install -e \.\n"
+    assert re.fullmatch(line, (tmp_path / "err").read_text())
 
 
 def test_output_that_was_closed_from_the_start_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:

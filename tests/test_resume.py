@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from omegaconf import OmegaConf
+from other_process import forked
 from recipes import RECIPES, small
 from runs import metrics
 from torch.utils._pytree import tree_leaves
@@ -21,12 +18,11 @@ from torch.utils._pytree import tree_leaves
 from mbrl_lab import make_run
 from mbrl_lab.app import compose_config
 from mbrl_lab.cli.train import AT_ONCE, resumed_line, run
+from mbrl_lab.cli.train import main as train_command
 from mbrl_lab.runner import Runner
 from mbrl_lab.tracking.checkpoint import Checkpoint
 from mbrl_lab.tracking.folder import RunFolder, RunRefused
 from mbrl_lab.tracking.state import module_state
-
-TRAIN = Path(__file__).parents[1] / "scripts" / "train.py"
 
 
 class Stopped(Exception):
@@ -255,38 +251,35 @@ def test_a_signal_after_the_final_evaluation_is_heard_at_once(tmp_path: Path, mo
     assert_same_run(tmp_path / "a", tmp_path / "b")
 
 
-def when_at(folder: Path, step: int, act: Callable[[], None], process: subprocess.Popen[str]) -> None:
-    """Do something to a run as soon as its metrics have come to a step."""
-    for _ in range(3000):
-        rows = metrics(folder) if (folder / "metrics.jsonl").exists() else []
-        if rows and rows[-1]["step"] >= step:
-            act()
-            return
-        assert process.poll() is None, f"ended before step {step}: {process.communicate()}"
-        time.sleep(0.02)
-    raise AssertionError(f"never came to step {step}")
-
-
 def test_a_killed_process_and_a_preempted_one_resume(tmp_path: Path) -> None:
-    words = [*arguments("mpc_discrete"), "steps=260", "checkpoint.every=33", "log_every=10", "eval.every=150"]
+    words = [*arguments("mpc_discrete"), "steps=150", "checkpoint.every=33", "log_every=10", "eval.every=90"]
     words += ["planner.horizon=3", "planner.population=8", "dynamics.trainer.max_updates=3", "eval.final_episodes=1"]
     whole(words, tmp_path / "a")
     folder = tmp_path / "b"
     line = [f"algo={words[0]}", f"env={words[1]}", *words[2:], f"hydra.run.dir={folder}"]
 
-    def start() -> subprocess.Popen[str]:
-        pipe = subprocess.PIPE
-        return subprocess.Popen([sys.executable, str(TRAIN), *line], cwd=tmp_path, stdout=pipe, stderr=pipe, text=True)
+    def train(step: int, number: signal.Signals) -> int | None:
+        """The exit code of the command in a process that gets a signal after a step."""
+        advance = Runner.advance
 
-    first = start()
-    when_at(folder, 120, first.kill, first)
-    first.communicate(timeout=60)
+        def advance_and_signal(runner: Runner) -> None:
+            advance(runner)
+            if runner.steps == step:
+                os.kill(os.getpid(), number)
+
+        def work() -> None:
+            Runner.advance = advance_and_signal  # type: ignore[method-assign]
+            train_command(line)
+
+        process = forked(work, tmp_path)
+        process.join()
+        return process.exitcode
+
+    assert train(80, signal.SIGKILL) == -signal.SIGKILL
+    assert metrics(folder)[-1]["step"] == 80, "rows since the checkpoint at 66 are there, to be cut"
     assert RunFolder(folder).status()["state"] == "running"
-    second = start()
-    when_at(folder, 180, second.terminate, second)
-    told, said = second.communicate(timeout=60)
-    assert second.returncode == 143, said
-    assert ", attempt 2; the last attempt was killed\n" in told
+    assert train(120, signal.SIGTERM) == 128 + signal.SIGTERM, (tmp_path / "err").read_text()
+    assert ", attempt 2; the last attempt was killed\n" in (tmp_path / "out").read_text()
     assert RunFolder(folder).status()["state"] == "preempted"
     whole(words, folder)
     assert RunFolder(folder).status()["state"] == "done" and RunFolder(folder).status()["attempt"] == 3

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import multiprocessing
 import os
 import signal
 import socket
 import subprocess
-import sys
+import time
 from pathlib import Path
 
 import pytest
+from other_process import forked
 
 from mbrl_lab.tracking import provenance as provenance_module
 from mbrl_lab.tracking.folder import AlreadyRunning, ConfigMismatch, RunFolder, differences, flatten, headline
@@ -95,14 +96,17 @@ def test_a_done_run_stays_done_until_more_steps_are_asked_for(folder: RunFolder)
     assert folder.open(with_(steps=150), []) == "done"
 
 
-def test_a_live_run_is_not_started_twice_and_a_killed_one_resumes(folder: RunFolder) -> None:
-    script = (
-        "import sys, time; from mbrl_lab.tracking.folder import RunFolder; import json;"
-        f"RunFolder({str(folder.path)!r}).open(json.loads(sys.argv[1]), []); print('open', flush=True); time.sleep(60)"
-    )
-    other = subprocess.Popen([sys.executable, "-c", script, json.dumps(CONFIG)], stdout=subprocess.PIPE)
+def test_a_live_run_is_not_started_twice_and_a_killed_one_resumes(folder: RunFolder, tmp_path: Path) -> None:
+    opened = multiprocessing.get_context("fork").Event()
+
+    def open_and_stay() -> None:
+        RunFolder(folder.path).open(CONFIG, [])
+        opened.set()
+        time.sleep(60)
+
+    other = forked(open_and_stay, tmp_path)
     try:
-        assert other.stdout is not None and other.stdout.readline() == b"open\n"
+        assert opened.wait(60)
         with pytest.raises(AlreadyRunning, match=f"already running as pid {other.pid}"):
             folder.open(CONFIG, [])
         os.kill(other.pid, signal.SIGKILL)
@@ -112,7 +116,7 @@ def test_a_live_run_is_not_started_twice_and_a_killed_one_resumes(folder: RunFol
         assert folder.status()["attempt"] == 2
     finally:
         other.kill()
-        other.communicate()
+        other.join()
 
 
 def test_a_process_number_used_again_is_another_process() -> None:
