@@ -72,7 +72,9 @@ def _defaults(overrides: tuple[str, ...], confs: tuple[Path, ...]) -> DictConfig
     """The config of the same parts with the values of their own files."""
     choices = composed(overrides, confs, return_hydra_config=True).hydra.runtime.choices
     own = {name for name in choices if name in groups_of(confs) and not name.startswith("hydra")}
-    parts = [f"{name}={choices[name]}" for name in sorted(own - set(TUNED)) if choices[name] is not None]
+    # The recipe follows from algo and family. Named in words, Hydra would read it before it knows them.
+    named = sorted(own - {*TUNED, "recipe"})
+    parts = [f"{name}={choices[name]}" for name in named if choices[name] is not None]
     return composed([*parts, "preset=none", "budget=none"], confs)
 
 
