@@ -342,7 +342,13 @@ def test_a_run_older_than_a_setting_resumes_with_its_default(tmp_path: Path) -> 
 
 
 def test_stored_latents_resume_exactly(tmp_path: Path) -> None:
-    model = ["dynamics.units=16", "dynamics.groups=4", "dynamics.classes=4", "algo.hybrid=2", "dynamics.trainer.accumulate=2"]
+    model = [
+        "dynamics.units=16",
+        "dynamics.groups=4",
+        "dynamics.classes=4",
+        "algo.hybrid=2",
+        "dynamics.trainer.accumulate=2",
+    ]
     words = arguments("dreamer_grid", "env.num=2", "checkpoint.every=37", "dynamics.trainer.latents=stored", *model)
     words += [
         "steps=200",
