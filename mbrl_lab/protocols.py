@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,9 @@ from torch.utils._pytree import tree_map, tree_map_only
 from mbrl_lab.ops import bootstrap_windows
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, FitResult, Metrics, Outcome, Step, Trajectory, Tree
+
+if TYPE_CHECKING:
+    from mbrl_lab.dynamics.validation import Validation
 
 
 class WorldModel(nn.Module):
@@ -39,6 +42,12 @@ class WorldModel(nn.Module):
     """Whether `disagreement` has an answer."""
     decodes = False
     """Whether `decode` has an answer."""
+
+    @property
+    def predicts(self) -> str:
+        """What reports compare with the truth: its `features`, the `observations` that it decodes, its `frames`, or
+        `nothing` where there is nothing to validate."""
+        return "features"
 
     def __init__(self, spec: EnvSpec, feature_spec: EnvSpec | None = None) -> None:
         super().__init__()
@@ -123,6 +132,14 @@ class WorldModel(nn.Module):
         """[..., *obs_shape]: the observations of states, in their own units, for models that predict them."""
         return None
 
+    def held_out(self, replay: Replay) -> Step | None:
+        """[2, N] steps that it was never trained on; None where there are none."""
+        return None
+
+    def validation(self, steps: Step) -> Validation | None:
+        """Its one-step predictions beside real steps [2, N], all valid; None: it has no validation of its own."""
+        return None
+
     def check_memory(self) -> None:
         """ValueError, naming settings, where a fit would not find the memory that it needs."""
 
@@ -149,6 +166,8 @@ class Planner(Protocol):
     """A search for actions in a world model. It has no learned weights."""
 
     watch: Callable[[Candidates], None] | None
+    horizon: int
+    discount: float
 
     def start(self, spec: EnvSpec, batch: int, device: torch.device | str) -> Tree:
         """The plan of one who knows nothing yet, for `batch` environments."""
@@ -223,6 +242,19 @@ class Algo(nn.Module):
 
     Modules, optimizers and generators that it holds as attributes are found and saved with the run.
     """
+
+    planner: Planner | None = None
+    """What it plans with, if it does."""
+
+    @property
+    def world_model(self) -> WorldModel | None:
+        """The model that it learns in, if it does."""
+        return None
+
+    @property
+    def warmed_up(self) -> bool:
+        """Whether it has learned anything yet."""
+        return True
 
     def act(self, step: Step, carry: Tree | None, explore: bool) -> tuple[Tensor, Tree]:
         """Choose actions [B] for the newest steps; `carry` is None at the very start."""

@@ -39,6 +39,14 @@ class MPC(Learner):
         self.belief: Tree = None
         self.promise, self.seconds, self.steps = torch.zeros(()), 0.0, 0
 
+    @property
+    def world_model(self) -> WorldModel:
+        return self.model
+
+    @property
+    def warmed_up(self) -> bool:
+        return bool(self.ready)
+
     @torch.no_grad()
     def act(self, step: Step, carry: Tree | None, explore: bool) -> tuple[Tensor, Tree]:
         batch, device = len(step.first), step.first.device

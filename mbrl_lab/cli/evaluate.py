@@ -166,11 +166,11 @@ def draw_report(runner: Runner, name: str) -> list[Path]:
 
 def validate_model(run: Path, checkpoint: str, trust: Sequence[str]) -> None:
     """How good the run's world model is: numbers here, pictures and CSV files in diagnostics/."""
-    from mbrl_lab.report import draw_model, fitted, model_of
+    from mbrl_lab.report import draw_model, fitted
 
     runner = load_run(run, checkpoint, with_replay=True, trust=trust)
     with closing(runner.envs):
-        if model_of(runner.algo) is None:
+        if runner.algo.world_model is None:
             raise ConfigError(f"--model: {run} was trained by {type(runner.algo).__name__}, which has no world model")
         if not fitted(runner):
             raise ConfigError(f"--model: the model of {run} is not fitted yet at step {runner.steps:,}")

@@ -27,6 +27,10 @@ class Analytic(WorldModel):
         super().__init__(spec)
         self.next_obs, self.reward_fn, self.termination_fn = next_obs, reward_fn, termination_fn
 
+    @property
+    def predicts(self) -> str:
+        return "features" if len(self.spec.obs_shape) == 1 else "nothing"
+
     def observe(self, state: Tree | None, step: Step) -> Tensor:
         return step.obs
 

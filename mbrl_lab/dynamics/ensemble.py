@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from mbrl_lab.dynamics.ends import Ends
 from mbrl_lab.dynamics.frozen_ensemble import FrozenEnsemble, elite_layers, fold
-from mbrl_lab.dynamics.judge import Judgement, judgement
 from mbrl_lab.dynamics.normaliser import Normaliser
 from mbrl_lab.dynamics.trainer import Trainer
+from mbrl_lab.dynamics.validation import Validation, validate_predictions
 from mbrl_lab.nets import EnsembleMLP
 from mbrl_lab.nets.adam import Adam
 from mbrl_lab.nets.precision import SMALL_MEMBER_BATCH, autocast_dtype, fp32_if_few
@@ -90,6 +90,9 @@ class Ensemble(WorldModel):
     @property
     def row_blocks(self) -> int:
         return len(self.elite) if self.propagation == "ts_inf" else 1
+
+    def held_out(self, replay: Replay) -> Step | None:
+        return self.trainer.held_out(replay)
 
     def fit(self, replay: Replay, updates: int | None = None) -> FitResult:
         return self.trainer.fit(self, replay, updates)
@@ -189,7 +192,7 @@ class Ensemble(WorldModel):
         return masked_mean(error.square().mean(-1), t.valid, 1)
 
     @torch.no_grad()
-    def judge(self, steps: Step) -> Judgement:
+    def validation(self, steps: Step) -> Validation:
         """What the elites say of rows [L, B], all of them valid, beside what happened."""
         t = steps.transitions()
         out, target = self._outputs(self._by_member(t))[self.elite].float(), self._targets(t).flatten(0, 1)
@@ -201,7 +204,7 @@ class Ensemble(WorldModel):
         reward = None
         if self.reward_fn is not None:
             reward = (self.reward_fn(obs, action, obs + change) - self.targets.mean[-1]) / self.targets.scale[-1]
-        return judgement(mean, std, target, end, ended, reward)
+        return validate_predictions(mean, std, target, end, ended, reward)
 
     def normalise(self, steps: Step) -> None:
         """Take the scales of inputs and targets from real rows [2, N], all of them valid."""

@@ -43,7 +43,7 @@ class EnsembleTrainer(HoldoutTrainer[Ensemble]):
             stale = 0 if best.keep(self.gain) else stale + 1
         best.restore()
 
-        metrics = tally.means() | {"model/holdout_error": best.error.mean()} | model.judge(best.rows).metrics()
+        metrics = tally.means() | {"model/holdout_error": best.error.mean()} | model.validation(best.rows).metrics()
         return FitResult(metrics)
 
     def fit_updates(self, batches: Batches, test: Step, updates: int) -> FitResult:

@@ -50,6 +50,10 @@ class SequenceModel(WorldModel):
         self.context = length if self.recurrent else 1
         trainer.check_model(self)
 
+    @property
+    def predicts(self) -> str:
+        return "observations"
+
     def fit(self, replay: Replay, updates: int | None = None) -> FitResult:
         return self.trainer.fit(self, replay, updates)
 

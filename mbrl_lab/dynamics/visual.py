@@ -188,6 +188,10 @@ class Visual(WorldModel):
         """The state a frame later."""
         return torch.cat([state[:, self.shape[0] :], frame], 1)
 
+    @property
+    def predicts(self) -> str:
+        return "frames"
+
     def fit(self, replay: Replay, updates: int | None = None) -> FitResult:
         return self.trainer.fit(self, replay, updates)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
-from mbrl_lab.dynamics import Analytic, Visual
-from mbrl_lab.dynamics.sequence import SequenceModel
+from mbrl_lab.dynamics import Visual
 from mbrl_lab.report.curves import draw_curves
-from mbrl_lab.report.diagnosis import diagnose, model_of, numbers
+from mbrl_lab.report.diagnosis import diagnose, numbers
 from mbrl_lab.report.images import describe_images, diagnose_images, draw_images
 from mbrl_lab.report.sequence import draw_open_loop
 from mbrl_lab.report.summary import describe, draw_diagnosis
@@ -20,7 +20,7 @@ log = logging.getLogger("mbrl_lab")
 FPS = 10.0
 """Frames a second in the video of a model's predictions."""
 
-__all__ = ["draw", "draw_model", "fitted", "model_of"]
+__all__ = ["draw", "draw_model", "fitted"]
 
 
 def draw(runner: Runner, checkpoint: str = "last") -> list[Path]:
@@ -49,19 +49,18 @@ def draw_model(runner: Runner, checkpoint: str = "last") -> tuple[str, list[Path
     """Validate the model and the planner, in words and pictures; another `checkpoint` than the last gets a folder."""
     home = runner.folder.diagnostics if checkpoint == "last" else runner.folder.diagnostics / checkpoint
     home.mkdir(parents=True, exist_ok=True)
-    model, run = model_of(runner.algo), runner.folder.path.name
-    if isinstance(model, SequenceModel):
+    model, run = runner.algo.world_model, runner.folder.path.name
+    assert model is not None, type(runner.algo)
+    if model.predicts == "observations":
         return draw_open_loop(runner, model, home)
-    if isinstance(model, Visual):
+    if model.predicts == "frames":
         images = diagnose_images(runner, runner.algo)
-        return describe_images(images), draw_images(images, model, run, home, FPS)
+        return describe_images(images), draw_images(images, cast(Visual, model), run, home, FPS)
     diagnosis = diagnose(runner, runner.algo)
     return describe(diagnosis, numbers(diagnosis)), draw_diagnosis(diagnosis, run, home)
 
 
 def fitted(runner: Runner) -> bool:
-    """Whether there is a fitted or known world model to validate; known rules of images are left out."""
-    model = model_of(runner.algo)
-    if model is None or (isinstance(model, Analytic) and len(model.spec.obs_shape) > 1):
-        return False
-    return bool(getattr(runner.algo, "ready", True))
+    """Whether there is a fitted or known world model with something to validate."""
+    model = runner.algo.world_model
+    return model is not None and model.predicts != "nothing" and runner.algo.warmed_up

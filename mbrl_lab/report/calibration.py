@@ -9,7 +9,7 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from mbrl_lab.dynamics.judge import Judgement, coverage, rms
+from mbrl_lab.dynamics.validation import Validation, coverage, rms
 from mbrl_lab.report.figure import BLUE, COLOURS, GREY, INK, legend, make_panels, save, set_labels
 
 PANELS = 8
@@ -26,7 +26,7 @@ def shown(outputs: int) -> dict[str, int]:
     return {f"state {d}": d for d in range(min(outputs, PANELS) - 1)} | {"reward": outputs - 1}
 
 
-def draw_output_scatter(validation: Judgement, run: str, path: Path) -> Path:
+def draw_output_scatter(validation: Validation, run: str, path: Path) -> Path:
     """Mean prediction of the elites against the truth, a panel for each output."""
     labels = shown(validation.true.shape[1])
     title = f"{run}: predicted against true change, one step, in std of the data"
@@ -40,7 +40,7 @@ def draw_output_scatter(validation: Judgement, run: str, path: Path) -> Path:
     return save(figure, path)
 
 
-def draw_calibration(validation: Judgement, run: str, path: Path) -> Path:
+def draw_calibration(validation: Validation, run: str, path: Path) -> Path:
     """Coverage of central intervals of every size, and the histogram of predicted quantiles of the truth."""
     figure, axes = make_panels(2, 2, f"{run}: calibration of the predicted uncertainty, one step ahead")
     draw_coverage(axes[0], validation.below)

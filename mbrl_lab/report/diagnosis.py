@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from mbrl_lab.dynamics import Ensemble
-from mbrl_lab.dynamics.judge import Judgement
+from mbrl_lab.dynamics.validation import Validation
 from mbrl_lab.protocols import Algo, WorldModel
 from mbrl_lab.report.open_loop import (
     OpenLoop,
@@ -45,13 +44,8 @@ class Diagnosis(NamedTuple):
     predicted_return: Tensor  # [T, B] return that the planner predicts for its plan; NaN: nothing plans
     achieved_return: Tensor  # [T, B] return that followed; NaN: not known
     seconds: float  # that a choice of actions took
-    validation: Judgement  # one step ahead on held-out transitions, or on the fresh ones
+    validation: Validation  # one step ahead on held-out transitions, or on the fresh ones
     held_out: bool
-
-
-def model_of(algo: Algo) -> WorldModel | None:
-    """The world model of an algorithm that has one."""
-    return cast(WorldModel | None, getattr(algo, "model", None))
 
 
 @torch.no_grad()
@@ -62,7 +56,7 @@ def diagnose(runner: Runner, algo: Algo, num: int = ENVS, steps: int = STEPS) ->
         num: environments side by side.
         steps: that each is played, by the policy and at random.
     """
-    model = model_of(algo)
+    model = algo.world_model
     assert model is not None, type(algo)
     with runner.separate_randomness(DIAGNOSIS), runner.autocast():
         # What the policy meets: errors one step and many steps ahead.
@@ -75,16 +69,15 @@ def diagnose(runner: Runner, algo: Algo, num: int = ENVS, steps: int = STEPS) ->
         random = play_random(runner, num, steps)
         random_one = predict_open_loop(model, random, observe(model, random), every_start(random), 1)
 
-        held = held_out(runner, algo)
+        held = model.held_out(runner.replay)
         validation = validate(model, held if held is not None else pairwise(played), one)
 
     left = torch.cat([steps_to_termination(x)[1:][x.transitions().valid] for x in (played, random)]).cpu()
     termination = torch.cat([x.termination[0].mean(0) for x in (one, random_one)])
 
-    planner = getattr(algo, "planner", None)
     achieved = torch.full_like(predicted_return, torch.nan)
-    if planner is not None:
-        achieved = achieved_return(played, planner.horizon, planner.discount)
+    if algo.planner is not None:
+        achieved = achieved_return(played, algo.planner.horizon, algo.planner.discount)
     return Diagnosis(
         one=one,
         far=far,
@@ -100,22 +93,16 @@ def diagnose(runner: Runner, algo: Algo, num: int = ENVS, steps: int = STEPS) ->
     )
 
 
-def held_out(runner: Runner, algo: Algo) -> Step | None:
-    """[2, N] steps that the model was never trained on; None where replay or a hold-out is not there."""
-    model = model_of(algo)
-    return model.trainer.held_out(runner.replay) if isinstance(model, Ensemble) else None
-
-
 def pairwise(steps: Step) -> Step:
     """[2, N]: every valid transition of [T + 1, B] steps."""
     valid = steps.transitions().valid
     return Step(*(torch.stack([x[:-1][valid], x[1:][valid]]) for x in steps))
 
 
-def validate(model: WorldModel, steps: Step, one: OpenLoop) -> Judgement:
-    """An ensemble's own validation on steps [2, N]; of another model, the one-step predictions of its copies."""
-    if isinstance(model, Ensemble):
-        return Judgement(*(x.cpu() for x in model.judge(steps)))
+def validate(model: WorldModel, steps: Step, one: OpenLoop) -> Validation:
+    """A model's own validation on steps [2, N]; of one without, the one-step predictions of its copies."""
+    if (own := model.validation(steps)) is not None:
+        return Validation(*(x.cpu() for x in own))
     scale = change_std(one)
     true = torch.cat([one.true[0, :, :-1] - one.start, one.true[0, :, -1:]], -1)
     error = one.predicted[0].mean(0) - one.true[0]
@@ -123,7 +110,7 @@ def validate(model: WorldModel, steps: Step, one: OpenLoop) -> Judgement:
     unknown = torch.full_like(true, torch.nan)
     termination = one.termination[0].mean(0)
     never = termination > 2
-    return Judgement(true / scale, error / scale, spread / scale, unknown, termination, never)
+    return Validation(true / scale, error / scale, spread / scale, unknown, termination, never)
 
 
 def numbers(diagnosis: Diagnosis) -> dict[str, float]:

@@ -50,8 +50,7 @@ def diagnose_images(runner: Runner, algo: Algo, num: int = ENVS, steps: int = ST
         num: environments side by side.
         steps: that each is played, by the policy and at random.
     """
-    model = algo.model
-    assert isinstance(model, Visual), type(model)
+    model = cast(Visual, algo.world_model)
     parts = cast(ImageTrainer, model.trainer).parts
     with runner.separate_randomness(DIAGNOSIS), runner.autocast():
         played = play_policy(runner, algo, model, num, steps).steps

@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._pytree import tree_map_only
 
-from mbrl_lab.dynamics.sequence import SequenceModel
 from mbrl_lab.protocols import Algo, WorldModel
 from mbrl_lab.report.figure import BLUE, GREY, INK, ORANGE, legend, make_panels, save, set_labels
 from mbrl_lab.report.play import play_policy
@@ -42,7 +41,7 @@ class DecodedWindows(NamedTuple):
 
 
 @torch.no_grad()
-def decode_windows(runner: Runner, algo: Algo, model: SequenceModel) -> DecodedWindows | None:
+def decode_windows(runner: Runner, algo: Algo, model: WorldModel) -> DecodedWindows | None:
     """Play the policy and imagine from some of its steps; None where no episode was long enough."""
     with runner.separate_randomness(DIAGNOSIS), runner.autocast():
         steps, states, *_ = play_policy(runner, algo, model, ENVS, STEPS)
@@ -59,7 +58,7 @@ def starts(steps: Step) -> Tensor:
     return found[:: -(-len(found) // STARTS)] if len(found) else found
 
 
-def imagined(model: SequenceModel, steps: Step, states: Tree, begun: Tensor) -> DecodedWindows:
+def imagined(model: WorldModel, steps: Step, states: Tree, begun: Tensor) -> DecodedWindows:
     """The windows around `begun` [N, 2] in steps [T, B], at which the model has states [T, B, ...]."""
     # When each step of a window is, and whether it is still the context's episode.
     time, env = begun.unbind(1)
@@ -120,7 +119,7 @@ def by_step(windows: DecodedWindows) -> list[dict[str, float]]:
     ]
 
 
-def draw_open_loop(runner: Runner, model: SequenceModel, home: Path) -> tuple[str, list[Path]]:
+def draw_open_loop(runner: Runner, model: WorldModel, home: Path) -> tuple[str, list[Path]]:
     """Words, and the files open_loop.png, open_loop.csv and, of images, open_loop.mp4 that were written.
 
     No files where the model predicts no observations, or no episode was long enough.

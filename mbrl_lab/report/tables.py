@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mbrl_lab.dynamics.judge import LEVELS, Judgement, coverage, rms
+from mbrl_lab.dynamics.validation import LEVELS, Validation, coverage, rms
 from mbrl_lab.report.open_loop import OpenLoop, no_change_error, state_error, state_spread
 from mbrl_lab.tracking.atomic import write_text
 
@@ -19,7 +19,7 @@ Row = dict[str, Any]
 SHOWN_STEPS = (1, 2, 5, 10, 20, 50)
 
 
-def by_dimension(validation: Judgement) -> list[Row]:
+def by_dimension(validation: Validation) -> list[Row]:
     """For each dimension of the state and the reward, in standard deviations: error, bias, spread; and coverage."""
     size = validation.error.shape[1]
     columns = {"error": rms(validation.error, 0), "bias": validation.error.mean(0), "spread": rms(validation.spread, 0)}

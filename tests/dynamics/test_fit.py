@@ -10,8 +10,8 @@ import torch
 from linear import SPEC, data, ensemble, fit, grown
 from torch import Tensor, nn
 
-from mbrl_lab.dynamics.judge import Judgement
 from mbrl_lab.dynamics.normaliser import Normaliser
+from mbrl_lab.dynamics.validation import Validation
 from mbrl_lab.ops import hash_uniform
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Metrics, Step, Tree
@@ -60,10 +60,10 @@ class Recorder:
         self.tested.append(names(steps))
         return torch.tensor(self.errors.pop(0) if len(self.errors) > 1 else self.errors[0])
 
-    def judge(self, steps: Step) -> Judgement:
+    def validation(self, steps: Step) -> Validation:
         self.judged = names(steps)
         nothing = torch.zeros(2, 2)
-        return Judgement(nothing, nothing, nothing, nothing, nothing[0], nothing[0].bool())
+        return Validation(nothing, nothing, nothing, nothing, nothing[0], nothing[0].bool())
 
     def choose(self, error: Tensor) -> None:
         self.chosen = error

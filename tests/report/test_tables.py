@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from mbrl_lab.dynamics.judge import Judgement
+from mbrl_lab.dynamics.validation import Validation
 from mbrl_lab.report.calibration import draw_calibration, draw_coverage, draw_output_scatter, draw_quantiles, shown
 from mbrl_lab.report.figure import make_panels
 from mbrl_lab.report.open_loop import COPIES, OpenLoop, state_spread
 from mbrl_lab.report.tables import by_dimension, by_horizon, table, write_csv
 
 
-def validation(below: torch.Tensor) -> Judgement:
+def validation(below: torch.Tensor) -> Validation:
     """Two outputs: a state off by 3 and 4 (rms 3.54) with a mean of 3.5, a reward off by -1 and 1."""
     error = torch.tensor([[3.0, -1.0], [4.0, 1.0]])
     none = torch.zeros(2)
-    return Judgement(torch.ones(2, 2), error, torch.full((2, 2), 0.5), below, none, none.bool())
+    return Validation(torch.ones(2, 2), error, torch.full((2, 2), 0.5), below, none, none.bool())
 
 
 def test_a_row_for_each_dimension() -> None:

@@ -8,7 +8,7 @@ from linear import C, data, ensemble, fit, queries, reward_of, trainer, true_nex
 from torch import Tensor
 
 from mbrl_lab.dynamics import Ensemble
-from mbrl_lab.dynamics.judge import LEVELS, Judgement, coverage, judgement, probability_below
+from mbrl_lab.dynamics.validation import LEVELS, Validation, coverage, probability_below, validate_predictions
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import Step
 
@@ -23,12 +23,12 @@ def truth(count: int) -> tuple[Tensor, Tensor]:
     return (torch.cat([x, reward_of(x)[:, None]], -1) for x in (expected, after))  # type: ignore[return-value]
 
 
-def judged(mean: Tensor, std: Tensor | None, target: Tensor) -> Judgement:
+def judged(mean: Tensor, std: Tensor | None, target: Tensor) -> Validation:
     none = torch.zeros(len(target))
-    return judgement(mean, std, target, none, none.bool())
+    return validate_predictions(mean, std, target, none, none.bool())
 
 
-def covered(seen: Judgement) -> list[list[float]]:
+def covered(seen: Validation) -> list[list[float]]:
     return [coverage(seen.below, level).tolist() for level in LEVELS]
 
 
@@ -88,7 +88,7 @@ def test_the_numbers_logged_by_hand() -> None:
     error = torch.tensor([[1.0, 1.0, 3.0], [1.0, -1.0, -3.0]])
     below = torch.tensor([[0.5, 0.8, torch.nan], [0.04, 0.99, torch.nan]])
     end, ended = torch.tensor([0.9, 0.3]), torch.tensor([True, False])
-    found = Judgement(error, error, 2 * torch.ones(2, 3), below, end, ended).metrics()
+    found = Validation(error, error, 2 * torch.ones(2, 3), below, end, ended).metrics()
     assert {k: pytest.approx(float(v)) for k, v in found.items()} == {
         "model/error": 1.0,
         "model/error_reward": 3.0,
@@ -114,7 +114,7 @@ def noisy() -> Ensemble:
 
 def test_a_fitted_ensemble_is_nearly_calibrated_and_one_made_certain_is_not(noisy: Ensemble) -> None:
     rows = rows_of(data(500, noise=NOISE))
-    seen = noisy.judge(rows)
+    seen = noisy.validation(rows)
     for level in LEVELS:
         assert coverage(seen.below, level).tolist() == pytest.approx([level] * 4, abs=0.15)
     expected = STD / noisy.targets.scale
@@ -122,7 +122,7 @@ def test_a_fitted_ensemble_is_nearly_calibrated_and_one_made_certain_is_not(nois
     with torch.no_grad():
         before = noisy.max_logvar.clone(), noisy.min_logvar.clone()
         noisy.max_logvar.fill_(-8), noisy.min_logvar.fill_(-8)
-        assert coverage(noisy.judge(rows).below, 0.95).max() < 0.6
+        assert coverage(noisy.validation(rows).below, 0.95).max() < 0.6
         noisy.max_logvar.copy_(before[0]), noisy.min_logvar.copy_(before[1])
 
 
@@ -130,7 +130,7 @@ def test_known_rewards_and_ends_are_judged_by_what_the_formulas_say(noisy: Ensem
     """Where a state is foreseen as well as the noise allows, so are they."""
     model = ensemble(reward_fn=lambda o, a, n: n @ C + 1.0, termination_fn=lambda o, a, n: n[:, 0] > -9e9)
     model.normalise(rows_of(data(50)))
-    seen = model.judge(rows_of(data(50)))
+    seen = model.validation(rows_of(data(50)))
     change = seen.error[:, :3] * model.targets.scale[:3]
     torch.testing.assert_close(seen.error[:, 3] * model.targets.scale[3], change @ C + 1.0, atol=1e-4, rtol=1e-4)
     assert (seen.end == 1).all() and seen.below[:, 3].isnan().all()
@@ -140,5 +140,5 @@ def test_a_fit_logs_what_holds_on_rows_it_did_not_train_on() -> None:
     model, replay = ensemble(lr=3e-3, width=32), data(100)
     found = fit(max_updates=50)(model, replay)
     _, test = trainer().split(replay.transitions())
-    assert found["model/error"] == model.judge(replay.read(test, 2)).metrics()["model/error"]
+    assert found["model/error"] == model.validation(replay.read(test, 2)).metrics()["model/error"]
     assert 0.02 * len(replay.transitions()) < len(test) < 0.2 * len(replay.transitions())

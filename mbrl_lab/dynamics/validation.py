@@ -13,7 +13,7 @@ LEVELS = (0.5, 0.8, 0.95)
 """Of central intervals: a model that knows how sure it is has so large a share of what happens in them."""
 
 
-class Judgement(NamedTuple):
+class Validation(NamedTuple):
     """N one-step predictions of O outputs, changes of the observation and the reward, in std of the targets."""
 
     true: Tensor  # [N, O] what happened
@@ -37,9 +37,9 @@ class Judgement(NamedTuple):
         return found
 
 
-def judgement(
+def validate_predictions(
     mean: Tensor, std: Tensor | None, target: Tensor, end: Tensor, ended: Tensor, reward: Tensor | None = None
-) -> Judgement:
+) -> Validation:
     """Means and, of Gaussian members, standard deviations [K, N, O] beside targets [N, O].
 
     The belief of Gaussian members is their mixture. Others say how sure they are by their spread alone: it is taken for
@@ -56,7 +56,7 @@ def judgement(
     if reward is not None:
         middle = torch.cat([middle[:, :-1], reward[:, None]], -1)
         spread[:, -1], below[:, -1] = 0.0, torch.nan
-    return Judgement(target, middle - target, spread, below, end, ended)
+    return Validation(target, middle - target, spread, below, end, ended)
 
 
 def probability_below(mean: Tensor, std: Tensor, true: Tensor) -> Tensor:
