@@ -70,6 +70,7 @@ class OffPolicy(Learner):
 
     def learn(self, replay: Replay, before: int, after: int) -> Metrics:
         metrics: Metrics = {}
+        # Evaluations during the warm-up show the untrained policy, but training still acts at random.
         if self.warmup_ends(before, after):
             self.ready.fill_(True)
         for _ in range(self.updates * self.due(before, after, self.every)):

@@ -63,8 +63,10 @@ class ClippedGaussian:
     def log_prob(self, action: Tensor) -> Tensor:
         z = (action - self.mean) / self.log_std.exp()
         density = -0.5 * z.square() - self.log_std - 0.5 * math.log(2 * math.pi)
-        tail = torch.special.log_ndtr(-action * z)  # the upper tail where the action is 1, the lower one at -1
+        # The upper tail where the action is 1, the lower one where it is -1.
+        tail = torch.special.log_ndtr(-action * z)
         return torch.where(action.abs() >= 1, tail, density).sum(-1)
 
     def entropy(self) -> Tensor:
+        # Before clipping, after which densities and probabilities are mixed and there is no one entropy.
         return (self.log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)

@@ -55,6 +55,7 @@ class Adam(torch.optim.Adam):
 
     def differentiate(self, loss: Tensor) -> list[Tensor]:
         """Set the gradients of this optimiser's parameters, and of no others, to those of a loss; the parameters."""
+        # A critic's loss depends on the actor too, and the actor's on critics: neither may leave gradients there.
         params = [p for group in self.param_groups for p in group["params"]]
         self.zero_grad()
         differentiate(loss, params)
@@ -76,6 +77,7 @@ class Adam(torch.optim.Adam):
             states = [self.state[p] or self._initial_state(p) for p in params]
             means, squares, steps = ([s[name] for s in states] for name in ("exp_avg", "exp_avg_sq", "step"))
             beta1, beta2 = group["betas"]
+            # One call each for all parameters of a group: calls, not arithmetic, are what a step costs.
             torch._foreach_add_(steps, 1)
             KERNEL(
                 params,

@@ -101,6 +101,7 @@ class ImageDecoder(Decoder):
         return self._logits(out, scale).sigmoid() * self.largest
 
     def _logits(self, out: Tensor, scale: Standardise | None) -> Tensor:
+        # The network learns the difference from the mean image, or from an empty grid.
         if scale is None:
             return out.float() + EMPTY_LOGIT
         mean = (scale.moments.mean / self.largest).clamp(MIN_PROBABILITY, 1 - MIN_PROBABILITY)

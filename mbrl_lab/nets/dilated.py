@@ -25,6 +25,8 @@ class Dilated(nn.Module):
         pairs = [DILATIONS[k % len(DILATIONS)] for k in range(depth)]
         self.inner = nn.ModuleList(nn.Conv2d(width, width, 3, padding=d, dilation=d) for d, _ in pairs)
         self.outer = nn.ModuleList(nn.Conv2d(width, width, 3, padding=d, dilation=d) for _, d in pairs)
+
+        # Each block is the identity at first.
         for conv in self.outer:
             nn.init.zeros_(conv.weight)  # type: ignore[arg-type]
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
@@ -32,6 +34,8 @@ class Dilated(nn.Module):
 
     def forward(self, x: Tensor, action: Tensor | None = None) -> Tensor:
         x = self.first(x)
+
+        # Convolutions cannot tell places apart, and games have walls.
         x = x + self.place.to(x.dtype)
         for k, (inner, outer) in enumerate(zip(self.inner, self.outer, strict=True)):
             conditioned = x if action is None else x + self.actions[k](action).to(x.dtype)[..., None, None]

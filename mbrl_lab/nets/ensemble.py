@@ -30,6 +30,7 @@ def apply(
     `fp32_output`: the last layer is float32 even under autocast.
     """
     if _member_by_member(x):
+        # A loop costs calls, so it pays for many rows only.
         members = ([tuple(p[k] for p in layer) for layer in layers] for k in range(len(x)))
         return torch.stack([_chain(one, x[k], activation, dropout, fp32_output) for k, one in enumerate(members)])
     return _chain(layers, x, activation, dropout, fp32_output)

@@ -17,6 +17,7 @@ class BlockLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(blocks, 1, outputs))
 
     def forward(self, x: Tensor) -> Tensor:
+        # One product for all blocks, the bias within.
         return torch.baddbmm(self.bias, x.transpose(0, 1), self.weight).transpose(0, 1)
 
 
@@ -38,6 +39,7 @@ class BlockGRU(nn.Module):
         self.gates = BlockLinear(blocks, part, 3 * part)
 
     def forward(self, state: Tensor, inputs: Tensor) -> Tensor:
+        # Each block reads all inputs, but of the state only its own part.
         x = self.enter(inputs).unsqueeze(1).expand(-1, self.blocks, -1)
         x = torch.cat([state.unflatten(-1, (self.blocks, -1)).to(x.dtype), x], -1)
         x = F.silu(self.norm(self.mix(x).flatten(1))).unflatten(-1, (self.blocks, -1))

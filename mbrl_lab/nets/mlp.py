@@ -32,5 +32,6 @@ def mlp(
         layers += [nn.Dropout(dropout)] if dropout else []
         layers += [nn.LayerNorm(outputs)] if norm else []
         layers.append(activation())
+    # Values near 500 would be rounded to even numbers in bfloat16.
     last = Fp32Linear if fp32_output else nn.Linear
     return nn.Sequential(*layers, last(sizes[-2], sizes[-1]))

@@ -33,6 +33,7 @@ class Moments(nn.Module):
         squares = squares + self.var * self.count + delta.square() * self.count * fraction
         self.mean += delta * fraction
         self.count += number
+        # In place: the variance is a buffer. It stays 1 until something is counted.
         self.var.copy_(torch.where(self.count > 0, squares / self.count.clamp(min=1), self.var))
 
 
@@ -78,6 +79,7 @@ class RewardScale(nn.Module):
         for r, same_episode in zip(reward, valid, strict=True):
             total = same_episode * (self.gamma * total + r)
             sums.append(total)
+        # The last sums belong to episodes that continue in the next call.
         self.sums = total
         self.moments.add(torch.stack(sums).flatten(), valid.flatten())
         return (reward * (self.moments.var + 1e-8).rsqrt()).float().clamp(-self.bound, self.bound)

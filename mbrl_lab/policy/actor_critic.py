@@ -86,7 +86,8 @@ class Actor(nn.Module):
             return Categorical(unimix(out, self.options.unimix))
         low, high = self.options.min_std, self.options.max_std
         mean, raw_std = out.chunk(2, -1)
-        std = low + (high - low) * (raw_std + 2).sigmoid()  # 2: it starts near the upper bound
+        # The network's first outputs are 0; with 2 added the standard deviation starts near its upper bound.
+        std = low + (high - low) * (raw_std + 2).sigmoid()
         return ClippedGaussian(mean.tanh(), std.log())
 
 
@@ -145,6 +146,7 @@ class ActorCritic(Policy):
         self.actor = Actor(spec, width, depth, norm, actor)
         self.actor_tau = actor.tau
         self.averaged_actor = copy.deepcopy(self.actor).requires_grad_(False)
+        # A critic of numbers is in units of the largest return of rewards up to 1, so that its outputs are near 1.
         self.head = make_head(bins, 1 / (1 - gamma) if gamma < 1 else 1.0)
         sizes = [spec.obs_shape[0], *[width] * depth, self.head.outputs]
         self.critic = zero_output(mlp(sizes, norm, activation=nn.SiLU, fp32_output=True))
@@ -161,6 +163,8 @@ class ActorCritic(Policy):
 
     def learn_in(self, model: WorldModel, state: Tree, horizon: int) -> Metrics:
         """Learn from `horizon` imagined steps that begin in states [B]; the model gets no gradients."""
+        # With the actor's input detached a return's gradient reaches an action only through the model, not through the
+        # actor's later reactions to it.
         with torch.set_grad_enabled(self.gradient == "dynamics"):
             imagined = model.imagine_trajectory(lambda x: self.actor(x.detach()).sample(), state, horizon)
         return self._learn(imagined, self.gradient)
@@ -177,7 +181,8 @@ class ActorCritic(Policy):
 
     def _learn(self, rollout: Trajectory, gradient: str) -> Metrics:
         """A step of actor and critic on a rollout; `gradient` as in the constructor."""
-        updates = int(self.updates) if self.optim.anneal_updates else 0  # a GPU is waited for only where it matters
+        # Learning rates. A GPU is waited for only where the count matters.
+        updates = int(self.updates) if self.optim.anneal_updates else 0
         for opt, lr in ((self.actor_opt, self.optim.actor_lr), (self.critic_opt, self.optim.critic_lr)):
             anneal(opt, lr, updates, self.optim.anneal_updates)
 
@@ -194,6 +199,7 @@ class ActorCritic(Policy):
         norm = self.actor_opt.minimise_clipped(loss, self.optim.clip)
         polyak(self.averaged_actor.parameters(), self.actor.parameters(), self.actor_tau)
 
+        # Critic, on the same targets.
         critic_loss = self._critic_step(features, returns.detach(), weight)
         self.updates += 1
         return {
@@ -230,7 +236,8 @@ class ActorCritic(Policy):
         """L_pi (eq. 6), and entropies [H, B]."""
         pi = self.actor(features)
         entropy = pi.entropy()
-        scale = self.return_range.clamp(min=1)  # small returns are not scaled up, or noise would be
+        # Returns are scaled down but never up, as that would scale up noise where rewards are sparse.
+        scale = self.return_range.clamp(min=1)
         if gradient == "dynamics":
             objective = returns / scale
         else:

@@ -127,6 +127,7 @@ class C51Head(nn.Module):
     def __init__(self, atoms: int, v_min: float, v_max: float) -> None:
         super().__init__()
         self.outputs = atoms
+        # They follow from the settings, so no checkpoint holds them.
         self.register_buffer("atoms", torch.linspace(v_min, v_max, atoms), persistent=False)
 
     def q_values(self, out: Tensor) -> Tensor:
@@ -135,6 +136,7 @@ class C51Head(nn.Module):
 
     def td_target(self, reward: Tensor, discount: Tensor, out: Tensor) -> Tensor:
         """[B, K]: the bootstrap's distribution, from its output [B, K], shifted, shrunk and projected (C51, alg. 1)."""
+        # Atoms that leave the support count as its ends, so v_min and v_max must fit the rewards.
         z = reward.unsqueeze(-1) + discount.unsqueeze(-1) * self.atoms
         return project(z, out.softmax(-1), self.atoms)
 
@@ -228,6 +230,7 @@ class DDQN(Policy):
         self.head = QHead(head.loss) if head.atoms == 1 else C51Head(head.atoms, head.v_min, head.v_max)
         self.make_network = partial(QNetwork, spec, encoder, width, depth, head.dueling, self.head.outputs)
         self.online = self.make_network()
+        # Never optimised: it follows the online network by `polyak`.
         self.target_network = copy.deepcopy(self.online).requires_grad_(False)
         self.opt = Adam(self.online.parameters(), optim.lr)
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
@@ -285,10 +288,8 @@ class DDQN(Policy):
         """
         assert len(steps.first) == self.window, (len(steps.first), self.window)
         assert len(steps.obs) == 2, len(steps.obs)
-        valid = ~steps.first[1]
         target = self.td_target(steps)
-        out = pick(self.online(self.augment(steps.obs[0])), steps.action[1])
-        loss = masked_mean(importance * self.head.loss(out, target), valid)
+        loss, out = self.loss(steps, target, importance)
 
         norm = self.opt.minimise_clipped(loss, self.clip)
         self.updates += 1
@@ -296,7 +297,8 @@ class DDQN(Policy):
         if self.resets.due(self.updates):
             self.reset()
 
-        out = out.detach()
+        # A window that begins at an episode's last step keeps the lowest priority, and is hardly drawn again.
+        valid = ~steps.first[1]
         metrics: Metrics = {
             "policy/loss": loss.detach(),
             "policy/q": masked_mean(self.head.q_values(out), valid),
@@ -305,14 +307,21 @@ class DDQN(Policy):
         }
         return metrics, valid * self.head.priority(out, target)
 
+    def loss(self, steps: Step, target: Tensor, importance: Tensor) -> tuple[Tensor, Tensor]:
+        """L, the weighted mean over valid windows, and the head's output [B, K] for the actions taken, detached."""
+        out = pick(self.online(self.augment(steps.obs[0])), steps.action[1])
+        return masked_mean(importance * self.head.loss(out, target), ~steps.first[1]), out.detach()
+
     @torch.no_grad()
     def td_target(self, steps: Step) -> Tensor:
         """y for the first action of each window [window, B]: [B], or [B, K] for a distribution."""
+        # Windows are as long as the longest n; while n is annealed, later steps are left out.
         n, gamma = self._n_step_and_gamma()
         within_n = torch.arange(self.window - 1, device=steps.first.device).unsqueeze(-1) < n
         valid = ~steps.first[1:] & within_n
         reward, discount, _ = n_step_return(steps.reward[1:], steps.terminal[1:], valid, gamma)
 
+        # One random shift for both networks: the action is chosen in the image in which it is evaluated.
         obs = self.augment(steps.obs[1])
         out = self.target_network(obs)
         action = self.head.q_values(self.online(obs) if self.target.double else out).argmax(-1)
@@ -330,6 +339,7 @@ class DDQN(Policy):
     def reset(self) -> None:
         """Shrink and perturb (BBF): only the encoder keeps part of what it learned."""
         shrink_and_perturb(self.online, self.make_network(), self.resets.shrink)
+        # Else bootstraps would be values of the network before the reset.
         self.target_network.load_state_dict(self.online.state_dict())
         reset_optimizer(self.opt)
 

@@ -153,10 +153,12 @@ class PPO(Policy):
         self.encoder = encoder(spec)
         self.actor = PPOActor(spec, self.encoder.dim, width, depth, std)
         self.critic = mlp([self.encoder.dim, *[width] * depth, 1], activation=nn.Tanh, fp32_output=True)
+
+        # With a small last layer the first policy is nearly uniform, or nearly centred (Engstrom et al. 2020).
         orthogonal(self.encoder)
-        orthogonal(self.actor, last=0.01)  # so that the first policy is nearly uniform, or nearly centred
+        orthogonal(self.actor, last=0.01)
         orthogonal(self.critic, last=1.0)
-        self.opt = Adam(self.parameters(), optim.lr, eps=1e-5)
+        self.opt = Adam(self.parameters(), optim.lr, eps=1e-5)  # eps of OpenAI's baselines
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
@@ -179,12 +181,14 @@ class PPO(Policy):
         """Learn from [T + 1, B] rows that this policy made, each transition once an epoch."""
         batch = self.targets(steps, chosen)
         explained = explained_variance(batch)
+        # Over the whole update: in a minibatch of one transition there would be no advantage at all.
         if self.normalise.advantage:
             batch = batch._replace(advantage=standardised(batch.advantage, batch.chosen))
 
         self._anneal_lr()
         for _ in range(self.optim.epochs):
             order = torch.randperm(len(batch.obs), device=batch.obs.device)
+            # Parts differ by one transition at most; metrics are those of the last epoch.
             last = [self.minibatch_step(batch.at(index)) for index in order.tensor_split(self.optim.minibatches)]
 
         # Statistics move only now: this update must see observations as the policy did when it acted.
@@ -200,9 +204,11 @@ class PPO(Policy):
         A time limit bootstraps, a terminal state does not.
         """
         t = steps.transitions()
+        # Unlike observations, rewards may be counted first: no action depends on their scale.
         reward = t.reward if self.reward_scale is None else self.reward_scale(t.reward, t.valid)
         features = self.features(steps.obs.flatten(0, 1))
         value = self.v(features).view(steps.first.shape)
+        # The newest row only bootstraps: the action that follows it is not known yet.
         action = t.action.flatten(0, 1)
         log_prob = self.actor(features[: len(action)]).log_prob(action)
 
@@ -231,6 +237,7 @@ class PPO(Policy):
         entropy = masked_mean(pi.entropy(), b.chosen)
         loss = policy_loss + self.objective.value_coef * mean_value_loss - self.objective.entropy_coef * entropy
 
+        # r - 1 - log r estimates KL(pi_old | pi) without bias, with less variance than -log r, and is never negative.
         with torch.no_grad():
             metrics = {
                 "policy/loss": policy_loss.detach(),

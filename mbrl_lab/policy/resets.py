@@ -46,6 +46,7 @@ class Resets:
         """
         if not self.anneal_updates:
             return n_step, gamma
+        # Tensors all the way, so that a GPU is not waited for.
         fraction = (self.since_reset(updates) / self.anneal_updates).clamp(max=1)
         n = self.n_step_start ** (1 - fraction) * n_step**fraction
         return n.round(), 1 - (1 - self.gamma_start) ** (1 - fraction) * (1 - gamma) ** fraction
@@ -54,6 +55,7 @@ class Resets:
         """[]: updates since the latest reset."""
         if not self.every:
             return updates
+        # Multiples of `every` beyond `until` are no resets.
         bounded = updates.clamp(max=self.until) if self.until else updates
         return updates - bounded // self.every * self.every
 
@@ -61,12 +63,14 @@ class Resets:
 @torch.no_grad()
 def shrink_and_perturb(net: nn.Module, fresh: nn.Module, shrink: float) -> None:
     """Move `net.encoder` by this fraction towards the `fresh` weights, and replace all other weights by them."""
+    # In place: the optimiser and its state refer to these tensors.
     for (name, old), new in zip(net.named_parameters(), fresh.parameters(), strict=True):
         old.lerp_(new.to(old.device), shrink if name.startswith("encoder.") else 1.0)
 
 
 def reset_optimizer(opt: torch.optim.Optimizer) -> None:
-    """Set an optimizer's moments and step counts to 0, in place."""
+    """Set an optimizer's moments and step counts to 0."""
+    # In place: a step would create a missing state anew, but a checkpoint between would lack it.
     for state in opt.state.values():
         for x in state.values():
             x.zero_()

@@ -234,7 +234,7 @@ class SAC(Policy):
         target = temperature.target_entropy
         self.target_entropy = self.dist.default_target_entropy if target is None else target
 
-        # Networks. The critics' last layer is float32 even in bf16, which cannot tell values near 500 apart.
+        # Networks. The critics' last layer is float32 even in bf16, which has every second number near 500 only.
         self.encoder = encoder(spec)
         dim = self.encoder.dim
         self.actor = mlp([dim, *[width] * depth, self.dist.actor_outputs])
@@ -252,6 +252,7 @@ class SAC(Policy):
         )
         self.target_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
+        # Its logarithm is learned, so that alpha stays above 0.
         self.log_alpha = nn.Parameter(torch.tensor(math.log(temperature.alpha)))
 
         # The actor and alpha share an optimiser: a step of two costs more than one of both.
@@ -278,6 +279,7 @@ class SAC(Policy):
         actor_loss, metrics = self.actor_loss(aux.features, aux.weight)
         self.actor_opt.minimise(actor_loss)
 
+        # In the order in which the optimiser holds encoder and critics.
         targets = [*self.target_encoder.parameters(), *self.target_critic.parameters()]
         polyak(targets, self.critic_opt.param_groups[0]["params"], self.tau)
         return aux.metrics | metrics, aux.td_error
@@ -285,6 +287,7 @@ class SAC(Policy):
     def critic_loss(self, steps: Step, importance: Tensor) -> tuple[Tensor, CriticAux]:
         """J_Q (eq. 5): squared errors, summed over critics, averaged over valid transitions."""
         t = Transition(*(x.flatten(0, 1) for x in steps.transitions()))
+        # Transitions across a boundary get weight 0; without them shapes would change, and compiled code with them.
         weight = t.valid / t.valid.sum().clamp(min=1)
 
         features = self.encoder(t.obs)
@@ -301,6 +304,7 @@ class SAC(Policy):
     @torch.no_grad()
     def target_q(self, t: Transition, alpha: Tensor) -> Tensor:
         """[N]: y = r + gamma (1 - d) E[min_k Q'_k(s', a') - alpha log pi(a' | s')] (eqs. 2 and 3)."""
+        # The actor reads the online encoder, as it does when it acts; target critics read theirs.
         pi = self.dist.sample(self.actor(self.encoder(t.next_obs)))
         q = self.q_values(self.target_critic, self.target_encoder(t.next_obs), pi.action)
         if self.critics.target_subset is not None:
