@@ -119,7 +119,7 @@ def stored_config(folder: RunFolder, trust: Sequence[str] = ()) -> DictConfig:
     stored = folder.config()
     if not stored:
         raise ConfigError(f"{folder.path} holds no run: it has no config.yaml")
-    folder.refuse_links()
+    folder.check_links()
     refuse_old_names(stored, str(folder.path / "config.yaml"))
     check_stored(stored, str(folder.path / "config.yaml"), trust)
     return OmegaConf.create({key: value for key, value in stored.items() if key != "launcher"})

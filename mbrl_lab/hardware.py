@@ -39,7 +39,7 @@ def supports_bf16(device: torch.device) -> bool:
 
 
 def onednn_cap() -> str:
-    """The instruction set that oneDNN was told not to go beyond; empty: none."""
+    """The highest instruction set that oneDNN may use; empty: no limit."""
     return (os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "").upper()
 
 

@@ -146,7 +146,7 @@ class Monitor:
             self.warned = self.warned | {kind} if warning else self.warned - {kind}
 
     def warnings(self, row: dict[str, float]) -> dict[str, str]:
-        """By kind, for all that this row tells about: a warning, or empty where all is well."""
+        """For each kind that can be checked in this row: a warning, or an empty text."""
         found: dict[str, str] = {}
         if self.count >= FEWEST and self.spec.discrete and self.spec.action_dim > 1:
             top = row["actions/top"]

@@ -50,9 +50,9 @@ class Replay:
 
         self.older_frames = spec.stack - 1
         self.slots = max(capacity // num_envs, 2) + self.older_frames
-        if lacking := shortage(spec, capacity, self.storage):
+        if problem := shortage(spec, capacity, self.storage):
             fit = int(capacity * free_memory(self.storage) / nbytes(spec, capacity))
-            raise ValueError(f"replay.capacity={capacity} {lacking}: at most {fit} fit")
+            raise ValueError(f"replay.capacity={capacity} {problem}: at most {fit} fit")
         self.store = _empty(spec, self.slots, num_envs, self.storage)
 
         self.generator = torch.Generator().manual_seed(seed)

@@ -62,7 +62,7 @@ class EvaluationStopped(Exception):
 class Runner:
     """Trains `algo` in `envs`, and evaluates it in other environments with random numbers of their own.
 
-    All its state is in `state_dict`, so a run that was stopped goes on as if it had not been.
+    All its state is in `state_dict`, so a resumed run is equal to an uninterrupted one.
 
     Args:
         algo: acts and learns.
@@ -238,7 +238,7 @@ class Runner:
         return sorted(played, key=lambda e: (e.index, e.env))
 
     def evaluate_final(self) -> list[Episode]:
-        """The episodes of the final policy, from the start again where a handler of signals lets the run go on."""
+        """The episodes of the final policy, from the start again where a signal's handler lets the run continue."""
         while True:
             try:
                 return self.evaluate(self.schedule.final_episodes, FINAL)
@@ -298,7 +298,7 @@ class Runner:
         self.folder.mark("running", self.steps)
 
     def preempt(self) -> None:
-        """Leave on a signal, by the handler that stood before. Where that returns, the run goes on."""
+        """Leave on a signal, by the previous handler. Where that returns, the run continues."""
         self.folder.mark("preempted", self.steps)
         self.signals.hand_over()
         self.folder.mark("running", self.steps)

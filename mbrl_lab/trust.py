@@ -23,7 +23,7 @@ PARTS = tuple(f"mbrl_lab.{x}" for x in ("env", "nets", "dynamics", "planner", "p
 """Where the parts of a run are defined. What else is in the package may write files and start processes."""
 
 ENVIRONMENTS = ("gymnasium", "ale_py", "gymnasium_robotics", "minigrid")
-"""Packages whose environments may be made by their ids. Not shimmy: its ids import what their arguments say."""
+"""Packages whose environments may be made by their ids. Not shimmy: its ids import modules named in their arguments."""
 
 NEVER_BUILT = frozenset({"logger", "name", "sweep_name", "runtime", "replay", "init_from", "init_checkpoint"})
 """Top-level keys under which no environment's id can stand, so that `cuda:0` and paths may have a colon."""
@@ -32,7 +32,7 @@ MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
 def check_stored(config: Mapping[str, Any], source: str, trust: Sequence[str] = ()) -> None:
-    """ConfigError, in one line, for the first entry of a stored config that could run what nobody here has chosen.
+    """ConfigError, in one line, for the first entry of a stored config that could run code the user has not chosen.
 
     config: plain values, as they were read; what stands under `launcher` is for a sweep's command and never built.
     source: where it was read, for the message.
@@ -41,7 +41,7 @@ def check_stored(config: Mapping[str, Any], source: str, trust: Sequence[str] = 
     check_names(trust)
     entries = list(leaves({key: value for key, value in config.items() if key != "launcher"}, ""))
 
-    # Names first, so that no trusted module is imported for a config that is refused anyway.
+    # Names first, so that no trusted module is imported for a rejected config.
     for key, value in entries:
         parts = key.split(".")
         if "_target_" in parts:
@@ -75,7 +75,7 @@ def check_target_name(key: str, target: Any, source: str, trust: Sequence[str]) 
 
 
 def check_target(key: str, target: str, source: str, trust: Sequence[str]) -> None:
-    """ConfigError unless what a `_target_` names was defined where its name says, and not only imported there."""
+    """ConfigError unless what a `_target_` names was defined in the module of its name, and not only imported there."""
     found = trusted_part(key, target, source) if within(target, trust) else own_part(target)
     home = getattr(found, "__module__", None) or type(found).__module__
     if found is None:
@@ -100,8 +100,8 @@ def trusted_part(key: str, target: str, source: str) -> Any:
     try:
         return pkgutil.resolve_name(target)
     except Exception as error:
-        said = str(error).strip().partition("\n")[0]
-        raise ConfigError(f"{source}: {key} asks for {target}, which cannot be imported: {said}") from error
+        text = str(error).strip().partition("\n")[0]
+        raise ConfigError(f"{source}: {key} asks for {target}, which cannot be imported: {text}") from error
 
 
 def check_id(key: str, value: str, source: str, trust: Sequence[str]) -> None:

@@ -121,7 +121,7 @@ def sheet(algo: Algo, copied: Mapping[str, Tensor], kept: Sequence[str], source:
     return [
         f"init      {source}",
         *(f"          {line}" for line in rows(algo, copied)),
-        f"          afresh: {afresh(kept)}",
+        f"          not copied: {not_copied(kept)}",
     ]
 
 
@@ -134,6 +134,6 @@ def rows(algo: Algo, copied: Mapping[str, Tensor]) -> Iterator[str]:
         yield f"{head}: {len(names)} tensors, {parameters:,} parameters"
 
 
-def afresh(kept: Sequence[str]) -> str:
+def not_copied(kept: Sequence[str]) -> str:
     """What a warm start does not copy."""
     return ", ".join(["optimizers, replay", *([first(kept)] if kept else [])])

@@ -138,7 +138,7 @@ def test_a_signal_is_passed_on_so_that_all_save(
     sender.join()
     said = capsys.readouterr()
     assert stop.value.code == 128 + number and f"{number.name}: 2 runs save and stop" in said.out
-    assert f"sweep.py retry {sweep.path} goes on" in said.err
+    assert f"sweep.py retry {sweep.path} resumes them" in said.err
     assert states(sweep) == ["preempted", "preempted", "waiting"]
 
 

@@ -494,7 +494,7 @@ def test_links_out_of_a_runs_folder_are_rejected_but_for_its_checkpoints(tmp_pat
     (run.path).mkdir()
     other.mkdir()
     (run.path / "checkpoints").symlink_to(other)
-    run.refuse_links()
+    run.check_links()
     (run.path / "videos").symlink_to(other)
     with pytest.raises(RunRefused, match="videos is a link to"):
-        run.refuse_links()
+        run.check_links()

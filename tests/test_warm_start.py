@@ -90,7 +90,7 @@ def test_the_sheet_lists_what_is_copied(
         f"init      {sources['ddqn'] / 'checkpoints' / 'last'}, step 120",
         "          ready: 1 tensors, 0 parameters",
         f"          policy: {len(copied)} tensors, {learned:,} parameters",
-        "          afresh: optimizers, replay, policy.updates",
+        "          not copied: optimizers, replay, policy.updates",
     ]
 
 

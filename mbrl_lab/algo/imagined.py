@@ -21,9 +21,9 @@ class Imagined:
 
     def __init__(self, spec: EnvSpec, keep: int, starts: int, longest: int, device: torch.device | str) -> None:
         capacity, device = keep * (longest + spec.stack) * starts, torch.device(device)
-        if lacking := shortage(spec, capacity, device):
+        if problem := shortage(spec, capacity, device):
             asked = f"algo.starts={starts} for {keep} times up to {longest} imagined steps"
-            raise ValueError(f"{asked} {lacking}: make algo.starts, algo.keep or algo.rollout smaller")
+            raise ValueError(f"{asked} {problem}: make algo.starts, algo.keep or algo.rollout smaller")
         self.keep = keep
         self.replay = Replay(spec, capacity, starts, 0, device)
         self.lengths: list[int] = []  # rows of each batch, the newest last

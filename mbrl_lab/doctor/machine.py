@@ -51,7 +51,7 @@ def findings() -> list[Finding]:
 
 
 def examine(name: str, look: Callable[[], str], cure: str, otherwise: State = "missing") -> Finding:
-    """What `look` says, or the first line of whatever it raises: a doctor reports every fault and goes on."""
+    """What `look` says, or the first line of whatever it raises: so that every fault is reported."""
     try:
         return Finding(name, look(), "ok")
     except Exception as error:
@@ -122,7 +122,7 @@ def cuda(names: Sequence[str]) -> Finding:
 
 
 def disk() -> str:
-    """Room where runs land. Raises OSError where there is none, or nobody may write."""
+    """Room where runs land. Raises OSError where there is none, or it cannot be written."""
     outputs = Path("outputs").absolute()
     there = next(path for path in (outputs, *outputs.parents) if path.is_dir())
     if not os.access(there, os.W_OK):
@@ -135,7 +135,7 @@ def disk() -> str:
 
 def drawing() -> list[Finding]:
     """Rendering without a display, and writing videos."""
-    cure = "runs go on without videos until then"
+    cure = "runs have no videos until then"
     return [
         examine("drawing classic control", partial(render, "CartPole-v1"), cure, "optional"),
         examine("drawing MuJoCo", partial(render, "HalfCheetah-v5"), cure, "optional"),

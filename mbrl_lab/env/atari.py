@@ -68,7 +68,7 @@ class AtariVector(VectorEnv):
     ) -> None:
         if protocol not in PROTOCOLS:
             raise ValueError(f"env.protocol is {protocol!r}; it must be {' or '.join(PROTOCOLS)}")
-        refuse_unknown(game)
+        check_game(game)
         rules = PROTOCOLS[protocol]
 
         # Rewards are clipped by the learner, and FIRE is pressed here, where it can be recorded as the action.
@@ -94,7 +94,7 @@ class AtariVector(VectorEnv):
         self.action_space = self.games.action_space
 
         self.action_meanings = [action.name for action in self.games.ale.get_action_set()]
-        refuse_other(self, None if rules.all_actions else actions, (frame_stack, 84, 84) if not picture else None)
+        check_spaces(self, None if rules.all_actions else actions, (frame_stack, 84, 84) if not picture else None)
 
         self.serve = serve and rules.lives and self.action_meanings[FIRE] == "FIRE"
         self.games_per_seed = 1 if rules.sticky else GAMES_PER_SEED
@@ -187,7 +187,7 @@ def make_atari(render_mode: str | None = None, **game: Any) -> gymnasium.Env:
     return Atari(render_mode, **game)
 
 
-def refuse_unknown(game: str) -> None:
+def check_game(game: str) -> None:
     """ValueError, with the nearest name, for a game that ale_py has not."""
     games = ale_py.roms.get_all_rom_ids()
     with warnings.catch_warnings():
@@ -202,7 +202,7 @@ def refuse_unknown(game: str) -> None:
         raise ValueError(f"env.game={game}: its ROM is missing; pip install --force-reinstall ale-py brings it back")
 
 
-def refuse_other(games: AtariVector, actions: int | None, shape: tuple[int, ...] | None) -> None:
+def check_spaces(games: AtariVector, actions: int | None, shape: tuple[int, ...] | None) -> None:
     """ValueError where observations or actions are not what they are meant to be."""
     space, count = games.single_observation_space, games.single_action_space.n  # type: ignore[attr-defined]
     if shape is not None and (space.shape != shape or space.dtype != np.uint8):

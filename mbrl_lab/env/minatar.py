@@ -31,10 +31,10 @@ class Session:
     """
 
     def __init__(self, game: str, sticky: float, minimal_actions: bool, max_steps: int) -> None:
-        reject(game not in GAMES, "game", game, " | ".join(GAMES))
-        reject(not 0 <= sticky <= 1, "sticky", sticky, "from 0 to 1")
-        reject(not isinstance(minimal_actions, bool), "minimal_actions", minimal_actions, "true | false")
-        reject(not isinstance(max_steps, int) or max_steps < 0, "max_steps", max_steps, "a whole number from 0")
+        require(game in GAMES, "game", game, " | ".join(GAMES))
+        require(0 <= sticky <= 1, "sticky", sticky, "from 0 to 1")
+        require(isinstance(minimal_actions, bool), "minimal_actions", minimal_actions, "true | false")
+        require(isinstance(max_steps, int) and max_steps >= 0, "max_steps", max_steps, "a whole number from 0")
         self.game = GAMES[game]()
         self.sticky = sticky
         self.max_steps = max_steps
@@ -65,8 +65,8 @@ class Session:
         return whole.to_bytes(len(self.game.channels) * SIDE * SIDE // 8, "little")
 
 
-def reject(wrong: bool, name: str, value: Any, allowed: str) -> None:
-    if wrong:
+def require(holds: bool, name: str, value: Any, allowed: str) -> None:
+    if not holds:
         raise ValueError(f"env.make.{name} is {value!r}; it must be {allowed}")
 
 
@@ -83,7 +83,7 @@ class MinAtar(gymnasium.Env[NDArray[np.uint8], Any]):
         self, game: str, sticky: float, minimal_actions: bool, max_steps: int, render_mode: str | None = None
     ) -> None:
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": FPS}
-        reject(render_mode not in (None, "rgb_array"), "render_mode", render_mode, "rgb_array")
+        require(render_mode in (None, "rgb_array"), "render_mode", render_mode, "rgb_array")
         self.session, self.render_mode = Session(game, sticky, minimal_actions, max_steps), render_mode
         self.action_meanings = self.session.action_meanings
         self.observation_space, self.action_space = self.session.observation_space, self.session.action_space

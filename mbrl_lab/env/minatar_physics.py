@@ -1,7 +1,7 @@
 """The rules of MinAtar's Breakout as functions of batches of observations, for `dynamics=analytic`.
 
 Observations [N, 4, 10, 10] of 0 and 1 (paddle, ball, trail, brick), actions [N] int64, all six of them. An observation
-says all but two things. Whether a ball beside its trail in rows 1 to 3 broke a brick from below or from above: it is
+determines all but two things. Whether a ball beside its trail in rows 1 to 3 broke a brick from below or above: it is
 taken to be from below. And whether one beside its trail in row 0 met the ceiling or a brick: it is taken to be the
 ceiling. Actions are never sticky here.
 """

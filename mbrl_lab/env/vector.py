@@ -39,7 +39,7 @@ class SafeClose(gymnasium.Wrapper[Any, Any, Any, Any]):
 class Workers(AsyncVectorEnv):
     """A process for each environment. Workers ignore the signals that ask a run to stop, and end with their parent.
 
-    Where nobody closes them, multiprocessing would send them SIGTERM when Python exits, and wait forever. They are
+    Left open, multiprocessing would send them SIGTERM when Python exits, and wait forever. They are
     killed before.
     """
 
@@ -48,7 +48,7 @@ class Workers(AsyncVectorEnv):
         self._kill = Finalize(self, _kill, (self.processes,), exitpriority=10)
 
     def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
-        """Ask the workers to close. Where an answer that nobody waits for any more is still due, kill them."""
+        """Ask the workers to close. Kill them where an answer is still due that is no longer awaited."""
         try:
             if not terminate and self._state is AsyncState.DEFAULT:
                 super().close_extras(timeout)

@@ -78,7 +78,7 @@ def read_run(folder: Path) -> Curve:
 
 
 def grouped(curves: Sequence[Curve]) -> list[Group]:
-    """Runs of equal settings aligned, in the order in which they come, named by what sets them apart."""
+    """Runs of equal settings as groups, in their order, named by how they differ."""
     differing = [k for k in keys_of(c.settings for c in curves) if len({str(value(c.settings, k)) for c in curves}) > 1]
     kinds: dict[tuple[str, ...], list[Curve]] = {}
     for curve in curves:

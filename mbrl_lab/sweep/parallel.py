@@ -76,7 +76,7 @@ def run_parallel(sweep: Sweep, jobs: Sequence[Job], workers: int | None, per_gpu
             raise
         if signals.received:
             print(
-                f"stopped: python scripts/sweep.py retry {shlex.quote(str(sweep.path))} goes on with all of it",
+                f"stopped: python scripts/sweep.py retry {shlex.quote(str(sweep.path))} resumes them",
                 file=sys.stderr,
             )
             raise SystemExit(128 + signal.Signals[signals.received])

@@ -25,7 +25,7 @@ WORD = re.compile(r"[\w.-]*")
 def check_sweep(
     sweep: Sweep, jobs: Sequence[Job], script: Path, trust: Sequence[str] = (), config_dir: str | None = None
 ) -> None:
-    """ConfigError, in one line, where to start these jobs could run what nobody here has chosen.
+    """ConfigError, in one line, where starting these jobs could run code that the user has not chosen.
 
     script: the one that starts runs here.
     trust: modules that the runs' configs may build from; `sweep.json` among them trusts all of the sweep.
@@ -55,7 +55,7 @@ def check_sweep(
             raise ConfigError(f"{where} is started with {what}; {cure}{mine}")
         if not job.folder.resolve().is_relative_to(sweep.path.resolve()):
             raise ConfigError(f"{where} is a link to {job.folder.resolve()}; {mine}")
-        RunFolder(job.folder).refuse_links()
+        RunFolder(job.folder).check_links()
         for word in job.overrides:
             check_word(word, where, mine)
         cfg = compose_config(

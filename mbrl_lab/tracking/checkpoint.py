@@ -132,7 +132,7 @@ class Checkpoint:
                 raise
             content = self._first_whole(there)
             self.newest_damaged = True
-            log.warning("%s; going on from the checkpoint before it", error)
+            log.warning("%s; resuming from the checkpoint before it", error)
         self.older_chunks = [chunks_in(path) for path in self.older]
         return content
 

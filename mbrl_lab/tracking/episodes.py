@@ -72,7 +72,7 @@ class EpisodeLog:
         return self.rows.position(), self.actions.position()
 
     def truncate(self, position: tuple[int, int]) -> None:
-        """Cut back to what stood at `position`."""
+        """Truncate both files to `position`."""
         self.rows.truncate(position[0])
         self.actions.truncate(position[1])
 

@@ -74,7 +74,7 @@ class RunFolder:
         done: the run has finished and neither `steps` nor `stop` asks for more; nothing was changed.
         Raises ConfigMismatch, AlreadyRunning, or an OSError of one line if the folder cannot be written.
         """
-        self.refuse_links()
+        self.check_links()
         with self._writing():
             self.path.mkdir(parents=True, exist_ok=True)
             if not self.lock.take():
@@ -100,7 +100,7 @@ class RunFolder:
         if self.running(status) and status["pid"] != os.getpid():
             raise AlreadyRunning(self._at_work())
         if stored:
-            self._refuse_if_different(stored, config, default)
+            self._check_same_config(stored, config, default)
         if status.get("state") == "done" and not _asks_for_more(config, stored, status["step"]):
             return "done"
         return "resume" if status else "fresh"
@@ -145,7 +145,7 @@ class RunFolder:
             raise ValueError(f"{path} is damaged: it holds no settings")
         return plain(stored)
 
-    def refuse_links(self) -> None:
+    def check_links(self) -> None:
         """RunRefused where a file that is written here would land elsewhere; a stranger's folder may hold such links.
 
         `checkpoints` may be a link, as people keep them on another disk, and wandb links to its own logs.
@@ -172,15 +172,13 @@ class RunFolder:
         who = f"as pid {status['pid']} on {status['host']}" if status else "just now"
         return f"the run in {self.path} is already running {who}"
 
-    def _refuse_if_different(
-        self, stored: dict[str, Any], config: dict[str, Any], default: Callable[[str], Any]
-    ) -> None:
+    def _check_same_config(self, stored: dict[str, Any], config: dict[str, Any], default: Callable[[str], Any]) -> None:
         lines = differences(stored, config, default)
         if lines:
             lines.sort(key=lambda line: ABSENT in line)
             more = [f"... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
             shown = "\n".join(f"  {line}" for line in [*lines[:SHOWN], *more])
-            what = "go on with the old one, or choose another hydra.run.dir"
+            what = "resume with the old one, or choose another hydra.run.dir"
             raise ConfigMismatch(f"the run in {self.path} has another config: {what} (old -> new)\n{shown}")
 
     def _describe(self, config: dict[str, Any], overrides: Sequence[str]) -> None:

@@ -109,7 +109,7 @@ def born(pid: int) -> str | None:
 
 def alive(pid: int, birth: str | None) -> bool:
     """Whether the process `pid` that started at `birth` still runs; a later one with the same number is not it."""
-    seen = born(pid)
-    if not seen or not birth:
-        return seen != ""
-    return abs(float(seen) - float(birth)) < CLOCK
+    now_there = born(pid)
+    if not now_there or not birth:
+        return now_there != ""
+    return abs(float(now_there) - float(birth)) < CLOCK

@@ -13,7 +13,7 @@ from typing import Any
 
 from mbrl_lab.env.vector import STOP_SIGNALS
 
-STOPPED = "stopped: the same command with the same hydra.run.dir, or sweep_name, goes on from the last save"
+STOPPED = "stopped: the same command with the same hydra.run.dir, or sweep_name, resumes from the last save"
 
 
 class Signals:
@@ -57,9 +57,9 @@ class Signals:
             signal.signal(number, handler)
 
     def hand_over(self) -> None:
-        """Give every noted signal to the handler that stood before; where none stood, exit with 128 + its number.
+        """Give every noted signal to the previous handler; where there was none, exit with 128 + its number.
 
-        Returns, with nothing noted, only if those handlers do (submitit's for SIGTERM does): then the run should go on.
+        Returns, with nothing noted, only if those handlers do (submitit's for SIGTERM does): then the run continues.
         """
         pending, self.pending = self.pending, []
         for number in pending:

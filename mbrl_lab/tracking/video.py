@@ -231,7 +231,7 @@ def drawn_once(make_env: MakeEnv, way: dict[str, Any]) -> gymnasium.Env[Any, Any
 
 
 def first_drawing(env: gymnasium.Env[Any, Any]) -> Any:
-    """What `render()` returns; gymnasium's checker refuses modes that are not declared, but the first time only."""
+    """What `render()` returns; gymnasium's checker rejects undeclared modes, but the first time only."""
     try:
         return env.render()
     except AssertionError:
@@ -260,7 +260,7 @@ def headless() -> bool:
 
 
 def prefer_offscreen() -> None:
-    """Tell pygame and MuJoCo to draw in memory, unless the user has told them where to draw."""
+    """Let pygame and MuJoCo draw in memory, unless the user has set where they draw."""
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     backend = next((name for name, library in OFFSCREEN.items() if loads(library)), None)
     if backend is not None:

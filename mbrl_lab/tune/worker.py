@@ -25,7 +25,7 @@ PAUSE = 0.2
 
 
 class Attempt(NamedTuple):
-    """A trial that this worker has in hand: nobody else has its lock."""
+    """A trial that this worker runs and holds the lock of."""
 
     trial: Trial
     running: Running
@@ -64,7 +64,7 @@ class Worker:
             finally:
                 self.stop()
             if signals.received:
-                print(f"tune      {signals.received}: the same command goes on with the trials under way", flush=True)
+                print(f"tune      {signals.received}: the same command resumes the unfinished trials", flush=True)
                 raise SystemExit(128 + signal.Signals[signals.received])
 
     def fill(self) -> bool:
@@ -81,7 +81,7 @@ class Worker:
         mine = {attempt.trial.number for attempt in self.attempts}
         for trial in under_way(self.study):
             if trial.number not in mine and (lock := self.lock(trial)):
-                print(f"tune      trial {trial.number} goes on: its worker is gone", flush=True)
+                print(f"tune      trial {trial.number} resumes: its worker is gone", flush=True)
                 return trial, lock
         return None
 
