@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mbrl_lab.types import Step
+from mbrl_lab.types import Metrics, Step
 
 
 def crossed(before: int, after: int, every: int) -> int:
@@ -155,3 +156,31 @@ def hash_uniform(ids: Tensor, salt: int) -> Tensor:
 def _shift(x: Tensor, bits: int) -> Tensor:
     """Logical (unsigned) shift right of int64."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+class Means:
+    """Means of metrics, each over the times that it was measured, in double precision.
+
+    Sums stay tensors until somebody asks, so that a GPU is not waited for at every gradient step.
+    """
+
+    def __init__(self) -> None:
+        self.sums: Metrics = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, metrics: Metrics) -> None:
+        """Count one measurement of each."""
+        for name, value in metrics.items():
+            self.sums[name] = self.sums.get(name, 0.0) + (value.double() if isinstance(value, Tensor) else value)
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def means(self) -> Metrics:
+        """The mean of each metric."""
+        return {name: total / self.counts[name] for name, total in self.sums.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Sums and counts as plain numbers, exactly."""
+        return {"sums": {name: float(total) for name, total in self.sums.items()}, "counts": dict(self.counts)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.sums, self.counts = dict(state["sums"]), dict(state["counts"])

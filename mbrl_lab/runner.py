@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map_only
 
 from mbrl_lab.env import Envs, Episode, episode_seed
 from mbrl_lab.monitor import Monitor
-from mbrl_lab.ops import crossed
+from mbrl_lab.ops import Means, crossed
 from mbrl_lab.protocols import Algo
 from mbrl_lab.replay import Replay
 from mbrl_lab.scores import Reference, summary
@@ -33,7 +33,7 @@ from mbrl_lab.tracking.state import (
     set_random_state,
 )
 from mbrl_lab.tracking.tracker import Tracker
-from mbrl_lab.types import Metrics, Step, Tree
+from mbrl_lab.types import Step, Tree
 
 TRAIN, EVAL, FINAL, DIAGNOSIS = 0, 1, 2, 3
 """Streams of episode seeds: training, evaluation while training, of the final policy, and of what is drawn."""
@@ -113,7 +113,7 @@ class Runner:
         self.steps = 0  # environment steps of training
         self.newest: Step | None = None  # the vector step that the policy acts on next
         self.carry: Tree | None = None  # the algo's, in training
-        self.metrics: Metrics = {}  # since the last row of the log
+        self.metrics = Means()  # since the last row of the log
         self.best = -math.inf
         self.evaluation_due = False  # at these steps: it has not begun yet, or was stopped
         self.signals = Signals()
@@ -166,7 +166,7 @@ class Runner:
             self.step()
         due = self.crossed(self.schedule.log_every)
         if self.evaluation_due:
-            self.metrics |= self.evaluate_policy()
+            self.metrics.add(dict(self.evaluate_policy()))
             self.evaluation_due, due = False, 1
         self.tracker.progress(self.steps)
         if due:
@@ -183,7 +183,7 @@ class Runner:
 
         before, self.steps = self.steps, self.steps + self.envs.num
         with self.autocast():
-            self.metrics |= self.algo.learn(self.replay, before, self.steps)
+            self.metrics.add(self.algo.learn(self.replay, before, self.steps))
 
         self.tracker.trained(self.envs.finished(), self.steps)
         self.evaluation_due = bool(self.crossed(self.schedule.eval_every))
@@ -249,19 +249,19 @@ class Runner:
         """Log the final evaluation, which ends a run."""
         self.tracker.evaluated(episodes, self.steps)
         final = summary("final", episodes, self.reference)
-        self.metrics |= final
+        self.metrics.add(dict(final))
         self.log()
         return final
 
     # ---- the log
 
     def log(self) -> None:
-        """Write one row of everything measured since the last one.
+        """Write one row: the mean of everything measured since the last one.
 
         Raises FloatingPointError naming the metric when it is not finite.
         """
         seconds = self.elapsed()
-        measured = {k: float(v) for k, v in (self.metrics | self.monitor.metrics()).items()}
+        measured = {k: float(v) for k, v in (self.metrics.means() | self.monitor.metrics()).items()}
         counts = {
             "step": self.steps,
             "frames": self.steps * self.envs.frame_skip,
@@ -280,7 +280,7 @@ class Runner:
         if wrong:
             raise FloatingPointError(f"{wrong[0]} is {measured[wrong[0]]} at step {self.steps}")
         self.monitor.logged(written)
-        self.metrics = {}
+        self.metrics = Means()
 
     def size(self) -> int:
         """Environment steps in replay."""
@@ -315,7 +315,7 @@ class Runner:
             "evaluation_due": self.evaluation_due,
             "row": tuple(self.newest),
             "carry": self.carry,
-            "metrics": {k: float(v) for k, v in self.metrics.items()},
+            "metrics": self.metrics.state_dict(),
             "algo": module_state(self.algo),
             "extra": self.algo.get_extra_state(),
             "envs": self.envs.state_dict(),
@@ -331,7 +331,8 @@ class Runner:
         self.seconds = state["seconds"]
         self.evaluating = state["evaluating"]
         self.evaluation_due = state.get("evaluation_due", False)
-        self.metrics = dict(state["metrics"])
+        if "sums" in state["metrics"]:  # older checkpoints hold the newest values alone, which are no means
+            self.metrics.load_state_dict(state["metrics"])
         same_metric = state.get("best_of", "eval/return") == self.schedule.best
         self.best = state["best"] if same_metric else -math.inf
 

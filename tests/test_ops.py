@@ -258,3 +258,25 @@ def test_gradients_are_shrunk_to_a_norm(bound: float, left: list[float]) -> None
 def test_pick_takes_one_of_each() -> None:
     x = torch.arange(12).view(2, 3, 2)
     assert ops.pick(x, torch.tensor([2, 0])).tolist() == [[4, 5], [6, 7]]
+
+
+def test_means_are_over_the_times_that_each_was_measured() -> None:
+    means = ops.Means()
+    assert means.means() == {}
+    means.add({"a": torch.tensor(1.0), "b": 5.0})
+    means.add({"a": torch.tensor(2.0)})
+    assert means.means() == {"a": 1.5, "b": 5.0}
+
+
+def test_means_go_on_to_the_bit_from_what_was_saved() -> None:
+    values = torch.rand(50)
+    whole, first, second = ops.Means(), ops.Means(), ops.Means()
+    for value in values:
+        whole.add({"x": value})
+    for value in values[:20]:
+        first.add({"x": value})
+    second.load_state_dict(first.state_dict())
+    for value in values[20:]:
+        second.add({"x": value})
+    assert float(second.means()["x"]) == float(whole.means()["x"])
+    assert float(whole.means()["x"]) == pytest.approx(float(values.double().mean()), abs=1e-15)

@@ -127,6 +127,14 @@ def runner_on(tape: Tape, schedule: Schedule, monkeypatch: pytest.MonkeyPatch) -
     return Runner(**parts, schedule=schedule, seed=0, device=torch.device("cpu"), precision=torch.float32)
 
 
+def test_a_row_holds_the_means_since_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    schedule = Schedule(8, 4, 0, 1, 8, 1, 0, 0)
+    runner, rows = runner_on([], schedule, monkeypatch), []
+    monkeypatch.setattr(runner.tracker, "log", lambda row: rows.append(row) or row, raising=False)
+    runner.run()
+    assert [row.get("loss") for row in rows] == [(2 + 4) / 2, (6 + 8) / 2, None]
+
+
 def test_the_loop_calls_its_parts_in_this_order(monkeypatch: pytest.MonkeyPatch) -> None:
     tape: Tape = []
     schedule = Schedule(

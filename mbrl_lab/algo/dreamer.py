@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from mbrl_lab.algo.learner import Learner
+from mbrl_lab.ops import Means
 from mbrl_lab.policy.actor_critic import ActorCritic
 from mbrl_lab.protocols import WorldModel
 from mbrl_lab.replay import Replay
@@ -65,15 +66,15 @@ class Dreamer(Learner):
         return self.policy.act(self.model.features(state), explore), state
 
     def learn(self, replay: Replay, before: int, after: int) -> Metrics:
-        metrics: Metrics = {}
+        measured = Means()
         self.model.store(replay, self.seen)
         if self.warmup_ends(before, after):
             self.ready.fill_(True)
             for _ in range(self.pretrain):
-                metrics |= self.model.fit(replay, updates=1).metrics
+                measured.add(self.model.fit(replay, updates=1).metrics)
         for _ in range(self.updates * self.due(before, after, self.every)):
-            metrics |= self._update(replay)
-        return metrics
+            measured.add(self._update(replay))
+        return measured.means()
 
     def _update(self, replay: Replay) -> Metrics:
         """One gradient step of the model, and one of the policy."""

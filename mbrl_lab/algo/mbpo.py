@@ -13,7 +13,7 @@ from mbrl_lab.algo.imagined import Imagined, mix, rows_alive
 from mbrl_lab.algo.learner import Learner
 from mbrl_lab.algo.off_policy import window_of
 from mbrl_lab.dynamics.rollout import rollout
-from mbrl_lab.ops import clipped
+from mbrl_lab.ops import Means, clipped
 from mbrl_lab.protocols import Policy, WorldModel
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Metrics, Step, Tree
@@ -92,13 +92,13 @@ class MBPO(Learner):
         return self.policy.act(self.model.features(belief), explore), belief
 
     def learn(self, replay: Replay, before: int, after: int) -> Metrics:
-        metrics: Metrics = {}
+        measured = Means()
         self.model.store(replay, self.belief)
         if self.fit_due(before, after, self.every):
-            metrics |= self.renew(replay, after)
+            measured.add(self.renew(replay, after))
         for _ in range(self.updates * self.due(before, after, self.updates_every)):
-            metrics |= self.policy.update(clipped(self.lesson(replay, after), self.reward_clip))
-        return metrics
+            measured.add(self.policy.update(clipped(self.lesson(replay, after), self.reward_clip)))
+        return measured.means()
 
     def renew(self, replay: Replay, step: int) -> Metrics:
         """Fit the model, and let it imagine what the policy will learn from."""

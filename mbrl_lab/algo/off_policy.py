@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from mbrl_lab.algo.learner import Learner
-from mbrl_lab.ops import clipped
+from mbrl_lab.ops import Means, clipped
 from mbrl_lab.protocols import Policy
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Metrics, Step, Tree
@@ -69,17 +69,17 @@ class OffPolicy(Learner):
         return self.policy.act(step.obs, explore), carry
 
     def learn(self, replay: Replay, before: int, after: int) -> Metrics:
-        metrics: Metrics = {}
+        measured = Means()
         # Evaluations during the warm-up show the untrained policy, but training still acts at random.
         if self.warmup_ends(before, after):
             self.ready.fill_(True)
         for _ in range(self.updates * self.due(before, after, self.every)):
             if self.priority_exponent:
-                metrics = self.learn_by_priority(replay, self.beta(after))
+                measured.add(self.learn_by_priority(replay, self.beta(after)))
             else:
                 steps = replay.sample(self.batch, self.window, self.policy.n_step)
-                metrics = self.policy.update(clipped(steps, self.reward_clip))
-        return metrics
+                measured.add(self.policy.update(clipped(steps, self.reward_clip)))
+        return measured.means()
 
     def learn_by_priority(self, replay: Replay, beta: float) -> Metrics:
         """A gradient step on windows drawn by priority, which get new priorities from it."""

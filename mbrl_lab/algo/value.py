@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mbrl_lab.algo.learner import due_after
 from mbrl_lab.algo.off_policy import window_of
-from mbrl_lab.ops import clipped
+from mbrl_lab.ops import Means, clipped
 from mbrl_lab.protocols import Policy, WorldModel
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Metrics
@@ -40,11 +40,11 @@ class Value(nn.Module):
 
     def learn(self, model: WorldModel, replay: Replay, before: int, after: int, warmup: int) -> Metrics:
         """Learn what is due between two counts of steps, but for the warm-up, from the model's features."""
-        metrics: Metrics = {}
+        measured = Means()
         for _ in range(self.updates * due_after(warmup, before, after, self.every)):
             steps = model.sample_features(replay, self.batch, self.window, self.policy.n_step)
-            metrics = self.policy.update(clipped(steps, self.reward_clip))
-        return metrics
+            measured.add(self.policy.update(clipped(steps, self.reward_clip)))
+        return measured.means()
 
     @torch.no_grad()
     def forward(self, features: Tensor) -> Tensor:

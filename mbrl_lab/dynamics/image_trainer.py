@@ -80,9 +80,9 @@ class ImageTrainer(HoldoutTrainer[Visual]):
 
         held = self.unseen(model, replay, max(AHEAD), JUDGED)
         if updates is not None or held is None:
-            return FitResult(tally.means())
+            return FitResult(tally.checked())
         found = assess(model, held, self.parts)
-        return FitResult(tally.means() | found.metrics, found.trusted_horizon)
+        return FitResult(tally.checked() | found.metrics, found.trusted_horizon)
 
     def check_memory(self, model: Visual) -> None:
         """ValueError where the ensemble and an update of a batch do not fit the memory."""

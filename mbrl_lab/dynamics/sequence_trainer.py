@@ -54,7 +54,7 @@ class SequenceTrainer(Trainer[SequenceModel]):
         for _ in range(self.scheduled(model, replay) if updates is None else updates):
             metrics, windows = self.step(model, replay)
             tally.add(metrics)
-        return FitResult(tally.means() if updates is None else tally.plain_means(), windows=windows)
+        return FitResult(tally.checked() if updates is None else tally.means(), windows=windows)
 
     def check_model(self, model: SequenceModel) -> None:
         if self.stored and not model.recurrent:
