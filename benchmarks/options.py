@@ -1,7 +1,7 @@
 """Options: their table, and those that nothing in this repository ever sets.
 
     python benchmarks/options.py                 # lists settings without use, and counts them
-    python benchmarks/options.py --write         # writes docs/options.md
+    python benchmarks/options.py --write         # writes docs/options.md and docs/metrics.md
 
 A setting is used where a recipe, preset, experiment, sweep, search, another group's file, a documented command or a
 test sets it. Settings of environments, loggers and launchers are left out: they belong to a task or a machine.
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import yaml
 
-from mbrl_lab.config import CONF, presets
+from mbrl_lab.config import CONF, metrics, presets
 from mbrl_lab.config.options import Option, declared, leaves, pairs, table
 
 ROOT = CONF.parent
@@ -25,9 +25,10 @@ MACHINE = ("logger.", "launcher.", "runtime.", "env.", "name", "sweep_name", "in
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="write docs/options.md")
+    parser.add_argument("--write", action="store_true", help="write docs/options.md and docs/metrics.md")
     if parser.parse_args().write:
         (ROOT / "docs" / "options.md").write_text(table(CONF), encoding="utf-8")
+        (ROOT / "docs" / "metrics.md").write_text(metrics.table(), encoding="utf-8")
         return
     options = [o for o in declared(CONF) if not o.key.startswith(MACHINE)]
     unused = unset(options)
@@ -66,7 +67,11 @@ def by_words() -> Iterator[str]:
     places = [*ROOT.glob("docs/**/*"), *ROOT.glob("tests/**/*.py"), ROOT / "README.md", ROOT / "Makefile"]
     places += [*ROOT.glob("benchmarks/*.py"), *ROOT.glob("conf/**/*.yaml")]
     for place in places:
-        if place.suffix in (".md", ".py", ".csv", ".yaml", "") and place.is_file() and place.name != "options.md":
+        if (
+            place.suffix in (".md", ".py", ".csv", ".yaml", "")
+            and place.is_file()
+            and place.name not in ("options.md", "metrics.md")
+        ):
             text = place.read_text(encoding="utf-8")
             yield from re.findall(r"(?<![\w.])([a-z_]+(?:\.[a-z_0-9]+)*)=(?!=)", text)
             yield from re.findall(r"\"([a-z_]+(?:\.[a-z_0-9]+)+)\": ", text)

@@ -327,9 +327,9 @@ def test_out_of_memory_says_what_to_make_smaller(
 def test_a_loss_that_is_not_finite_stops_with_its_name(
     train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(Random, "learn", lambda *_: {"model/loss": torch.tensor(float("nan"))})
+    monkeypatch.setattr(Random, "learn", lambda *_: {"model/train/loss": torch.tensor(float("nan"))})
     message = refused(train(*QUICK, "log_every=10"))
-    assert "model/loss is nan at step 10" in message
+    assert "model/train/loss is nan at step 10" in message
     assert RunFolder(tmp_path / "run").status()["state"] == "failed"
 
 

@@ -231,7 +231,7 @@ def test_the_model_can_be_validated_alone(planned: Path, capsys: pytest.CaptureF
     assert [line.split()[0] for line in lines[2:7]] == ["state"] * 4 + ["reward"]
     assert any(line.startswith("plans    predicted return ") and "ms each" in line for line in lines)
     values = json.loads((planned / "diagnostics" / "model.json").read_text())
-    assert {"model/error", "model/spread", "model/coverage_95", "time/plan"} <= set(values)
+    assert {"model/holdout/obs/rmse", "model/holdout/std", "model/holdout/coverage_95", "time/plan"} <= set(values)
     rows = (planned / "diagnostics" / "dimensions.csv").read_text().splitlines()
     assert rows[0] == "of,error,bias,spread,in_50,in_80,in_95" and len(rows) == 6
     assert len((planned / "diagnostics" / "horizon.csv").read_text().splitlines()) == 51

@@ -301,15 +301,15 @@ class Bad(Drawing):
     """Its loss is no number from the 8th step on."""
 
     def learn(self, replay: Replay, before: int, after: int) -> Metrics:
-        return {"model/loss": torch.tensor(float("nan") if after >= 8 else 1.0), "model/fine": 1.0}
+        return {"model/train/loss": torch.tensor(float("nan") if after >= 8 else 1.0), "model/fine": 1.0}
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_its_name(tmp_path: Path) -> None:
     runner = real(tmp_path, Schedule(100, 4, 0, 1, 1, 1, 0, 0), Bad())
-    with pytest.raises(FloatingPointError, match="model/loss is nan at step 8"):
+    with pytest.raises(FloatingPointError, match="model/train/loss is nan at step 8"):
         runner.run()
     last = runner.folder.metrics.read_text().splitlines()[-1]
-    assert '"model/loss": null' in last and '"step": 8' in last
+    assert '"model/train/loss": null' in last and '"step": 8' in last
 
 
 def test_a_run_stops_early_when_it_is_good_enough(tmp_path: Path) -> None:

@@ -113,14 +113,14 @@ class MBPO(Learner):
             self.imagined_rows().add(steps)
             if not len(self.imagined_rows().indices):
                 raise ValueError(f"algo.max_uncertainty is {self.max_uncertainty}; the elites disagree more everywhere")
-            metrics |= {"model/rollout_reward": steps.reward[1:].mean(), "model/rollout_alive": rows_alive(steps)}
+            metrics |= {"model/rollout/reward": steps.reward[1:].mean(), "model/rollout/continue": rows_alive(steps)}
         states = tree_map_only(Tensor, lambda x: x[:SURVEYED], states)
         if self.model.measures_disagreement:
             actions = self.policy.act(self.model.features(states), True)
             disagreement = self.model.disagreement(states, actions)
             assert disagreement is not None, type(self.model)
-            metrics["model/disagreement"] = disagreement.mean()
-        return metrics | {"model/rollout_length": float(self.length(step))}
+            metrics["model/rollout/disagreement"] = disagreement.mean()
+        return metrics | {"model/rollout/length": float(self.length(step))}
 
     def lesson(self, replay: Replay, step: int) -> Step:
         """Rows for one update of the policy: windows real and imagined, or rollouts."""

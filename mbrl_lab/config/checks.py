@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError
 
 from mbrl_lab.config.parts import ConfigError, build, find_here, locate
-from mbrl_lab.config.renamed import answer_config
+from mbrl_lab.config.renamed import METRICS, answer_config
 from mbrl_lab.config.rules import INT64, RULES, number
 from mbrl_lab.tracking.folder import flatten, plain
 
@@ -152,6 +152,8 @@ def check_stop(cfg: DictConfig) -> None:
         raise ConfigError(f"stop.target is {target!r}, but stop.metric is null: name one, e.g. stop.metric=eval/return")
     if metric is None:
         return
+    if metric in METRICS:
+        raise ConfigError(f"stop.metric is {metric}, which is now {METRICS[metric]}")
     if not number(-1e9, 1e9)[0](target):
         raise ConfigError(f"stop.target is {target!r}; with stop.metric={metric} it must be a number")
     phase, _, name = str(metric).partition("/")

@@ -166,10 +166,10 @@ class Ensemble(WorldModel):
         if self.clip:
             clip_norm(params, self.clip)
         self.opt.step()
-        metrics: Metrics = {"model/loss": loss.detach().mean()}
+        metrics: Metrics = {"model/train/loss": loss.detach().mean()}
         if self.termination_fn is None and self.ends.unexplained:
             seen = self._by_member(t if ends is None else ends.transitions())
-            metrics["model/end_loss"] = self.ends.update(seen)
+            metrics["model/train/termination/loss"] = self.ends.update(seen)
         self.thaw()
         return t.obs.flatten(0, t.reward.ndim - 1), metrics
 

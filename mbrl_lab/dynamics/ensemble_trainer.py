@@ -43,7 +43,7 @@ class EnsembleTrainer(HoldoutTrainer[Ensemble]):
             stale = 0 if best.keep(self.gain) else stale + 1
         best.restore()
 
-        metrics = tally.checked() | {"model/holdout_error": best.error.mean()} | model.validation(best.rows).metrics()
+        metrics = tally.checked() | {"model/holdout/loss": best.error.mean()} | model.validation(best.rows).metrics()
         return FitResult(metrics)
 
     def fit_updates(self, batches: Batches, test: Step, updates: int) -> FitResult:
@@ -54,7 +54,7 @@ class EnsembleTrainer(HoldoutTrainer[Ensemble]):
                 tally.add(batches.learn(batch))
         batches.model.choose(batches.model.validate(test))
         seen = batches.seen.at((slice(None), 0))
-        return FitResult(tally.checked(), windows=Windows(seen, seen.obs.flatten(0, 1)))
+        return FitResult(tally.means(), windows=Windows(seen, seen.obs.flatten(0, 1)))
 
     def held_out(self, replay: Replay) -> Step | None:
         """[2, N] steps that the model was never trained on; None where there are none."""

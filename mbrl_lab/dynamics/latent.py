@@ -99,18 +99,18 @@ class Latent(SequenceModel):
         z, foreseen = self._unroll(seen, steps.action)
         loss: dict[str, Tensor] = {}
         if self.decoder is not None:
-            loss["decode"] = self.decoder.loss(self.decoder(z), steps.obs, self.scale)
+            loss["obs/loss"] = self.decoder.loss(self.decoder(z), steps.obs, self.scale)
         after, passed = z[1:], known[1:]
         apart = self._apart(Normal(*(x[1:] for x in seen)), foreseen)
         loss["consistency"] = F.pad(self.consistency * apart, (0, 0, 1, 0))
-        loss["reward"] = F.pad(self.head.loss(self.reward(after), steps.reward[1:]), (0, 0, 1, 0))
+        loss["reward/loss"] = F.pad(self.head.loss(self.reward(after), steps.reward[1:]), (0, 0, 1, 0))
         ends = steps.terminal.float()
-        loss["end"] = self._end_error(z, ends) + self._end_error(seen.mean, ends)
-        metrics: Metrics = {f"model/{name}": (x * known).mean() for name, x in loss.items()}
-        metrics["model/distance"] = ((after - seen.mean[1:]).square().mean(-1) * passed).mean().sqrt()
-        metrics["model/latent_std"] = seen.mean.flatten(0, 1).std(0).mean()
+        loss["termination/loss"] = self._end_error(z, ends) + self._end_error(seen.mean, ends)
+        metrics: Metrics = {f"model/train/{name}": (x * known).mean() for name, x in loss.items()}
+        metrics["model/train/latent/rmse"] = ((after - seen.mean[1:]).square().mean(-1) * passed).mean().sqrt()
+        metrics["model/train/latent/std"] = seen.mean.flatten(0, 1).std(0).mean()
         total = torch.stack([(x * known).mean() for x in loss.values()]).sum()
-        return total, seen.mean, metrics | {"model/loss": total}
+        return total, seen.mean, metrics | {"model/train/loss": total}
 
     def _unroll(self, seen: Normal, action: Tensor) -> tuple[Tensor, Normal]:
         """z [L, B, D] from the first encoding on, and what each but the first was drawn from."""

@@ -160,10 +160,10 @@ def rare(name: str, score: Tensor, label: Tensor) -> Metrics:
         return {}
     hit = int((said & label).sum())
     return {
-        f"model/{name}_precision": hit / max(int(said.sum()), 1),
-        f"model/{name}_recall": hit / count,
-        f"model/{name}_average_precision": average_precision(score, label),
-        f"model/{name}_calibration": float(score.sum()) / count,
+        f"model/openloop/{name}/precision": hit / max(int(said.sum()), 1),
+        f"model/openloop/{name}/recall": hit / count,
+        f"model/openloop/{name}/average_precision": average_precision(score, label),
+        f"model/openloop/{name}/calibration": float(score.sum()) / count,
     }
 
 
@@ -179,10 +179,13 @@ def judged(seen: OpenLoop, told: OpenLoop, far: int, parts: Parts | None) -> tup
     every |= {f"{name}_recall": x for name, x in (recall_of(parts, seen) if parts else {}).items()}
     reach = [h for h in AHEAD if h <= len(seen.true)]
     found: Metrics = {
-        f"model/{name}_{h}": float(x[h - 1]) for name, x in every.items() for h in reach if x[h - 1].isfinite()
+        f"model/openloop/obs/{name}_{h}": float(x[h - 1])
+        for name, x in every.items()
+        for h in reach
+        if x[h - 1].isfinite()
     }
     first = seen.first[0]
     found |= rare("reward", seen.reward[0, first].abs(), seen.true_reward[0, first] != 0)
-    found |= rare("end", seen.end[0, first], seen.true_end[0, first])
+    found |= rare("termination", seen.end[0, first], seen.true_end[0, first])
     trusted = earned(possible)
-    return found | {"model/earned_length": float(trusted)}, trusted
+    return found | {"model/openloop/trusted_horizon": float(trusted)}, trusted

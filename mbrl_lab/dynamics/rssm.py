@@ -115,21 +115,21 @@ class RSSM(SequenceModel):
         arrived = learned * ~steps.first
         apart = self.divergences(logp, self._prior(states["memory"].flatten(0, 1)).unflatten(0, steps.first.shape))
         loss = {
-            "decode": learned * self.decoder.loss(self.decoder(features), steps.obs, self.scale),
-            "reward": arrived * self.head.loss(self.reward(features), steps.reward),
-            "end": arrived * self._end_error(features, steps.terminal.float()),
+            "obs/loss": learned * self.decoder.loss(self.decoder(features), steps.obs, self.scale),
+            "reward/loss": arrived * self.head.loss(self.reward(features), steps.reward),
+            "termination/loss": arrived * self._end_error(features, steps.terminal.float()),
             "kl_prior": learned * self.kl_prior * apart[0].clamp(min=self.free_nats),
             "kl_posterior": learned * self.kl_posterior * apart[1].clamp(min=self.free_nats),
         }
-        metrics: Metrics = {f"model/{name}": x.mean() for name, x in loss.items()}
+        metrics: Metrics = {f"model/train/{name}": x.mean() for name, x in loss.items()}
         total = torch.stack([x.mean() for x in loss.values()]).sum()
         used = states["latent"].detach().flatten(0, 1).mean(0)
         metrics |= {
-            "model/kl": apart[0].mean(),
-            "model/posterior_entropy": -(logp.exp() * logp).sum(-1).sum(-1).mean(),
-            "model/latent_usage": torch.special.entr(used).sum(-1).exp().mean() / self.classes,
+            "model/train/kl": apart[0].mean(),
+            "model/train/posterior_entropy": -(logp.exp() * logp).sum(-1).sum(-1).mean(),
+            "model/train/latent/usage": torch.special.entr(used).sum(-1).exp().mean() / self.classes,
         }
-        return total, states, metrics | {"model/loss": total}
+        return total, states, metrics | {"model/train/loss": total}
 
     def divergences(self, posterior: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
         """[..., groups, classes] log-probabilities -> [...]: their relative entropy in nats, twice.

@@ -154,7 +154,7 @@ class SequenceModel(WorldModel):
         anneal(self.opt, self.lr, self.updates, self.anneal_updates)
         self.opt.step()
         self.updates += 1
-        return concatenated(states), sums | {"model/gradient_norm": norm}
+        return concatenated(states), sums | {"model/train/gradient_norm": norm}
 
 
 def concatenated(states: list[Tree]) -> Tree:

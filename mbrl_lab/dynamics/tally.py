@@ -27,4 +27,4 @@ class Tally(Means):
             if not torch.as_tensor(value).isfinite():
                 how = "lower dynamics.lr or set dynamics.clip"
                 raise FloatingPointError(f"the model diverged: {name} is {float(value)} in a fit; {how}")
-        return means | {"model/updates": float(self.updates)}
+        return means | {"model/train/updates": float(self.updates)}

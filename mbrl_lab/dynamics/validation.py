@@ -26,14 +26,18 @@ class Validation(NamedTuple):
     def metrics(self) -> Metrics:
         """The few numbers that are logged at each fit; what is not known is left out."""
         found: Metrics = {
-            "model/error": rms(self.error[:, :-1]),
-            "model/error_reward": rms(self.error[:, -1]),
-            "model/spread": rms(self.spread),
+            "model/holdout/obs/rmse": rms(self.error[:, :-1]),
+            "model/holdout/reward/rmse": rms(self.error[:, -1]),
+            "model/holdout/std": rms(self.spread),
         }
         if self.below.isfinite().any():
-            found |= {f"model/coverage_{100 * level:.0f}": coverage(self.below, level).nanmean() for level in LEVELS}
+            found |= {
+                f"model/holdout/coverage_{100 * level:.0f}": coverage(self.below, level).nanmean() for level in LEVELS
+            }
         if self.ended.any() and not self.ended.all():
-            found["model/error_end"] = (1 - self.end[self.ended].mean() + self.end[~self.ended].mean()) / 2
+            found["model/holdout/termination/error"] = (
+                1 - self.end[self.ended].mean() + self.end[~self.ended].mean()
+            ) / 2
         return found
 
 

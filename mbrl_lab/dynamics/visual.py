@@ -230,7 +230,7 @@ class Visual(WorldModel):
         losses = [self._descend(k, rows) for k, rows in enumerate(each)]
         metrics: Metrics = {k: torch.stack([x[k] for x in losses]).mean() for k in losses[0]}
         if self.clip:
-            metrics["model/gradient_norm"] = clip_norm(self.parameters(), self.clip)
+            metrics["model/train/gradient_norm"] = clip_norm(self.parameters(), self.clip)
         self.opt.step()
         return self.initial_state(each[0].at(slice(0, self.lead + 1))), metrics
 
@@ -254,7 +254,7 @@ class Visual(WorldModel):
             totals.append(torch.stack([(x * valid).mean() for x in losses]))
             valid, state = valid & ~row.terminal, self.follow(state, said.frame)
         loss, *parts = torch.stack(totals).mean(0)
-        names = ("model/loss_frame", "model/loss_reward", "model/loss_end")
+        names = ("model/train/obs/loss", "model/train/reward/loss", "model/train/termination/loss")
         return loss, dict(zip(names, (x.detach() for x in parts), strict=True))
 
     def balance(self, odds: Tensor) -> None:

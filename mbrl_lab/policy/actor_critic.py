@@ -177,7 +177,7 @@ class ActorCritic(Policy):
         """The critic alone learns, from rows [H + 1, B] that another policy may have made."""
         real = real_trajectory(steps)
         returns, _ = self.returns_and_values(real)
-        return {"policy/real_loss": self._critic_step(real.features[:-1], returns, real.valid.float())}
+        return {"policy/real_critic_loss": self._critic_step(real.features[:-1], returns, real.valid.float())}
 
     def _learn(self, rollout: Trajectory, gradient: str) -> Metrics:
         """A step of actor and critic on a rollout; `gradient` as in the constructor."""
@@ -211,7 +211,7 @@ class ActorCritic(Policy):
             "policy/return_range": self.return_range.clone(),
             "policy/gradient_norm": norm,
             "policy/imagined_reward": rollout.reward.detach().mean(),
-            "policy/imagined_end": 1 - rollout.discount.detach().mean(),
+            "policy/imagined_termination": 1 - rollout.discount.detach().mean(),
         }
 
     def returns_and_values(self, rollout: Trajectory) -> tuple[Tensor, Tensor]:

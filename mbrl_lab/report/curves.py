@@ -25,9 +25,9 @@ EVALUATIONS: dict[str, dict[str, Any]] = {
     "final": {"fmt": "D", "color": GREEN, "markersize": 5, "capsize": 3, "label": "final policy"},
 }
 LOSSES = {
-    "model/loss": ("training loss", BLUE),
-    "model/end_loss": ("termination loss", ORANGE),
-    "model/holdout_error": ("hold-out error", GREEN),
+    "model/train/loss": ("training loss", BLUE),
+    "model/train/termination/loss": ("termination loss", ORANGE),
+    "model/holdout/loss": ("hold-out error", GREEN),
 }
 
 

@@ -121,12 +121,12 @@ def numbers(diagnosis: Diagnosis) -> dict[str, float]:
     terminal = diagnosis.steps_left == 0
 
     return {
-        "model/one_step_error": float(state_error(diagnosis.one, diagnosis.scale).nanmedian()),
-        "model/error_at_10": float(error[9].nanmedian()) if len(error) > 9 else math.nan,
-        "model/spread_at_10": float(spread[9].nanmedian()) if len(error) > 9 else math.nan,
-        "model/reward_error": float(reward_error.square().mean().sqrt()),
-        "model/end_at_ends": float(diagnosis.termination[terminal].mean()),
-        "model/end_elsewhere": float(diagnosis.termination[~terminal].mean()),
+        "model/openloop/obs/error_1": float(state_error(diagnosis.one, diagnosis.scale).nanmedian()),
+        "model/openloop/obs/error_10": float(error[9].nanmedian()) if len(error) > 9 else math.nan,
+        "model/openloop/obs/std_10": float(spread[9].nanmedian()) if len(error) > 9 else math.nan,
+        "model/openloop/reward/rmse": float(reward_error.square().mean().sqrt()),
+        "model/openloop/termination/at_terminations": float(diagnosis.termination[terminal].mean()),
+        "model/openloop/termination/elsewhere": float(diagnosis.termination[~terminal].mean()),
         "planner/planned": float(planned.mean()),
         "planner/achieved": float(got.mean()),
         "planner/correlation": correlation(planned, got),

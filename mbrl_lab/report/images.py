@@ -69,7 +69,7 @@ def diagnose_images(runner: Runner, algo: Algo, num: int = ENVS, steps: int = ST
         lines |= {f"{k}, last frame": x for k, x in recall_of(parts, repeated).items()}
     ahead = [{"steps": h + 1} | {k: float(x[h]) for k, x in lines.items()} for h in range(len(loop.true))]
 
-    numbers = {k: float(v) for k, v in metrics.items()} | {"model/disagreement": float(disagreement)}
+    numbers = {k: float(v) for k, v in metrics.items()} | {"model/rollout/disagreement": float(disagreement)}
     return ImageDiagnosis(loop, numbers, ahead, played)
 
 
@@ -137,13 +137,13 @@ def describe_images(diagnosis: ImageDiagnosis) -> str:
         f"open loop on fresh episodes, from {starts} starts; the last frame again has an f1 of 0",
         table([row for row in diagnosis.table if row["steps"] in AHEAD]),
     ]
-    for kind in ("reward", "end"):
-        if f"model/{kind}_recall" in known:
+    for kind in ("reward", "termination"):
+        if f"model/openloop/{kind}/recall" in known:
             names = ("precision", "recall", "average_precision", "calibration")
-            values = ", ".join(f"{w.replace('_', ' ')} {number(known[f'model/{kind}_{w}'])}" for w in names)
+            values = ", ".join(f"{w.replace('_', ' ')} {number(known[f'model/openloop/{kind}/{w}'])}" for w in names)
             lines.append(f"{kind:8} {values}")
 
-    lines.append(f"members  disagree by {number(known['model/disagreement'])}")
-    length = max(1, int(known["model/earned_length"]))
+    lines.append(f"members  disagree by {number(known['model/rollout/disagreement'])}")
+    length = max(1, int(known["model/openloop/trusted_horizon"]))
     lines.append(f"trusted  rollouts of {length} steps, by the possible outcomes nearest to the truth")
     return "\n".join(lines)

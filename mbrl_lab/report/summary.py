@@ -48,7 +48,9 @@ def describe(diagnosis: Diagnosis, values: dict[str, float]) -> str:
         table([*state, reward]),
         f"open loop on fresh episodes, from {diagnosis.far.valid.shape[1]} starts, in std of the true one-step change",
         table([{k: row[k] for k in ("steps", "error", "spread", "no_change", "reward_error")} for row in ahead]),
-        describe_termination(values["model/end_at_ends"], values["model/end_elsewhere"]),
+        describe_termination(
+            values["model/openloop/termination/at_terminations"], values["model/openloop/termination/elsewhere"]
+        ),
     ]
 
     each = f"{1000 * diagnosis.seconds:.1f} ms each"

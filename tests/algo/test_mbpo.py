@@ -40,7 +40,7 @@ class World(WorldModel):
 
     def fit(self, replay: Replay, updates: int | None = None) -> FitResult:
         self.sizes.append(len(replay))
-        return FitResult({"model/loss": 0.0}, next(self.trusted, None))
+        return FitResult({"model/train/loss": 0.0}, next(self.trusted, None))
 
     def features(self, state: Tree) -> Tensor:
         return state
@@ -170,7 +170,7 @@ def test_after_an_imagined_end_there_is_nothing_to_learn() -> None:
     rows = run(algo, 11)[:-1]
     t = algo.policy.seen[-1].transitions()
     assert t.valid.all() and t.terminal.all() and (t.obs[0, :, 1] == 0).all()
-    assert float(rows[-1]["model/rollout_alive"]) == 1.0
+    assert float(rows[-1]["model/rollout/continue"]) == 1.0
 
 
 def test_where_the_elites_disagree_too_much_nothing_is_imagined() -> None:
@@ -183,7 +183,7 @@ def test_disagreement_can_be_worth_something() -> None:
     algo = mbpo({"doubt": 0.5, "reward": 1.0}, real_ratio=0.0, explore_bonus=2.0)
     metrics = run(algo, 11)[-2]
     assert (algo.policy.seen[-1].reward[1] == 2.0).all()
-    assert float(metrics["model/disagreement"]) == 0.5
+    assert float(metrics["model/rollout/disagreement"]) == 0.5
 
 
 def test_a_model_that_imagines_no_numbers_stops_the_run() -> None:
@@ -326,7 +326,7 @@ def test_imagined_stacks_are_those_that_were_imagined() -> None:
 
 def test_rollouts_are_as_long_as_the_model_has_earned() -> None:
     algo = mbpo(rollout=[4, 4, 0, 1], earn=True)
-    told = [m["model/rollout_length"] for m in run(algo, 20) if "model/rollout_length" in m]
+    told = [m["model/rollout/length"] for m in run(algo, 20) if "model/rollout/length" in m]
     assert told == [1, 3, 4]
     other = mbpo(rollout=[4, 4, 0, 1], earn=True)
     other.set_extra_state(algo.get_extra_state())

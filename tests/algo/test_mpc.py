@@ -33,7 +33,7 @@ class Model(WorldModel):
 
     def fit(self, replay: Any, updates: int | None = None) -> FitResult:
         self.fits.append(replay)
-        return FitResult({"model/loss": 1.0})
+        return FitResult({"model/train/loss": 1.0})
 
 
 class Planner:
@@ -68,7 +68,7 @@ def test_it_fits_at_the_end_of_warmup_and_every_so_often_after(num_envs: int) ->
     for before in range(0, 30, num_envs):
         replay: Any = before + num_envs
         metrics = algo.learn(replay, before, before + num_envs)
-        assert ("model/loss" in metrics) == (before + num_envs in fits)
+        assert ("model/train/loss" in metrics) == (before + num_envs in fits)
     assert fits == ([10, 14, 18, 22, 26, 30] if num_envs == 1 else [12, 15, 18, 24, 27, 30])
 
 

@@ -100,7 +100,7 @@ def test_known_rewards_and_ends_are_computed() -> None:
     metrics = fit(max_updates=3)(model, data(60, ends=True))
     assert sorted(calls) == ["end", "reward"], "asked once, to be judged: of what is trained on they are known"
     calls.clear()
-    assert "model/end_loss" not in metrics
+    assert "model/train/termination/loss" not in metrics
     obs, action = queries(50)
     after, outcome = model.imagine(obs, action)
     assert torch.equal(outcome.reward, reward(obs, action, after))
@@ -301,7 +301,7 @@ def test_update_reads_rows_and_returns_where_imagination_may_start() -> None:
     rows = data(30).latest(6)
     states, metrics = model.update(rows)
     assert states.shape == (5 * 4, 3)
-    assert set(metrics) == {"model/loss"}, "no end was seen: there is none to learn"
+    assert set(metrics) == {"model/train/loss"}, "no end was seen: there is none to learn"
     assert all(x.ndim == 0 and not x.requires_grad for x in metrics.values())  # type: ignore[union-attr]
 
 
@@ -316,7 +316,7 @@ def test_rows_across_an_episodes_end_teach_nothing(gaussian: bool) -> None:
     for given in (rows, spoiled):
         torch.manual_seed(0)
         model = ensemble(gaussian=gaussian)
-        losses.append(model.update(given)[1]["model/loss"])
+        losses.append(model.update(given)[1]["model/train/loss"])
     assert losses[0] == losses[1]
 
 

@@ -54,7 +54,7 @@ class Recorder:
             self.ends.append(ends.terminal[1])
         with torch.no_grad():
             self.net.value += 1
-        return None, {"model/loss": torch.tensor(float(len(self.trained)))}
+        return None, {"model/train/loss": torch.tensor(float(len(self.trained)))}
 
     def validate(self, steps: Step) -> Tensor:
         self.tested.append(names(steps))
@@ -175,7 +175,7 @@ def test_each_member_keeps_the_weights_of_its_best_epoch() -> None:
     metrics = fit(batch=10_000, patience=2, max_updates=0)(model, numbered(100))
     assert model.net.value.flatten().tolist() == [1.0, 2.0, 0.0]
     assert model.chosen is not None and model.chosen.tolist() == [5.0, 4.0, 9.0]
-    assert float(metrics["model/holdout_error"]) == 6.0
+    assert float(metrics["model/holdout/loss"]) == 6.0
 
 
 @pytest.mark.parametrize(
@@ -190,14 +190,14 @@ def test_each_member_keeps_the_weights_of_its_best_epoch() -> None:
 def test_it_stops_when_nobody_gains(errors: list[list[float]], patience: int, gain: float, epochs: int) -> None:
     model = Recorder(len(errors[0]), errors)
     metrics = fit(batch=10_000, patience=patience, gain=gain, max_updates=0)(model, numbered(100))
-    assert len(model.trained) == epochs == metrics["model/updates"]
+    assert len(model.trained) == epochs == metrics["model/train/updates"]
 
 
 def test_updates_are_bounded_also_within_an_epoch() -> None:
     model = Recorder(2)
     metrics = fit(batch=16, max_updates=7, patience=100)(model, numbered(100))
-    assert len(model.trained) == 7 and metrics["model/updates"] == 7.0
-    assert float(metrics["model/loss"]) == 4.0, "the mean over updates 1..7"
+    assert len(model.trained) == 7 and metrics["model/train/updates"] == 7.0
+    assert float(metrics["model/train/loss"]) == 4.0, "the mean over updates 1..7"
 
 
 def test_half_the_rows_for_the_end_network_are_ends() -> None:
@@ -210,9 +210,9 @@ def test_half_the_rows_for_the_end_network_are_ends() -> None:
 def test_a_fit_whose_loss_is_no_number_stops_the_run() -> None:
     class Diverging(Recorder):
         def update(self, steps: Step, ends: Step | None = None) -> tuple[Tree, Metrics]:
-            return None, super().update(steps, ends)[1] | {"model/loss": torch.tensor(float("nan"))}
+            return None, super().update(steps, ends)[1] | {"model/train/loss": torch.tensor(float("nan"))}
 
-    with pytest.raises(FloatingPointError, match=r"the model diverged: model/loss is nan .* lower dynamics\.lr"):
+    with pytest.raises(FloatingPointError, match=r"the model diverged: model/train/loss is nan .* lower dynamics\.lr"):
         fit()(Diverging(2), data(20))
 
 

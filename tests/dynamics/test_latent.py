@@ -99,7 +99,7 @@ def test_parts_of_a_batch_add_up_to_the_whole() -> None:
     states, metrics = one.update(steps)
     in_parts, sums = two.update(steps, parts=3)
     torch.testing.assert_close(states, in_parts)
-    torch.testing.assert_close(metrics["model/loss"], sums["model/loss"])
+    torch.testing.assert_close(metrics["model/train/loss"], sums["model/train/loss"])
     for a, b in zip(one.parameters(), two.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 

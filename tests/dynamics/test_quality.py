@@ -118,10 +118,10 @@ def test_average_precision_by_hand() -> None:
 
 
 def test_rare_outcomes_in_numbers() -> None:
-    found = rare("end", torch.tensor([0.9, 0.6, 0.2, 0.1]), torch.tensor([True, False, True, False]))
-    assert found["model/end_precision"] == 0.5 and found["model/end_recall"] == 0.5
-    assert found["model/end_calibration"] == pytest.approx(0.9)
-    assert rare("end", torch.rand(3), torch.zeros(3).bool()) == {}
+    found = rare("termination", torch.tensor([0.9, 0.6, 0.2, 0.1]), torch.tensor([True, False, True, False]))
+    assert found["model/openloop/termination/precision"] == 0.5 and found["model/openloop/termination/recall"] == 0.5
+    assert found["model/openloop/termination/calibration"] == pytest.approx(0.9)
+    assert rare("termination", torch.rand(3), torch.zeros(3).bool()) == {}
 
 
 class Ticker:
@@ -155,6 +155,6 @@ def test_open_loop_follows_the_true_actions_until_the_life_or_the_episode_ends()
     told = open_loop(Ticker(), steps, told=True)  # type: ignore[arg-type]
     assert told.predicted[:, 0, 0, 0, 0].tolist() == [4, 8, 8] and told.reward[:, 0].tolist() == [5, 8, 8]
     found, trusted = judged(loop, told, 0, None)
-    assert found["model/changed_f1_1"] == 1.0 and found["model/earned_length"] == trusted == 3
+    assert found["model/openloop/obs/changed_f1_1"] == 1.0 and found["model/openloop/trusted_horizon"] == trusted == 3
     told.predicted[1] = told.start
     assert judged(loop, told, 0, None)[1] == 1, "lengths are earned by what is possible"

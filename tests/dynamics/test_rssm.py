@@ -134,11 +134,11 @@ def test_reward_is_asked_of_rows_that_an_action_led_to() -> None:
     first[5] = True
     steps = steps._replace(first=first)
     torch.manual_seed(0)
-    loss = model.loss(steps, None)[2]["model/reward"]
+    loss = model.loss(steps, None)[2]["model/train/reward/loss"]
     torch.manual_seed(0)
     paid = steps.reward.clone()
     paid[5] += 100
-    assert model.loss(steps._replace(reward=paid), None)[2]["model/reward"] == loss
+    assert model.loss(steps._replace(reward=paid), None)[2]["model/train/reward/loss"] == loss
 
 
 def test_it_learns_to_foresee_what_only_memory_tells() -> None:

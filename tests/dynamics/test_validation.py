@@ -66,14 +66,14 @@ def test_members_without_variances_are_as_sure_as_they_agree() -> None:
     copies = judged(middle.expand(3, -1, -1), None, target)
     assert covered(copies) == [[0.0] * 4] * 3
     alone = judged(middle[None], None, target)
-    assert alone.below.isnan().all() and "model/coverage_50" not in alone.metrics()
+    assert alone.below.isnan().all() and "model/holdout/coverage_50" not in alone.metrics()
 
 
 def test_the_exact_model_makes_no_error() -> None:
     _, target = truth(100)
     seen = judged(target.expand(4, -1, -1), None, target)
     assert not seen.error.any() and not seen.spread.any()
-    assert seen.metrics() == {"model/error": 0, "model/error_reward": 0, "model/spread": 0}
+    assert seen.metrics() == {"model/holdout/obs/rmse": 0, "model/holdout/reward/rmse": 0, "model/holdout/std": 0}
 
 
 def test_what_does_not_vary_says_nothing_of_calibration() -> None:
@@ -90,13 +90,13 @@ def test_the_numbers_logged_by_hand() -> None:
     end, ended = torch.tensor([0.9, 0.3]), torch.tensor([True, False])
     found = Validation(error, error, 2 * torch.ones(2, 3), below, end, ended).metrics()
     assert {k: pytest.approx(float(v)) for k, v in found.items()} == {
-        "model/error": 1.0,
-        "model/error_reward": 3.0,
-        "model/spread": 2.0,
-        "model/coverage_50": 0.25,
-        "model/coverage_80": 0.5,
-        "model/coverage_95": 0.75,
-        "model/error_end": 0.2,
+        "model/holdout/obs/rmse": 1.0,
+        "model/holdout/reward/rmse": 3.0,
+        "model/holdout/std": 2.0,
+        "model/holdout/coverage_50": 0.25,
+        "model/holdout/coverage_80": 0.5,
+        "model/holdout/coverage_95": 0.75,
+        "model/holdout/termination/error": 0.2,
     }
 
 
@@ -140,5 +140,5 @@ def test_a_fit_logs_what_holds_on_rows_it_did_not_train_on() -> None:
     model, replay = ensemble(lr=3e-3, width=32), data(100)
     found = fit(max_updates=50)(model, replay)
     _, test = trainer().split(replay.transitions())
-    assert found["model/error"] == model.validation(replay.read(test, 2)).metrics()["model/error"]
+    assert found["model/holdout/obs/rmse"] == model.validation(replay.read(test, 2)).metrics()["model/holdout/obs/rmse"]
     assert 0.02 * len(replay.transitions()) < len(test) < 0.2 * len(replay.transitions())

@@ -301,11 +301,16 @@ def test_a_trained_model_beats_the_last_frame_and_knows_rewards_and_ends(
     model = make(members=1, unroll=unroll, lr=1e-2 if make is frames else 5e-3)
     replay = world(model.spec, 420)
     metrics = fit(max_updates=updates)(model, replay)
-    assert metrics["model/changed_f1_1"] > 0.85 and metrics["model/changed_f1_5"] > 0.55, metrics
-    assert metrics["model/reward_average_precision"] > 0.9 and metrics["model/end_average_precision"] > 0.7, metrics
+    assert metrics["model/openloop/obs/changed_f1_1"] > 0.85 and metrics["model/openloop/obs/changed_f1_5"] > 0.55, (
+        metrics
+    )
+    assert (
+        metrics["model/openloop/reward/average_precision"] > 0.9
+        and metrics["model/openloop/termination/average_precision"] > 0.7
+    ), metrics
     if unroll == 1:  # what is predicted of frames that are wrong still is not calibrated for right ones
-        assert 0.8 < metrics["model/reward_calibration"] < 1.25, metrics
-        assert 0.75 < metrics["model/end_calibration"] < 1.3, metrics
+        assert 0.8 < metrics["model/openloop/reward/calibration"] < 1.25, metrics
+        assert 0.75 < metrics["model/openloop/termination/calibration"] < 1.3, metrics
     still = open_loop(model, replay.latest(model.lead + 3))
     said, was = changed(still._replace(predicted=still.start.expand_as(still.predicted)), model.far)
     assert f1(said, was, still.valid).tolist() == [0.0, 0.0]

@@ -14,7 +14,7 @@ from mbrl_lab.tracking.folder import RunFolder
 
 TRAIN = {"step": 10, "train/return": 5.0, "train/length": 5.0}
 EVAL = {"step": 20, "eval/return": 8.0, "eval/return_std": 2.0, "eval/length": 8.0}
-FIT = {"step": 30, "model/loss": -0.5, "model/holdout_error": 0.25}
+FIT = {"step": 30, "model/train/loss": -0.5, "model/holdout/loss": 0.25}
 EPISODE = {"phase": "train", "step": 7, "return": 7.0, "length": 7}
 
 
@@ -60,7 +60,7 @@ def test_returns_show_what_was_logged() -> None:
 @pytest.mark.parametrize(("loss", "scale"), [(0.5, "log"), (-0.5, "linear")])
 def test_losses_are_on_a_log_scale_while_they_are_positive(loss: float, scale: str) -> None:
     axes = make_panels(1, 1, "")[1][0]
-    draw_losses(axes, [FIT | {"model/loss": loss}], [])
+    draw_losses(axes, [FIT | {"model/train/loss": loss}], [])
     assert axes.get_yscale() == scale
 
 

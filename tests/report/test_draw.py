@@ -41,7 +41,7 @@ def make(tmp_path: Path) -> MakeRunner:
 @pytest.mark.parametrize("env", ["cartpole", "pendulum"])
 def test_a_run_that_plans_has_every_picture(make: MakeRunner, env: str) -> None:
     runner = make("mpc", env, "planner=cem", **TINY)
-    runner.folder.metrics.write_text('{"step": 5, "model/loss": 0.1}\n')
+    runner.folder.metrics.write_text('{"step": 5, "model/train/loss": 0.1}\n')
     paths = draw(runner)
     assert [p.name for p in paths] == [
         "curves.png",
@@ -57,7 +57,7 @@ def test_a_run_that_plans_has_every_picture(make: MakeRunner, env: str) -> None:
     assert all(p.parent == runner.folder.diagnostics and p.stat().st_size > 0 for p in paths)
     values = json.loads(paths[-1].read_text())
     assert all(v is None or isinstance(v, float) for v in values.values())
-    assert values["model/one_step_error"] > 0.1
+    assert values["model/openloop/obs/error_1"] > 0.1
 
 
 def test_nothing_is_drawn_of_a_model_that_was_never_fitted(make: MakeRunner) -> None:
@@ -84,11 +84,14 @@ def test_the_true_dynamics_make_no_error_and_predict_the_achieved_return(make: M
     algo.ready.fill_(True)
     seen = diagnose(runner, algo, num=2, steps=60)
     values = numbers(seen)
-    assert values["model/error"] < 1e-3 and values["model/spread"] < 1e-3 and not seen.held_out
+    assert values["model/holdout/obs/rmse"] < 1e-3 and values["model/holdout/std"] < 1e-3 and not seen.held_out
     assert seen.seconds > 0 and seen.validation.below.isnan().all(), "true equations have no uncertainty"
-    assert values["model/one_step_error"] < 1e-3 and values["model/error_at_10"] < 1e-2
-    assert values["model/reward_error"] == 0
-    assert (values["model/end_at_ends"], values["model/end_elsewhere"]) == (1, 0)
+    assert values["model/openloop/obs/error_1"] < 1e-3 and values["model/openloop/obs/error_10"] < 1e-2
+    assert values["model/openloop/reward/rmse"] == 0
+    assert (values["model/openloop/termination/at_terminations"], values["model/openloop/termination/elsewhere"]) == (
+        1,
+        0,
+    )
     assert values["planner/planned"] == pytest.approx(values["planner/achieved"], abs=0.1)
 
 
@@ -101,7 +104,7 @@ def test_the_runner_does_not_notice(make: MakeRunner) -> None:
     assert torch.equal(before[0], torch.get_rng_state())
     assert str(before[1]) == str(runner.envs.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(before[2], runner.algo.parameters(), strict=True))
-    assert runner.carry is None and runner.replay.added == 1 and runner.metrics == {}
+    assert runner.carry is None and runner.replay.added == 1 and runner.metrics.sums == {}
     torch.rand(1)
     again = numbers(diagnose(runner, runner.algo, steps=20))
     assert str(first) == str(again)
@@ -130,7 +133,7 @@ def test_a_model_that_explodes_can_be_drawn_and_another_checkpoints_pictures_lie
     runner.algo.model.targets.scale.fill_(scale)
     paths = draw(runner, checkpoint)
     values = json.loads(paths[-1].read_text())
-    assert values["model/error_at_10"] is None
+    assert values["model/openloop/obs/error_10"] is None
     folder = runner.folder.diagnostics
     assert {p.parent for p in paths} == {folder / "best" if checkpoint == "best" else folder}
     assert bool(list(folder.glob("*.png"))) == (checkpoint == "last")

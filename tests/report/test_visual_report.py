@@ -47,7 +47,7 @@ def test_evaluate_validates_it(run: Path, capsys: pytest.CaptureFixture[str]) ->
     said = capsys.readouterr().out
     assert "open loop on fresh episodes" in said and "members  disagree by" in said and "trusted  rollouts of" in said
     numbers = json.loads((run / "diagnostics" / "model.json").read_text())
-    assert 0 <= numbers["model/changed_f1_1"] <= 1 and numbers["model/disagreement"] >= 0
+    assert 0 <= numbers["model/openloop/obs/changed_f1_1"] <= 1 and numbers["model/rollout/disagreement"] >= 0
     assert (run / "diagnostics" / "frames.csv").read_text().startswith("steps,changed f1,tiles right\n1,")
     assert all((run / "diagnostics" / name).stat().st_size for name in ("frames.mp4", "frames.png"))
 
