@@ -57,6 +57,7 @@ KEYS: dict[str, str] = {
     "policy.epsilon_updates": "policy.exploration.epsilon_updates",
     "policy.epsilon_eval": "policy.exploration.epsilon_eval",
     "policy.clip": "policy.optim.clip",
+    "policy.tau": "policy.target.tau",
     "policy.entropy_coef": "policy.objective.entropy_coef",
 }
 """Dotted setting -> dotted setting. An entry covers what stands below it, too: `dynamics.ends` answers
