@@ -24,6 +24,10 @@ class Learner(Algo):
         self.warmup = warmup
         self.register_buffer("ready", torch.zeros((), dtype=torch.bool))
 
+    @property
+    def warmed_up(self) -> bool:
+        return bool(self.ready)
+
     def random_action(self, step: Step) -> Tensor:
         """[B] actions drawn uniformly, for the rows just seen."""
         return self.spec.random(len(step.first), step.first.device)

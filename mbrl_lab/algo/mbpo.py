@@ -79,10 +79,6 @@ class MBPO(Learner):
     def world_model(self) -> WorldModel:
         return self.model
 
-    @property
-    def warmed_up(self) -> bool:
-        return bool(self.ready)
-
     @torch.no_grad()
     def act(self, step: Step, carry: Tree | None, explore: bool) -> tuple[Tensor, Tree]:
         belief = self.model.observe(carry, step)

@@ -23,6 +23,8 @@ class MPC(Learner):
     With a `value` a plan is worth what is expected after it, too.
     """
 
+    planner: Planner
+
     def __init__(
         self,
         spec: EnvSpec,
@@ -42,10 +44,6 @@ class MPC(Learner):
     @property
     def world_model(self) -> WorldModel:
         return self.model
-
-    @property
-    def warmed_up(self) -> bool:
-        return bool(self.ready)
 
     @torch.no_grad()
     def act(self, step: Step, carry: Tree | None, explore: bool) -> tuple[Tensor, Tree]:

@@ -64,9 +64,10 @@ class EnsembleTrainer(HoldoutTrainer[Ensemble]):
         return replay.read(held, 2) if len(held) else None
 
     def split(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Those to train on, and the newest of those that never are."""
+        """Indices to train on, and the newest of those that are held out. Older ones would be of no use to anybody."""
         held = hash_uniform(indices, salt=0) < self.holdout
-        return indices[~held], indices[held][-self.max_holdout :]
+        tested = held & (held.flip(0).cumsum(0).flip(0) <= self.max_holdout)
+        return indices[~tested], indices[tested]
 
 
 class Batches:

@@ -56,7 +56,7 @@ class ImageTrainer(HoldoutTrainer[Visual]):
 
     def fit(self, model: Visual, replay: Replay, updates: int | None) -> FitResult:
         train, test = self.split(self.windows(model, replay, model.unroll))
-        train = train[~self.held(train + (model.unroll - 1) * replay.num_envs)]
+        train = train[~self.in_test(train + (model.unroll - 1) * replay.num_envs, test)]
         train = train if len(train) else test
         if not len(train):
             most, num = model.lead + 1 + model.unroll, replay.num_envs
@@ -100,9 +100,13 @@ class ImageTrainer(HoldoutTrainer[Visual]):
         return indices[indices < (replay.added - steps) * replay.num_envs]
 
     def split(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Those to train on, and the newest of those that never are: whole blocks, evenly spread."""
-        held = self.held(indices)
-        return indices[~held], indices[held][-self.max_holdout :]
+        """Indices to train on, and the newest of those that are held out: whole blocks, evenly spread."""
+        test = indices[self.held(indices)][-self.max_holdout :]
+        return indices[~self.in_test(indices, test)], test
+
+    def in_test(self, indices: Tensor, test: Tensor) -> Tensor:
+        """[N] bool: whether indices [N] lie in held-out blocks from that of the first of `test` on."""
+        return self.held(indices) & (indices >= test[0] // BLOCK * BLOCK) if len(test) else self.held(indices)
 
     def held(self, indices: Tensor) -> Tensor:
         """[N] bool: whether indices [N] are in blocks that are held out; the second block is, if any are."""
@@ -148,6 +152,8 @@ class ImageTrainer(HoldoutTrainer[Visual]):
         held = self.split(self.windows(model, replay, steps))[1]
         after = held + steps * replay.num_envs
         held = held[torch.isin(after // BLOCK, held // BLOCK)]
+        test = self.split(self.windows(model, replay, model.unroll))[1]
+        held = held[self.in_test(held, test)]
         if not len(held):
             return None
         spread = held[torch.linspace(0, len(held) - 1, min(len(held), most)).long().to(held.device)]

@@ -287,6 +287,16 @@ def test_whole_blocks_are_held_out_and_a_row_stays_what_it_is() -> None:
     assert torch.equal(trainer(max_holdout=BLOCK * 100).split(indices[:5_000])[0], train[train < 5_000])
 
 
+def test_held_out_blocks_older_than_the_test_set_are_trained_on() -> None:
+    indices = torch.arange(BLOCK * 100)
+    all_train, all_held = trainer(max_holdout=BLOCK * 100).split(indices)
+    train, test = trainer(max_holdout=600).split(indices)
+    assert torch.equal(test, all_held[-600:])
+    blocks = (test // BLOCK).unique()
+    expected = torch.cat([all_train, all_held[~torch.isin(all_held // BLOCK, blocks)]]).sort().values
+    assert torch.equal(train, expected), "no block is tested in part and trained on in part"
+
+
 @pytest.mark.parametrize(
     ("make", "unroll", "updates"),
     [
