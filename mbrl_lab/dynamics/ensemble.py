@@ -220,6 +220,10 @@ class Ensemble(WorldModel):
         self.ends.observe(t.next_obs[0], t.terminal[0])
         self.thaw()
 
+    def logvar_bounds(self) -> list[Tensor]:
+        """What all members share of their Gaussians."""
+        return [self.max_logvar, self.min_logvar]
+
     def choose(self, error: Tensor) -> None:
         """Keep the members of least `error` [K] as elites."""
         self.elite.copy_(error.argsort()[: len(self.elite)])

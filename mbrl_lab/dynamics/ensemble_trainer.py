@@ -87,20 +87,27 @@ class Batches:
 
 
 class Best:
-    """Each member's weights at its least hold-out error."""
+    """Each member's weights at its least hold-out error.
+
+    The bounds of log-variances are shared by all members: kept are those of the latest epoch in which one improved, so
+    that epochs without a gain do not move what the restored weights were trained with.
+    """
 
     def __init__(self, model: Ensemble, rows: Step) -> None:
         self.model, self.rows = model, rows
         self.error = model.validate(rows)
         self.weights = [p.detach().clone() for p in model.net.parameters()]
+        self.bounds = [p.detach().clone() for p in model.logvar_bounds()]
 
     def keep(self, gain: float) -> bool:
-        """Validate and remember the members that improved; whether any did by more than the share `gain`."""
+        """Validate and remember the members that improved; whether any did by more than the fraction `gain`."""
         error = self.model.validate(self.rows)
         enough = bool((error < self.error * (1 - gain)).any())
         better = error < self.error
         for best, now in zip(self.weights, self.model.net.parameters(), strict=True):
             best.copy_(torch.where(better.view(-1, *[1] * (now.ndim - 1)), now.detach(), best))
+        if better.any():
+            self.bounds = [p.detach().clone() for p in self.model.logvar_bounds()]
         self.error = torch.where(better, error, self.error)
         return enough
 
@@ -108,6 +115,8 @@ class Best:
         """Put the best weights back and choose elites by their errors."""
         with torch.no_grad():
             for best, now in zip(self.weights, self.model.net.parameters(), strict=True):
+                now.copy_(best)
+            for best, now in zip(self.bounds, self.model.logvar_bounds(), strict=True):
                 now.copy_(best)
         self.model.choose(self.error)
 

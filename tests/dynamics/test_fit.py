@@ -40,6 +40,7 @@ class Recorder:
         self.normalised: Tensor | None = None
         self.bounded: Tensor | None = None
         self.chosen: Tensor | None = None
+        self.bound_of_logvar = nn.Parameter(torch.zeros(1))
 
     def normalise(self, steps: Step) -> None:
         self.normalised = names(steps)
@@ -54,6 +55,7 @@ class Recorder:
             self.ends.append(ends.terminal[1])
         with torch.no_grad():
             self.net.value += 1
+            self.bound_of_logvar += 1
         return None, {"model/train/loss": torch.tensor(float(len(self.trained)))}
 
     def validate(self, steps: Step) -> Tensor:
@@ -64,6 +66,9 @@ class Recorder:
         self.judged = names(steps)
         nothing = torch.zeros(2, 2)
         return Validation(nothing, nothing, nothing, nothing, nothing[0], nothing[0].bool())
+
+    def logvar_bounds(self) -> list[Tensor]:
+        return [self.bound_of_logvar]
 
     def choose(self, error: Tensor) -> None:
         self.chosen = error
@@ -175,6 +180,7 @@ def test_each_member_keeps_the_weights_of_its_best_epoch() -> None:
     model = Recorder(3, errors)
     metrics = fit(batch=10_000, patience=2, max_updates=0)(model, numbered(100))
     assert model.net.value.flatten().tolist() == [1.0, 2.0, 0.0]
+    assert model.bound_of_logvar.item() == 2.0, "of the latest epoch in which a member improved"
     assert model.chosen is not None and model.chosen.tolist() == [5.0, 4.0, 9.0]
     assert float(metrics["model/holdout/loss"]) == 6.0
 
