@@ -199,5 +199,5 @@ def _unknown(id: str) -> str:
         return f"the module {module} registers no {name}; {which if there else 'it registers none'}"
     known = [x for x in gymnasium.registry if ":" not in x and "/" not in x]
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
-    meant = f"did you mean {close[0]}? " if close else ""
-    return f"gymnasium knows none of this name; {meant}One that a module of yours registers is my_module:{name}"
+    meant = f"; did you mean {close[0]}?" if close else "."
+    return f"gymnasium knows none of this name{meant} One that a module of yours registers is my_module:{name}"

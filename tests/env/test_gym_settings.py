@@ -124,7 +124,7 @@ def test_an_unknown_id_of_a_module_lists_what_that_registers(tmp_path: Path, mon
 
 
 def test_an_unknown_id_tells_how_one_of_the_users_own_is_written() -> None:
-    with pytest.raises(ValueError, match=r"knows none of this name; One that .* is my_module:NoRender-v0$"):
+    with pytest.raises(ValueError, match=r"knows none of this name\. One that .* is my_module:NoRender-v0$"):
         make_gym("NoRender-v0")
     with pytest.raises(ValueError, match=r"did you mean CartPole-v1\? One that .* my_module:CartPol-v1$"):
         make_gym("CartPol-v1")
