@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -59,6 +60,7 @@ class RunFolder:
         self.videos = self.path / "videos"
         self.diagnostics = self.path / "diagnostics"
         self.lock = Lock(self.path / ".lock")
+        self._config: tuple[tuple[int, ...], dict[str, Any]] = ((), {})  # as it was last read, and of which file
 
     def checkpoint(self, name: str) -> Path:
         """The folder of the `last` or the `best` checkpoint, or of another one that `name` is the path of."""
@@ -135,6 +137,15 @@ class RunFolder:
         path = self.path / "config.yaml"
         if not path.exists():
             return {}
+
+        # Parsing takes 50 ms, and a start asks several times; a file is replaced as a whole.
+        found = path.stat()
+        version = (found.st_ino, found.st_mtime_ns, found.st_size)
+        if self._config[0] != version:
+            self._config = version, self._read_config(path)
+        return copy.deepcopy(self._config[1])
+
+    def _read_config(self, path: Path) -> dict[str, Any]:
         try:
             stored = OmegaConf.load(path)
         except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 from other_process import forked
 
 from mbrl_lab.tracking import provenance as provenance_module
@@ -46,6 +47,18 @@ def test_a_fresh_folder_holds_config_provenance_and_status(folder: RunFolder) ->
     assert env["hardware"]["memory_gib"] > 0 and env["hardware"]["cpu"]
     assert (status["state"], status["step"], status["attempt"], status["pid"]) == ("running", 0, 1, os.getpid())
     assert [p.name for p in folder.path.iterdir() if p.suffix == ".tmp"] == []
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_config_is_parsed_once_until_it_is_written_again(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.open(CONFIG, [])
+    parsed: list[object] = []
+    load = OmegaConf.load
+    monkeypatch.setattr(OmegaConf, "load", lambda path: parsed.append(path) or load(path))
+    folder.config()["algo"]["lr"] = "what a caller does with it is his own"
+    assert folder.config() == folder.config() == CONFIG and len(parsed) == 1
+    RunFolder(folder.path)._describe(with_(steps=200), [])
+    assert folder.config()["steps"] == 200 and len(parsed) == 2
 
 
 @pytest.mark.usefixtures("quick")
