@@ -1,4 +1,4 @@
-"""From a config to a run: what the scripts and the plain-Python way share."""
+"""From a config to a run: the functions that the commands and the Python API share."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from mbrl_lab.config import (
     ConfigError,
     build,
     check,
+    check_old_names,
     choose_device,
     compose_config,
     conf_folders,
     default_of,
-    refuse_old_names,
 )
 from mbrl_lab.config.command_line import override
 from mbrl_lab.env import Envs
@@ -93,7 +93,7 @@ def load_run(
     """
     home = RunFolder(folder)
     stored = stored_config(home, trust)
-    stored.logger = {}  # nobody trains here, and a stored logger would send numbers where its config says
+    stored.logger = {}  # nobody trains here, and a stored logger would send numbers to where its config points
     changes: dict[str, Any] = {"runtime": {"device": device, "precision": "auto"}} | (
         {} if with_replay else {"replay": {"capacity": 2}}
     )
@@ -120,7 +120,7 @@ def stored_config(folder: RunFolder, trust: Sequence[str] = ()) -> DictConfig:
     if not stored:
         raise ConfigError(f"{folder.path} holds no run: it has no config.yaml")
     folder.check_links()
-    refuse_old_names(stored, str(folder.path / "config.yaml"))
+    check_old_names(stored, str(folder.path / "config.yaml"))
     check_stored(stored, str(folder.path / "config.yaml"), trust)
     return OmegaConf.create({key: value for key, value in stored.items() if key != "launcher"})
 
@@ -139,7 +139,7 @@ def build_runner(cfg: DictConfig, folder: RunFolder) -> Runner:
     camera = Camera(make)
     if cfg.eval.get("shared", False):  # an older run's config has no such setting
         make_envs, camera.before = lambda num, stream: envs.lend(stream), envs.put_away
-    refuse_other_family(envs, cfg.family.name)
+    check_family(envs, cfg.family.name)
     algo = build(cfg.algo)(envs.spec).to(device)
     if cfg.runtime.compile:
         compile_parts(algo)
@@ -199,7 +199,7 @@ def env_makers(cfg: DictConfig) -> tuple[Callable[..., gymnasium.Env], Callable[
     return make, make_envs
 
 
-def refuse_other_family(envs: Envs, family: str) -> None:
+def check_family(envs: Envs, family: str) -> None:
     """ConfigError where the environment's spaces are not what the config's family says."""
     actions = "discrete" if envs.spec.discrete else "continuous"
     vectors = len(envs.spec.obs_shape) == 1
@@ -220,7 +220,7 @@ def start(
 ) -> tuple[Runner, Opening, list[str]]:
     """Check and build everything, then open the folder: the run, what is to be done, and what `init_from` copied."""
     check(cfg)
-    refuse_old_names(folder.config(), str(folder.path / "config.yaml"))
+    check_old_names(folder.config(), str(folder.path / "config.yaml"))
     runner = build_runner(cfg, folder)
     runner.algo.allocate()
     copied = warm_start(runner.algo, cfg, folder)

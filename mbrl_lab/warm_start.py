@@ -9,7 +9,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from mbrl_lab.config import ConfigError, refuse_old_names
+from mbrl_lab.config import ConfigError, check_old_names
 from mbrl_lab.protocols import Algo
 from mbrl_lab.tracking.checkpoint import Checkpoint
 from mbrl_lab.tracking.folder import RunFolder, flatten
@@ -52,7 +52,7 @@ def read_weights(cfg: DictConfig, source: RunFolder, home: RunFolder) -> tuple[M
         raise ConfigError(f"init_from is {cfg.init_from}, this run's own folder: name another run, or leave it out")
     if not source.path.is_dir():
         raise ConfigError(f"init_from is {cfg.init_from}; there is no such folder of a run")
-    refuse_old_names(source.config(), f"init_from: {source.path / 'config.yaml'}")
+    check_old_names(source.config(), f"init_from: {source.path / 'config.yaml'}")
 
     loaded = Checkpoint(place).load()
     if loaded is None:

@@ -189,6 +189,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "decay": (["algo=mbpo", "dynamics.weight_decay=[0.1,0.2]"], ["dynamics.weight_decay is", "one for each layer"]),
     "rollouts": (["algo=mbpo", "algo.starts=1000000000000"], ["algo.starts=1000000000000", "are free"]),
     "another policy": (["experiment=mbpo_latent", "policy=ppo"], ["policy.optim.actor_lr", "no such setting"]),
+    "a recipe": (["recipe=mpc_discrete"], ["recipe follows from algo", "choose parts instead"]),
     "physics": (["dynamics=analytic", "env=acrobot"], ["next_obs"]),
     "a setting taken away": (["algo=random", "~steps"], ["steps is missing"]),
     "no loggers": (["algo=random", "logger=[]"], ["logger is missing"]),
@@ -341,7 +342,7 @@ def test_a_fault_of_the_program_keeps_its_traceback(
         train(*QUICK)
     status = RunFolder(tmp_path / "run").status()
     assert status["state"] == "failed" and "Traceback" in status["error"] and "a bug" in status["error"]
-    assert terminal.say(KeyError("a bug")) is None
+    assert terminal.message_of_error(KeyError("a bug")) is None
 
 
 def test_a_mistake_in_a_process_of_its_own(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def main() -> int:
     if name in ("-h", "--help"):
         print("usage: mbrl-lab COMMAND ...\n")
         print("\n".join(f"  {command:10}{what}" for command, what in COMMANDS.items()))
-        print("\nmbrl-lab COMMAND --help says what each takes.")
+        print("\nmbrl-lab COMMAND --help shows the options of each.")
         return 0
     if name not in COMMANDS:
         print(f"error: mbrl-lab has no command {name!r}; it has {', '.join(COMMANDS)}", file=sys.stderr)

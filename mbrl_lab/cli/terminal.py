@@ -1,4 +1,4 @@
-"""What all commands share: errors in a line or two, exit codes, and output that nobody may read on."""
+"""What all commands share: errors in a line or two, exit codes, and output to a closed pipe."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from mbrl_lab.tracking.folder import RunRefused
 from mbrl_lab.tracking.progress import hush
 
 
-def say(error: BaseException) -> str | None:
-    """One or two lines for what a user can mend; None for what is a fault of the program."""
+def message_of_error(error: BaseException) -> str | None:
+    """One or two lines for what a user can fix; None for a fault of the program."""
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
         return (
             "out of memory: make planner.population, planner.particles, dynamics.width, dynamics.members,"
@@ -36,7 +36,7 @@ def say(error: BaseException) -> str | None:
 
 
 def attempt(work: Callable[[], None]) -> int:
-    """A script's exit code: 0, or 2 and a line for what a user can mend. Faults of the program are raised."""
+    """A script's exit code: 0, or 2 and a line for what a user can fix. Faults of the program are raised."""
     write_any_letter()
     try:
         work()
@@ -44,7 +44,7 @@ def attempt(work: Callable[[], None]) -> int:
         hush(1)
         return UNHEARD
     except Exception as error:
-        lines = say(error)
+        lines = message_of_error(error)
         if lines is None:
             raise
         print(f"error: {lines}", file=sys.stderr)
@@ -60,7 +60,7 @@ def write_any_letter() -> None:
                 stream.reconfigure(errors="backslashreplace")
 
 
-def tell(text: str) -> None:
+def print_line(text: str) -> None:
     """Print; a run goes on where nobody reads any more, as after `| head`."""
     try:
         print(text, flush=True)

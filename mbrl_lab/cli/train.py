@@ -22,12 +22,12 @@ from mbrl_lab.app import (
     precision_line,
     start,
 )
-from mbrl_lab.cli.terminal import UNHEARD, attempt, say, tell, write_any_letter
+from mbrl_lab.cli.terminal import UNHEARD, attempt, message_of_error, print_line, write_any_letter
 from mbrl_lab.config import (
     CONF,
+    check_preset,
+    composition_message,
     conf_folders,
-    explain_here,
-    refuse_unknown_preset,
     with_family,
 )
 from mbrl_lab.config.command_line import CommandLine
@@ -48,7 +48,7 @@ def train(cfg: DictConfig) -> None:
     confs = [Path(s.path) for s in given.runtime.config_sources if s.schema == "file"]
 
     def work() -> None:
-        refuse_unknown_preset(overrides, confs)
+        check_preset(overrides, confs)
         run(cfg, path, overrides, confs)
 
     if given.mode == RunMode.MULTIRUN:
@@ -65,29 +65,29 @@ def run(cfg: DictConfig, path: Path, overrides: Sequence[str], confs: Sequence[P
     before = folder.status()
     runner, opening, copied = start(cfg, folder, overrides, confs)
     if opening == "done":
-        tell(f"this run is done: {path}\n{how_to_go_on(folder.status()['step'], cfg)}")
+        print_line(f"this run is done: {path}\n{how_to_go_on(folder.status()['step'], cfg)}")
         return
     size = nbytes(runner.envs.spec, cfg.replay.capacity) / 1e6
-    tell(f"run       {path}\nreplay    {cfg.replay.capacity:,} steps, {size:,.1f} MB on {runner.replay.storage}")
-    tell("\n".join([precision_line(runner), *copied]))
+    print_line(f"run       {path}\nreplay    {cfg.replay.capacity:,} steps, {size:,.1f} MB on {runner.replay.storage}")
+    print_line("\n".join([precision_line(runner), *copied]))
     if opening == "resume":
-        tell(resumed_line(folder, before))
+        print_line(resumed_line(folder, before))
     with runner.tracker, closing(runner.envs):
         try:
             final = runner.run()
         except Exception as error:
-            folder.mark("failed", runner.steps, error=say(error) or traceback.format_exc())
+            folder.mark("failed", runner.steps, error=message_of_error(error) or traceback.format_exc())
             raise
         except KeyboardInterrupt:
             folder.mark("failed", runner.steps, error=AT_ONCE)
             raise
-        tell("drawing   what was learned")  # with a planner it takes a minute
+        print_line("drawing   what was learned")  # with a planner it takes a minute
         pictures = draw(runner)
-        seen = [*sorted(folder.videos.glob("*.mp4")), *(path for path in pictures if path.suffix == ".png")]
-        runner.tracker.attach(seen)
+        files = [*sorted(folder.videos.glob("*.mp4")), *(path for path in pictures if path.suffix == ".png")]
+        runner.tracker.attach(files)
     if runner.steps < cfg.steps:
-        tell(f"stopped   at step {runner.steps:,}: {cfg.stop.metric} is at {cfg.stop.target} or above")
-    tell(last_words(folder, final, cfg.eval.final_episodes, pictures))
+        print_line(f"stopped   at step {runner.steps:,}: {cfg.stop.metric} is at {cfg.stop.target} or above")
+    print_line(last_words(folder, final, cfg.eval.final_episodes, pictures))
 
 
 AT_ONCE = "stopped at once by a second Ctrl-C"
@@ -97,7 +97,7 @@ def resumed_line(folder: RunFolder, before: Mapping[str, Any]) -> str:
     """Where a run goes on, and how its last attempt, of which `before` is the status, came to stop."""
     state, reason = before["state"], headline(before["error"] or "")
     how = {"preempted": "preempted by a signal", "running": "killed", "done": "done"}.get(state, f"a failure: {reason}")
-    if state == "failed" and reason.startswith(("killed", "stopped")):  # a reason that says it all
+    if state == "failed" and reason.startswith(("killed", "stopped")):  # a reason that is complete
         how = reason
     step = Checkpoint(folder.last).step()
     if step is None:
@@ -134,7 +134,7 @@ def hydra_main(cfg: DictConfig) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command line; exits with 2, and a line or two, for what the user can mend."""
+    """The command line; exits with 2, and a line or two, for what the user can fix."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints errors in its own way, and exits
     write_any_letter()
     try:
@@ -144,11 +144,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     try:
-        line.overrides, seen = with_family(line.overrides, confs)
-        if seen:
-            print(seen, file=sys.stderr)
+        line.overrides, found = with_family(line.overrides, confs)
+        if found:
+            print(found, file=sys.stderr)
         if line.explain:
-            tell(explain_key(line.explain, line.overrides, line.config_dir))
+            print_line(explain_key(line.explain, line.overrides, line.config_dir))
             return
         sys.argv[1:] = line.words()
         hydra_main()
@@ -159,9 +159,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         hush(1)
         raise SystemExit(UNHEARD) from None
     except Exception as error:
-        lines = say(error)
+        lines = message_of_error(error)
         if isinstance(error, HydraException | YAMLError | UnicodeDecodeError) or type(error) is ValueError:
-            lines = explain_here(error, line.overrides, confs)
+            lines = composition_message(error, line.overrides, confs)
         elif isinstance(error, OSError):
             lines = f"{error}; hydra.run.dir must be a folder that can be written"
         elif lines is None:

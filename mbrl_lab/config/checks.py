@@ -18,17 +18,17 @@ from mbrl_lab.tracking.folder import flatten, plain
 
 def check(cfg: DictConfig) -> None:
     """Raise ConfigError for the first setting that cannot be, before any part is built."""
-    refuse_old_names(cast(dict[str, Any], OmegaConf.to_container(cfg)))
+    check_old_names(cast(dict[str, Any], OmegaConf.to_container(cfg)))
     for key in left_open(cfg):
         raise ConfigError(f"{key} must be given, e.g. {key}=...")
     find_here(cfg)
     try:
         OmegaConf.to_container(cfg, resolve=True)
     except InterpolationKeyError as error:
-        lacking = "this environment or algorithm does not give it, so choose parts that do without"
+        advice = "this environment or algorithm does not give it, so choose parts that do without"
         if "env.physics." in str(error):
-            lacking = "this environment's equations are not known: try dynamics=ensemble, latent or rssm_xs"
-        raise ConfigError(f"{str(error).splitlines()[0]}: {lacking}") from error
+            advice = "this environment's equations are not known: try dynamics=ensemble, latent or rssm_xs"
+        raise ConfigError(f"{str(error).splitlines()[0]}: {advice}") from error
     check_rules(cfg)
     check_parts(cfg)
     check_frame_skip(cfg)
@@ -47,7 +47,7 @@ def check(cfg: DictConfig) -> None:
         build(cfg.planner)
 
 
-def refuse_old_names(config: Mapping[str, Any], source: str = "") -> None:
+def check_old_names(config: Mapping[str, Any], source: str = "") -> None:
     """ConfigError for the first setting or class that has another name now; `source` is where the config was read."""
     if answer := answer_config(config):
         raise ConfigError(f"{source}: {answer}; an older version wrote it" if source else answer)
@@ -112,7 +112,7 @@ def class_name(node: DictConfig) -> str:
 
 
 def check_room(cfg: DictConfig) -> None:
-    """ConfigError where replay cannot hold what is asked of it, or the run ends before anything is learned."""
+    """ConfigError where replay is too small for a batch, or the run ends before anything is learned."""
     num, capacity = cfg.env.num, cfg.replay.capacity
     rows = 1 + max(OmegaConf.select(cfg, f"policy.{key}", default=1) for key in ("n_step", "resets.n_step_start"))
     rows = max(rows, sum(OmegaConf.select(cfg, f"dynamics.{key}", default=0) for key in ("history", "unroll")))
@@ -127,7 +127,7 @@ def check_room(cfg: DictConfig) -> None:
 
 
 def check_length(cfg: DictConfig) -> None:
-    """ConfigError where a window of rows is longer than what replay holds when it is first asked for one."""
+    """ConfigError where a window of rows is longer than what replay holds at the first update."""
     rows = {"replay.capacity": cfg.replay.capacity // cfg.env.num, "algo.warmup": cfg.algo.warmup // cfg.env.num + 1}
     limit = min(rows, key=lambda key: rows[key])
     if cfg.dynamics.length > rows[limit]:
@@ -136,7 +136,7 @@ def check_length(cfg: DictConfig) -> None:
 
 
 def check_score(cfg: DictConfig) -> None:
-    """ConfigError where scores cannot be normalised by what env.score says."""
+    """ConfigError where scores cannot be normalised by env.score."""
     score = cfg.env.get("score")
     if score is not None and (set(score) != {"random", "human"} or score.random == score.human):
         raise ConfigError(f"env.score is {dict(score)}; it must be two different returns, of random and of human")
@@ -163,8 +163,8 @@ def check_stop(cfg: DictConfig) -> None:
         raise ConfigError(f"stop.metric is {metric!r}; it must be a metric that training logs: {known}")
     times = cfg.steps // cfg.eval.every if cfg.eval.every else 0
     if phase == "eval" and times < cfg.stop.window:
-        said = f"with eval.every={cfg.eval.every} and steps={cfg.steps} it is logged {times} times"
-        raise ConfigError(f"stop.metric is {metric}, but {said}: fewer than stop.window, {cfg.stop.window}")
+        logged_times = f"with eval.every={cfg.eval.every} and steps={cfg.steps} it is logged {times} times"
+        raise ConfigError(f"stop.metric is {metric}, but {logged_times}: fewer than stop.window, {cfg.stop.window}")
 
 
 def check_horizon(cfg: DictConfig) -> None:

@@ -41,14 +41,14 @@ def compose_config(overrides: Sequence[str], config_dir: Path | str | None = Non
     """
     confs = conf_folders(config_dir)
     overrides = [readable(override) for override in overrides]
-    refuse_unknown_preset(overrides, confs)
+    check_preset(overrides, confs)
     if look:
         overrides, _ = with_family(overrides, confs)
     try:
         return composed(overrides, confs)
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         problem = error
-    raise ConfigError(explain_here(problem, overrides, confs)) from problem
+    raise ConfigError(composition_message(problem, overrides, confs)) from problem
 
 
 def default_of(overrides: Sequence[str], confs: Sequence[Path], key: str) -> Any:
@@ -102,7 +102,7 @@ def search_path(confs: Sequence[Path]) -> list[str]:
 
 
 def with_family(words: Sequence[str], confs: Sequence[Path] = (CONF,)) -> tuple[list[str], str]:
-    """The words of a command line, with `family=` where env=gym leaves it open, and what was seen, or "".
+    """The words of a command line, with `family=` where env=gym leaves it open, and the spaces found, or "".
 
     Every environment that they sweep over is made once. ConfigError where one cannot be, or where families differ.
     """
@@ -121,13 +121,13 @@ def with_family(words: Sequence[str], confs: Sequence[Path] = (CONF,)) -> tuple[
         looked = [family_of(chosen, confs) for chosen in itertools.product(*choices)]
     except (HydraException, OmegaConfBaseException):
         return list(words), ""  # whoever composes the whole of it explains
-    found = dict(seen for seen in looked if seen)
+    found = dict(family for family in looked if family)
     if len(found) > 1:
         raise ConfigError(f"these environments are of several families ({', '.join(found)}): give each its own sweep")
     if not found:
         return list(words), ""
-    ((family, seen),) = found.items()
-    return [*words, f"family={family}"], f"family={family}: {seen}"
+    ((family, spaces),) = found.items()
+    return [*words, f"family={family}"], f"family={family}: {spaces}"
 
 
 def family_of(words: Sequence[str], confs: Sequence[Path]) -> tuple[str, str] | None:
@@ -139,7 +139,7 @@ def family_of(words: Sequence[str], confs: Sequence[Path]) -> tuple[str, str] | 
     find_here(cfg)
     try:
         env = build(cfg.env.make)()
-        with contextlib.suppress(Exception):  # a run says so when it closes its own
+        with contextlib.suppress(Exception):  # a run reports it when it closes its own
             env.close()
         spec, space = spec_of(env.observation_space, env.action_space), env.observation_space
     except ValueError as error:
@@ -151,15 +151,15 @@ def family_of(words: Sequence[str], confs: Sequence[Path]) -> tuple[str, str] | 
     return "grid" if space.high.max() <= 1 else "pixels", shown
 
 
-def refuse_unknown_preset(overrides: Sequence[str], confs: Sequence[Path]) -> None:
-    """ConfigError for a preset or a budget that does not exist: they are optional, so Hydra would say nothing."""
+def check_preset(overrides: Sequence[str], confs: Sequence[Path]) -> None:
+    """ConfigError for a preset or a budget that does not exist: they are optional, so Hydra would not complain."""
     for group, _, name in (o.partition("=") for o in overrides):
         there = any((conf / "preset" / f"{name}.yaml").is_file() for conf in confs)
         if group in ("preset", "budget") and name != "null" and not there:
             raise ConfigError(missing(f"preset/{name}", confs, group))
 
 
-def explain_here(error: Exception, overrides: Sequence[str], confs: Sequence[Path]) -> str:
+def composition_message(error: Exception, overrides: Sequence[str], confs: Sequence[Path]) -> str:
     """`explain` with the settings that the chosen groups have."""
     known = groups_of(confs)
     groups = [o for o in overrides if o.partition("=")[0] in known and not o.endswith("=null")]

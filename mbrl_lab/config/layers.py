@@ -27,7 +27,7 @@ class Layer(NamedTuple):
 
     value: Any
     place: str
-    comment: str = ""  # what the file says behind the value
+    comment: str = ""  # behind the value in the file
 
 
 class Source(NamedTuple):
@@ -100,9 +100,9 @@ def from_files(key: str, found: Sequence[Source]) -> Iterator[Layer]:
         for start in roots:
             if (node := descend(start, inner.split("."))) is not None:
                 line = node.start_mark.line
-                said = text.splitlines()[line].partition(" # ")[2].strip()
+                comment = text.splitlines()[line].partition(" # ")[2].strip()
                 named = f"  ({section})" if section else ""
-                yield Layer(value_of(text, node), f"{short(file)}:{line + 1}{named}", said)
+                yield Layer(value_of(text, node), f"{short(file)}:{line + 1}{named}", comment)
 
 
 def section_names(key: str) -> set[str]:

@@ -37,6 +37,8 @@ def explain(error: Exception, overrides: Sequence[str], confs: Sequence[Path], k
         return f"{found[1]}: a list of values is a sweep; add -m to run each of them{one}"
     if found := re.search(r"Could not append to config. An item is already at '([^']+)'", text):
         return f"{found[1]} is a setting already: write it without the +"
+    if "Error resolving interpolation" in text and any(o.startswith("recipe=") for o in overrides):
+        return "recipe follows from algo and the environment's family: choose parts instead, e.g. policy=sac"
     nulls = [o for o in overrides if o.endswith("=null") and o.partition("=")[0] in groups_of(confs)]
     if nulls and "Got NoneType" in text:
         group = nulls[0].partition("=")[0]

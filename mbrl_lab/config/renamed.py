@@ -1,4 +1,4 @@
-"""Renamed settings and classes: whoever writes an old name is told the new one, in one line.
+"""Renamed settings, classes and metrics: an old name is answered with the new one, in one line.
 
 Each rename adds a line to a table below, old name first. Old names are rejected, not translated.
 """

@@ -14,7 +14,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from mbrl_lab.config import ConfigError, check, default_of, refuse_old_names, refuse_unknown_preset
+from mbrl_lab.config import ConfigError, check, check_old_names, check_preset, default_of
 from mbrl_lab.sweep.jobs import SCRIPT, Job, Sweep, names, read_sweep
 from mbrl_lab.sweep.start import start
 from mbrl_lab.tracking.folder import AlreadyRunning, RunFolder, differences, plain
@@ -39,7 +39,7 @@ def launch(
     confs = [Path(s.path) for s in config.hydra.runtime.config_sources if s.schema == "file"]
 
     for number, overrides in enumerate(job_overrides, first):
-        refuse_unknown_preset(overrides, confs)
+        check_preset(overrides, confs)
         cfg = compose_job(context, config, overrides, number)
         folder = path / str(cfg.hydra.sweep.subdir)
         job = Job(folder, tuple(overrides), flags, cfg.runtime.threads, str(cfg.runtime.device))
@@ -71,7 +71,7 @@ def wanted(path: Path, cfg: DictConfig, default: Callable[[str], Any]) -> bool:
     """Whether there is something to do for this run; ConfigError if it cannot be, or if another is there."""
     check(cfg)
     folder, config = RunFolder(path), plain(OmegaConf.to_container(cfg, resolve=True))
-    refuse_old_names(folder.config(), str(path / "config.yaml"))
+    check_old_names(folder.config(), str(path / "config.yaml"))
     changed = differences(folder.config(), config, default) if folder.config() else []
     if changed:
         raise ConfigError(f"{path} holds a run of another config, {'; '.join(changed[:3])}: choose another sweep_name")
