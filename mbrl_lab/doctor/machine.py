@@ -71,6 +71,7 @@ def packages() -> list[Finding]:
 
     needed = [Requirement(line) for line in wanted.get_all("Requires-Dist") or []]
     extras = [x for x in wanted.get_all("Provides-Extra") or [] if x != "dev"]
+    # Markers decide which requirements hold for this Python and system.
     found = {r.name: package(r, "missing") for r in needed if r.marker is None or r.marker.evaluate({"extra": ""})}
 
     for extra in extras:

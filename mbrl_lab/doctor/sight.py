@@ -48,6 +48,7 @@ def observed(envs: Envs) -> Tensor:
     row, since = envs.reset(), 0
     for _ in range(50 * STEPS):
         row = envs.step(envs.spec.random(envs.num))
+        # A stack is full of one episode's frames only after so many steps of it.
         since = 0 if row.first[0] else since + 1
         if since == STEPS:
             break

@@ -41,6 +41,7 @@ def agent_actions(env: gymnasium.Env, bound: float | None = None) -> gymnasium.E
 def bounds(space: Box, bound: float | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Each dimension's lowest and highest number, in the space's shape. ValueError where it has none."""
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    # Negated, so that NaN counts as no bound.
     none_below, none_above = ~(low >= -LARGEST), ~(high <= LARGEST)
     if bound is None:
         if none_below.any() or none_above.any():
@@ -67,4 +68,5 @@ class FromUnit:
         moved = fraction * (self.high - self.low)
         if self.whole:  # as many intervals as there are numbers, all of one length
             moved = np.floor(fraction * (self.high - self.low + 1))
+        # Rounding may leave the bounds by the last bit.
         return np.asarray(np.clip(self.low + moved, self.low, self.high), self.space.dtype)

@@ -132,6 +132,7 @@ class AtariVector(VectorEnv):
         self.obs, reward, terminated, truncated, info = self.games.step(taken)
         self.game = self.game + self.done
         self.begun = np.where(self.done, self.game, -1)
+        # The console reports `terminated` at each lost life; only without lives left is the game over.
         lost = terminated & (info["lives"] < self.lives) & (info["lives"] > 0)
         self.lives, self.waiting = info["lives"].copy(), lost & self.serve
         self.done = truncated | (terminated & ~lost)

@@ -204,6 +204,7 @@ class Envs:
         self._index = np.array(state["index"])
         lengths = np.array([len(a) for a in state["actions"]])
         total = int(lengths.max())
+        # From the oldest reset on; each environment joins when its episode begins.
         for t in range(total + 1):
             begins = lengths == total - t
             if begins.any():
@@ -260,6 +261,7 @@ class Envs:
             if first[i]:
                 self._actions[i], self._return[i] = [], 0.0
             else:
+                # A copy, since an environment may use the array again.
                 self._actions[i].append(sent[i].copy())
                 self._return[i] += reward[i]
 
@@ -281,6 +283,7 @@ def taken_actions(info: dict[str, Any], sent: np.ndarray) -> np.ndarray:
 
 def episode_seed(seed: int, stream: int, env: int, episode: int) -> int:
     """A seed for one episode, by counting: each stream (training, evaluation) has other seeds."""
+    # SeedSequence mixes the numbers, so that neighbouring ones give unrelated seeds.
     return int(np.random.SeedSequence([seed, stream, env, episode]).generate_state(1)[0])
 
 

@@ -77,6 +77,7 @@ def wrapped(
     env = Checked(env)
     if frame_skip > 1:
         env = FrameSkip(env, frame_skip)
+    # Outside frame skipping, so that the limit counts the agent's steps.
     if max_steps is not None:
         env = TimeLimit(env, max_steps)
     elif env.spec is None or env.spec.max_episode_steps is None:
@@ -96,6 +97,7 @@ class FrameSkip(gymnasium.Wrapper):
         for _ in range(self.skip):
             obs, reward, terminated, truncated, info = self.env.step(action)
             total += float(reward)
+            # A life may be lost in a skipped frame.
             lost = lost or bool(info.get("life_lost", False))
             if terminated or truncated:
                 break
@@ -113,6 +115,7 @@ def registered_by(id: str) -> list[str]:
     module, colon, _ = id.rpartition(":")
     if not colon:
         return []
+    # Imported only once, so the answer is kept: a second call would find no new ids.
     before = set(gymnasium.registry)
     import_module(module)
     places = {name: str(getattr(s.entry_point, "__module__", s.entry_point)) for name, s in gymnasium.registry.items()}

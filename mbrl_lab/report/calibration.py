@@ -31,6 +31,7 @@ def draw_output_scatter(validation: Validation, run: str, path: Path) -> Path:
     labels = shown(validation.true.shape[1])
     title = f"{run}: predicted against true change, one step, in std of the data"
     figure, axes = make_panels(len(labels), 3 if len(labels) <= 6 else 4, title)
+    # Thinned evenly: more dots hide each other.
     every = -(-len(validation.true) // DOTS)
     for at, (label, d) in zip(axes, labels.items(), strict=True):
         true, predicted = validation.true[::every, d].numpy(), (validation.true + validation.error)[::every, d].numpy()

@@ -74,6 +74,7 @@ def read_run(folder: Path) -> Curve:
     kept = {k: v for k, v in overrides.items() if k.split(".")[0] not in IGNORED}
     keys = "time/seconds", "time/evaluation", "eval/return"
     steps, seconds, evaluating, returns = series(read_metrics(home.metrics), *keys)
+    # Time of evaluations is left out: they are for the reader, not for the algorithm.
     return Curve(folder, int(config.get("seed", 0)), settings, kept, steps, seconds - evaluating, returns)
 
 
@@ -148,6 +149,7 @@ def draw_comparison(groups: Sequence[Group], title: str, threshold: float | None
 
 def aligned(group: Group) -> tuple[Array, Array, Array]:
     """[N] steps at which all runs were evaluated, [N] mean seconds by then, [S, N] returns."""
+    # Seeds may have been evaluated at different steps; a mean needs all of them.
     common = sorted(set.intersection(*(set(c.steps.tolist()) for c in group.curves)))
     at = [np.searchsorted(c.steps, common) for c in group.curves]
     seconds = np.array([c.seconds[i] for c, i in zip(group.curves, at, strict=True)])
@@ -157,6 +159,7 @@ def aligned(group: Group) -> tuple[Array, Array, Array]:
 
 def interval(values: Array) -> tuple[Array, Array]:
     """95 % bootstrap interval of the mean over S seeds of [S, N]; about the range for three seeds or fewer."""
+    # With a fixed seed, so that the same runs give the same figure.
     drawn = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
     low, high = np.quantile(values[drawn].mean(1), (0.025, 0.975), axis=0)
     return low, high

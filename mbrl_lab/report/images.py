@@ -87,6 +87,7 @@ def draw_images(diagnosis: ImageDiagnosis, model: Visual, run: str, home: Path, 
     for label, colour in zip([k for k in diagnosis.table[0] if k != "steps"], COLOURS, strict=False):
         steps, rate = [row["steps"] for row in diagnosis.table], [row[label] for row in diagnosis.table]
         axes[0].plot(steps, rate, color=colour, label=label, linestyle="--" if "last frame" in label else "-")
+    # f1 is 0 for repeating the last frame, so the axis begins there.
     axes[0].set_ylim(-0.02, 1.02)
     set_labels(axes[0], "Predicted right (the last frame again: 0)", "steps ahead", "fraction")
     legend(axes[0])

@@ -42,6 +42,7 @@ def predict_open_loop(model: WorldModel, steps: Step, states: Tree, starts: Tens
     rows: list[tuple[Tensor, ...]] = []
     for h in range(1, horizon + 1):
         at = (t + h).clamp(max=last)
+        # Valid up to the end of the episode, and never again after it.
         valid = valid & (t + h <= last) & ~steps.first[at, b]
         state, outcome = model.imagine(state, copied(steps.action[at, b]))
         predicted = torch.cat([model.features(state), outcome.reward[:, None]], -1).unflatten(0, (COPIES, -1))
@@ -69,6 +70,7 @@ def change_std(one_step: OpenLoop) -> Tensor:
     """[D + 1]: standard deviation of the true one-step change and of the reward; 1 where they do not vary."""
     true = one_step.true[0]
     std = torch.cat([true[:, :-1] - one_step.start, true[:, -1:]], -1).std(0, correction=0)
+    # A constant dimension has no scale; its error is reported as it is.
     return std.where(std > TINY, 1.0)
 
 

@@ -56,6 +56,7 @@ def trajectories(far: OpenLoop, start: int, steps: int) -> tuple[Array, Array]:
 def limit_to_truth(axes: Axes, true: Array, least: float) -> None:
     """Limit the y axis: a diverging member must not flatten the truth, nor a constant truth be blown up."""
     low, high = np.nanmin(true), np.nanmax(true)
+    # A constant truth gets a few standard deviations of room.
     room = max(1.5 * (high - low), 5 * least)
     below, above = axes.get_ylim()
     axes.set_ylim(max(min(below, low - least / 2), low - room), min(max(above, high + least / 2), high + room))
@@ -82,6 +83,7 @@ def draw_errors(
 def draw_histograms(axes: Axes, errors: dict[str, Tensor]) -> None:
     """An outline for each, around zero, over nearly all of the values."""
     finite = {label: error[error.isfinite()].double().numpy() for label, error in errors.items()}
+    # Up to the 99.5th percentile, or one outlier makes a single bar of the rest.
     sizes = np.abs(np.concatenate([*finite.values(), [TINY]]))
     edges = np.linspace(-1, 1, BINS) * max(np.quantile(sizes, 0.995), TINY)
     for (label, error), colour in zip(finite.items(), COLOURS, strict=False):

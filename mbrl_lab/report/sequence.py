@@ -55,6 +55,7 @@ def starts(steps: Step) -> Tensor:
     whole = torch.stack([~steps.first[t - CONTEXT + 2 : t + 1].any(0) for t in times])
     found = whole.nonzero()
     found[:, 0] += CONTEXT - 1
+    # Evenly thinned over time and environments.
     return found[:: -(-len(found) // STARTS)] if len(found) else found
 
 

@@ -101,6 +101,7 @@ def read_sweep(path: Path) -> Sweep | None:
         return None
     content = json.loads(file.read_text())
     for name in content["jobs"]:
+        # A foreign sweep.json must not make us write elsewhere.
         if not Path(os.path.normpath(path / name)).is_relative_to(path):
             raise ConfigError(f"{file}: run {name!r} lies outside of {path}")
     jobs = {

@@ -46,6 +46,7 @@ def launch(
         jobs.append(job)
         with open_dict(cfg):
             del cfg["hydra"]
+        # Every config is checked before the first run starts.
         if wanted(folder, cfg, partial(default_of, overrides, confs)):
             waiting.append(job)
 

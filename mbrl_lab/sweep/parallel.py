@@ -61,9 +61,11 @@ def run_parallel(sweep: Sweep, jobs: Sequence[Job], workers: int | None, per_gpu
                     stopping = True
                     print(f"sweep     {signals.received}: {len(running)} runs save and stop", flush=True)
                     for each in running:
+                        # SIGTERM for any signal: it is what runs save on and workers know.
                         each.process.terminate()
 
                 time.sleep(PAUSE)
+                # Polled rather than waited for: signals must be noticed too.
                 for each in [r for r in running if r.process.poll() is not None]:
                     running.remove(each)
                     finished += 1
@@ -106,6 +108,7 @@ def begin(sweep: Sweep, job: Job, place: Place) -> Running:
     """Start a job's process in a session of its own: signals of the terminal reach it through us only."""
     job.folder.mkdir(parents=True, exist_ok=True)
     with (job.folder / OUTPUT).open("ab") as output:
+        # Its output goes to a file, so that it survives this command.
         process = subprocess.Popen(
             sweep.command(job),
             cwd=sweep.cwd,

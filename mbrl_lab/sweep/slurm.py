@@ -53,6 +53,7 @@ def submit(sweep: Sweep, jobs: Sequence[Job], wait: bool, requeues: int, **setti
     if not shutil.which("sbatch"):
         raise ConfigError("launcher=slurm needs sbatch, which is not here; launcher=parallel runs jobs on this machine")
 
+    # submitit logs a line for each job.
     logging.getLogger("submitit").setLevel(logging.ERROR)
     executor = submitit.AutoExecutor(sweep.path / LOGS, cluster="slurm", slurm_max_num_timeout=requeues)
     executor.update_parameters(**parameters(max(job.threads for job in jobs), sweep.path.name, **settings))

@@ -33,6 +33,7 @@ def start(sweep: Sweep, jobs: Sequence[Job], skipped: int = 0) -> None:
     else:
         alone(sweep, lambda: run_parallel(sweep, jobs, **settings))
 
+    # The runs' own folders say how they finished; exit codes are lost on a cluster.
     wrong = [job for job in jobs if RunFolder(job.folder).status().get("state") != "done"]
     if wrong:
         where = ", ".join(job.folder.name for job in wrong[:10])

@@ -91,6 +91,7 @@ def state_of(folder: RunFolder, status: Mapping[str, Any], in_queue: bool) -> st
         return "running"
     if in_queue and state != "done":
         return "queued"
+    # Its process could not write a last state.
     return "killed" if state == "running" else state
 
 

@@ -20,6 +20,7 @@ class AppendFile:
             self._file = self.path.open("ab")
         offset = self._file.tell()
         self._file.write(data)
+        # Without fsync: that is for checkpoints, and would cost milliseconds for every row.
         self._file.flush()
         return offset
 

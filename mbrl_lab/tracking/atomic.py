@@ -22,6 +22,7 @@ def replacing(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
         with unfinished.open("wb") as file:
             yield file
             file.flush()
+            # The data must be on disk before the name is, or a power cut leaves an empty file.
             os.fsync(file.fileno())
 
         if previous is not None and path.exists():
@@ -29,7 +30,8 @@ def replacing(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
         os.replace(unfinished, path)
     except BaseException as error:
         unfinished.unlink(missing_ok=True)
-        fault = error.__context__ if isinstance(error, RuntimeError) else error  # torch.save's hides the disk's
+        # torch.save raises a RuntimeError of its own over the disk's OSError.
+        fault = error.__context__ if isinstance(error, RuntimeError) else error
         if isinstance(fault, OSError) and fault.filename is None:
             raise OSError(fault.errno, fault.strerror, str(path)) from None
         raise
@@ -40,6 +42,7 @@ def keep(path: Path, previous: Path) -> None:
     """Give the file at `path` the name `previous` too, so that it can be replaced and is never missing."""
     previous.unlink(missing_ok=True)
     try:
+        # A link, so that there is no instant without a file at `path`.
         os.link(path, previous)
     except OSError:  # a file system without hard links
         os.replace(path, previous)

@@ -119,6 +119,7 @@ class Checkpoint:
         if not self.exists():
             self.chunks = []
             return None
+        # Only what a state names is read: chunks of an interrupted save are ignored, and deleted by the next.
         content = self._newest_whole()
         self.chunks = chunks_of(content)
         return Loaded(content["state"], self._read_steps(self.chunks, content["first"]))
@@ -152,6 +153,7 @@ class Checkpoint:
         for chunk in chunks:
             step = Step(**unpack(self.directory / chunk.name, mmap=True)["rows"])  # verified by then
             start = max(chunk.start, first)
+            # The ring may have dropped the first steps of the oldest chunk.
             yield start, step.at(slice(start - chunk.start, None))
 
     def _write_steps(self, replay: Ring) -> tuple[int, list[Chunk]]:
@@ -232,6 +234,7 @@ def unpack(path: Path, mmap: bool = False) -> dict[str, Any]:
 def verify(path: Path) -> None:
     """Raise Damaged unless every byte that `torch.save` put into its archive is still there, by its checksums."""
     try:
+        # torch.load ignores the checksums of its archive, so a flipped bit would go unnoticed.
         with zipfile.ZipFile(path) as archive:
             wrong = archive.testzip()
     except FileNotFoundError as error:

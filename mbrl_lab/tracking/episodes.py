@@ -31,6 +31,7 @@ class EpisodeLog:
         """Log a finished episode by its seed and the actions since its reset: integers [L] or floats [L, A]."""
         discrete = actions.ndim == 1
         assert discrete == (actions.dtype.kind in "iu"), (actions.shape, actions.dtype)
+        # Actions before the row, so that a row always names bytes that are there.
         offset = self.actions.append(np.ascontiguousarray(actions, dtype="<i4" if discrete else "<f4").tobytes())
 
         row = {

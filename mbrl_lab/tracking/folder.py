@@ -99,6 +99,7 @@ class RunFolder:
     def look(self, config: Mapping[str, Any], default: Callable[[str], Any] = _no_default) -> Opening:
         """What `open` would return for this config, or raise, without starting anything."""
         config, status, stored = plain(config), self.status(), self.config()
+        # The lock decides, and where a file system has none, the process number.
         if self.running(status) and status["pid"] != os.getpid():
             raise AlreadyRunning(self._at_work())
         if stored:
@@ -195,6 +196,7 @@ class RunFolder:
     def _describe(self, config: dict[str, Any], overrides: Sequence[str]) -> None:
         write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
         write_text(self.path / "overrides.txt", "".join(f"{line}\n" for line in overrides))
+        # Of the first start only: a resumed run keeps its identity and its origin.
         if not self.env():
             precision = {"precision": config.get("runtime", {}).get("precision")}
             write_text(self.path / "env.json", json.dumps(provenance() | precision, indent=2) + "\n")
@@ -274,6 +276,7 @@ def differences(
     keys = [key for key in before | after if key.partition(".")[0] not in MAY_CHANGE]
     pairs = {key: (before.get(key, ABSENT), after.get(key, ABSENT)) for key in keys}
     changed = {key: pair for key, pair in pairs.items() if not _same(*pair)}
+    # The setting did not exist when the run began, and its default means the behaviour of then.
     younger = [key for key, (a, b) in changed.items() if a == ABSENT and _same(default(key), b)]
     changed = {key: pair for key, pair in changed.items() if key not in younger}
     copies = {f"algo.{key}" for key in changed}  # an algo's parts are named a second time in it

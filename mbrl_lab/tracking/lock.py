@@ -42,6 +42,7 @@ class Lock:
         """Let it go, if it is held here."""
         if self.mine:
             self.mine = False
+            # POSIX drops a process's lock when any descriptor of the file is closed, so all holders share one.
             descriptor, holders = HELD.pop(self.path)
             if holders > 1:
                 HELD[self.path] = descriptor, holders - 1
@@ -57,6 +58,7 @@ class Lock:
         except OSError:  # a folder that can only be read
             return False
         try:
+            # Taking it is the only test that works across machines; closing the file gives it back.
             return not _lock(descriptor)
         finally:
             os.close(descriptor)

@@ -55,6 +55,7 @@ class TensorBoard:
     def log(self, row: dict[str, float]) -> None:
         step = int(row["step"])
         if self.writer is None:
+            # Made at the first row: its step says from where on older events of a resumed run are void.
             self.writer = self.open(str(self.directory), purge_step=step)
         for key, value in row.items():
             if key != "step":
@@ -135,6 +136,7 @@ class Wandb:
         try:
             call()
         except Exception as error:
+            # A service that failed once would slow down or fail each later row.
             self.run = None
             log.warning("wandb failed and is left out from here on: %s: %s", type(error).__name__, error)
 

@@ -109,6 +109,7 @@ class Progress:
 
     def _speed(self, now: float) -> float:
         before, step = self.samples[0]
+        # Over the last samples only, since speed changes when learning begins.
         seconds = now - self.away - before
         return (self.step - step) / seconds if seconds > 0 else 0.0
 
@@ -181,6 +182,7 @@ class EvaluationNote:
                 this, others = self._length(age), self._length(0)
                 if this is None or others is None:
                     return None
+                # Each later episode also takes a step for its reset.
                 most = max(most, this - age + (missing - 1) * (others + 1))
         return most
 

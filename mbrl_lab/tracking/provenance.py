@@ -41,6 +41,7 @@ def now() -> str:
 
 def git(directory: Path) -> dict[str, Any]:
     """{commit, dirty} of the repository that tracks `directory`; both None where none does or git is missing."""
+    # The package may be installed inside some other repository, whose commit says nothing about it.
     if _git(directory, "ls-files", "--error-unmatch", "__init__.py") is None:
         return {"commit": None, "dirty": None}
     status = _git(directory, "status", "--porcelain")
@@ -112,4 +113,5 @@ def alive(pid: int, birth: str | None) -> bool:
     now_there = born(pid)
     if not now_there or not birth:
         return now_there != ""
+    # Process numbers are reused; the start time tells processes of one number apart.
     return abs(float(now_there) - float(birth)) < CLOCK

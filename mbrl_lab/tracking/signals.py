@@ -48,6 +48,7 @@ class Signals:
         if threading.current_thread() is threading.main_thread():
             wanted = [signal.Signals[name] for name in STOP_SIGNALS if hasattr(signal, name)]
             for number in wanted:
+                # As under nohup, which expects the process to survive.
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     self.previous[number] = signal.signal(number, self._note) or signal.SIG_DFL
         return self
@@ -62,6 +63,7 @@ class Signals:
         Returns, with nothing noted, only if those handlers do (submitit's for SIGTERM does): then the run continues.
         """
         pending, self.pending = self.pending, []
+        # Python handlers first: one of them may requeue the job, which must happen before this process exits.
         for number in pending:
             if callable(self.previous[number]):
                 self.previous[number](number, None)
@@ -71,6 +73,7 @@ class Signals:
                 sys.exit(128 + number)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        # A forked worker inherits these handlers, but has no run to save.
         if os.getpid() != self.pid:
             _in_forked_worker(number)
         elif number == signal.SIGINT and signal.SIGINT in self.pending:

@@ -69,6 +69,7 @@ def attributes(module: nn.Module, wanted: Callable[[Any], bool]) -> dict[str, An
     for prefix, inner in module.named_modules():
         for name, value in leaves(vars(inner), prefix):
             if not isinstance(value, nn.Module | Tensor) and wanted(value):
+                # By identity: an optimizer that two modules share is saved once.
                 found.setdefault(id(value), (bare(name), value))
     return dict(found.values())
 
@@ -127,6 +128,7 @@ def set_generator_state(generator: torch.Generator | np.random.Generator, state:
 def random_state() -> dict[str, Any]:
     """The global random states, plain: Python, NumPy's legacy one, torch on the CPU and on the CUDA devices in use."""
     numpy: dict[str, Any] = np.random.get_state(legacy=False)
+    # Arrays of NumPy are not plain values, which checkpoints are made of.
     key = numpy["state"]["key"].tolist()
     return {
         "python": random.getstate(),

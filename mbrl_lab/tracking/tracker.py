@@ -62,6 +62,7 @@ class Tracker:
         self.lengths: deque[int] = deque(maxlen=RECENT)  # of training episodes, for the line of progress alone
 
     def __enter__(self) -> Tracker:
+        # Runner.run and the command both enter it; loggers are started once.
         if not self.depth:
             self.loggers = [make(self.folder) for make in self.make]
         self.depth += 1
@@ -119,6 +120,7 @@ class Tracker:
         """Announced, since a thousand frames take a while without a GPU. Training's random numbers are kept."""
         if self.progress_line is not None:
             self.progress_line.announce(f"filming {name}")
+        # Rendering may draw random numbers, and a run must be the same with and without videos.
         with random_state_kept():
             self.film(self.folder.videos / name, e.seed, e.actions)
         self.progress(step)

@@ -101,6 +101,7 @@ def write_video(path: Path, frames: Iterable[Frame], fps: float) -> None:
                 writer.append_data(frame)
         if not unfinished.exists():
             raise ValueError("the environment drew no frame")
+        # Under its name only when whole: a player must not find half a file.
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
@@ -221,6 +222,7 @@ def drawn_once(make_env: MakeEnv, way: dict[str, Any]) -> gymnasium.Env[Any, Any
         with drawing_errors():
             env = make_env(**way)
         try:
+            # Many environments only find out that they cannot render at the first frame.
             env.reset(seed=0)
             with drawing_errors():
                 pictures(first_drawing(env))

@@ -24,6 +24,7 @@ def open_study(path: Path, space: Space, seed: int | None = None) -> optuna.Stud
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     path.mkdir(parents=True, exist_ok=True)
     study = optuna.create_study(
+        # A file that is only appended to works on shared disks, unlike SQLite.
         storage=JournalStorage(JournalFileBackend(str(path / JOURNAL))),
         sampler=optuna.samplers.TPESampler(n_startup_trials=space.startup, constant_liar=True, seed=seed),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=space.startup),
@@ -66,6 +67,7 @@ def end(study: optuna.Study, trial: Trial, value: float | None, pruned: bool = F
         state = TrialState.PRUNED
     else:
         state = TrialState.COMPLETE if value is not None and math.isfinite(value) else TrialState.FAIL
+    # Optuna keeps no reason of its own.
     if state == TrialState.FAIL:
         trial.set_user_attr("reason", reason or f"no finite value of the metric: {value}")
     study.tell(trial, value if state == TrialState.COMPLETE else None, state)

@@ -62,6 +62,7 @@ class Worker:
                     for attempt in list(self.attempts):
                         self.check(attempt)
             finally:
+                # Also after an error: no run outlives its worker, so that another one can resume the trial.
                 self.stop()
             if signals.received:
                 print(f"tune      {signals.received}: the same command resumes the unfinished trials", flush=True)
@@ -91,6 +92,7 @@ class Worker:
             return None
         trial = self.study.ask(dict(self.space.distributions))
         lock = self.lock(trial)
+        # Another worker may have taken the number over in between.
         return (trial, lock) if lock else self.ask()
 
     def lock(self, trial: Trial) -> Lock | None:
@@ -128,6 +130,7 @@ class Worker:
             return
 
         if code is None:
+            # A pruned run saves and exits, like any other that is stopped.
             running.process.terminate()
             running.process.wait()
             why = f"at step {last} of its run"
