@@ -60,7 +60,7 @@ cs285: $(STAMP) ## Homework 4 of CS 285, MPC and then MBPO, e.g. make cs285 ENV=
 	$(PY) scripts/train.py name=cs285 algo=mpc env=$(ENV) planner=$(PLANNER) \
 		$(if $(filter cem,$(PLANNER)),planner.iterations=4) $(MPC_ARGS)
 	$(if $(filter 0,$(RUN_MBPO)),,$(PY) scripts/train.py name=cs285 algo=mbpo env=$(MBPO_ENV) \
-		'algo.rollout=[$(ROLLOUT),$(ROLLOUT),0,1]' policy.temperature.alpha=$(INIT_TEMPERATURE) $(MBPO_ARGS))
+		'algo.rollouts.length=[$(ROLLOUT),$(ROLLOUT),0,1]' policy.temperature.alpha=$(INIT_TEMPERATURE) $(MBPO_ARGS))
 
 test: $(STAMP) ## Run the quick tests.
 	OMP_NUM_THREADS=$(TEST_THREADS) $(PY) -m pytest -n 2 --dist worksteal $(ARGS)

@@ -66,7 +66,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "algo.warmup": 50,
         "algo.every": 50,
         "algo.starts": 50,
-        "algo.epoch": 100,
+        "algo.rollouts.epoch": 100,
         "algo.batch": 16,
         "algo.updates": 1,
         "dynamics.trainer.batch": 16,
@@ -111,7 +111,7 @@ PAIRS: dict[str, list[str]] = {
     "mbpo_grid+rssm": ["dynamics=rssm_xs", "dynamics.units=32", "dynamics.width=16", "dynamics.length=5"],
     "mbpo_continuous+latent": ["dynamics=latent", "dynamics.width=32", "dynamics.trainer.batch=3"],
     "mbpo_discrete+sac": ["policy=sac", "policy.width=32"],
-    "mbpo_grid+uncertainty": ["algo.max_uncertainty=0.5", "algo.explore_bonus=0.1"],
+    "mbpo_grid+uncertainty": ["algo.uncertainty.max=0.5", "algo.uncertainty.bonus=0.1"],
     "dreamer_discrete+rssm": [
         "dynamics=rssm_xs",
         "policy=actor_critic_xs",

@@ -177,12 +177,12 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
         ["observations must be arrays"],
     ),
     "a shrinking schedule": (
-        ["algo=mbpo", "algo.rollout=[5,1,20,150]"],
-        ["algo.rollout is [5, 1, 20, 150]", "do not shrink"],
+        ["algo=mbpo", "algo.rollouts.length=[5,1,20,150]"],
+        ["algo.rollouts.length is [5, 1, 20, 150]", "do not shrink"],
     ),
     "a schedule before the warm-up": (
-        ["algo=mbpo", "algo.rollout=[1,5,-2,10]"],
-        ["algo.rollout is [1, 5, -2, 10]", "after the warm-up"],
+        ["algo=mbpo", "algo.rollouts.length=[1,5,-2,10]"],
+        ["algo.rollouts.length is [1, 5, -2, 10]", "after the warm-up"],
     ),
     "real rows": (["algo=mbpo", "algo.real_ratio=1.5"], ["algo.real_ratio is 1.5", "from 0 to 1"]),
     "more elites": (["algo=mbpo", "dynamics.elites=8"], ["dynamics.elites is 8", "dynamics.members, 5"]),

@@ -30,7 +30,7 @@ def test_mpc_and_then_mbpo() -> None:
         "name=cs285",
         "algo=mbpo",
         "env=cheetah_cs285",
-        "algo.rollout=[10,10,0,1]",
+        "algo.rollouts.length=[10,10,0,1]",
         "policy.temperature.alpha=0.1",
     ]
 
@@ -46,7 +46,7 @@ def test_the_variables_reach_the_run_they_are_for() -> None:
         "MBPO_ARGS=seed=2",
     )
     assert mpc[2:] == ["env=obstacles_cs285", "planner=cem", "planner.iterations=4", "steps=6000", "seed=1"]
-    assert mbpo[2:] == ["env=reacher_cs285", "algo.rollout=[5,5,0,1]", "policy.temperature.alpha=0.5", "seed=2"]
+    assert mbpo[2:] == ["env=reacher_cs285", "algo.rollouts.length=[5,5,0,1]", "policy.temperature.alpha=0.5", "seed=2"]
     assert len(runs("RUN_MBPO=0")) == 1 and runs("ENV=reacher_cs285")[1][2] == "env=reacher_cs285"
 
 
@@ -59,4 +59,4 @@ def test_what_it_runs_composes_and_holds_what_can_be(env: str, planner: str) -> 
         assert cfg.dynamics.members == 3 and not cfg.dynamics.gaussian and cfg.dynamics.trainer.batch == 512
         assert cfg.dynamics.noise == 0.01 and cfg.dynamics.reward_fn == cfg.env.physics.reward
     assert mpc.planner.population == 1000 and mpc.algo.warmup == 5_000
-    assert mbpo.algo.rollout[:2] == [7, 7] and mbpo.policy.temperature.alpha == 0.1
+    assert mbpo.algo.rollouts.length[:2] == [7, 7] and mbpo.policy.temperature.alpha == 0.1

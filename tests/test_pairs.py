@@ -38,7 +38,7 @@ PLANNERS = ("random_shooting", "cem", "icem", "mppi")
 
 TINY: dict[str, Any] = {
     **{"algo.warmup": 12, "algo.batch": 4, "algo.starts": 4, "algo.updates": 1},
-    **{"algo.updates_every": 8, "algo.epoch": 1000, "algo.pretrain": 1, "algo.horizon": 6},
+    **{"algo.updates_every": 8, "algo.rollouts.epoch": 1000, "algo.pretrain": 1, "algo.horizon": 6},
     **{"dynamics.width": 8, "dynamics.depth": 1, "dynamics.members": 2, "dynamics.elites": 2, "dynamics.latent": 8},
     **{"dynamics.length": 4, "dynamics.units": 8, "dynamics.blocks": 2, "dynamics.groups": 2, "dynamics.classes": 2},
     **{"dynamics.trainer.batch": 4, "dynamics.trainer.max_updates": 2, "dynamics.trainer.patience": 0},
@@ -133,7 +133,7 @@ def config(pair: Pair) -> DictConfig:
         cfg.merge_with(OmegaConf.load(CONF / "value" / "ddqn.yaml"))
         cfg.pop("defaults")
     if algo == "mbpo":
-        cfg.algo.rollout = [2, 2, 0, 1]
+        cfg.algo.rollouts.length = [2, 2, 0, 1]
         cfg.algo.real_ratio = None if policy in ("ppo", "actor_critic") else 0.5
     if "every" in cfg.algo:
         cfg.algo.every = 1000 if algo in ("mpc", "mbpo") else 8

@@ -14,8 +14,15 @@ from mbrl_lab.types import EnvSpec, Step
 class Imagined:
     """The newest `keep` batches of rollouts, each from `starts` states and of up to `longest` steps, on `device`.
 
-    Stacked observations are kept a frame a row, as real ones are: before the row in which a rollout begins stand rows
-    that hold the older frames of its stack, in which no transition begins.
+    Stacked observations are kept a frame a step, as real ones are. A rollout begins with a whole stack, so steps that
+    hold its older frames stand before it, in which no transition begins. With stacks of 3 and a rollout of 2 steps:
+
+        kept step           0     1     2     3     4
+        its newest frame    a     b     c     d     e
+        first               yes   no    no    no    no     so that stacks are never filled from another rollout
+        stack read here                abc   bcd   cde
+        transition from                 2     3
+
     ValueError names what to make smaller where there is no memory for them.
     """
 
@@ -23,7 +30,7 @@ class Imagined:
         capacity, device = keep * (longest + spec.stack) * starts, torch.device(device)
         if problem := shortage(spec, capacity, device):
             asked = f"algo.starts={starts} for {keep} times up to {longest} imagined steps"
-            raise ValueError(f"{asked} {problem}: make algo.starts, algo.keep or algo.rollout smaller")
+            raise ValueError(f"{asked} {problem}: make algo.starts, algo.rollouts.keep or algo.rollouts.length smaller")
         self.keep = keep
         self.replay = Replay(spec, capacity, starts, 0, device)
         self.lengths: list[int] = []  # rows of each batch, the newest last
@@ -75,6 +82,6 @@ def mix(real: Step, imagined: Step) -> Step:
     return Step(*(torch.cat([a, b], 1) for a, b in zip(real, imagined, strict=True)))
 
 
-def rows_alive(steps: Step) -> Tensor:
+def mean_length(steps: Step) -> Tensor:
     """[]: of rollouts [T + 1, B], the mean number of steps that were imagined."""
     return (~steps.first[1:]).float().sum(0).mean()

@@ -1,15 +1,29 @@
-"""MBPO: a policy that learns mostly from short imagined rollouts, begun in real states (Janner et al. 2019)."""
+"""MBPO: a policy that learns mostly from short imagined rollouts, begun in real states (Janner et al. 2019, alg. 2).
+
+    for each environment step:
+        a ~ pi(. | features of the belief), which the model filters along the episode;  keep the step in replay
+        every `every` steps:                                                            fit_and_rollout
+            fit the model p(s', r, continue | s, a) to replay: dynamics.trainer
+            draw `starts` states that the environment was in: posteriors, where the model filters
+            roll pi out in the model from them, k steps                                 k: Rollouts.length_at
+            keep the rollouts for `keep` epochs
+        `updates` times every `updates_every` steps:                                    sample_batch
+            update pi on `batch` windows, a fraction `real_ratio` of them real
+
+A policy that learns from its own rollouts alone (PPO) gets `batch` fresh rollouts at each update instead.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from mbrl_lab.algo.imagined import Imagined, mix, rows_alive
+from mbrl_lab.algo.imagined import Imagined, mean_length, mix
 from mbrl_lab.algo.learner import Learner
 from mbrl_lab.algo.off_policy import window_of
 from mbrl_lab.dynamics.rollout import rollout
@@ -19,24 +33,54 @@ from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Metrics, Step, Tree
 
 REAL_RATIO = 0.05
-"""The share of real rows where none is given, the authors'."""
+"""Fraction of real windows where none is given (Janner et al.)."""
 
-SURVEYED = 1_000
-"""States whose disagreement is logged."""
+PROBE = 1_000
+"""Start states whose disagreement is logged."""
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """How long imagined rollouts are, and how long they are learned from."""
+
+    length: Sequence[int]
+    """[from, to, first, last]: steps, growing linearly between these epochs after the warm-up (appendix C)."""
+    epoch: int
+    """Environment steps of an epoch."""
+    keep: int
+    """Epochs that rollouts are kept."""
+    adaptive: bool
+    """Whether they are no longer than the latest fit's trusted horizon, but one step."""
+
+    def length_at(self, steps: int) -> int:
+        """Imagined steps after so many environment steps since the warm-up."""
+        shortest, longest, first, last = self.length
+        progress = (steps // self.epoch - first) / (last - first)
+        return int(shortest + (longest - shortest) * min(max(progress, 0.0), 1.0))
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """What the disagreement of an ensemble's members does to rollouts, in standard deviations of the targets."""
+
+    max: float
+    """Rollouts stop before a step of more disagreement. 0: never."""
+    bonus: float
+    """Reward for each unit of disagreement."""
+
+    def check(self, model: WorldModel) -> None:
+        """ValueError for a model that measures none."""
+        for key, value in (("max", self.max), ("bonus", self.bonus)):
+            if value and not model.measures_disagreement:
+                name = type(model).__name__
+                raise ValueError(
+                    f"algo.uncertainty.{key} is {value}; with {name}, which measures no disagreement, it must be 0; "
+                    f"dynamics=ensemble, frames and grid do"
+                )
 
 
 class MBPO(Learner):
-    """Random actions for `warmup` steps; from then on a fit of the model every `every` steps, and the policy learns.
-
-    After each fit rollouts begin in `starts` real states drawn anew, and stay for `keep` epochs of `epoch` steps.
-    `rollout`: their length grows from the first to the second number while as many epochs as the last two say have
-    passed since the warm-up. `updates` gradient steps every `updates_every` environment steps see `batch` windows each,
-    a share `real_ratio` of them real. A policy that can only learn from what it did itself (PPO) gets `batch` fresh
-    rollouts each time instead, and nothing real.
-    `max_uncertainty`: rollouts stop before a step on which the elites disagree more, in standard deviations; 0: never.
-    `explore_bonus`: so much reward for each unit of disagreement, in imagination.
-    `earn`: rollouts are no longer than the latest fit of a model of images says that it has earned, but one step.
-    """
+    """See the top of this file. ValueError for settings that the model or the policy cannot follow."""
 
     def __init__(
         self,
@@ -46,33 +90,48 @@ class MBPO(Learner):
         warmup: int,
         every: int,
         starts: int,
-        epoch: int,
-        keep: int,
-        rollout: Sequence[int],
+        rollouts: Rollouts,
+        uncertainty: Uncertainty,
         real_ratio: float | None,
         batch: int,
         updates: int,
         updates_every: int,
         reward_clip: float,
-        max_uncertainty: float,
-        explore_bonus: float,
-        earn: bool,
     ) -> None:
-        model = dynamics(spec)
+        """
+        Args:
+            spec: of the environment.
+            dynamics: makes the model.
+            policy: makes the policy, for the model's features.
+            warmup: random steps before the first fit.
+            every: environment steps between fits.
+            starts: rollouts after each fit.
+            rollouts: their length, and how long they are kept.
+            uncertainty: what disagreement does to them.
+            real_ratio: fraction of real windows; None: 0.05, or 0 with a policy that learns from its own rollouts.
+            batch: windows in an update; rollouts with such a policy.
+            updates: updates of the policy each time.
+            updates_every: environment steps between these times.
+            reward_clip: rewards are clipped to so much, either way, for the policy; 0: not.
+        """
         super().__init__(spec, warmup)
-        self.model = model
-        self.policy = policy(model.feature_spec)
-        self.belief: Tree = None
-        if (max_uncertainty or explore_bonus) and not model.measures_disagreement:
-            key, value = ("max_uncertainty", max_uncertainty) if max_uncertainty else ("explore_bonus", explore_bonus)
-            name = type(model).__name__
-            raise ValueError(f"algo.{key} is {value}; with {name}, which measures no disagreement, it must be 0")
+        self.model = dynamics(spec)
+        self.policy = policy(self.model.feature_spec)
         self.on_policy = self.policy.window is None
-        self.real = share(real_ratio, self.on_policy, batch)
-        self.every, self.starts, self.epoch, self.keep = every, starts, epoch, keep
-        self.lengths, self.batch, self.updates, self.updates_every = tuple(rollout), batch, updates, updates_every
-        self.reward_clip, self.max_uncertainty, self.explore_bonus = reward_clip, max_uncertainty, explore_bonus
-        self.earn, self.earned = earn, 1
+        uncertainty.check(self.model)
+
+        self.every = every
+        self.starts = starts
+        self.rollouts = rollouts
+        self.uncertainty = uncertainty
+        self.real = real_windows(real_ratio, self.on_policy, batch)
+        self.batch = batch
+        self.updates = updates
+        self.updates_every = updates_every
+        self.reward_clip = reward_clip
+
+        self.belief: Tree = None  # at the step that was acted on last
+        self.trusted_horizon = 1
         self.imagined: Imagined | None = None
 
     @property
@@ -91,40 +150,45 @@ class MBPO(Learner):
         measured = Means()
         self.model.store(replay, self.belief)
         if self.fit_due(before, after, self.every):
-            measured.add(self.renew(replay, after))
+            measured.add(self.fit_and_rollout(replay, after))
         for _ in range(self.updates * self.due(before, after, self.updates_every)):
-            measured.add(self.policy.update(clipped(self.lesson(replay, after), self.reward_clip)))
+            measured.add(self.policy.update(clipped(self.sample_batch(replay, after), self.reward_clip)))
         return measured.means()
 
-    def renew(self, replay: Replay, step: int) -> Metrics:
-        """Fit the model, and let it imagine what the policy will learn from."""
+    def fit_and_rollout(self, replay: Replay, step: int) -> Metrics:
+        """Fit the model, and imagine what the policy will learn from."""
         self.ready.fill_(True)
         if self.real == self.batch:  # nothing would be learned from it
             return {}
-        result = self.model.fit(replay)
-        metrics, self.earned = result.metrics, max(1, result.trusted_horizon or 1)
+        metrics, trusted_horizon, _ = self.model.fit(replay)
+        self.trusted_horizon = max(1, trusted_horizon or 1)
+
         states = self.model.start_states(replay, self.starts)
         if not self.on_policy:
-            steps = self.imagine(states, step)
-            self.imagined_rows().add(steps)
-            if not len(self.imagined_rows().indices):
-                raise ValueError(f"algo.max_uncertainty is {self.max_uncertainty}; the elites disagree more everywhere")
-            metrics |= {"model/rollout/reward": steps.reward[1:].mean(), "model/rollout/continue": rows_alive(steps)}
-        states = tree_map_only(Tensor, lambda x: x[:SURVEYED], states)
+            metrics = metrics | self.keep_rollouts(self.imagine(states, step))
+
         if self.model.measures_disagreement:
-            actions = self.policy.act(self.model.features(states), True)
-            disagreement = self.model.disagreement(states, actions)
+            probe = tree_map_only(Tensor, lambda x: x[:PROBE], states)
+            disagreement = self.model.disagreement(probe, self.policy.act(self.model.features(probe), True))
             assert disagreement is not None, type(self.model)
-            metrics["model/rollout/disagreement"] = disagreement.mean()
+            metrics = metrics | {"model/rollout/disagreement": disagreement.mean()}
         return metrics | {"model/rollout/length": float(self.length(step))}
 
-    def lesson(self, replay: Replay, step: int) -> Step:
-        """Rows for one update of the policy: windows real and imagined, or rollouts."""
+    def keep_rollouts(self, steps: Step) -> Metrics:
+        """Keep imagined rollouts [length + 1, starts]; ValueError where none was allowed a single step."""
+        imagined = self.imagined_steps()
+        imagined.add(steps)
+        if not len(imagined.indices):
+            raise ValueError(f"algo.uncertainty.max is {self.uncertainty.max}; the elites disagree more everywhere")
+        return {"model/rollout/reward": steps.reward[1:].mean(), "model/rollout/continue": mean_length(steps)}
+
+    def sample_batch(self, replay: Replay, step: int) -> Step:
+        """What one update of the policy learns from: windows real and imagined, or fresh rollouts."""
         if self.on_policy:
             return self.imagine(self.model.start_states(replay, self.batch), step)
         if self.real == self.batch:
             return self.sample_real(replay, self.batch)
-        imagined = self.imagined_rows().sample(self.batch - self.real, window_of(self.policy), self.policy.n_step)
+        imagined = self.imagined_steps().sample(self.batch - self.real, window_of(self.policy), self.policy.n_step)
         return mix(self.sample_real(replay, self.real), imagined) if self.real else imagined
 
     def sample_real(self, replay: Replay, batch: int) -> Step:
@@ -132,42 +196,43 @@ class MBPO(Learner):
         return self.model.sample_features(replay, batch, window_of(self.policy), self.policy.n_step)
 
     def imagine(self, states: Tree, step: int) -> Step:
-        """[length + 1, N] rows from states [N, ...]. FloatingPointError if the model gives what is no number."""
-        steps = rollout(self.model, self.policy, states, self.length(step), self.max_uncertainty, self.explore_bonus)
+        """[length + 1, N] steps from states [N, ...]. FloatingPointError where the model predicts no finite number."""
+        steps = rollout(
+            self.model, self.policy, states, self.length(step), self.uncertainty.max, self.uncertainty.bonus
+        )
         if not (steps.obs.isfinite().all() and steps.reward.isfinite().all()):
             raise FloatingPointError(f"the model imagined what is not finite at step {step}; see dynamics.lr and .clip")
         return steps
 
     def length(self, step: int) -> int:
-        """How far rollouts go after so many environment steps."""
-        low, high, first, last = self.lengths
-        share = ((step - self.warmup) // self.epoch - first) / (last - first)
-        length = int(low + (high - low) * min(max(share, 0.0), 1.0))
-        return min(length, self.earned) if self.earn else length
+        """k: imagined steps of a rollout after so many environment steps."""
+        length = self.rollouts.length_at(step - self.warmup)
+        return min(length, self.trusted_horizon) if self.rollouts.adaptive else length
 
     def allocate(self) -> None:
         self.model.check_memory()
         if not self.on_policy:
-            keep = max(1, self.keep * self.epoch // self.every)
-            self.imagined = Imagined(self.model.feature_spec, keep, self.starts, self.lengths[1], self.ready.device)
+            fits = max(1, self.rollouts.keep * self.rollouts.epoch // self.every)
+            longest, device = self.rollouts.length[1], self.ready.device
+            self.imagined = Imagined(self.model.feature_spec, fits, self.starts, longest, device)
 
-    def imagined_rows(self) -> Imagined:
+    def imagined_steps(self) -> Imagined:
         assert self.imagined is not None, "nothing was allocated"
         return self.imagined
 
     def get_extra_state(self) -> dict[str, Any]:
         imagined = {} if self.imagined is None else self.imagined.get_extra_state()
-        return {"earned": self.earned, "trainer": self.model.trainer_state()} | imagined
+        return {"trusted_horizon": self.trusted_horizon, "trainer": self.model.trainer_state()} | imagined
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        self.earned = state.get("earned", 1)
+        self.trusted_horizon = state.get("trusted_horizon", 1)
         self.model.load_trainer_state(state.get("trainer", {}))
         if "rows" in state:
-            self.imagined_rows().set_extra_state(state)
+            self.imagined_steps().set_extra_state(state)
 
 
-def share(real_ratio: float | None, on_policy: bool, batch: int) -> int:
-    """How many rows of a batch are real. ValueError where a policy could not learn from them."""
+def real_windows(real_ratio: float | None, on_policy: bool, batch: int) -> int:
+    """How many windows of a batch are real. ValueError where a policy could not learn from them."""
     if on_policy and real_ratio:
         raise ValueError(f"algo.real_ratio is {real_ratio}; with a policy that learns from its own acts it must be 0")
     ratio = REAL_RATIO if real_ratio is None else real_ratio

@@ -12,6 +12,12 @@ from typing import Any
 
 KEYS: dict[str, str] = {
     "algo.fit": "dynamics.trainer",
+    "algo.rollout": "algo.rollouts.length",
+    "algo.epoch": "algo.rollouts.epoch",
+    "algo.keep": "algo.rollouts.keep",
+    "algo.earn": "algo.rollouts.adaptive",
+    "algo.max_uncertainty": "algo.uncertainty.max",
+    "algo.explore_bonus": "algo.uncertainty.bonus",
     "algo.batch": "dynamics.trainer.batch",
     "algo.ends": "dynamics.trainer.terminal_fraction",
     "algo.accumulate": "dynamics.trainer.accumulate",

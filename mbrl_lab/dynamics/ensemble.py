@@ -220,7 +220,7 @@ class Ensemble(WorldModel):
         self.ends.observe(t.next_obs[0], t.terminal[0])
         self.thaw()
 
-    def logvar_bounds(self) -> list[Tensor]:
+    def logvar_bounds(self) -> list[nn.Parameter]:
         """What all members share of their Gaussians."""
         return [self.max_logvar, self.min_logvar]
 

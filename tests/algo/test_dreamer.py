@@ -211,7 +211,13 @@ def test_a_planner_in_a_recurrent_model_brings_it_there(tmp_path: Path) -> None:
 def test_rollouts_of_a_latent_model_teach_a_policy_to_bring_it_there(tmp_path: Path) -> None:
     """MBPO in latent space, on the toy."""
     model = ["dynamics=latent", "preset=none", "dynamics.lr=3e-3", "algo.warmup=60", "dynamics.trainer.max_updates=60"]
-    rollouts = ["algo.starts=100", "algo.rollout=[3,3,0,1]", "algo.updates=4", "algo.batch=64", "algo.real_ratio=0.2"]
+    rollouts = [
+        "algo.starts=100",
+        "algo.rollouts.length=[3,3,0,1]",
+        "algo.updates=4",
+        "algo.batch=64",
+        "algo.real_ratio=0.2",
+    ]
     rates = [
         "policy.optim.actor_lr=3e-3",
         "policy.optim.critic_lr=3e-3",
@@ -219,12 +225,12 @@ def test_rollouts_of_a_latent_model_teach_a_policy_to_bring_it_there(tmp_path: P
         "policy.gamma=0.9",
         "policy.width=32",
     ]
-    words = [*model, *rollouts, *rates, "algo.every=30", "algo.epoch=30"]
+    words = [*model, *rollouts, *rates, "algo.every=30", "algo.rollouts.epoch=30"]
     assert final_return("mbpo", 0, tmp_path, *words, steps=220) > -3
 
 
 def test_a_model_without_doubts_cannot_be_asked_for_them() -> None:
     with pytest.raises(
-        ValueError, match=r"^algo.explore_bonus is 1; with Latent, which measures no disagreement, it must be 0"
+        ValueError, match=r"^algo.uncertainty.bonus is 1; with Latent, which measures no disagreement, it must be 0"
     ):
-        make_run("mbpo", "pendulum", "dynamics=latent", "preset=none", "algo.explore_bonus=1", folder="/nowhere")
+        make_run("mbpo", "pendulum", "dynamics=latent", "preset=none", "algo.uncertainty.bonus=1", folder="/nowhere")

@@ -15,6 +15,7 @@ from torch import Tensor
 from mbrl_lab import make_run
 from mbrl_lab.algo import MBPO
 from mbrl_lab.algo.imagined import Imagined, mix
+from mbrl_lab.algo.mbpo import Rollouts, Uncertainty
 from mbrl_lab.protocols import Policy, WorldModel
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, FitResult, Metrics, Outcome, Step, Tree
@@ -79,11 +80,18 @@ class OnPolicyStudent(Student):
 
 def mbpo(world: dict[str, float] | None = None, student: type[Student] = Student, **settings: Any) -> Any:
     loop: dict[str, Any] = {
-        "warmup": 10, "every": 5, "starts": 8, "epoch": 10, "keep": 1, "rollout": [1, 1, 0, 1], "real_ratio": 0.25,
-        "batch": 40, "updates": 3, "updates_every": 1, "reward_clip": 0.0, "max_uncertainty": 0.0, "explore_bonus": 0.0,
-        "earn": False,
+        "warmup": 10, "every": 5, "starts": 8, "real_ratio": 0.25, "batch": 40, "updates": 3, "updates_every": 1,
+        "reward_clip": 0.0,
     }  # fmt: skip
-    algo = MBPO(SPEC, lambda spec: World(spec, **(world or {})), student, **(loop | settings))  # type: ignore[arg-type]
+    rollouts: dict[str, Any] = {"length": [1, 1, 0, 1], "epoch": 10, "keep": 1, "adaptive": False}
+    uncertainty = {"max": 0.0, "bonus": 0.0}
+    for group in (loop, rollouts, uncertainty):
+        group |= {key: settings.pop(key) for key in list(settings) if key in group}
+    assert not settings, settings
+    parts = Rollouts(**rollouts), Uncertainty(**uncertainty)
+    algo = MBPO(
+        SPEC, lambda spec: World(spec, **(world or {})), student, rollouts=parts[0], uncertainty=parts[1], **loop
+    )
     algo.allocate()
     return algo
 
@@ -153,12 +161,12 @@ def test_rollouts_begin_in_real_states_that_something_follows() -> None:
     ("step", "length"), [(100, 1), (119, 1), (120, 1), (130, 3), (139, 3), (140, 5), (160, 9), (500, 9)]
 )
 def test_lengths_grow_between_two_epochs_after_the_warm_up(step: int, length: int) -> None:
-    algo = mbpo(warmup=100, epoch=10, rollout=[1, 9, 2, 6])
+    algo = mbpo(warmup=100, epoch=10, length=[1, 9, 2, 6])
     assert algo.length(step) == length
 
 
 def test_long_rollouts_are_learned_from_at_each_of_their_steps() -> None:
-    algo = mbpo(real_ratio=0.0, rollout=[3, 3, 0, 1], batch=300)
+    algo = mbpo(real_ratio=0.0, length=[3, 3, 0, 1], batch=300)
     run(algo, 11)
     t = algo.policy.seen[-1].transitions()
     assert t.valid.all()
@@ -166,7 +174,7 @@ def test_long_rollouts_are_learned_from_at_each_of_their_steps() -> None:
 
 
 def test_after_an_imagined_end_there_is_nothing_to_learn() -> None:
-    algo = mbpo({"going_on": 0.0}, real_ratio=0.0, rollout=[3, 3, 0, 1])
+    algo = mbpo({"going_on": 0.0}, real_ratio=0.0, length=[3, 3, 0, 1])
     rows = run(algo, 11)[:-1]
     t = algo.policy.seen[-1].transitions()
     assert t.valid.all() and t.terminal.all() and (t.obs[0, :, 1] == 0).all()
@@ -174,13 +182,13 @@ def test_after_an_imagined_end_there_is_nothing_to_learn() -> None:
 
 
 def test_where_the_elites_disagree_too_much_nothing_is_imagined() -> None:
-    run(mbpo({"doubt": 0.5}, max_uncertainty=0.6), 10)
-    with pytest.raises(ValueError, match=r"algo\.max_uncertainty is 0\.4"):
-        run(mbpo({"doubt": 0.5}, max_uncertainty=0.4), 10)
+    run(mbpo({"doubt": 0.5}, max=0.6), 10)
+    with pytest.raises(ValueError, match=r"algo\.uncertainty\.max is 0\.4"):
+        run(mbpo({"doubt": 0.5}, max=0.4), 10)
 
 
 def test_disagreement_can_be_worth_something() -> None:
-    algo = mbpo({"doubt": 0.5, "reward": 1.0}, real_ratio=0.0, explore_bonus=2.0)
+    algo = mbpo({"doubt": 0.5, "reward": 1.0}, real_ratio=0.0, bonus=2.0)
     metrics = run(algo, 11)[-2]
     assert (algo.policy.seen[-1].reward[1] == 2.0).all()
     assert float(metrics["model/rollout/disagreement"]) == 0.5
@@ -192,7 +200,7 @@ def test_a_model_that_imagines_no_numbers_stops_the_run() -> None:
 
 
 def test_a_policy_that_learns_from_its_own_acts_gets_fresh_rollouts() -> None:
-    algo = mbpo(student=OnPolicyStudent, rollout=[4, 4, 0, 1], real_ratio=None, batch=6)
+    algo = mbpo(student=OnPolicyStudent, length=[4, 4, 0, 1], real_ratio=None, batch=6)
     run(algo, 11)
     assert [tuple(s.first.shape) for s in algo.policy.seen] == [(5, 6)] * 3
     assert all(s.first[0].all() and (s.obs[1:, :, 0] >= IMAGINED).all() for s in algo.policy.seen)
@@ -202,7 +210,7 @@ def test_a_policy_that_learns_from_its_own_acts_gets_fresh_rollouts() -> None:
 
 def test_epochs_do_not_cut_episodes(tmp_path: Path) -> None:
     """A peer's bug: the environment was reset where an epoch began."""
-    words = ["debug=smoke", "algo.epoch=50", "algo.every=50", "video.final=0", "eval.every=0", "steps=420"]
+    words = ["debug=smoke", "algo.rollouts.epoch=50", "algo.every=50", "video.final=0", "eval.every=0", "steps=420"]
     runner = make_run("mbpo", "pendulum", *words, folder=tmp_path)
     runner.run()
     runner.envs.close()
@@ -213,12 +221,18 @@ def test_epochs_do_not_cut_episodes(tmp_path: Path) -> None:
 def test_the_rules_of_a_game_can_stand_in_for_a_model(tmp_path: Path) -> None:
     """An upper bound for what a learned model of grids could give."""
     words = ["preset=none", "dynamics=analytic", "steps=40", "algo.warmup=32", "algo.every=8", "algo.batch=8"]
-    more = ["algo.starts=20", "algo.rollout=[3,3,0,1]", "replay.capacity=100", "eval.every=0", "eval.final_episodes=1"]
+    more = [
+        "algo.starts=20",
+        "algo.rollouts.length=[3,3,0,1]",
+        "replay.capacity=100",
+        "eval.every=0",
+        "eval.final_episodes=1",
+    ]
     runner = make_run("mbpo", "minatar_breakout", *words, *more, "video.final=0", folder=tmp_path)
     runner.run()
     runner.envs.close()
     assert isinstance(runner.algo, MBPO)
-    rows = runner.algo.imagined_rows().sample(100, 2)
+    rows = runner.algo.imagined_steps().sample(100, 2)
     ball, trail = rows.obs[0, :, 1], rows.obs[1, :, 2]
     assert torch.equal(trail[~rows.first[1]], ball[~rows.first[1]])
 
@@ -240,7 +254,7 @@ def test_windows_do_not_run_over_the_newest_row() -> None:
 
 
 def test_what_it_imagined_can_be_put_back() -> None:
-    one, other = mbpo(rollout=[1, 3, 0, 2]), mbpo(rollout=[1, 3, 0, 2])
+    one, other = mbpo(length=[1, 3, 0, 2]), mbpo(length=[1, 3, 0, 2])
     run(one, 31)
     other.set_extra_state(one.get_extra_state())
     assert other.imagined.lengths == one.imagined.lengths and torch.equal(other.imagined.indices, one.imagined.indices)
@@ -256,7 +270,14 @@ def test_more_than_there_is_memory_for_is_refused_before_anything_runs() -> None
         mbpo(starts=10**12)
 
 
-QUICK = ["policy.width=64", "policy.gamma=0.9", "algo.warmup=50", "algo.every=25", "algo.starts=500", "algo.epoch=50"]
+QUICK = [
+    "policy.width=64",
+    "policy.gamma=0.9",
+    "algo.warmup=50",
+    "algo.every=25",
+    "algo.starts=500",
+    "algo.rollouts.epoch=50",
+]
 QUICK += [
     "algo.batch=64",
     "algo.updates=4",
@@ -276,7 +297,7 @@ PPO = [
     "policy=ppo",
     "policy.optim.minibatches=4",
     "policy.optim.lr=3e-3",
-    "algo.rollout=[10,10,0,1]",
+    "algo.rollouts.length=[10,10,0,1]",
     "algo.updates_every=10",
 ]
 
@@ -325,9 +346,9 @@ def test_imagined_stacks_are_those_that_were_imagined() -> None:
 
 
 def test_rollouts_are_as_long_as_the_model_has_earned() -> None:
-    algo = mbpo(rollout=[4, 4, 0, 1], earn=True)
+    algo = mbpo(length=[4, 4, 0, 1], adaptive=True)
     told = [m["model/rollout/length"] for m in run(algo, 20) if "model/rollout/length" in m]
     assert told == [1, 3, 4]
-    other = mbpo(rollout=[4, 4, 0, 1], earn=True)
+    other = mbpo(length=[4, 4, 0, 1], adaptive=True)
     other.set_extra_state(algo.get_extra_state())
-    assert other.length(20) == 4 and mbpo(rollout=[4, 4, 0, 1]).length(20) == 4
+    assert other.length(20) == 4 and mbpo(length=[4, 4, 0, 1]).length(20) == 4

@@ -9,6 +9,7 @@ from test_rssm import rssm
 from torch import Tensor
 
 from mbrl_lab.algo import MBPO
+from mbrl_lab.algo.mbpo import Rollouts, Uncertainty
 from mbrl_lab.protocols import Policy, WorldModel
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, FitResult, Metrics, Outcome, Step, Tree
@@ -86,8 +87,8 @@ def test_features_of_real_steps_know_of_the_steps_before() -> None:
 
 def mbpo() -> Any:
     algo = MBPO(
-        SPEC, Sum, Echo, warmup=6, every=5, starts=8, epoch=10, keep=1, rollout=[2, 2, 0, 1], real_ratio=0.5, batch=40,
-        updates=1, updates_every=1, reward_clip=0.0, max_uncertainty=0.0, explore_bonus=0.0, earn=False,
+        SPEC, Sum, Echo, warmup=6, every=5, starts=8, real_ratio=0.5, batch=40, updates=1, updates_every=1,
+        reward_clip=0.0, rollouts=Rollouts([2, 2, 0, 1], 10, 1, False), uncertainty=Uncertainty(0.0, 0.0),
     )  # fmt: skip
     algo.allocate()
     return algo
