@@ -3,8 +3,8 @@
     python benchmarks/options.py                 # lists settings without use, and counts them
     python benchmarks/options.py --write         # writes docs/options.md and docs/metrics.md
 
-A setting is used where a recipe, preset, experiment, sweep, search, another group's file, a documented command or a
-test sets it. Settings of environments, loggers and launchers are left out: they belong to a task or a machine.
+A setting is used where a recipe, preset, experiment, sweep, search, another group's file or a documented command sets
+it, or a test does on a command line. Of the others it tells which a test passes to a constructor. Settings of environments, loggers and launchers are left out: they belong to a task or a machine.
 """
 
 from __future__ import annotations
@@ -31,16 +31,28 @@ def main() -> None:
         (ROOT / "docs" / "metrics.md").write_text(metrics.table(), encoding="utf-8")
         return
     options = [o for o in declared(CONF) if not o.key.startswith(MACHINE)]
-    unused = unset(options)
+    unused, passed = unset(options), set(by_tests())
+    untested = [option for option in unused if option.key.rpartition(".")[2] not in passed]
     for option in unused:
-        print(f"{option.key:40} {option.default:20} conf/{option.file}:{option.line}")
-    print(f"{len(unused)} of {len(options)} settings are set by nothing here")
+        note = "no test passes it" if option in untested else ""
+        print(f"{option.key:40} {option.default:10} conf/{option.file}:{option.line:<4} {note}".rstrip())
+    print(
+        f"{len(unused)} of {len(options)} settings are set by nothing here, {len(untested)} of them by no test either"
+    )
 
 
 def unset(options: list[Option]) -> list[Option]:
-    """Those that neither a config file gives another value nor a test or a document names as KEY=VALUE."""
+    """Those that no config file gives another value, and no document or test names as KEY=VALUE."""
     written = set(by_files()) | set(by_words())
     return [option for option in options if option.key not in written]
+
+
+def by_tests() -> Iterator[str]:
+    """Names of arguments that tests pass to constructors: `unimix=0.1` or `"unimix": 0.1`."""
+    for file in ROOT.glob("tests/**/*.py"):
+        text = file.read_text(encoding="utf-8")
+        yield from re.findall(r"\b([a-z_]+)=(?!=)", text)
+        yield from re.findall(r"\"([a-z_]+)\": ", text)
 
 
 def by_files() -> Iterator[str]:
