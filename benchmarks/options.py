@@ -4,7 +4,8 @@
     python benchmarks/options.py --write         # writes docs/options.md and docs/metrics.md
 
 A setting is used where a recipe, preset, experiment, sweep, search, another group's file or a documented command sets
-it, or a test does on a command line. Of the others it tells which a test passes to a constructor. Settings of environments, loggers and launchers are left out: they belong to a task or a machine.
+it, or a test does on a command line. Of the others it tells which a test passes to a constructor. Settings of
+environments, loggers and launchers are left out: they belong to a task or a machine.
 """
 
 from __future__ import annotations

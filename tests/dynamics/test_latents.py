@@ -19,7 +19,14 @@ WORDS = [
     "video.final=0",
     "eval.every=0",
 ]
-SMALL = ["dynamics.units=16", "dynamics.groups=4", "dynamics.classes=4", "dynamics.bins=41", "policy.bins=41"]
+SMALL = [
+    "dynamics.length=5",
+    "dynamics.units=16",
+    "dynamics.groups=4",
+    "dynamics.classes=4",
+    "dynamics.bins=41",
+    "policy.bins=41",
+]
 
 
 def sharp(logp: torch.Tensor) -> torch.Tensor:
