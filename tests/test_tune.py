@@ -202,7 +202,8 @@ def test_the_best_trial_is_a_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     written = write_preset(study, space, tmp_path / "p.yaml")
     assert written is not None and "eval/return 9 in trial 1 of 3" in written.read_text()
     kept = OmegaConf.load(written)
-    assert kept.planner.horizon == 39 and kept.dynamics.lr == 0.002
+    assert kept["planner=mppi"].planner == {"horizon": 39, "population": 64}
+    assert kept["dynamics=ensemble"].dynamics.lr == 0.002
     shutil.copytree(CONF, tmp_path / "conf")
     shutil.copy(written, tmp_path / "conf" / "preset" / "found.yaml")
     monkeypatch.setattr(config, "CONF", tmp_path / "conf")
@@ -210,6 +211,7 @@ def test_the_best_trial_is_a_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     plain = compose_config([])
     assert (cfg.planner.horizon, cfg.planner.population, cfg.dynamics.width) == (39, 64, 64)
     assert cfg.eval.every == plain.eval.every == 1500, "the pair's own preset lies below"
+    assert compose_config(["preset=found", "planner=icem"]).planner.horizon == 40, "it was found for another planner"
 
 
 def test_the_journal_serves_several_workers(space_file: Path) -> None:

@@ -70,12 +70,17 @@ TUNED = ("budget", "preset", "experiment", "debug", "shrink", "sweep")
 @cache
 def _defaults(overrides: tuple[str, ...], confs: tuple[Path, ...]) -> DictConfig:
     """The config of the same parts with the values of their own files."""
-    choices = composed(overrides, confs, return_hydra_config=True).hydra.runtime.choices
+    choices = choices_of(overrides, confs)
     own = {name for name in choices if name in groups_of(confs) and not name.startswith("hydra")}
     # The recipe follows from algo and family. Named in words, Hydra would read it before it knows them.
     named = sorted(own - {*TUNED, "recipe"})
     parts = [f"{name}={choices[name]}" for name in named if choices[name] is not None]
     return composed([*parts, "preset=none", "budget=none"], confs)
+
+
+def choices_of(overrides: Sequence[str], confs: Sequence[Path]) -> dict[str, str | None]:
+    """The option of every group that these words choose, `policy` -> `sac`, by themselves or through a recipe."""
+    return dict(composed(overrides, confs, return_hydra_config=True).hydra.runtime.choices)
 
 
 def conf_folders(config_dir: Path | str | None = None) -> list[Path]:

@@ -11,7 +11,9 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from mbrl_lab.config import CONF, ConfigError
+from mbrl_lab.config import CONF, ConfigError, conf_folders
+from mbrl_lab.config.composition import choices_of
+from mbrl_lab.config.presets import PARTS
 from mbrl_lab.tracking.atomic import write_text
 from mbrl_lab.tune.space import Space
 
@@ -87,9 +89,17 @@ def write_preset(study: optuna.Study, space: Space, path: Path) -> Path | None:
         return None
     space.check_trial(found)
 
+    # What was found for a part goes to that part's section, so that another part does not take it.
     cfg = OmegaConf.create()
+    chosen = choices_of(space.overrides, conf_folders(space.config_dir))
     for key, value in found.params.items():
-        OmegaConf.update(cfg, key, OmegaConf.create(value) if _is_nested(value) else value)
+        group = key.partition(".")[0]
+        section = cfg
+        if group in PARTS:
+            name = f"{group}={chosen[group]}"
+            cfg.setdefault(name, {})
+            section = cfg[name]
+        OmegaConf.update(section, key, OmegaConf.create(value) if _is_nested(value) else value)
     finished = len(study.get_trials(deepcopy=False, states=FINISHED))
     result = f"{space.metric} {found.value:.6g} in trial {found.number} of {finished}"
 
