@@ -159,8 +159,11 @@ def test_commands_compose(page: str, line: list[str], with_examples: None) -> No
     if script == "scripts/tune.py":
         read_space(tuning.parser().parse_intermixed_args(words).space)
         return
+    if "--explain" in words:
+        key = words.pop(words.index("--explain") + 1)
+        assert key in SETTINGS or (CONF / key).is_dir(), key
     overrides = [word for word in words if "=" in word]
-    assert set(words) - set(overrides) <= {"-m", "--cfg", "job"}
+    assert set(words) - set(overrides) <= {"-m", "--cfg", "job", "--explain"}
     for one in sweep(overrides) if {"-m", "launcher=parallel", "launcher=slurm"} & set(words) else [overrides]:
         check(compose_config(list(one)))
 

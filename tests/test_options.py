@@ -41,3 +41,8 @@ def test_an_option_as_it_is_written(header: str, tmp_path: Path) -> None:
         Option("algo.warmup", "1_000", "random steps", RULES["algo.warmup"][1], "algo/mine.yaml", first),
         Option("algo.sizes", "[1, 2]", "", "", "algo/mine.yaml", first + 4),
     ]
+
+
+def test_an_option_of_a_file_with_a_package_of_its_own() -> None:
+    keys = [option.key for option in options_of(CONF, CONF / "logger" / "wandb.yaml")]
+    assert keys[:2] == ["logger.wandb.project", "logger.wandb.entity"]

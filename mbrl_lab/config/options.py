@@ -6,6 +6,7 @@ and benchmarks/options.py take all three from here.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -40,10 +41,12 @@ def declared(conf: Path) -> Iterator[Option]:
 def options_of(conf: Path, file: Path) -> Iterator[Option]:
     """The settings of one file, in its order; not those that only pass another one on, nor functions."""
     text = file.read_text(encoding="utf-8")
-    whole = file.parent == conf or text.startswith("# @package _global_")
+    package = re.match(r"# @package (\S+)", text)
+    home = package[1] if package else file.parent.name
+    whole = file.parent == conf or home == "_global_"
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     lines = text.splitlines()
-    for key, node in leaves(root, "" if whole else f"{file.parent.name}."):
+    for key, node in leaves(root, "" if whole else f"{home}."):
         default = text[node.start_mark.index : node.end_mark.index]
         if key.split(".")[0] in ("defaults", "hydra") or key.split(".")[-1].startswith("_"):
             continue
