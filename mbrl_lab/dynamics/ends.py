@@ -64,8 +64,7 @@ class Ends(nn.Module):
     def update(self, t: Transition) -> Tensor:
         """One gradient step on [K, N] transitions, half of them ends; returns the mean loss."""
         loss = self.loss(t)
-        self.opt.differentiate(loss.sum())
-        self.opt.step()
+        self.opt.minimise(loss.sum())
         return loss.detach().mean()
 
     def loss(self, t: Transition) -> Tensor:

@@ -18,7 +18,7 @@ from mbrl_lab.dynamics.validation import Validation, validate_predictions
 from mbrl_lab.nets import EnsembleMLP
 from mbrl_lab.nets.adam import Adam
 from mbrl_lab.nets.precision import SMALL_MEMBER_BATCH, autocast_dtype, fp32_if_few
-from mbrl_lab.ops import clip_norm, masked_mean
+from mbrl_lab.ops import masked_mean
 from mbrl_lab.protocols import WorldModel
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, FitResult, Metrics, Outcome, Step, Transition, Tree
@@ -162,10 +162,10 @@ class Ensemble(WorldModel):
         """Rows [L, B] for all members alike, or [L, K, B] for each its own; `ends` feeds the end network instead."""
         t = steps.transitions()
         loss = self.loss(self._by_member(self._noised(t)))
-        params = self.opt.differentiate(loss.sum())
         if self.clip:
-            clip_norm(params, self.clip)
-        self.opt.step()
+            self.opt.minimise_clipped(loss.sum(), self.clip)
+        else:
+            self.opt.minimise(loss.sum())
         metrics: Metrics = {"model/train/loss": loss.detach().mean()}
         if self.termination_fn is None and self.ends.unexplained:
             seen = self._by_member(t if ends is None else ends.transitions())

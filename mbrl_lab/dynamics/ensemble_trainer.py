@@ -116,8 +116,8 @@ class Best:
         with torch.no_grad():
             for best, now in zip(self.weights, self.model.net.parameters(), strict=True):
                 now.copy_(best)
-            for best, now in zip(self.bounds, self.model.logvar_bounds(), strict=True):
-                now.copy_(best)
+            for best_bound, bound in zip(self.bounds, self.model.logvar_bounds(), strict=True):
+                bound.copy_(best_bound)
         self.model.choose(self.error)
 
 

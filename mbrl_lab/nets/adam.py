@@ -44,22 +44,25 @@ class Adam(torch.optim.Adam):
 
     def minimise(self, loss: Tensor) -> None:
         """A step along the gradient of a loss in this optimiser's parameters; no other parameter gets a gradient."""
-        self.differentiate(loss)
+        differentiate(loss, self.parameters())
         self.step()
 
     def minimise_clipped(self, loss: Tensor, max_norm: float) -> Tensor:
         """`minimise` with gradients scaled to a norm of at most `max_norm` (0: not); returns the norm before that."""
-        norm = clip_norm(self.differentiate(loss), max_norm or math.inf)
+        params = self.parameters()
+        differentiate(loss, params)
+        norm = clip_norm(params, max_norm or math.inf)
         self.step()
         return norm
 
-    def differentiate(self, loss: Tensor) -> list[Tensor]:
-        """Set the gradients of this optimiser's parameters, and of no others, to those of a loss; the parameters."""
-        # A critic's loss depends on the actor too, and the actor's on critics: neither may leave gradients there.
-        params = [p for group in self.param_groups for p in group["params"]]
+    def parameters(self) -> list[Tensor]:
+        """Its parameters, their gradients cleared.
+
+        Losses are differentiated with respect to these alone: a critic's depends on the actor too, and an actor's on
+        the critics, where it must not leave gradients.
+        """
         self.zero_grad()
-        differentiate(loss, params)
-        return params
+        return [p for group in self.param_groups for p in group["params"]]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         assert set_to_none

@@ -195,6 +195,7 @@ class SAC(Policy):
 
     window = 2
     """Steps in a window of replay: one transition."""
+    n_step = 1
     learns_by_priority = True
     compilable = ("critic_loss", "actor_loss")
 
