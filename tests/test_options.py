@@ -16,6 +16,14 @@ def test_the_table_is_up_to_date() -> None:
     assert stored == table(CONF), "run python benchmarks/options.py --write"
 
 
+def test_every_setting_of_a_part_says_what_it_means() -> None:
+    """Environments name arguments of other packages, and a variation of a part need not repeat its words."""
+    explained = {option.key for option in declared(CONF) if option.meaning}
+    parts = ("algo/", "dynamics/", "planner/", "policy/", "encoder/", "value/", "runtime/", "train.yaml")
+    silent = [o for o in declared(CONF) if o.file.startswith(parts) and o.key not in explained]
+    assert not silent
+
+
 def test_rules_are_for_options_that_are_declared() -> None:
     assert not set(RULES) - {option.key for option in declared(CONF)} - PASSED_ON
 

@@ -48,7 +48,7 @@ def options_of(conf: Path, file: Path) -> Iterator[Option]:
     lines = text.splitlines()
     for key, node in leaves(root, "" if whole else f"{home}."):
         default = text[node.start_mark.index : node.end_mark.index]
-        if key.split(".")[0] in ("defaults", "hydra") or key.split(".")[-1].startswith("_"):
+        if key.startswith("hydra.") or key.split(".")[-1].startswith(("_", "defaults")):
             continue
         if default.startswith(("${", "{")):  # points to another setting, or names a function
             continue
