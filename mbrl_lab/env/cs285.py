@@ -109,7 +109,8 @@ class Obstacles(gymnasium.Env[Array, Array]):
     side: ClassVar[int] = 240
 
     def __init__(self, render_mode: str | None = None) -> None:
-        self.metadata, self.render_mode = {"render_modes": ["rgb_array"], "render_fps": 10}, render_mode
+        self.metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
+        self.render_mode = render_mode
         self.observation_space = Box(-np.inf, np.inf, (4,), np.float64)
         self.action_space = Box(-1, 1, (2,), np.float32)
         self.obs = np.array([0.0, 0.0, *self.goal])

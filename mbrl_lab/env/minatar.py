@@ -84,9 +84,11 @@ class MinAtar(gymnasium.Env[NDArray[np.uint8], Any]):
     ) -> None:
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": FPS}
         require(render_mode in (None, "rgb_array"), "render_mode", render_mode, "rgb_array")
-        self.session, self.render_mode = Session(game, sticky, minimal_actions, max_steps), render_mode
+        self.session = Session(game, sticky, minimal_actions, max_steps)
+        self.render_mode = render_mode
         self.action_meanings = self.session.action_meanings
-        self.observation_space, self.action_space = self.session.observation_space, self.session.action_space
+        self.observation_space = self.session.observation_space
+        self.action_space = self.session.action_space
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

@@ -34,6 +34,8 @@ def breakout_next_obs(obs: Tensor, action: Tensor) -> Tensor:
     """The observation after an action, see `minatar_games.Breakout`; a ball that was lost stays in the last row."""
     ball, bricks = ball_of(obs), obs[:, 3].bool()
     paddle = (place(obs[:, 0])[1] + (action == RIGHT).long() - (action == LEFT).long()).clamp(0, LAST)
+
+    # Walls turn the ball; then a brick, the ceiling or the paddle.
     dx = torch.where((ball.x + ball.dx < 0) | (ball.x + ball.dx > LAST), -ball.dx, ball.dx)
     x = torch.where(dx == ball.dx, ball.x + dx, ball.x)
     y = (ball.y + ball.dy).clamp(max=LAST)
@@ -42,9 +44,12 @@ def breakout_next_obs(obs: Tensor, action: Tensor) -> Tensor:
     breaks = brick & ~ball.struck
     kept = (y == LAST) & ((paddle == ball.x) | (paddle == x))
     after = torch.where(breaks | kept, ball.y, inside)
+
+    # Broken bricks go; a new wall comes when none is left and the ball reaches the last row.
     bricks = bricks & ~(spot(inside, x) & breaks[:, None, None])
     bare = (y == LAST) & ~bricks.flatten(1).any(1)
     bricks = bricks | (bare[:, None, None] & WALL.to(obs.device))
+
     boards = spot(torch.full_like(paddle, LAST), paddle), spot(after, x), spot(ball.y, ball.x), bricks
     return torch.stack(boards, 1).to(obs.dtype)
 

@@ -95,7 +95,12 @@ def parameters(
     setup: Sequence[str],
     extra: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Our settings in submitit's words; what is null is left to the cluster."""
+    """submitit's names for the settings of conf/launcher/slurm.yaml; null leaves one to the cluster.
+
+    Args:
+        threads: of a run, the default of `cpus`.
+        name: of the job array.
+    """
     ours = {
         "name": name,
         "timeout_min": minutes,
