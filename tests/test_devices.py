@@ -20,6 +20,9 @@ QUICK = {"ddqn_discrete", "sac_continuous", "ppo_discrete", "mpc_discrete", "mbp
 QUICK |= {"mbpo_pixels", "dreamer_discrete", "dreamer_grid", "random_discrete"}
 """One of each algorithm and kind of model; the others are slow."""
 
+BRIEF = {"mpc": ["planner.horizon=2"], **{algo: ["steps=70"] for algo in ("ddqn", "sac", "ppo", "mbpo")}}
+"""What makes a run brief: every kernel is looked at from Python. The warm-up is 50 steps, or 100 of mpc and dreamer."""
+
 
 def started(recipe: str, folder: Path, *more: str) -> Runner:
     """A small run of a recipe whose networks are on the device."""
@@ -38,7 +41,7 @@ def tensors(runner: Runner) -> list[torch.Tensor]:
 @pytest.mark.parametrize("recipe", [pytest.param(r, marks=[] if r in QUICK else pytest.mark.slow) for r in RECIPES])
 def test_a_run_keeps_its_tensors_where_they_belong(recipe: str, place: str, tmp_path: Path) -> None:
     with OtherDevice():
-        runner = started(recipe, tmp_path, f"replay.device={place}")
+        runner = started(recipe, tmp_path, f"replay.device={place}", *BRIEF.get(recipe.partition("_")[0], []))
         runner.run()
         assert all(x.device.type == "cuda" for x in tensors(runner))
         assert runner.replay.store.obs.is_cuda == (place == "auto")
@@ -184,7 +187,7 @@ def test_a_run_on_the_device_resumes_exactly(tmp_path: Path) -> None:
 
     def run(folder: Path, steps: int, every: int) -> Runner:
         with OtherDevice():
-            runner = started("mpc_discrete", folder, f"steps={steps}", f"eval.every={every}")
+            runner = started("mpc_discrete", folder, f"steps={steps}", f"eval.every={every}", *BRIEF["mpc"])
             runner.run()
         return runner
 

@@ -157,6 +157,7 @@ def test_other_planners_and_models_resume_exactly(recipe: str, options: list[str
 
 BBF = [
     *[
+        "algo.every=1",
         "algo.priority_exponent=0.5",
         "policy.resets.every=30",
         "policy.resets.n_step_start=5",
@@ -194,6 +195,7 @@ def test_a_done_run_resumes_for_more_steps(tmp_path: Path) -> None:
 
 
 STOP = ["stop.metric=train/length", "stop.target=22", "stop.window=3", "steps=2000", "log_every=40", "eval.every=0"]
+STOP += ["env.make.max_episode_steps=40"]
 
 
 def test_a_run_that_is_good_enough_stops_where_it_would_have(tmp_path: Path) -> None:
