@@ -215,7 +215,7 @@ AS_ATTRIBUTES = ("a setting taken away", "no loggers")
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_what_is_wrong_is_said_in_a_line_or_two(name: str, train: Train, tmp_path: Path) -> None:
+def test_errors_are_a_line_or_two(name: str, train: Train, tmp_path: Path) -> None:
     words, expected = WRONG[name]
     message = refused(train(*SMALL, *words))
     for part in expected:
@@ -233,7 +233,7 @@ def test_in_python_it_is_a_config_error(name: str) -> None:
     assert all(part in str(caught.value) for part in expected), str(caught.value)
 
 
-def test_an_algo_without_a_recipe_says_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_algo_without_a_recipe_lists_its_families(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(config.CONF, tmp_path / "conf")
     (tmp_path / "conf" / "recipe" / "mpc_continuous.yaml").unlink()
     monkeypatch.setattr(config, "CONF", tmp_path / "conf")
@@ -315,7 +315,7 @@ def raising(error: BaseException) -> Callable[..., Any]:
     ],
     ids=["python", "cuda", "cpu"],
 )
-def test_out_of_memory_says_what_to_make_smaller(
+def test_out_of_memory_lists_the_settings_to_reduce(
     error: BaseException, train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(Random, "act", raising(error))

@@ -136,7 +136,7 @@ def test_nothing_to_wait_for_is_never_there() -> None:
     assert not monitor.done and monitor.values == []
 
 
-def test_what_was_waited_for_goes_on_after_a_resume_unless_it_is_another(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_early_stop_resumes_unless_its_metric_changed(caplog: pytest.LogCaptureFixture) -> None:
     monitor = Monitor(THREE, Stop("eval/return", 10.0, 2))
     monitor.logged({"step": 0.0, "eval/return": 11.0})
     same, other = Monitor(THREE, Stop("eval/return", 10.0, 2)), Monitor(THREE, Stop("train/return", 10.0, 2))

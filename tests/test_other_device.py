@@ -167,7 +167,7 @@ def test_the_device_has_random_numbers_of_its_own(gpu: OtherDevice) -> None:
 
 
 @pytest.mark.parametrize(("kind", "dtype"), [("cuda", torch.bfloat16), ("cpu", torch.float32)])
-def test_autocast_of_the_device_and_of_the_cpu_are_told_apart(gpu: OtherDevice, kind: str, dtype: torch.dtype) -> None:
+def test_autocast_of_the_device_and_of_the_cpu_are_separate(gpu: OtherDevice, kind: str, dtype: torch.dtype) -> None:
     with torch.autocast(kind, torch.bfloat16):
         assert torch.is_autocast_enabled(kind) and not torch.is_autocast_enabled({"cuda": "cpu", "cpu": "cuda"}[kind])
         assert (there(2, 2) @ there(2, 2)).dtype == dtype

@@ -171,7 +171,7 @@ def drive(algo: Algo, family: str) -> Metrics:
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
-def test_a_pair_learns_or_is_refused_in_one_line(pair: Pair) -> None:
+def test_a_pair_learns_or_is_rejected_in_one_line(pair: Pair) -> None:
     torch.manual_seed(0)
     algo = built(pair)
     if isinstance(algo, str):

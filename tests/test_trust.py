@@ -178,7 +178,7 @@ def test_without_the_list_it_would_have_run(name: str, modules: Path) -> None:
     assert not nothing_ran(modules)
 
 
-def test_what_is_refused_says_where_and_how_to_trust_it() -> None:
+def test_a_rejection_names_the_place_and_how_to_trust_it() -> None:
     with pytest.raises(ConfigError) as refused:
         check_stored({"env": {"make": [{"_target_": "mine.env.Maze"}]}}, "run/config.yaml")
     assert str(refused.value) == (

@@ -135,7 +135,7 @@ def test_games_begin_in_different_ways() -> None:
     assert len(set(frames)) > 4
 
 
-def test_where_it_stood_it_goes_on() -> None:
+def test_it_resumes_where_it_was() -> None:
     whole, other = envs_of(2, seed=3), envs_of(2, seed=3)
     play(whole, 400)
     assert min(whole._index) >= 1
@@ -212,7 +212,7 @@ def test_other_observations_are_rejected(monkeypatch: pytest.MonkeyPatch) -> Non
         AtariVector(1, **BREAKOUT)
 
 
-def test_a_missing_rom_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_rom_is_an_error_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ale_py.roms.get_rom_path", lambda name: None)
     with pytest.raises(
         ValueError, match=r"env.game=breakout: its ROM is missing; pip install --force-reinstall ale-py"

@@ -232,7 +232,7 @@ def test_continuous_actions_are_rescaled() -> None:
     np.testing.assert_allclose(pushed, raw.step(np.array([2.0]))[0], rtol=1e-6)
 
 
-def test_identities_tell_episodes_apart() -> None:
+def test_identities_distinguish_episodes() -> None:
     """The counting environment's own promise, on which the rest stands."""
     seeds = [episode_seed(0, 0, e, k) for e in range(5) for k in range(20)]
     assert len({identity(s) for s in seeds}) == len(seeds)

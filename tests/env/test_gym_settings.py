@@ -123,7 +123,7 @@ def test_an_unknown_id_of_a_module_lists_what_that_registers(tmp_path: Path, mon
         make_gym("ids_of_no_module:X-v0")
 
 
-def test_an_unknown_id_tells_how_one_of_the_users_own_is_written() -> None:
+def test_an_unknown_id_shows_the_spelling_for_a_users_module() -> None:
     with pytest.raises(ValueError, match=r"knows none of this name\. One that .* is my_module:NoRender-v0$"):
         make_gym("NoRender-v0")
     with pytest.raises(ValueError, match=r"did you mean CartPole-v1\? One that .* my_module:CartPol-v1$"):

@@ -122,7 +122,7 @@ def test_without_a_way_to_draw_there_is_one_line(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("libraries", "chosen"), [({"libEGL.so.1"}, "egl"), ({"libOSMesa.so.8"}, "osmesa"), (set(), None)]
 )
-def test_mujoco_is_told_to_draw_by_what_the_system_has(
+def test_mujoco_draws_with_the_library_that_is_there(
     monkeypatch: pytest.MonkeyPatch, libraries: set[str], chosen: str | None
 ) -> None:
     monkeypatch.setenv("MUJOCO_GL", "")
