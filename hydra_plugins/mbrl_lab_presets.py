@@ -6,6 +6,7 @@ from pathlib import Path
 
 from hydra._internal.core_plugins import file_config_source
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigResult
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
@@ -25,6 +26,13 @@ class PresetSource(file_config_source.FileConfigSource):
 
     def is_config(self, config_path: str) -> bool:
         return self.files.view(config_path) is not None
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        names = super().list(config_path, results_filter)
+        if config_path == "budget" and results_filter != ObjectType.GROUP:
+            presets = super().list("preset", ObjectType.CONFIG)
+            names += [name for name in presets if name not in names and self.is_config(f"budget/{name}")]
+        return sorted(names)
 
     def load_config(self, config_path: str) -> ConfigResult:
         view = self.files.view(config_path)

@@ -87,3 +87,14 @@ def test_both_commands_take_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert doctor.main(["seed=4", "--explain=seed"]) == 0
     assert capsys.readouterr().out == expected
     assert doctor.main(["--explain=sead"]) == 2
+
+
+def test_help_names_it_and_lists_budgets(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py", "--help"])
+    with pytest.raises(SystemExit) as left:
+        cli_train.main()
+    assert not left.value.code
+    shown = capsys.readouterr().out
+    assert "--explain KEY prints" in shown and "Powered by" not in shown
+    (budgets,) = (line for line in shown.splitlines() if line.startswith("budget: "))
+    assert "none" in budgets and "mpc_cartpole" in budgets and "sac_cheetah" in budgets
