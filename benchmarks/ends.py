@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mbrl_lab.dynamics import Ends
+from mbrl_lab.dynamics import TerminationModel
 from mbrl_lab.dynamics.ensemble_trainer import balanced
 from mbrl_lab.env.physics import cartpole_termination
 from mbrl_lab.tracking.checkpoint import Checkpoint
@@ -34,10 +34,10 @@ def transitions(run: Path) -> Transition:
     return Transition(*(x[flat.valid] for x in flat))
 
 
-def fitted(t: Transition, bounds: bool) -> Ends:
-    """Ends after as many updates as a run of 2,500 steps makes."""
+def fitted(t: Transition, bounds: bool) -> TerminationModel:
+    """TerminationModel after as many updates as a run of 2,500 steps makes."""
     torch.manual_seed(0)
-    ends = Ends(MEMBERS, t.next_obs.shape[-1], width=64, depth=2, lr=3e-3, bounds=bounds, hazard=0.0)
+    ends = TerminationModel(MEMBERS, t.next_obs.shape[-1], width=64, depth=2, lr=3e-3, bounds=bounds, hazard=0.0)
     ends.observe(t.next_obs, t.terminal)
     over, every = t.terminal.nonzero().flatten(), torch.arange(len(t.terminal))
     for _ in range(UPDATES if ends.unexplained else 0):
@@ -57,7 +57,7 @@ def probes(t: Transition) -> Tensor:
     return x[((x[:, 0] > -2.4) | (met < -2.4).any()) & ((x[:, 0] < 2.4) | (met > 2.4).any())]
 
 
-def predicted(ends: Ends, x: Tensor) -> Tensor:
+def predicted(ends: TerminationModel, x: Tensor) -> Tensor:
     """[N]: whether an end is likelier than not, by bounds and the mean of the classifiers."""
     going_on = ends.known(x, x)
     if layers := ends.freeze(torch.arange(MEMBERS)):

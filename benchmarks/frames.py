@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import torch
 
-from mbrl_lab.dynamics import Frames, Grid, ImageTrainer, Visual
+from mbrl_lab.dynamics import FrameModel, GridModel, ImageTrainer, Visual
 from mbrl_lab.nets.speed import keep_freed_memory
 from mbrl_lab.types import EnvSpec, Step
 
@@ -34,9 +34,9 @@ def made(kind: str, members: int, width: int, depth: int, compiled: bool) -> Vis
     trainer = ImageTrainer(32, 0.1, 5_000, 2, 0.01, 200, False, 0.25, None)
     model: Visual
     if kind == "frames":
-        model = Frames(SPECS[kind], history=4, target="levels", patch=4, trainer=trainer, **sizes)  # type: ignore[arg-type]
+        model = FrameModel(SPECS[kind], history=4, target="levels", patch=4, trainer=trainer, **sizes)  # type: ignore[arg-type]
     else:
-        model = Grid(SPECS[kind], history=2, trainer=trainer, **sizes)  # type: ignore[arg-type]
+        model = GridModel(SPECS[kind], history=2, trainer=trainer, **sizes)  # type: ignore[arg-type]
     if compiled:
         for net in model.nets:
             net.trunk = torch.compile(net.trunk)  # type: ignore[assignment]

@@ -28,9 +28,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mbrl_lab.dynamics import Frames, ImageTrainer
+from mbrl_lab.dynamics import FrameModel, ImageTrainer
 from mbrl_lab.dynamics.image_trainer import model_rows
-from mbrl_lab.dynamics.parts import breakout, part, spaceinvaders
 from mbrl_lab.dynamics.quality import (
     OpenLoop,
     changed,
@@ -44,6 +43,7 @@ from mbrl_lab.dynamics.quality import (
 )  # fmt: skip
 from mbrl_lab.env import Envs
 from mbrl_lab.env.atari import AtariVector
+from mbrl_lab.env.objects import breakout, grey_in, spaceinvaders
 from mbrl_lab.nets.speed import keep_freed_memory
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Step
@@ -88,7 +88,7 @@ def played(game: str, steps: int, seed: int, stack: int) -> Iterator[tuple[EnvSp
 def follow(frames: Tensor) -> Tensor:
     """[N] actions that bring the paddle below where Breakout's ball [N, 2, 84, 84] is going."""
     ball, before = breakout(frames[:, 1])["ball"], breakout(frames[:, 0])["ball"]
-    paddle = part(frames[:, 1], [(76, 77)], (5, 79), 0, 1e9)
+    paddle = grey_in(frames[:, 1], [(76, 77)], (5, 79), 0, 1e9)
     apart = ball.centre[:, 1] + 1.5 * (ball.centre - before.centre)[:, 1] * before.visible - paddle.centre[:, 1]
     action = torch.where(apart > 2, RIGHT, torch.where(apart < -2, LEFT, 0))
     return torch.where(ball.visible, action, 0)
@@ -97,7 +97,7 @@ def follow(frames: Tensor) -> Tensor:
 class Copy:
     """The last frame again."""
 
-    def __init__(self, model: Frames) -> None:
+    def __init__(self, model: FrameModel) -> None:
         self.begin, self.lead, self.shape, self.model = model.begin, model.lead, model.shape, model
 
     def expect(self, state: Tensor, action: Tensor) -> tuple[Tensor, Any]:
@@ -118,7 +118,7 @@ def line(seen: OpenLoop) -> Tensor:
     return torch.stack(found)
 
 
-def windows(model: Frames, replay: Replay, fit: ImageTrainer, most: int) -> list[Step]:
+def windows(model: FrameModel, replay: Replay, fit: ImageTrainer, most: int) -> list[Step]:
     """Rows in chunks, evenly spread over what is held out."""
     indices = fit.windows(model, replay, AHEAD)
     indices = indices[torch.linspace(0, len(indices) - 1, min(most, len(indices))).long()]
@@ -135,7 +135,7 @@ def look(model: Any, rows: list[Step], bf16: bool) -> OpenLoop:
 
 def measure(seen: OpenLoop, game: str) -> dict[str, float]:
     """One line of the table."""
-    said, was = changed(seen, Frames.far)
+    said, was = changed(seen, FrameModel.far)
     every = {"f1": f1(said, was, seen.valid), "tiles": tiles_right(said, was, seen.valid)}
     every |= {name: f1(said[..., rows, :], was[..., rows, :], seen.valid) for name, rows in BANDS[game].items()}
     every |= recall_of(GAMES[game][1], seen)
@@ -152,7 +152,7 @@ def measure(seen: OpenLoop, game: str) -> dict[str, float]:
     return found | {"earned": earned(every["tiles"])}
 
 
-def train(model: Frames, fit: ImageTrainer, replay: Replay, args: argparse.Namespace, told: Any) -> None:
+def train(model: FrameModel, fit: ImageTrainer, replay: Replay, args: argparse.Namespace, told: Any) -> None:
     """So many updates, with a learning rate that falls to nothing over the last half."""
     indices, _ = fit.split(fit.windows(model, replay, args.unroll))
     kinds = fit.prepare(model, replay, indices)
@@ -200,7 +200,7 @@ def main() -> None:
     keep_freed_memory()
     unseen, replay = play(args.game, args.held_out, args.seed + 1, 4), play(args.game, args.steps, args.seed, 4)
     spec: EnvSpec = replay.spec
-    model = Frames(
+    model = FrameModel(
         spec,
         args.members,
         args.history,

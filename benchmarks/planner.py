@@ -34,7 +34,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from mbrl_lab.dynamics import Ends, Ensemble
+from mbrl_lab.dynamics import Ensemble, TerminationModel
 from mbrl_lab.env import physics
 from mbrl_lab.nets.speed import compile_parts, keep_freed_memory
 from mbrl_lab.planner import CEM
@@ -53,24 +53,28 @@ Plan = Callable[[], object]
 def settings(path: str, **changes: Any) -> dict[str, Any]:
     """A config file's arguments, with changes."""
     given = {str(k): v for k, v in OmegaConf.to_container(OmegaConf.load(CONF / f"{path}.yaml")).items()}  # type: ignore[union-attr]
-    return {k: v for k, v in given.items() if k not in ("_target_", "_partial_")} | changes
+    return {k: v for k, v in given.items() if k not in ("_target_", "_partial_", "defaults")} | changes
 
 
 def fitted_model(device: str, heads: bool) -> Ensemble:
     """An ensemble fitted to the true equations; with `heads` it learned rewards and ends, else they are computed."""
     torch.manual_seed(0)
-    ends = partial(Ends, width=64, depth=2, lr=3e-3, **OmegaConf.load(CONF / "env/cartpole.yaml").env.ends)
+    ends = partial(
+        TerminationModel, width=64, depth=2, lr=3e-3, **OmegaConf.load(CONF / "env/cartpole.yaml").env.termination
+    )
     functions = {
         "reward_fn": None if heads else speed,
         "termination_fn": None if heads else physics.cartpole_termination,
     }
     net = {"members": MEMBERS, "elites": MEMBERS, "width": WIDTH, "depth": DEPTH, "gaussian": True}
-    model = Ensemble(SPEC, **settings("dynamics/ensemble", **net, ends=ends, propagation="ts1") | functions).to(device)
+    model = Ensemble(SPEC, **settings("dynamics/ensemble", **net, termination=ends, propagation="ts1") | functions).to(
+        device
+    )
     steps = true_steps(20_000).to(device)
     model.normalise(steps)
     model.bound(steps)
     for _ in range(FIT_UPDATES):
-        model.update(true_steps(256).to(device), ends=true_steps(256, angle=0.4).to(device))
+        model.update(true_steps(256).to(device), terminations=true_steps(256, angle=0.4).to(device))
     return model
 
 

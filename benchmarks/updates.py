@@ -33,7 +33,7 @@ import numpy as np
 import torch
 from planner import imported, settings
 
-from mbrl_lab.dynamics import Ends, Ensemble
+from mbrl_lab.dynamics import Ensemble, TerminationModel
 from mbrl_lab.nets.encoder import Vector
 from mbrl_lab.nets.speed import compile_parts, keep_freed_memory
 from mbrl_lab.policy import SAC
@@ -118,7 +118,7 @@ def our_updates(width: int, compiled: bool, dtype: torch.dtype) -> Job:
 
 def model(compiled: bool) -> Ensemble:
     torch.manual_seed(0)
-    ends = partial(Ends, width=64, depth=2, lr=3e-3, bounds=False, hazard=0.0)
+    ends = partial(TerminationModel, width=64, depth=2, lr=3e-3, bounds=False, hazard=0.0)
     net = {"members": MEMBERS, "elites": ELITES, "width": MODEL_WIDTH, "depth": MODEL_DEPTH, "gaussian": True}
     found = Ensemble(SPEC, **settings("dynamics/ensemble", **net, ends=ends, propagation="ts1"))
     found.normalise(Step(*(x.unflatten(0, (2, -1)) for x in rows(2_000))))

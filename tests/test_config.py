@@ -28,8 +28,8 @@ from mbrl_lab.tracking.state import module_state
 AT_RUN_TIME = {
     "mbrl_lab.algo.": {"spec"},
     "mbrl_lab.dynamics.": {"spec"},
-    "mbrl_lab.dynamics.Ends": {"members", "dim"},
-    "mbrl_lab.dynamics.parts.": {"images"},
+    "mbrl_lab.dynamics.TerminationModel": {"members", "dim"},
+    "mbrl_lab.env.objects.": {"images"},
     "mbrl_lab.policy.": {"spec"},
     "mbrl_lab.tracking.loggers.": {"folder"},
     "mbrl_lab.env.physics.": {"obs", "action", "next_obs"},
@@ -180,7 +180,7 @@ def numbers(node: Any, prefix: str = "") -> Iterator[str]:
 
 
 def test_every_number_is_guarded(every_config: list[DictConfig]) -> None:
-    """By a rule of its own, by that of what takes it from env.ends, by the planner, or by whatever env.make calls."""
+    """By a rule of its own, by that of what takes it from env.termination, by the planner, or by env.make."""
     found = {k for cfg in every_config for k in numbers(OmegaConf.to_container(cfg, resolve=True))}
     within = (
         "algo.planner.",
@@ -193,7 +193,7 @@ def test_every_number_is_guarded(every_config: list[DictConfig]) -> None:
         "env.actions",
         "planner.",
         "logger.",
-        "env.ends.",
+        "env.termination.",
         "env.make.",
         "env.make_vector.",
     )

@@ -29,7 +29,7 @@ def test_rules_are_for_options_that_are_declared() -> None:
 
 
 PASSED_ON = {
-    *("dynamics.ends.bounds", "dynamics.ends.hazard", "env.score.random", "env.score.human"),
+    *("dynamics.termination.bounds", "dynamics.termination.hazard", "env.score.random", "env.score.human"),
     *("policy.resets.n_step_start", "policy.resets.gamma_start"),
 }
 """Their default is another setting, or they stand in braces."""

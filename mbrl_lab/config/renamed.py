@@ -12,6 +12,10 @@ from typing import Any
 
 KEYS: dict[str, str] = {
     "algo.fit": "dynamics.trainer",
+    "dynamics.ends": "dynamics.termination",
+    "dynamics.trainer.parts": "dynamics.trainer.objects",
+    "env.ends": "env.termination",
+    "env.parts": "env.objects",
     "algo.rollout": "algo.rollouts.length",
     "algo.epoch": "algo.rollouts.epoch",
     "algo.keep": "algo.rollouts.keep",
@@ -67,7 +71,7 @@ KEYS: dict[str, str] = {
     "policy.entropy_coef": "policy.objective.entropy_coef",
 }
 """Dotted setting -> dotted setting. An entry covers what stands below it, too: `dynamics.ends` answers
-`dynamics.ends.lr`. `group=option` -> `group=option` is a config file that was renamed."""
+`dynamics.termination.lr`. `group=option` -> `group=option` is a config file that was renamed."""
 
 GONE: dict[str, str] = {
     "fit": "dynamics= chooses the trainer, too; its settings are dynamics.trainer.*",
@@ -76,6 +80,11 @@ GONE: dict[str, str] = {
 """Dotted setting -> what to do now, for a setting without a successor."""
 
 TARGETS: dict[str, str] = {
+    "mbrl_lab.dynamics.Ends": "mbrl_lab.dynamics.TerminationModel",
+    "mbrl_lab.dynamics.Frames": "mbrl_lab.dynamics.FrameModel",
+    "mbrl_lab.dynamics.Grid": "mbrl_lab.dynamics.GridModel",
+    "mbrl_lab.dynamics.parts.breakout": "mbrl_lab.env.objects.breakout",
+    "mbrl_lab.dynamics.parts.spaceinvaders": "mbrl_lab.env.objects.spaceinvaders",
     "mbrl_lab.dynamics.Fit": "mbrl_lab.dynamics.EnsembleTrainer",
     "mbrl_lab.dynamics.FitVisual": "mbrl_lab.dynamics.ImageTrainer",
 }

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mbrl_lab.dynamics.ends import Ends
 from mbrl_lab.dynamics.frozen_ensemble import FrozenEnsemble, elite_layers, fold
 from mbrl_lab.dynamics.normaliser import Normaliser
+from mbrl_lab.dynamics.termination import TerminationModel
 from mbrl_lab.dynamics.trainer import Trainer
 from mbrl_lab.dynamics.validation import Validation, validate_predictions
 from mbrl_lab.nets import EnsembleMLP
@@ -31,8 +31,8 @@ class Ensemble(WorldModel):
     """`members` networks as one. The state is the observation; row blocks are predicted by one elite each.
 
     Targets are the change of observation and the reward, standardised; with `gaussian` their variances too, within
-    learned bounds (Chua et al. 2018, appendix A.1). Ends have networks of their own, since on a shared trunk the
-    Gaussian likelihood drowns them. `reward_fn` and `termination_fn` replace what would be learned.
+    learned bounds (Chua et al. 2018, appendix A.1). Terminations have networks of their own, since on a shared trunk
+    the Gaussian likelihood drowns them. `reward_fn` and `termination_fn` replace what would be learned.
     `propagation`: ts_inf keeps a row with its member, ts1 draws a member at every step, expectation averages means.
     `noise`: Gaussian, added to the observations it learns from and to those it predicts, of this share of each one's
     absolute mean.
@@ -55,7 +55,7 @@ class Ensemble(WorldModel):
         weight_decay: float | Sequence[float],
         clip: float,
         noise: float,
-        ends: Callable[[int, int], Ends],
+        termination: Callable[[int, int], TerminationModel],
         trainer: Trainer[Ensemble],
         reward_fn: Head | None = None,
         termination_fn: Head | None = None,
@@ -75,7 +75,7 @@ class Ensemble(WorldModel):
         self.net = EnsembleMLP(members, dim + spec.action_dim, self.outputs * (1 + gaussian), width, depth)
         self.max_logvar = nn.Parameter(torch.full((self.outputs,), 0.5))
         self.min_logvar = nn.Parameter(torch.full((self.outputs,), -10.0))
-        self.ends = ends(members, dim)
+        self.termination = termination(members, dim)
         self.register_buffer("elite", torch.arange(elites))
         self.opt = Adam(self._groups(weight_decay), lr)
         self._frozen: dict[torch.dtype, FrozenEnsemble] = {}
@@ -135,12 +135,12 @@ class Ensemble(WorldModel):
         """[N]: the probability that the episode goes on."""
         if self.termination_fn is not None:
             return 1 - self.termination_fn(obs, action, next_obs).float()
-        if elites.ends is None:
+        if elites.termination is None:
             return torch.ones_like(next_obs[:, 0])
-        discount = self.ends.known(obs, next_obs)
-        if not elites.ends.layers:
+        discount = self.termination.known(obs, next_obs)
+        if not elites.termination.layers:
             return discount
-        return discount * self._by_block(next_obs, partial(self.ends.learned, elites.ends))
+        return discount * self._by_block(next_obs, partial(self.termination.learned, elites.termination))
 
     def _sample(self, out: Tensor) -> tuple[Tensor, Tensor]:
         """Network outputs [N, O or 2 O] -> change of observation [N, D] and reward [N], drawn if Gaussian."""
@@ -158,8 +158,8 @@ class Ensemble(WorldModel):
         x = F.pad(x, (0, 0, 0, -rows % elites))
         return net(x.view(elites, -1, x.shape[-1])).flatten(0, 1)[:rows]
 
-    def update(self, steps: Step, ends: Step | None = None) -> tuple[Tensor, Metrics]:
-        """Rows [L, B] for all members alike, or [L, K, B] for each its own; `ends` feeds the end network instead."""
+    def update(self, steps: Step, terminations: Step | None = None) -> tuple[Tensor, Metrics]:
+        """Steps [L, B] for all members alike, or [L, K, B] for each its own; `terminations`: for that model."""
         t = steps.transitions()
         loss = self.loss(self._by_member(self._noised(t)))
         if self.clip:
@@ -167,9 +167,9 @@ class Ensemble(WorldModel):
         else:
             self.opt.minimise(loss.sum())
         metrics: Metrics = {"model/train/loss": loss.detach().mean()}
-        if self.termination_fn is None and self.ends.unexplained:
-            seen = self._by_member(t if ends is None else ends.transitions())
-            metrics["model/train/termination/loss"] = self.ends.update(seen)
+        if self.termination_fn is None and self.termination.unexplained:
+            seen = self._by_member(t if terminations is None else terminations.transitions())
+            metrics["model/train/termination/loss"] = self.termination.update(seen)
         self.thaw()
         return t.obs.flatten(0, t.reward.ndim - 1), metrics
 
@@ -217,7 +217,7 @@ class Ensemble(WorldModel):
     def bound(self, steps: Step) -> None:
         """Learn where episodes are seen to go on and to end from real rows [2, N], all of them valid."""
         t = steps.transitions()
-        self.ends.observe(t.next_obs[0], t.terminal[0])
+        self.termination.observe(t.next_obs[0], t.terminal[0])
         self.thaw()
 
     def logvar_bounds(self) -> list[nn.Parameter]:
@@ -242,8 +242,8 @@ class Ensemble(WorldModel):
         width = self.net.biases[-1].shape[-1] - self.outputs
         scale, shift = F.pad(self.targets.scale, (0, width), value=1), F.pad(self.targets.mean, (0, width))
         net = fold(elite_layers(self.net.layers(), self.elite), self.inputs, scale, shift)
-        learned = self.termination_fn is None and bool(self.ends.seen)
-        return FrozenEnsemble(net, self.ends.freeze(self.elite) if learned else None)
+        learned = self.termination_fn is None and bool(self.termination.seen)
+        return FrozenEnsemble(net, self.termination.freeze(self.elite) if learned else None)
 
     def thaw(self) -> None:
         self._frozen = {}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mbrl_lab.dynamics.grid import COLOURS, LARGEST, SELDOM
+from mbrl_lab.dynamics.grid import COLOURS, LARGEST, RARE_LOGIT
 from mbrl_lab.dynamics.trainer import Trainer
 from mbrl_lab.dynamics.visual import Net, Said, Visual
 from mbrl_lab.nets.dilated import Dilated, Pooled
@@ -64,7 +64,7 @@ class LevelNet(FrameNet):
 
     def __init__(self, spec: EnvSpec, history: int, patch: int, width: int, depth: int) -> None:
         super().__init__(spec, history, patch, width, depth)
-        nn.init.constant_(self.pixels.bias, SELDOM)
+        nn.init.constant_(self.pixels.bias, RARE_LOGIT)
         self.levels = nn.Linear(width, self.square * LEVELS)
         self.register_buffer("palette", torch.arange(STEP // 2, 256, STEP).byte())
 
@@ -127,7 +127,7 @@ def depth_to_space(squares: Tensor, side: int) -> Tensor:
 TARGETS: dict[str, type[LevelNet] | type[DeltaNet]] = {"levels": LevelNet, "delta": DeltaNet}
 
 
-class Frames(Visual):
+class FrameModel(Visual):
     """The next grey frame of the newest `history`, as `target` says: levels or delta.
 
     ValueError for observations that are no grey frames, or whose sides are no multiples of `patch`.

@@ -58,4 +58,4 @@ class FrozenEnsemble(NamedTuple):
     """The elites' networks, of observations and changes in the environment's units."""
 
     net: Folded
-    ends: Folded | None  # None while no end was ever seen, or where it is computed
+    termination: Folded | None  # None while no termination was ever observed, or where it is computed

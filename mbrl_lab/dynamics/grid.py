@@ -20,7 +20,7 @@ LARGEST = 32
 COLOURS = "algo=dreamer, ddqn and ppo read any channels; with env=gym, env.grayscale=true makes one of three colours"
 """What to do with large images that are not grey, of which no ensemble makes a model."""
 
-SELDOM = -4.0
+RARE_LOGIT = -4.0
 """With what logit a change begins, and that another action is done."""
 
 TINY = 1e-8
@@ -46,9 +46,9 @@ class GridNet(Net):
         self.trunk = Dilated(channels * history, spec.obs_shape[1:], 0, width, depth)  # type: ignore[arg-type]
         self.change = nn.Conv2d(width, self.outcomes * channels, 1)
         nn.init.zeros_(self.change.weight)
-        nn.init.constant_(self.change.bias, SELDOM)  # type: ignore[arg-type]
+        nn.init.constant_(self.change.bias, RARE_LOGIT)  # type: ignore[arg-type]
         self.rest = Pooled(width, 5 * self.outcomes)
-        self.slip = nn.Parameter(torch.tensor(SELDOM))
+        self.slip = nn.Parameter(torch.tensor(RARE_LOGIT))
         self.register_buffer("least", torch.full((channels,), spec.obs_shape[1] * spec.obs_shape[2]))
         self.register_buffer("most", torch.zeros(channels, dtype=torch.int64))
         self._kept: list[tuple[int, int]] | None = None
@@ -104,7 +104,7 @@ class GridNet(Net):
         return cells.view_as(frame)
 
 
-class Grid(Visual):
+class GridModel(Visual):
     """Per channel and cell of the next grid one bit, given the newest `history` grids and the action.
 
     ValueError for images, and for actions that are no choice among some.

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from mbrl_lab.dynamics.holdout import HoldoutTrainer
-from mbrl_lab.dynamics.quality import AHEAD, OpenLoop, Parts, judged, open_loop
+from mbrl_lab.dynamics.quality import HORIZONS, FramePredictions, image_metrics, open_loop
 from mbrl_lab.dynamics.tally import Tally
 from mbrl_lab.dynamics.visual import Visual
+from mbrl_lab.env.objects import FindObjects
 from mbrl_lab.nets.anneal import anneal
 from mbrl_lab.replay import Replay, free_memory
 from mbrl_lab.types import FitResult, Metrics, Step
@@ -21,8 +22,8 @@ BLOCK = 256
 GOLDEN = 0.6180339887498949
 """Multiples of it, without their whole part, fall evenly into [0, 1)."""
 
-JUDGED = 256
-"""Held-out starts that a fit is judged by."""
+VALIDATED = 256
+"""Held-out starts that a fit is image_metrics by."""
 
 STUDIED = 1_000
 """Frames that a model may look at before a fit."""
@@ -36,7 +37,7 @@ class ImageTrainer(HoldoutTrainer[Visual]):
 
     The share `events` of a batch begins just before a reward or an end, half of it before each if there are both.
     A row's part (hold-out or not, and how often it stands in each member's `bootstrap`) follows from its number.
-    `parts`: what to look for in images when the model is judged.
+    `objects`: what to look for in images when the model is image_metrics.
     """
 
     def __init__(
@@ -49,10 +50,10 @@ class ImageTrainer(HoldoutTrainer[Visual]):
         max_updates: int,
         bootstrap: bool,
         events: float,
-        parts: Parts | None,
+        objects: FindObjects | None,
     ) -> None:
         super().__init__(batch, holdout, max_holdout, patience, gain, max_updates, bootstrap)
-        self.events, self.parts = events, parts
+        self.events, self.objects = events, objects
 
     def fit(self, model: Visual, replay: Replay, updates: int | None) -> FitResult:
         train, test = self.split(self.windows(model, replay, model.unroll))
@@ -78,10 +79,10 @@ class ImageTrainer(HoldoutTrainer[Visual]):
                 stale = 0 if (error < best * (1 - self.gain)).any() else stale + 1
                 best = torch.minimum(best, error)
 
-        held = self.unseen(model, replay, max(AHEAD), JUDGED)
+        held = self.unseen(model, replay, max(HORIZONS), VALIDATED)
         if updates is not None or held is None:
             return FitResult(tally.checked())
-        found = assess(model, held, self.parts)
+        found = assess(model, held, self.objects)
         return FitResult(tally.checked() | found.metrics, found.trusted_horizon)
 
     def check_memory(self, model: Visual) -> None:
@@ -143,7 +144,7 @@ class ImageTrainer(HoldoutTrainer[Visual]):
     @torch.no_grad()
     def validate(self, model: Visual, replay: Replay, indices: Tensor) -> Tensor:
         """[K]: each member's loss on held-out rows, as frequent as they are in batches."""
-        indices = indices[torch.linspace(0, len(indices) - 1, min(len(indices), JUDGED)).long()]
+        indices = indices[torch.linspace(0, len(indices) - 1, min(len(indices), VALIDATED)).long()]
         rows = model_rows(model, replay, indices, model.unroll)
         return torch.stack([model.loss(k, rows)[0] for k in range(model.members)]).cpu()
 
@@ -168,13 +169,13 @@ def model_rows(model: Visual, replay: Replay, indices: Tensor, steps: int) -> St
 class Assessment(NamedTuple):
     """What a model predicts along real steps, and what that is worth."""
 
-    loop: OpenLoop
+    loop: FramePredictions
     metrics: Metrics
     trusted_horizon: int
 
 
-def assess(model: Visual, rows: Step, parts: Parts | None) -> Assessment:
+def assess(model: Visual, rows: Step, objects: FindObjects | None) -> Assessment:
     """Open-loop predictions along rows [lead + 1 + H, N]."""
     seen = open_loop(model, rows)
-    possible = open_loop(model, rows, told=True) if model.chance else seen
-    return Assessment(seen, *judged(seen, possible, model.far, parts))
+    possible = open_loop(model, rows, oracle=True) if model.chance else seen
+    return Assessment(seen, *image_metrics(seen, possible, model.far, objects))

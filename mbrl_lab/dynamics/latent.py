@@ -128,7 +128,7 @@ class Latent(SequenceModel):
 
     def _apart(self, seen: Normal, foreseen: Normal) -> Tensor:
         """[L, B]: how far what was seen and what was foreseen lie apart; most of it is for the step to mend."""
-        measure = relative_entropy if self.gaussian else distance
+        measure = kl_gaussian if self.gaussian else distance
         return measure(seen.detach(), foreseen) + self.balance * measure(seen, foreseen.detach())
 
     def _end_error(self, z: Tensor, ends: Tensor) -> Tensor:
@@ -147,7 +147,7 @@ def distance(seen: Normal, foreseen: Normal) -> Tensor:
     return (seen.mean - foreseen.mean).square().sum(-1)
 
 
-def relative_entropy(seen: Normal, foreseen: Normal) -> Tensor:
+def kl_gaussian(seen: Normal, foreseen: Normal) -> Tensor:
     """[..., D] -> [...]: KL(seen || foreseen) in nats."""
     ratio = 2 * (seen.log_std - foreseen.log_std)
     apart = (seen.mean - foreseen.mean) / foreseen.log_std.exp()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mbrl_lab.dynamics.visual import Visual
+from mbrl_lab.env.objects import FindObjects, ScreenObject
 from mbrl_lab.types import Metrics, Step
 
 TILES = 7
@@ -18,23 +18,11 @@ TILES = 7
 RIGHT = 0.5
 """Least F1 of the changed pixels of a tile that was predicted right."""
 
-EARNED = 0.9
+TRUSTED = 0.9
 """Share of the tiles that must be right for a model to have earned rollouts of a length."""
 
 
-class Part(NamedTuple):
-    """Something that can be followed in N images."""
-
-    mass: Tensor  # [N]: the sum of its grey values
-    centre: Tensor  # [N, 2]: row and column
-    visible: Tensor  # [N] bool
-
-
-Parts = Callable[[Tensor], dict[str, Part]]
-"""What a game's images [N, H, W] uint8 show, by name."""
-
-
-class OpenLoop(NamedTuple):
+class FramePredictions(NamedTuple):
     """H steps imagined from N starts with the actions truly taken."""
 
     start: Tensor  # [N, C, H, W]: the newest frame where it began
@@ -50,10 +38,10 @@ class OpenLoop(NamedTuple):
 
 
 @torch.no_grad()
-def open_loop(model: Visual, steps: Step, told: bool = False) -> OpenLoop:
+def open_loop(model: Visual, steps: Step, oracle: bool = False) -> FramePredictions:
     """Imagine along rows [lead + 1 + H, N] whose first lead + 1 begin a state of the model.
 
-    `told`: of the outcomes that the model deems possible the one nearest to the truth, not the likeliest.
+    `oracle`: of the outcomes that the model deems possible the one nearest to the truth, not the likeliest.
     """
     lead, channels = model.lead, model.shape[0]
     state = model.initial_state(steps.at(slice(0, lead + 1)))
@@ -66,15 +54,15 @@ def open_loop(model: Visual, steps: Step, told: bool = False) -> OpenLoop:
         row = steps.at(t)
         true = row.obs[:, -channels:]
         after, outcome = model.expect(state, row.action)
-        state = model.recognise(state, row.action, true) if told else after
+        state = model.recognise(state, row.action, true) if oracle else after
         first = goes_on & ~row.first
         goes_on = first & ~row.terminal
         said, was = (outcome.reward, 1 - outcome.cont), (row.reward, row.terminal)
         seen.append((state[:, -channels:], true, goes_on, said[0], was[0], said[1], was[1], first))
-    return OpenLoop(start, before, *(torch.stack(x) for x in zip(*seen, strict=True)))
+    return FramePredictions(start, before, *(torch.stack(x) for x in zip(*seen, strict=True)))
 
 
-def changed(seen: OpenLoop, far: int) -> tuple[Tensor, Tensor]:
+def changed(seen: FramePredictions, far: int) -> tuple[Tensor, Tensor]:
     """[H, N, C, H, W] bool each: pixels that differ by more than `far` from the last real frame, predicted and true."""
     start = seen.start.short()
     return (seen.predicted.short() - start).abs() > far, (seen.true.short() - start).abs() > far
@@ -109,22 +97,22 @@ def _tiled(x: Tensor, side: int) -> Tensor:
     return pooled.view(*x.shape[:3], *pooled.shape[-2:])
 
 
-def earned(right: Tensor) -> int:
+def trusted_horizon(right: Tensor) -> int:
     """How many steps in a row from the first the share of right tiles [H] is high enough."""
-    return int((right >= EARNED).int().cumprod(0).sum())
+    return int((right >= TRUSTED).int().cumprod(0).sum())
 
 
-def recall_of(parts: Parts, seen: OpenLoop) -> dict[str, Tensor]:
-    """For each part [H] the share of starts from which it is where it should be; NaN where it is never to be seen.
+def recall_of(objects: FindObjects, seen: FramePredictions) -> dict[str, Tensor]:
+    """For each object [H] the share of starts from which it is where it should be; NaN where it is never to be seen.
 
     Counted are rows where it is visible in the last two real frames and the true one, and no life was lost meanwhile.
     Right is a mass of 0.4 to 2.5 times the true one, with its centre within 2 pixels.
     """
     height = seen.predicted.shape[0]
-    past = [parts(x[:, 0]) for x in (seen.before, seen.start)]
+    past = [objects(x[:, 0]) for x in (seen.before, seen.start)]
     found: dict[str, list[Tensor]] = {}
     for h in range(height):
-        predicted, true = parts(seen.predicted[h, :, 0]), parts(seen.true[h, :, 0])
+        predicted, true = objects(seen.predicted[h, :, 0]), objects(seen.true[h, :, 0])
         for name, part in true.items():
             counts = seen.valid[h] & part.visible & past[0][name].visible & past[1][name].visible
             right = matches(predicted[name], part) & counts
@@ -132,7 +120,7 @@ def recall_of(parts: Parts, seen: OpenLoop) -> dict[str, Tensor]:
     return {name: torch.stack(x) for name, x in found.items()}
 
 
-def matches(predicted: Part, true: Part) -> Tensor:
+def matches(predicted: ScreenObject, true: ScreenObject) -> Tensor:
     """[N] bool."""
     ratio = predicted.mass / true.mass.clamp(min=1)
     apart = (predicted.centre - true.centre).norm(dim=-1)
@@ -167,17 +155,19 @@ def rare(name: str, score: Tensor, label: Tensor) -> Metrics:
     }
 
 
-AHEAD = (1, 2, 5, 10)
-"""Steps at which open-loop predictions are judged."""
+HORIZONS = (1, 2, 5, 10)
+"""Steps at which open-loop predictions are image_metrics."""
 
 
-def judged(seen: OpenLoop, told: OpenLoop, far: int, parts: Parts | None) -> tuple[Metrics, int]:
-    """Everything that is logged about predictions, by name, and the trusted horizon, by `told` ones."""
+def image_metrics(
+    seen: FramePredictions, told: FramePredictions, far: int, objects: FindObjects | None
+) -> tuple[Metrics, int]:
+    """Everything that is logged about predictions, by name, and the trusted horizon, by `oracle` ones."""
     said, was = changed(seen, far)
     every = {"changed_f1": f1(said, was, seen.valid), "tiles_right": tiles_right(said, was, seen.valid)}
     possible = tiles_right(*changed(told, far), told.valid)
-    every |= {f"{name}_recall": x for name, x in (recall_of(parts, seen) if parts else {}).items()}
-    reach = [h for h in AHEAD if h <= len(seen.true)]
+    every |= {f"{name}_recall": x for name, x in (recall_of(objects, seen) if objects else {}).items()}
+    reach = [h for h in HORIZONS if h <= len(seen.true)]
     found: Metrics = {
         f"model/openloop/obs/{name}_{h}": float(x[h - 1])
         for name, x in every.items()
@@ -187,5 +177,5 @@ def judged(seen: OpenLoop, told: OpenLoop, far: int, parts: Parts | None) -> tup
     first = seen.first[0]
     found |= rare("reward", seen.reward[0, first].abs(), seen.true_reward[0, first] != 0)
     found |= rare("termination", seen.end[0, first], seen.true_end[0, first])
-    trusted = earned(possible)
+    trusted = trusted_horizon(possible)
     return found | {"model/openloop/trusted_horizon": float(trusted)}, trusted

@@ -136,7 +136,7 @@ class RSSM(SequenceModel):
 
         The first moves the prior alone, the second the posterior.
         """
-        return relative_entropy(posterior.detach(), prior), relative_entropy(posterior, prior.detach())
+        return kl_categorical(posterior.detach(), prior), kl_categorical(posterior, prior.detach())
 
     def draw(self, logp: Tensor) -> Tensor:
         """[N, groups, classes] log-probabilities -> one-hot, with the gradient of the probabilities.
@@ -192,6 +192,6 @@ class RSSM(SequenceModel):
         return F.binary_cross_entropy_with_logits(self.end(features).float().squeeze(-1), ends, reduction="none")
 
 
-def relative_entropy(a: Tensor, b: Tensor) -> Tensor:
+def kl_categorical(a: Tensor, b: Tensor) -> Tensor:
     """[..., groups, classes] log-probabilities -> [...]: KL(a || b), summed over groups."""
     return (a.exp() * (a - b)).sum((-2, -1))

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mbrl_lab.dynamics.image_trainer import JUDGED, ImageTrainer, assess
-from mbrl_lab.dynamics.quality import AHEAD, OpenLoop, changed, f1, recall_of, tiles_right
+from mbrl_lab.dynamics.image_trainer import VALIDATED, ImageTrainer, assess
+from mbrl_lab.dynamics.quality import HORIZONS, FramePredictions, changed, f1, recall_of, tiles_right
 from mbrl_lab.dynamics.visual import Visual
 from mbrl_lab.protocols import Algo
 from mbrl_lab.report.figure import COLOURS, legend, make_panels, save, set_labels
@@ -36,7 +36,7 @@ SIZE = 252
 class ImageDiagnosis(NamedTuple):
     """Open-loop predictions of fresh episodes, and their errors."""
 
-    loop: OpenLoop
+    loop: FramePredictions
     numbers: dict[str, float]
     table: list[Row]  # for each number of steps ahead
     steps: Step  # [T + 1, B] the policy's episodes
@@ -51,11 +51,11 @@ def diagnose_images(runner: Runner, algo: Algo, num: int = ENVS, steps: int = ST
         steps: that each is played, by the policy and at random.
     """
     model = cast(Visual, algo.world_model)
-    parts = cast(ImageTrainer, model.trainer).parts
+    objects = cast(ImageTrainer, model.trainer).objects
     with runner.separate_randomness(DIAGNOSIS), runner.autocast():
         played = play_policy(runner, algo, model, num, steps).steps
         both = Step(*(torch.cat(x, 1) for x in zip(played, play_random(runner, num, steps), strict=True)))
-        loop, metrics, _ = assess(model, windows(both, model.lead + 1 + max(AHEAD), JUDGED), parts)
+        loop, metrics, _ = assess(model, windows(both, model.lead + 1 + max(HORIZONS), VALIDATED), objects)
 
         state = observe(model, played)[:-1].flatten(0, 1)
         disagreement = model.disagreement(state, played.action[1:].flatten()).mean()
@@ -63,10 +63,10 @@ def diagnose_images(runner: Runner, algo: Algo, num: int = ENVS, steps: int = ST
     # Rates of right predictions by steps ahead, beside those of repeating the last frame.
     predicted, true = changed(loop, model.far)
     lines = {"changed f1": f1(predicted, true, loop.valid), "tiles right": tiles_right(predicted, true, loop.valid)}
-    if parts is not None:
+    if objects is not None:
         repeated = loop._replace(predicted=loop.start.expand_as(loop.predicted))
-        lines |= {f"{k} recall": x for k, x in recall_of(parts, loop).items()}
-        lines |= {f"{k}, last frame": x for k, x in recall_of(parts, repeated).items()}
+        lines |= {f"{k} recall": x for k, x in recall_of(objects, loop).items()}
+        lines |= {f"{k}, last frame": x for k, x in recall_of(objects, repeated).items()}
     ahead = [{"steps": h + 1} | {k: float(x[h]) for k, x in lines.items()} for h in range(len(loop.true))]
 
     numbers = {k: float(v) for k, v in metrics.items()} | {"model/rollout/disagreement": float(disagreement)}
@@ -103,14 +103,14 @@ def draw_images(diagnosis: ImageDiagnosis, model: Visual, run: str, home: Path, 
 def video_frames(model: Visual, steps: Step) -> list[NDArray[np.uint8]]:
     """Truth, prediction and their difference, side by side, of the first environment.
 
-    The prediction starts again from the truth after max(AHEAD) steps, and where an episode begins.
+    The prediction starts again from the truth after max(HORIZONS) steps, and where an episode begins.
     """
     frames = []
     states = observe(model, steps.at((slice(0, FILMED), slice(0, 1))))
     state = states[0]
     for t in range(len(states) - 1):
         step = steps.at((t + 1, slice(0, 1)))
-        restart = t % max(AHEAD) == 0 or bool(step.first)
+        restart = t % max(HORIZONS) == 0 or bool(step.first)
         state = model.expect(states[t] if restart else state, step.action)[0]
         state = states[t + 1] if step.first else state
 
@@ -136,7 +136,7 @@ def describe_images(diagnosis: ImageDiagnosis) -> str:
     known, starts = diagnosis.numbers, diagnosis.loop.start.shape[0]
     lines = [
         f"open loop on fresh episodes, from {starts} starts; the last frame again has an f1 of 0",
-        table([row for row in diagnosis.table if row["steps"] in AHEAD]),
+        table([row for row in diagnosis.table if row["steps"] in HORIZONS]),
     ]
     for kind in ("reward", "termination"):
         if f"model/openloop/{kind}/recall" in known:

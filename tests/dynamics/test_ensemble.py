@@ -11,7 +11,7 @@ import torch
 from linear import EDGE, SPEC, C, data, ensemble, fit, queries, reward_of, trainer, true_next
 from torch import Tensor
 
-from mbrl_lab.dynamics import Ends, Ensemble
+from mbrl_lab.dynamics import Ensemble, TerminationModel
 from mbrl_lab.nets.precision import SMALL_MEMBER_BATCH
 from mbrl_lab.nets.speed import compile_parts
 from mbrl_lab.types import EnvSpec, Step
@@ -40,7 +40,7 @@ def noisy() -> Ensemble:
 @pytest.fixture(scope="module", params=[False, True], ids=["network", "bounds"])
 def ending(request: pytest.FixtureRequest) -> Ensemble:
     torch.manual_seed(0)
-    return fitted(with_ends=True, updates=400, ends={"bounds": request.param})
+    return fitted(with_ends=True, updates=400, termination={"bounds": request.param})
 
 
 def test_it_learns_a_linear_system(deterministic: Ensemble) -> None:
@@ -254,15 +254,15 @@ def test_in_bfloat16_small_changes_about_large_means_are_seen() -> None:
     mean = torch.tensor([1.25, -0.05, -0.1, -0.2, 0.3, 2.5, 0.0, 0.1, -0.2, 0.0, 0.5])
     std = torch.tensor([0.03, 0.05, 0.04, 0.1, 0.5, 0.7, 1.0, 0.8, 2.0, 2.5, 4.0])
     spec, rows = EnvSpec((11,), torch.float32, 3, False), 512
-    ends = partial(Ends, width=64, depth=2, lr=3e-3, bounds=False, hazard=0.0)
+    ends = partial(TerminationModel, width=64, depth=2, lr=3e-3, bounds=False, hazard=0.0)
     model = Ensemble(spec, 2, 2, 64, 3, False, "ts_inf", 1e-3, 0.0, 0.0, 0.0, ends, trainer())
     obs = mean + std * torch.randn(rows, 11)
     both = torch.stack([obs, obs + 0.3 * std * torch.randn(rows, 11)])
     action, no = torch.rand(2, rows, 3) * 2 - 1, torch.zeros(2, rows, dtype=torch.bool)
     model.normalise(Step(action, both, 1 + 0.2 * torch.randn(2, rows), no, no))
-    model.ends.observe(both[1], torch.arange(rows) % 9 == 0)
+    model.termination.observe(both[1], torch.arange(rows) % 9 == 0)
     with torch.no_grad():
-        for weight in [*model.net.weights, *model.ends.net.weights]:
+        for weight in [*model.net.weights, *model.termination.net.weights]:
             weight *= 3  # so that what it predicts varies about as much as the targets do
 
     exact, meant = model.imagine(obs, action[1])

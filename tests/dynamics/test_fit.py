@@ -210,7 +210,7 @@ def test_updates_are_bounded_also_within_an_epoch() -> None:
 def test_half_the_rows_for_the_end_network_are_ends() -> None:
     model = Recorder(2)
     fit(batch=64, max_updates=10, patience=100)(model, numbered(300))
-    shares = torch.cat(model.ends, 1).float().mean(1)
+    shares = torch.cat(model.termination, 1).float().mean(1)
     assert shares.tolist() == pytest.approx([0.55, 0.55], abs=0.06)  # and a tenth of the other half
 
 

@@ -14,12 +14,12 @@ def random_ensemble(propagation: str = "ts_inf", gaussian: bool = False) -> Ense
     """Random networks in float64, standardised by numbers other than 0 and 1; episodes may terminate anywhere."""
     torch.manual_seed(0)
     model = ensemble(members=3, elites=2, width=8, propagation=propagation, gaussian=gaussian).double()
-    for part in (model.inputs, model.targets, model.ends.inputs):
+    for part in (model.inputs, model.targets, model.termination.inputs):
         part.mean.normal_()
         part.scale.uniform_(0.5, 2.0)
     model.elite.copy_(torch.tensor([2, 0]))
-    model.ends.seen.fill_(True)
-    model.ends.unexplained.fill_(True)
+    model.termination.seen.fill_(True)
+    model.termination.unexplained.fill_(True)
     model.thaw()
     return model
 
@@ -54,7 +54,7 @@ def test_values_are_those_of_the_fast_path_and_weights_get_gradients() -> None:
     slow.sum().backward()
     reached = model.net.weights[0].grad
     assert reached is not None and reached[2].abs().sum() > 0 and reached[1].abs().sum() == 0, "the elites' alone"
-    assert model.ends.net.weights[0].grad is not None
+    assert model.termination.net.weights[0].grad is not None
 
 
 def test_actions_can_be_improved_by_gradient() -> None:

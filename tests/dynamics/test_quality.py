@@ -1,4 +1,4 @@
-"""What predicted images are judged by, on images and scores made by hand."""
+"""What predicted images are image_metrics by, on images and scores made by hand."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from mbrl_lab.dynamics.parts import breakout, part, spaceinvaders
 from mbrl_lab.dynamics.quality import (
-    OpenLoop,
+    FramePredictions,
     average_precision,
     changed,
-    earned,
     f1,
-    judged,
+    image_metrics,
     matches,
     open_loop,
     rare,
     recall_of,
     tiles_right,
+    trusted_horizon,
 )
+from mbrl_lab.env.objects import breakout, grey_in, spaceinvaders
 from mbrl_lab.types import Outcome, Step
 
 
@@ -35,11 +35,11 @@ def field(*balls: tuple[float, int]) -> Tensor:
     return out
 
 
-def seen(predicted: Tensor, true: Tensor, start: Tensor, valid: Tensor | None = None) -> OpenLoop:
+def seen(predicted: Tensor, true: Tensor, start: Tensor, valid: Tensor | None = None) -> FramePredictions:
     """[H, N, ...] predictions of frames, and of nothing else."""
     valid = torch.ones(predicted.shape[:2], dtype=torch.bool) if valid is None else valid
     zero = torch.zeros_like(valid, dtype=torch.float32)
-    return OpenLoop(start, start, predicted, true, valid, zero, zero, zero, zero.bool(), valid)
+    return FramePredictions(start, start, predicted, true, valid, zero, zero, zero, zero.bool(), valid)
 
 
 def test_the_ball_is_found_where_it_is_and_nowhere_else() -> None:
@@ -66,7 +66,7 @@ def test_a_part_matches_within_two_pixels_and_with_about_its_mass() -> None:
         return image
 
     def sees(image: Tensor) -> bool:
-        true, said = (part(x, [(0, 9)], (0, 9), 1, 1_000) for x in (of(4, 4, 100), image))
+        true, said = (grey_in(x, [(0, 9)], (0, 9), 1, 1_000) for x in (of(4, 4, 100), image))
         return bool(matches(said, true))
 
     assert sees(of(4, 6, 100)) and not sees(of(4, 7, 100)) and sees(of(4, 4, 40)) and not sees(of(4, 4, 39))
@@ -106,8 +106,8 @@ def test_small_grids_have_a_tile_for_each_cell() -> None:
 
 
 def test_what_is_earned_ends_with_the_first_step_that_is_not_good_enough() -> None:
-    assert earned(torch.tensor([0.95, 0.91, 0.8, 0.99])) == 2
-    assert earned(torch.tensor([0.5])) == 0
+    assert trusted_horizon(torch.tensor([0.95, 0.91, 0.8, 0.99])) == 2
+    assert trusted_horizon(torch.tensor([0.5])) == 0
 
 
 def test_average_precision_by_hand() -> None:
@@ -152,9 +152,9 @@ def test_open_loop_follows_the_true_actions_until_the_life_or_the_episode_ends()
     assert loop.start[0, 0, 0, 0] == 2 and loop.before[0, 0, 0, 0] == 0 and loop.end[0, 0] == 0.25
     assert loop.valid.T.tolist() == [[True, True, True], [True, False, False], [True, False, False]]
     assert loop.first.T.tolist() == [[True, True, True], [True, True, False], [True, False, False]]
-    told = open_loop(Ticker(), steps, told=True)  # type: ignore[arg-type]
+    told = open_loop(Ticker(), steps, oracle=True)  # type: ignore[arg-type]
     assert told.predicted[:, 0, 0, 0, 0].tolist() == [4, 8, 8] and told.reward[:, 0].tolist() == [5, 8, 8]
-    found, trusted = judged(loop, told, 0, None)
+    found, trusted = image_metrics(loop, told, 0, None)
     assert found["model/openloop/obs/changed_f1_1"] == 1.0 and found["model/openloop/trusted_horizon"] == trusted == 3
     told.predicted[1] = told.start
-    assert judged(loop, told, 0, None)[1] == 1, "lengths are earned by what is possible"
+    assert image_metrics(loop, told, 0, None)[1] == 1, "lengths are earned by what is possible"

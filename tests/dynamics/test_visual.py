@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mbrl_lab.dynamics import Frames, Grid, ImageTrainer, Visual
+from mbrl_lab.dynamics import FrameModel, GridModel, ImageTrainer, Visual
 from mbrl_lab.dynamics.frames import depth_to_space
 from mbrl_lab.dynamics.image_trainer import BLOCK
 from mbrl_lab.dynamics.quality import changed, f1, open_loop
@@ -23,7 +23,7 @@ GRID = EnvSpec((2, 6, 6), torch.uint8, 3, discrete=True)
 GREY = EnvSpec((2, 16, 16), torch.uint8, 3, discrete=True, stack=2)
 
 
-def grid(**settings: object) -> Grid:
+def grid(**settings: object) -> GridModel:
     torch.manual_seed(0)
     known = {
         "members": 2,
@@ -35,10 +35,10 @@ def grid(**settings: object) -> Grid:
         "clip": 0.0,
         "trainer": trainer(),
     }
-    return Grid(GRID, **(known | settings))  # type: ignore[arg-type]
+    return GridModel(GRID, **(known | settings))  # type: ignore[arg-type]
 
 
-def frames(spec: EnvSpec = GREY, **settings: object) -> Frames:
+def frames(spec: EnvSpec = GREY, **settings: object) -> FrameModel:
     torch.manual_seed(0)
     known = {
         "members": 1,
@@ -51,7 +51,7 @@ def frames(spec: EnvSpec = GREY, **settings: object) -> Frames:
         "clip": 0.0,
         "trainer": trainer(),
     }
-    return Frames(spec, **(known | {"target": "levels"} | settings))  # type: ignore[arg-type]
+    return FrameModel(spec, **(known | {"target": "levels"} | settings))  # type: ignore[arg-type]
 
 
 def world(spec: EnvSpec, rows: int, seed: int = 0) -> Replay:
@@ -90,7 +90,7 @@ def drawn(spec: EnvSpec, stack: Tensor, now: Tensor, before: Tensor) -> Tensor:
 def trainer(**settings: object) -> ImageTrainer:
     known = {
         "batch": 32, "holdout": 0.2, "max_holdout": 1_000, "patience": 2, "gain": 0.01, "max_updates": 1,
-        "bootstrap": False, "events": 0.25, "parts": None,
+        "bootstrap": False, "events": 0.25, "objects": None,
     }  # fmt: skip
     return ImageTrainer(**(known | settings))  # type: ignore[arg-type]
 
@@ -214,9 +214,9 @@ def test_the_likelihood_of_rows_drawn_for_what_came_of_them() -> None:
 def test_of_one_outcome_the_parts_are_the_loss() -> None:
     torch.manual_seed(0)
     said = Said(torch.rand(4, 1), torch.randn(4, 1, 4), torch.zeros(4, 1), torch.zeros(4).long(), GONE)
-    loss, *parts = likelihoods(said, torch.tensor([0.0, 1, -1, 0]), torch.tensor([1, 0, 0, 1]).bool(), None)
-    assert torch.allclose(loss, torch.stack(parts).sum(0))
-    assert torch.allclose(parts[1], -said.logits[:, 0, :3].log_softmax(-1)[torch.arange(4), [1, 2, 0, 1]])
+    loss, *objects = likelihoods(said, torch.tensor([0.0, 1, -1, 0]), torch.tensor([1, 0, 0, 1]).bool(), None)
+    assert torch.allclose(loss, torch.stack(objects).sum(0))
+    assert torch.allclose(objects[1], -said.logits[:, 0, :3].log_softmax(-1)[torch.arange(4), [1, 2, 0, 1]])
 
 
 def sticky(rows: int) -> Replay:
@@ -356,18 +356,18 @@ def test_ensembles_learn_each_from_rows_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: Grid(EnvSpec((4,), torch.float32, 2, True), 1, 1, 1, 8, 1, 1e-3, 0.0, trainer()), "uint8 images"),
+        (lambda: GridModel(EnvSpec((4,), torch.float32, 2, True), 1, 1, 1, 8, 1, 1e-3, 0.0, trainer()), "uint8 images"),
         (lambda: frames(history=1), "dynamics.history is 1; it must be at least env.frame_stack, 2"),
         (
             lambda: frames(EnvSpec((2, 18, 16), torch.uint8, 3, True, 2)),
             "dynamics.patch is 4; for images of 18 x 16 it must be one of 1, 2",
         ),
         (
-            lambda: Grid(EnvSpec((4, 6, 6), torch.uint8, 2, False), 1, 4, 1, 8, 1, 1e-3, 0.0, trainer()),
+            lambda: GridModel(EnvSpec((4, 6, 6), torch.uint8, 2, False), 1, 4, 1, 8, 1, 1e-3, 0.0, trainer()),
             "needs discrete actions",
         ),
         (
-            lambda: Grid(EnvSpec((4, 84, 84), torch.uint8, 3, True, 4), 1, 4, 1, 8, 1, 1e-3, 0.0, trainer()),
+            lambda: GridModel(EnvSpec((4, 84, 84), torch.uint8, 3, True, 4), 1, 4, 1, 8, 1, 1e-3, 0.0, trainer()),
             "images of 84 x 84: try",
         ),
         (lambda: frames(EnvSpec((4, 12, 12), torch.uint8, 3, True)), "not 4 channels: try dynamics=grid"),

@@ -18,8 +18,8 @@ from omegaconf import OmegaConf
 from mbrl_lab.app import make_run
 from mbrl_lab.cli import train as cli_train
 from mbrl_lab.config import ConfigError, build, check, compose_config, with_family
-from mbrl_lab.dynamics.frames import Frames as FramesModel
-from mbrl_lab.dynamics.grid import Grid
+from mbrl_lab.dynamics.frames import FrameModel as FramesModel
+from mbrl_lab.dynamics.grid import GridModel
 from mbrl_lab.env import Envs, make_gym, make_gym_with
 from mbrl_lab.env.envs import taken_actions
 from mbrl_lab.env.gym import FrameSkip, warn_endless
@@ -269,7 +269,7 @@ def test_advice_on_models_of_images_does_not_lead_in_a_circle() -> None:
     with pytest.raises(ValueError, match="not 3 channels: algo=dreamer"):
         FramesModel(colour, **settings, patch=4, target="levels", **rest)
     with pytest.raises(ValueError, match="not images of 64 x 48: algo=dreamer"):
-        Grid(colour, **settings, **rest)
+        GridModel(colour, **settings, **rest)
 
 
 # ---- the family

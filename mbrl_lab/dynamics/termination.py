@@ -14,7 +14,7 @@ from mbrl_lab.ops import masked_mean
 from mbrl_lab.types import Transition
 
 
-class Ends(nn.Module):
+class TerminationModel(nn.Module):
     """The probability that an episode goes on, from the next observation alone.
 
     `bounds`: an end that lies beyond all that was seen to go on in one coordinate and no other shows where that

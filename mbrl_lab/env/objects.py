@@ -2,33 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-from mbrl_lab.dynamics.quality import Part
+
+class ScreenObject(NamedTuple):
+    """Something that can be followed in N images."""
+
+    mass: Tensor  # [N]: the sum of its grey values
+    centre: Tensor  # [N, 2]: row and column
+    visible: Tensor  # [N] bool
+
+
+FindObjects = Callable[[Tensor], dict[str, ScreenObject]]
+"""What a game's images [N, H, W] uint8 show, by name."""
 
 SEEN = 32
 """Grey values below it count as black."""
 
 
-def breakout(images: Tensor) -> dict[str, Part]:
+def breakout(images: Tensor) -> dict[str, ScreenObject]:
     """The ball [N, 84, 84], where the field is black but for it: above the bricks, and between them and the paddle."""
-    return {"ball": part(images, [(13, 22), (38, 75)], (5, 79), 150, 400)}
+    return {"ball": grey_in(images, [(13, 22), (38, 75)], (5, 79), 150, 400)}
 
 
-def spaceinvaders(images: Tensor) -> dict[str, Part]:
+def spaceinvaders(images: Tensor) -> dict[str, ScreenObject]:
     """The cannon, shots and bombs above and below the shields, and the aliens, all [N, 84, 84].
 
     Aliens that have come so far down are no shots: so much grey is not counted as one.
     """
     return {
-        "cannon": part(images, [(74, 78)], (0, 84), 300, 2_500),
-        "shots": part(images, [(56, 62), (70, 74)], (0, 84), 30, 500),
-        "aliens": part(images, [(10, 54)], (0, 84), 500, 100_000),
+        "cannon": grey_in(images, [(74, 78)], (0, 84), 300, 2_500),
+        "shots": grey_in(images, [(56, 62), (70, 74)], (0, 84), 30, 500),
+        "aliens": grey_in(images, [(10, 54)], (0, 84), 500, 100_000),
     }
 
 
-def part(images: Tensor, rows: list[tuple[int, int]], columns: tuple[int, int], least: float, most: float) -> Part:
+def grey_in(
+    images: Tensor, rows: list[tuple[int, int]], columns: tuple[int, int], least: float, most: float
+) -> ScreenObject:
     """All grey of some rows and columns [N, H, W], visible where there is from `least` to `most` of it."""
     keep = torch.zeros(images.shape[1], dtype=torch.bool, device=images.device)
     for first, last in rows:
@@ -39,4 +54,4 @@ def part(images: Tensor, rows: list[tuple[int, int]], columns: tuple[int, int], 
     mass = grey.sum((1, 2))
     row, column = (torch.arange(n, device=images.device).float() for n in images.shape[1:])
     centre = torch.stack([(grey.sum(2) * row).sum(1), (grey.sum(1) * column).sum(1)], -1) / mass.clamp(min=1)[:, None]
-    return Part(mass, centre, (mass >= least) & (mass <= most))
+    return ScreenObject(mass, centre, (mass >= least) & (mass <= most))

@@ -9,19 +9,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from mbrl_lab.dynamics import Ends
+from mbrl_lab.dynamics import TerminationModel
 from mbrl_lab.types import Transition
 
 MEMBERS = 3
 ALL = torch.arange(MEMBERS)
 
 
-def ends(dim: int = 2, bounds: bool = True, hazard: float = 0.0) -> Ends:
+def ends(dim: int = 2, bounds: bool = True, hazard: float = 0.0) -> TerminationModel:
     torch.manual_seed(0)
-    return Ends(MEMBERS, dim, width=32, depth=2, lr=1e-2, bounds=bounds, hazard=hazard)
+    return TerminationModel(MEMBERS, dim, width=32, depth=2, lr=1e-2, bounds=bounds, hazard=hazard)
 
 
-def going_on(model: Ends, *points: list[float], start: tuple[float, float] = (0.0, 0.0)) -> list[float]:
+def going_on(model: TerminationModel, *points: list[float], start: tuple[float, float] = (0.0, 0.0)) -> list[float]:
     """The chance that an episode goes on when a step leads from `start` to each point, the first classifier's too."""
     x = torch.tensor(points)
     chance = model.known(torch.tensor([start[: x.shape[1]]]).expand_as(x), x)
