@@ -31,9 +31,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from mbrl_lab.config.parts import build
 from mbrl_lab.dynamics import Ensemble, TerminationModel
 from mbrl_lab.env import physics
 from mbrl_lab.nets.speed import compile_parts, keep_freed_memory
@@ -51,9 +52,10 @@ Plan = Callable[[], object]
 
 
 def settings(path: str, **changes: Any) -> dict[str, Any]:
-    """A config file's arguments, with changes."""
-    given = {str(k): v for k, v in OmegaConf.to_container(OmegaConf.load(CONF / f"{path}.yaml")).items()}  # type: ignore[union-attr]
-    return {k: v for k, v in given.items() if k not in ("_target_", "_partial_", "defaults")} | changes
+    """A config file's arguments, its groups built, with changes."""
+    given = {str(k): v for k, v in OmegaConf.load(CONF / f"{path}.yaml").items_ex(resolve=False)}  # type: ignore[union-attr]
+    given = {k: v for k, v in given.items() if k not in ("_target_", "_partial_", "defaults", *changes)}
+    return {k: build(v) if isinstance(v, DictConfig) and "_target_" in v else v for k, v in given.items()} | changes
 
 
 def fitted_model(device: str, heads: bool) -> Ensemble:
