@@ -106,12 +106,12 @@ def ours(given: argparse.Namespace, model: str, bf16: bool, compiled: bool) -> W
     steps = rows(given, spec)
     digits = partial(torch.autocast, "cpu", torch.bfloat16, bf16, cache_enabled=False)
     with digits():
-        begun = algo._begin(Windows(steps, algo.model.update(steps)[0]))
+        begun = algo._start_states(Windows(steps, algo.model.update(steps)[0]))
 
     def update() -> None:
         with digits():
             states, _ = algo.model.update(steps)
-            algo.policy.learn_in(algo.model, algo._begin(Windows(steps, states)), HORIZON)
+            algo.policy.learn_in(algo.model, algo._start_states(Windows(steps, states)), HORIZON)
 
     def imagine() -> None:
         with torch.no_grad(), digits():

@@ -1,4 +1,15 @@
-"""Dreamer: a policy that learns from dreams begun in states that a world model inferred (Hafner et al. 2020, 2023)."""
+"""Dreamer: an actor and a critic learn from what a world model imagines (Hafner et al. 2020; 2023: "DreamerV3").
+
+    s_t ~ q(s_t | s_{t-1}, a_{t-1}, x_t)                           the belief, filtered along the episode  (V3, eq. 1)
+    a_t ~ pi(a_t | s_t)
+    `updates` times every `every` steps:
+        windows of replay:  minimise the model's loss; posteriors s at their steps         model.fit      (V3, eq. 2-4)
+        `starts` of the posteriors, no terminal ones:  roll pi out in the model for `horizon` steps
+        critic: -log p(lambda-returns);  actor: returns and entropy                        policy.learn_in (V3, eq. 5-7)
+        every `hybrid` updates:  the critic learns from the real windows, too
+
+Any model of vectors may stand in for the recurrent one; one without windows of its own lends transitions of replay.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +29,7 @@ from mbrl_lab.types import EnvSpec, Metrics, Step, Tree, Windows
 
 
 class Dreamer(Learner):
-    """Random actions for `warmup` steps, then `pretrain` updates of the model; from then on the policy acts, and every
-    `every` steps model and policy learn `updates` times in turn.
-
-    The policy learns from dreams of `horizon` steps, begun in `starts` of the states the model was in, none an end;
-    with `hybrid` above 0 its critic learns from the real rows too, at every so many updates.
-    """
+    """See the top of this file. ValueError for a policy that does not learn in imagination."""
 
     def __init__(
         self,
@@ -38,6 +44,19 @@ class Dreamer(Learner):
         horizon: int,
         hybrid: int,
     ) -> None:
+        """
+        Args:
+            spec: of the environment.
+            dynamics: makes the model.
+            policy: makes the actor-critic, for the model's features.
+            warmup: random steps before the first update.
+            pretrain: updates of the model alone, then.
+            every: environment steps between updates.
+            updates: of model and policy each time.
+            starts: imagined rollouts in an update.
+            horizon: their steps.
+            hybrid: updates between those in which the critic learns from real windows, too; 0: never.
+        """
         super().__init__(spec, warmup)
         self.model = dynamics(spec)
         self.policy = policy(self.model.feature_spec)
@@ -45,9 +64,12 @@ class Dreamer(Learner):
             allowed = "it must be policy=actor_critic or actor_critic_xs"
             raise ValueError(f"algo=dreamer cannot learn with {type(self.policy).__name__}; {allowed}")
         self.pretrain = pretrain
-        self.every, self.updates, self.starts, self.horizon = every, updates, starts, horizon
+        self.every = every
+        self.updates = updates
+        self.starts = starts
+        self.horizon = horizon
         self.hybrid = hybrid
-        self.seen: Tree = None
+        self.belief: Tree = None  # at the step that was acted on last
 
     @property
     def world_model(self) -> WorldModel:
@@ -56,14 +78,14 @@ class Dreamer(Learner):
     @torch.no_grad()
     def act(self, step: Step, carry: Tree | None, explore: bool) -> tuple[Tensor, Tree]:
         state = self.model.observe(carry, step)
-        self.seen = state if explore else self.seen
+        self.belief = state if explore else self.belief
         if explore and not self.ready:
             return self.random_action(step), state
         return self.policy.act(self.model.features(state), explore), state
 
     def learn(self, replay: Replay, before: int, after: int) -> Metrics:
         measured = Means()
-        self.model.store(replay, self.seen)
+        self.model.store(replay, self.belief)
         if self.warmup_ends(before, after):
             self.ready.fill_(True)
             for _ in range(self.pretrain):
@@ -75,21 +97,23 @@ class Dreamer(Learner):
     def _update(self, replay: Replay) -> Metrics:
         """One gradient step of the model, and one of the policy."""
         metrics, _, windows = self.model.fit(replay, updates=1)
-        windows = windows or self._windows(replay)
-        metrics = metrics | self.policy.learn_in(self.model, self._begin(windows), self.horizon)
+        windows = windows or self._transitions(replay)
+
+        metrics = metrics | self.policy.learn_in(self.model, self._start_states(windows), self.horizon)
+
         if self.hybrid and int(self.policy.updates) % self.hybrid == 0:
             features = self.model.features(windows.states).unflatten(0, windows.steps.first.shape)
             metrics |= self.policy.update_critic(windows.steps._replace(obs=features))
         return metrics
 
-    def _windows(self, replay: Replay) -> Windows:
+    def _transitions(self, replay: Replay) -> Windows:
         """Transitions and their states, for a model without memory that did not draw any to learn from."""
         steps = replay.sample(self.starts, 2)
         flat = Step(*(x.flatten(0, 1) for x in steps))
         return Windows(steps, self.model.observe(None, flat))
 
-    def _begin(self, windows: Windows) -> Tree:
-        """[starts] of the states [L * B] in which an episode goes on, drawn with replacement."""
+    def _start_states(self, windows: Windows) -> Tree:
+        """[starts] of the states [L * B] that are not terminal, drawn with replacement."""
         alive = (~windows.steps.terminal).flatten().float()
         index = torch.multinomial(alive, self.starts, replacement=True)
         return tree_map_only(Tensor, lambda x: x[index], windows.states)

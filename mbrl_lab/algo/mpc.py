@@ -1,4 +1,13 @@
-"""MPC: act by planning in a model that is fitted to everything seen so far (PETS, Chua et al. 2018)."""
+"""MPC: act by planning in a model that is fitted to everything seen so far (PETS, Chua et al. 2018, alg. 1).
+
+for each environment step:
+    s = belief, which the model filters along the episode
+    plan: sequences a_1..a_H from the warm plan, scored by the model from s, `particles` rollouts each:
+        score = E[ sum_k discount^(k-1) alive_k r_k  +  discount^H alive_H V(s_H) ]           V: `value`, if any
+        weigh the sequences by their scores, refit the proposal, repeat                       planner/search.py
+    take the plan's first action, keep the rest as the next step's warm plan
+    every `every` steps:  fit the model p(s', r, continue | s, a) to replay                   dynamics.trainer
+"""
 
 from __future__ import annotations
 
@@ -18,10 +27,7 @@ from mbrl_lab.types import EnvSpec, Metrics, Step, Tree
 
 
 class MPC(Learner):
-    """Random actions for `warmup` steps, then plans; a model that learns is fitted then, and every `every` steps.
-
-    With a `value` a plan is worth what is expected after it, too.
-    """
+    """See the top of this file."""
 
     planner: Planner
 
@@ -34,12 +40,24 @@ class MPC(Learner):
         every: int,
         value: Callable[[EnvSpec], Value] | None = None,
     ) -> None:
+        """
+        Args:
+            spec: of the environment.
+            dynamics: makes the model.
+            planner: searches in it.
+            warmup: random steps before the first fit.
+            every: environment steps between fits.
+            value: makes what states at the horizon are worth, from the model's features; None: nothing.
+        """
         super().__init__(spec, warmup)
-        self.model, self.planner = dynamics(spec), planner
+        self.model = dynamics(spec)
+        self.planner = planner
         self.every = every
         self.value = None if value is None else value(self.model.feature_spec)
-        self.belief: Tree = None
-        self.promise, self.seconds, self.steps = torch.zeros(()), 0.0, 0
+        self.belief: Tree = None  # at the step that was acted on last
+        self.predicted_return = torch.zeros(())
+        self.seconds = 0.0
+        self.steps = 0
 
     @property
     def world_model(self) -> WorldModel:
@@ -50,15 +68,18 @@ class MPC(Learner):
         batch, device = len(step.first), step.first.device
         fresh = self.planner.start(self.spec, batch, device)
         carry = carry or {"state": None, "plan": fresh}
+
+        # Beliefs and plans start afresh with an episode.
         state = self.model.observe(carry["state"], step)
         self.belief = state if explore else self.belief
         plan = tree_map(lambda new, old: _where(step.first, new, old), fresh, carry["plan"])
         if not self.ready:
             return self.random_action(step), {"state": state, "plan": plan}
+
         began = time.monotonic()
         action, plan = self.planner.plan(self.model, state, plan, self.context(explore))
         if explore:
-            self.promise, self.seconds = plan["score"].mean(), taken(began, device)
+            self.predicted_return, self.seconds = plan["score"].mean(), taken(began, device)
         return action, {"state": state, "plan": plan}
 
     def context(self, explore: bool) -> PlanContext:
@@ -74,7 +95,7 @@ class MPC(Learner):
     def learn(self, replay: Replay, before: int, after: int) -> Metrics:
         self.steps = after
         self.model.store(replay, self.belief)
-        metrics: Metrics = {"planner/score": self.promise, "time/plan": self.seconds} if self.ready else {}
+        metrics: Metrics = {"planner/score": self.predicted_return, "time/plan": self.seconds} if self.ready else {}
         if self.fit_due(before, after, self.every):
             metrics |= self.model.fit(replay).metrics
             self.ready.fill_(True)
