@@ -18,7 +18,7 @@ from mbrl_lab.config import ConfigError
 from mbrl_lab.sweep.jobs import Job, Sweep, read_sweep
 from mbrl_lab.sweep.slurm import queued, submit
 from mbrl_lab.sweep.start import start
-from mbrl_lab.sweep.table import look
+from mbrl_lab.sweep.table import run_states
 from mbrl_lab.tracking.folder import RunFolder
 
 TRAIN = Path(__file__).parents[1] / "scripts" / "train.py"
@@ -72,7 +72,7 @@ def test_requeued_signalled_and_killed_jobs_leave_no_trace(tmp_path: Path) -> No
     os.kill(RunFolder(killed).status()["pid"], signal.SIGKILL)
 
     wait_for(lambda: not queued(list(sweep.submitted.values())), "the end of the jobs")
-    assert [seen.state for seen in look(sweep)] == ["done", "done", "killed", "done"]
+    assert [seen.state for seen in run_states(sweep)] == ["done", "done", "killed", "done"]
     assert [attempts(f) for f in (signalled, requeued, killed, left)] == [2, 2, 1, 1]
     jobs = to_retry(sweep, [])
     assert [job.folder for job in jobs] == [killed]
