@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_map_only
 
 from mbrl_lab import load_run
 from mbrl_lab.config import ConfigError
-from mbrl_lab.dynamics.quality import OpenLoop
+from mbrl_lab.dynamics.quality import FramePredictions
 from mbrl_lab.dynamics.sequence import SequenceModel
 from mbrl_lab.report.play import observe
 from mbrl_lab.types import Outcome, Step, Tree
@@ -33,7 +33,7 @@ def from_second(rows: Step, steps: int, later: int) -> Step:
 
 
 def telling(model: SequenceModel, state: Tree, outcome: Outcome, row: Step, goes_on: Tensor) -> tuple[Tensor, ...]:
-    """What an OpenLoop holds of one step [N] of episodes that went on until then."""
+    """What an FramePredictions holds of one step [N] of episodes that went on until then."""
     first = goes_on & ~row.first
     told = torch.cat([model.decode(part).round().byte() for part in parts(state)])
     return told, row.obs, first & ~row.terminal, outcome.reward, row.reward, 1 - outcome.cont, row.terminal, first
@@ -45,7 +45,7 @@ def parts(state: Tree) -> list[Tree]:
     return [tree_map_only(Tensor, lambda x, i=i: x[i : i + 256], state) for i in range(0, count, 256)]
 
 
-def seen(model: SequenceModel, rows: Step, states: Tree) -> OpenLoop:
+def seen(model: SequenceModel, rows: Step, states: Tree) -> FramePredictions:
     """What is told of each of the rows [T, B] from the state in which it has been seen."""
     after = tree_map_only(Tensor, lambda x: x[2:].flatten(0, 1), states)
     row = from_second(rows, 1, 1)
@@ -53,7 +53,7 @@ def seen(model: SequenceModel, rows: Step, states: Tree) -> OpenLoop:
     return compared(rows, 1, [told])
 
 
-def imagined(model: SequenceModel, rows: Step, states: Tree, steps: int) -> OpenLoop:
+def imagined(model: SequenceModel, rows: Step, states: Tree, steps: int) -> FramePredictions:
     """What is told of `steps` rows that were not seen, from the actions that were taken."""
     state = tree_map_only(Tensor, lambda x: x[1 : len(x) - steps].flatten(0, 1), states)
     goes_on = torch.ones_like(from_second(rows, steps, 0).first)
@@ -66,10 +66,10 @@ def imagined(model: SequenceModel, rows: Step, states: Tree, steps: int) -> Open
     return compared(rows, steps, told)
 
 
-def compared(rows: Step, steps: int, told: list[tuple[Tensor, ...]]) -> OpenLoop:
+def compared(rows: Step, steps: int, told: list[tuple[Tensor, ...]]) -> FramePredictions:
     """What was told of each step, beside the two frames that were last seen."""
     start, before = (from_second(rows, steps, later).obs for later in (0, -1))
-    return OpenLoop(start, before, *(torch.stack(x) for x in zip(*told, strict=True)))
+    return FramePredictions(start, before, *(torch.stack(x) for x in zip(*told, strict=True)))
 
 
 def main() -> None:

@@ -31,15 +31,15 @@ from torch import Tensor
 from mbrl_lab.dynamics import FrameModel, ImageTrainer
 from mbrl_lab.dynamics.image_trainer import model_rows
 from mbrl_lab.dynamics.quality import (
-    OpenLoop,
+    FramePredictions,
     changed,
-    earned,
     f1,
     matches,
     open_loop,
     rare,
     recall_of,
     tiles_right,
+    trusted_horizon,
 )  # fmt: skip
 from mbrl_lab.env import Envs
 from mbrl_lab.env.atari import AtariVector
@@ -106,7 +106,7 @@ class Copy:
         return self.model.follow(state, state[:, -1:]), outcome._replace(reward=zeros, cont=1 - zeros)
 
 
-def line(seen: OpenLoop) -> Tensor:
+def line(seen: FramePredictions) -> Tensor:
     """[H]: the recall of a ball that goes on as it did from the frame before to the last real one."""
     past, now = (breakout(x[:, 0])["ball"] for x in (seen.before, seen.start))
     found = []
@@ -125,15 +125,15 @@ def windows(model: FrameModel, replay: Replay, fit: ImageTrainer, most: int) -> 
     return [model_rows(model, replay, part, AHEAD) for part in indices.split(250)]
 
 
-def look(model: Any, rows: list[Step], bf16: bool) -> OpenLoop:
+def look(model: Any, rows: list[Step], bf16: bool) -> FramePredictions:
     """All chunks as one."""
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16, cache_enabled=False):
         seen = [open_loop(model, x) for x in rows]
     start, before, *rest = zip(*seen, strict=True)
-    return OpenLoop(torch.cat(start), torch.cat(before), *(torch.cat(x, 1) for x in rest))
+    return FramePredictions(torch.cat(start), torch.cat(before), *(torch.cat(x, 1) for x in rest))
 
 
-def measure(seen: OpenLoop, game: str) -> dict[str, float]:
+def measure(seen: FramePredictions, game: str) -> dict[str, float]:
     """One line of the table."""
     said, was = changed(seen, FrameModel.far)
     every = {"f1": f1(said, was, seen.valid), "tiles": tiles_right(said, was, seen.valid)}
@@ -149,7 +149,7 @@ def measure(seen: OpenLoop, game: str) -> dict[str, float]:
             k.removeprefix("model/"): round(float(v), 3) for k, v in rare(name, score[first], label[first]).items()
         }
         found[f"{name}_rate"] = round(float(label[first].float().mean()), 5)
-    return found | {"earned": earned(every["tiles"])}
+    return found | {"earned": trusted_horizon(every["tiles"])}
 
 
 def train(model: FrameModel, fit: ImageTrainer, replay: Replay, args: argparse.Namespace, told: Any) -> None:
