@@ -118,9 +118,9 @@ def our_updates(width: int, compiled: bool, dtype: torch.dtype) -> Job:
 
 def model(compiled: bool) -> Ensemble:
     torch.manual_seed(0)
-    ends = partial(TerminationModel, width=64, depth=2, lr=3e-3, bounds=False, hazard=0.0)
+    termination = partial(TerminationModel, width=64, depth=2, lr=3e-3, bounds=False, hazard=0.0)
     net = {"members": MEMBERS, "elites": ELITES, "width": MODEL_WIDTH, "depth": MODEL_DEPTH, "gaussian": True}
-    found = Ensemble(SPEC, **settings("dynamics/ensemble", **net, ends=ends, propagation="ts1"))
+    found = Ensemble(SPEC, **settings("dynamics/ensemble", **net, termination=termination, propagation="ts1"))
     found.normalise(Step(*(x.unflatten(0, (2, -1)) for x in rows(2_000))))
     if compiled:
         compile_parts(found)
