@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import omegaconf
 import pytest
 import torch
 import yaml
@@ -82,8 +83,8 @@ def composed_once() -> Iterator[None]:
     """The same words compose the same config, and the same text is the same file, so Hydra reads each once.
 
     Our own files are merged once for each choice of groups, since values that the words give come after that. Hydra
-    also prepares what a defaults list may interpolate, for every file; here only for those that interpolate. And git
-    is asked once.
+    also prepares what a defaults list may interpolate, for every file; here only for those that interpolate. The same
+    interpolation is parsed once, and git is asked once.
     """
     compose, load, git = config.compose, OmegaConf.load, provenance.git
     choices = defaults_list._create_interpolation_map
@@ -132,6 +133,8 @@ def composed_once() -> Iterator[None]:
         return choices(overrides, defaults, self_added) if any(d.is_interpolation() for d in defaults) else None
 
     with pytest.MonkeyPatch.context() as patch:
+        for module in (omegaconf.base, omegaconf._utils):
+            patch.setattr(module, "parse", cache(omegaconf.grammar_parser.parse))
         patch.setattr(config, "compose", compose_once)
         patch.setattr(OmegaConf, "load", load_once)
         patch.setattr(defaults_list, "_create_interpolation_map", choices_if_asked)
