@@ -75,7 +75,7 @@ MEANINGS: dict[str, str] = {
     "model/rollout/continue": "steps that they had: fewer where they terminated or the members disagreed",
     "model/rollout/reward": "mean imagined reward of a step",
     "model/rollout/disagreement": "mean disagreement of the members in the first states of rollouts",
-    "planner/score": "return that the newest plan promises over its horizon",
+    "planner/score": "return that a plan promises over its horizon",
     "planner/planned": "model.json: return that plans promise on fresh episodes",
     "planner/achieved": "model.json: what came of them",
     "planner/correlation": "model.json: of the two",
