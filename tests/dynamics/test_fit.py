@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import pytest
 import torch
-from linear import SPEC, data, ensemble, fit, grown
+from linear import SPEC, data, ensemble, fit, grown, trainer
 from torch import Tensor, nn
 
 from mbrl_lab.dynamics.normaliser import Normaliser
@@ -200,6 +200,18 @@ def test_it_stops_when_nobody_gains(errors: list[list[float]], patience: int, ga
     assert len(model.trained) == epochs == metrics["model/train/updates"]
 
 
+def test_a_caller_may_ask_for_so_many_updates_and_gets_what_they_were_taken_on() -> None:
+    """As Dreamer does, in turn with its policy: the latest weights stay, and elites are chosen by the hold-out."""
+    errors = [[7.0, 6.0], [1.0, 2.0]]
+    model, replay = Recorder(2, errors), numbered(100)
+    result = trainer(batch=16, patience=0, max_updates=1).fit(model, replay, updates=13)  # type: ignore[arg-type]
+    assert len(model.trained) == 13 and (model.net.value == 13).all()
+    assert model.chosen is not None and model.chosen.tolist() == [7.0, 6.0]
+    assert result.windows is not None and result.windows.steps.first.shape == (2, len(model.trained[-1][0]))
+    assert names(result.windows.steps).tolist() == model.trained[-1][0].tolist()
+    assert torch.equal(result.windows.states, result.windows.steps.obs.flatten(0, 1))
+
+
 def test_updates_are_bounded_also_within_an_epoch() -> None:
     model = Recorder(2)
     metrics = fit(batch=16, max_updates=7, patience=100)(model, numbered(100))
@@ -210,7 +222,7 @@ def test_updates_are_bounded_also_within_an_epoch() -> None:
 def test_half_the_rows_for_the_end_network_are_ends() -> None:
     model = Recorder(2)
     fit(batch=64, max_updates=10, patience=100)(model, numbered(300))
-    shares = torch.cat(model.termination, 1).float().mean(1)
+    shares = torch.cat(model.ends, 1).float().mean(1)
     assert shares.tolist() == pytest.approx([0.55, 0.55], abs=0.06)  # and a tenth of the other half
 
 
