@@ -22,11 +22,9 @@ KEYS: dict[str, str] = {
     "algo.earn": "algo.rollouts.adaptive",
     "algo.max_uncertainty": "algo.uncertainty.max",
     "algo.explore_bonus": "algo.uncertainty.bonus",
-    "algo.batch": "dynamics.trainer.batch",
     "algo.ends": "dynamics.trainer.terminal_fraction",
     "algo.accumulate": "dynamics.trainer.accumulate",
     "algo.latents": "dynamics.trainer.latents",
-    "algo.reward_clip": "dynamics.trainer.reward_clip",
     "policy.critics": "policy.critic.number",
     "policy.target_subset": "policy.critic.target_subset",
     "policy.norm": "policy.critic.norm",
@@ -74,6 +72,8 @@ KEYS: dict[str, str] = {
 `dynamics.termination.lr`. `group=option` -> `group=option` is a config file that was renamed."""
 
 GONE: dict[str, str] = {
+    "algo.batch": "with algo=dreamer it is dynamics.trainer.batch; mpc, ppo and random have none",
+    "algo.reward_clip": "with algo=dreamer it is dynamics.trainer.reward_clip; mpc and random have none",
     "fit": "dynamics= chooses the trainer, too; its settings are dynamics.trainer.*",
     "policy.anneal_updates": "it is policy.resets.anneal_updates of ddqn, policy.optim.anneal_updates of others",
 }
