@@ -1,4 +1,4 @@
-"""What each kind of part must provide: world models, planners, policies, algorithms and loggers.
+"""The interfaces of world models, planners, policies, algorithms and loggers.
 
 Shapes: T time, B environments or batch, A action size, H horizon. Prefix shapes are [B] or [T, B].
 """
@@ -23,30 +23,30 @@ if TYPE_CHECKING:
 
 
 class WorldModel(nn.Module):
-    """A simulator that fits itself, and a function of its state (a Tree with leading dimension B that the caller owns).
+    """A learned simulator. Its state, a Tree with leading dimension B, is owned by the caller.
 
-    Subclasses define `observe`, `imagine` and `features`. What else a model can do it says by the methods and flags
-    below, which have defaults: nobody asks for its class.
+    Subclasses define `observe`, `imagine` and `features`. A model declares its optional abilities by the flags and
+    methods below, which have defaults: no code checks its class.
     """
 
     spec: EnvSpec
-    """What it observes."""
+    """The spec of the observations."""
     feature_spec: EnvSpec
-    """What a policy sees of its state."""
+    """The spec of `features`, a policy's input."""
 
     recurrent = False
-    """Whether its state is a belief that depends on everything since the episode began."""
+    """Whether its state is a belief that depends on all steps since the episode began."""
     context = 1
-    """Steps of replay from which `sample_features` infers a belief."""
+    """The least number of replay steps from which `sample_features` infers a belief."""
     measures_disagreement = False
-    """Whether `disagreement` has an answer."""
+    """Whether `disagreement` is implemented."""
     decodes = False
-    """Whether `decode` has an answer."""
+    """Whether `decode` is implemented."""
 
     @property
     def predicts(self) -> str:
-        """What reports compare with the truth: its `features`, the `observations` that it decodes, its `frames`, or
-        `nothing` where there is nothing to validate."""
+        """The predictions that reports compare with real steps: `features`, decoded `observations`, `frames`, or
+        `nothing` if there is nothing to validate."""
         return "features"
 
     def __init__(self, spec: EnvSpec, feature_spec: EnvSpec | None = None) -> None:
@@ -56,25 +56,25 @@ class WorldModel(nn.Module):
 
     @property
     def row_blocks(self) -> int:
-        """Into how many equal contiguous blocks `imagine` divides its rows, each predicted by one network."""
+        """Number of equal contiguous blocks into which `imagine` divides its batch, each predicted by one network."""
         return 1
 
     def observe(self, state: Tree | None, step: Step) -> Tree:
-        """Filter one real step [B] in, starting afresh where `step.first`; `state` is None before the first one."""
+        """Update the belief with a real step [B], reset where `step.first`; `state` is None before the first step."""
         raise NotImplementedError
 
     def imagine(self, state: Tree, action: Tensor) -> tuple[Tree, Outcome]:
-        """Predict one step for B rows. Rows are exchangeable: an ensemble may give each block of them to one member."""
+        """Predict one step for a batch of B states. An ensemble may use one member for each block of the batch."""
         raise NotImplementedError
 
     def features(self, state: Tree) -> Tensor:
-        """[B, ...]: what a policy sees of the state."""
+        """[B, ...]: the features of the state, which are a policy's input."""
         raise NotImplementedError
 
     def imagine_trajectory(self, choose: Callable[[Tensor], Tensor], state: Tree, horizon: int) -> Trajectory:
-        """What follows from states [B] where `choose` maps features to actions.
+        """Imagine `horizon` steps from states [B], where `choose` maps features to actions.
 
-        Nothing ends here: where a rollout draws whether an episode goes on, this keeps the probability.
+        No episode terminates here: a rollout samples terminations, this returns the continue probabilities.
         """
         features, actions, outcomes = [self.features(state)], [], []
         for _ in range(horizon):
@@ -87,19 +87,19 @@ class WorldModel(nn.Module):
         return Trajectory(torch.stack(features), torch.stack(actions), reward, discount, valid)
 
     def fit(self, replay: Replay, updates: int | None = None) -> FitResult:
-        """Learn from replay by its trainer's schedule, or for so many gradient `updates`. By default nothing."""
+        """Train on replay by the trainer's schedule, or for `updates` gradient steps; the default does nothing."""
         return FitResult({})
 
     @torch.no_grad()
     def start_states(self, replay: Replay, count: int) -> Tree:
-        """[count, ...]: states in which real transitions begin, drawn with replacement."""
+        """[count, ...]: the start states of real transitions, drawn with replacement."""
         indices = replay.transitions()
         indices = indices[torch.randint(len(indices), (count,), device=indices.device)]
         return self.observe(None, replay.read(indices, 1).at(0))
 
     @torch.no_grad()
     def infer(self, steps: Step) -> Tree:
-        """[L, B, ...]: beliefs at steps [L, B], as if an episode began with the first of them."""
+        """[L, B, ...]: beliefs at steps [L, B], inferred as if an episode began with the first of them."""
         if not self.recurrent:
             flat = self.observe(None, Step(*(x.flatten(0, 1) for x in steps)))
             return tree_map_only(Tensor, lambda x: x.unflatten(0, steps.first.shape), flat)
@@ -113,9 +113,10 @@ class WorldModel(nn.Module):
 
     @torch.no_grad()
     def sample_features(self, replay: Replay, batch: int, length: int, n_step: Tensor | int) -> Step:
-        """[length, batch] real steps as a policy sees them: with features of beliefs in the place of observations.
+        """[length, batch] real steps as a policy's input: observations are replaced by features of beliefs.
 
-        Of each window two observations, as `Replay.sample` gives for returns of `n_step` steps.
+        Each window holds two observations, the first and the one that the `n_step` return bootstraps from, as those of
+        `Replay.sample`.
         """
         if self.feature_spec == self.spec:
             return replay.sample(batch, length, n_step)
@@ -133,29 +134,29 @@ class WorldModel(nn.Module):
         return None
 
     def held_out(self, replay: Replay) -> Step | None:
-        """[2, N] steps that it was never trained on; None where there are none."""
+        """[2, N] steps that the model was never trained on; None if there are none."""
         return None
 
     def validation(self, steps: Step) -> Validation | None:
-        """Its one-step predictions beside real steps [2, N], all valid; None: it has no validation of its own."""
+        """One-step predictions for real steps [2, N], all valid; None: the model has no validation of its own."""
         return None
 
     def check_memory(self) -> None:
-        """ValueError, naming settings, where a fit would not find the memory that it needs."""
+        """Raise a ValueError that names the settings if a fit would run out of memory."""
 
     def store(self, replay: Replay, state: Tree) -> None:
-        """Told the states [num_envs] that were inferred while acting, at the step of replay before the newest."""
+        """Store the states [num_envs] that were inferred while acting, for the step of replay before the newest."""
 
     def trainer_state(self) -> dict[str, Any]:
-        """What its trainer must remember to go on, beside weights: plain, as in a state_dict."""
+        """The state of the trainer besides weights: plain values and tensors, as in a state_dict."""
         return {}
 
     def load_trainer_state(self, state: dict[str, Any]) -> None:
-        """Put back what `trainer_state` gave."""
+        """Restore the result of `trainer_state`."""
 
 
 class Candidates(NamedTuple):
-    """One iteration of a plan, handed to a planner's `watch` hook."""
+    """The sequences and scores of one planning iteration, passed to a planner's `watch` hook."""
 
     iteration: int
     sequences: Tensor  # [B, N, H] int64 or [B, N, H, A] float32
@@ -170,50 +171,50 @@ class Planner(Protocol):
     discount: float
 
     def start(self, spec: EnvSpec, batch: int, device: torch.device | str) -> Tree:
-        """The plan of one who knows nothing yet, for `batch` environments."""
+        """The initial plan, for `batch` environments."""
 
     def plan(self, model: WorldModel, state: Tree, warm: Tree, context: PlanContext) -> tuple[Tensor, Tree]:
-        """(model, state [B], the plan of the step before, what else there is) -> (action [B], plan).
+        """(model, state [B], the plan of the previous step, context) -> (action [B], plan).
 
-        plan["score"] [B] is the return that it predicts: rewards up to the horizon, and the value after it.
+        plan["score"] [B] is the predicted return: rewards up to the horizon plus the value after it.
         """
 
 
 @dataclass(frozen=True)
 class PlanContext:
-    """What a planner may use beside the model. Planners ignore what they have no use for."""
+    """Inputs of a planner besides the model. A planner ignores those that it does not use."""
 
     policy: Policy | None = None
-    """Proposes actions from features, where there is one."""
+    """Proposes actions from features; None: there is no policy."""
     value: Callable[[Tree], Tensor] | None = None
-    """States [B] at the horizon -> the return [B] that is expected from there; None: it counts as 0."""
+    """States [B] at the horizon -> the expected return [B] from there; None: it counts as 0."""
     explore: bool = False
-    """Whether the action is taken in training."""
+    """True in training, false in evaluation."""
     steps: int = 0
     """Environment steps learned from so far."""
 
 
 class Policy(nn.Module):
-    """Learned behaviour. It cannot tell real rows from imagined ones.
+    """A learned policy. Real and imagined steps look the same to it.
 
-    Subclasses define `act` and `update`. What else a policy can do it says by the flags below.
+    Subclasses define `act` and `update`. A policy declares its optional abilities by the flags below.
     """
 
     estimates_value = False
-    """Whether `value` has an answer."""
+    """Whether `value` is implemented."""
     learns_by_priority = False
-    """Whether `update_weighted` has an answer."""
+    """Whether `update_weighted` is implemented."""
     learns_in_imagination = False
     """Whether it has `learn_in` and `update_critic`, as ActorCritic does."""
 
     @property
     def window(self) -> int | None:
-        """Steps in a window of replay to learn from; None: it learns from rollouts of its own alone."""
+        """Steps in a window of replay to learn from; None: the policy learns only from its own rollouts."""
         return None
 
     @property
     def n_step(self) -> Tensor | int:
-        """The n of its n-step returns now, at most `window` - 1. `update` gets what `Replay.read` gives for both."""
+        """The current n of the n-step returns, at most `window` - 1. `update` gets windows read with both."""
         return (self.window or 2) - 1
 
     def act(self, features: Tensor, explore: bool) -> Tensor:
@@ -225,72 +226,72 @@ class Policy(nn.Module):
         raise NotImplementedError
 
     def update_own(self, steps: Step, chosen: Tensor) -> Metrics:
-        """`update` from [T + 1, B] rows of its own; `chosen` [T, B] is false where the environment chose the action."""
+        """`update` on [T + 1, B] steps of its own; `chosen` [T, B] is false where the environment chose the action."""
         return self.update(steps)
 
     def update_weighted(self, steps: Step, importance: Tensor) -> tuple[Metrics, Tensor]:
-        """`update` with each window's loss times its importance [B]; also the windows' priorities [B]."""
+        """`update` with each window's loss weighted by its importance [B]; also returns the priorities [B]."""
         raise NotImplementedError
 
     def value(self, features: Tensor) -> Tensor:
-        """[B]: the return that is expected from states with these features [B, ...] on."""
+        """[B]: the expected return from states with these features [B, ...]."""
         raise NotImplementedError
 
 
 class Algo(nn.Module):
-    """Who acts and when to learn. State between steps is the `carry`, which the caller owns.
+    """Chooses actions and decides when to learn. The state of acting between steps is the `carry`, owned by the caller.
 
-    Modules, optimizers and generators that it holds as attributes are found and saved with the run.
+    Modules, optimizers and generators that are its attributes are found and saved with the run.
     """
 
     planner: Planner | None = None
-    """What it plans with, if it does."""
+    """The planner, for an algorithm that plans."""
 
     @property
     def world_model(self) -> WorldModel | None:
-        """The model that it learns in, if it does."""
+        """The world model, for an algorithm that has one."""
         return None
 
     @property
     def warmed_up(self) -> bool:
-        """Whether it has learned anything yet."""
+        """Whether the random warm-up, if there is one, has finished."""
         return True
 
     def act(self, step: Step, carry: Tree | None, explore: bool) -> tuple[Tensor, Tree]:
-        """Choose actions [B] for the newest steps; `carry` is None at the very start."""
+        """Choose actions [B] for the newest step; `carry` is None in the first call."""
         raise NotImplementedError
 
     def learn(self, replay: Replay, before: int, after: int) -> Metrics:
-        """Learn whatever is due between two counts of environment steps."""
+        """Make the updates that are due between two counts of environment steps."""
         raise NotImplementedError
 
     def allocate(self) -> None:
-        """Take what room training will need; ValueError, naming settings, where there is none."""
+        """Allocate the memory of training. Raises a ValueError that names the settings if there is too little."""
 
     def get_extra_state(self) -> Tree:
-        """What it needs to go on learning, but not to act, beside its weights: plain values and tensors.
+        """State besides the weights that learning needs on a resume, but acting does not: plain values and tensors.
 
         The last checkpoint holds it, the best one does not.
         """
         return {}
 
     def set_extra_state(self, state: Tree) -> None:
-        """Put back what `get_extra_state` gave."""
+        """Restore the result of `get_extra_state`."""
 
 
 class Logger(Protocol):
-    """Where metrics go."""
+    """A destination of metrics."""
 
     def log(self, row: dict[str, float]) -> None:
         """Write one row; it holds `step` and `frames`."""
 
     def close(self, ok: bool) -> None:
-        """Flush and let go."""
+        """Flush and close; `ok` is whether the run finished without an error."""
 
 
 @runtime_checkable
 class Gallery(Protocol):
-    """A logger that takes pictures and videos too."""
+    """A logger that also stores pictures and videos."""
 
     def attach(self, paths: Sequence[Path]) -> None:
-        """Keep these files of the run."""
+        """Store these files of the run."""

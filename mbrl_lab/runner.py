@@ -1,4 +1,4 @@
-"""The one loop, and evaluation."""
+"""The training loop, and evaluation."""
 
 from __future__ import annotations
 
@@ -36,48 +36,48 @@ from mbrl_lab.tracking.tracker import Tracker
 from mbrl_lab.types import Step, Tree
 
 TRAIN, EVAL, FINAL, DIAGNOSIS = 0, 1, 2, 3
-"""Streams of episode seeds: training, evaluation while training, of the final policy, and of what is drawn."""
+"""Streams of episode seeds: training, evaluation during training, the final evaluation, and the final diagnosis."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long a run is, and what happens every so many environment steps (0: never). Names are those of the config."""
+    """The length of a run, and the intervals of its events in environment steps (0: never). Names follow the config."""
 
-    steps: int  # environment steps in all
+    steps: int  # total environment steps
     log_every: int  # steps between rows of metrics.jsonl
     eval_every: int  # steps between evaluations
-    eval_episodes: int  # of each evaluation
+    eval_episodes: int  # episodes of each evaluation
     eval_num: int  # environments side by side in an evaluation
-    final_episodes: int  # of the final policy's evaluation
+    final_episodes: int  # episodes of the final policy's evaluation
     checkpoint_every: int  # steps between saves
-    video_final: int  # of the final episodes that are filmed
-    keep_last: int = 2  # checkpoints
+    video_final: int  # number of final episodes that are filmed
+    keep_last: int = 2  # number of newest checkpoints that are kept
     best: str = "eval/return"  # the metric by which a policy is the best so far
 
 
 class EvaluationStopped(Exception):
-    """A signal came during an evaluation, which has left no trace and is still due."""
+    """A signal arrived during an evaluation. The evaluation has changed nothing and is still due."""
 
 
 class Runner:
-    """Trains `algo` in `envs`, and evaluates it in other environments with random numbers of their own.
+    """Trains `algo` in `envs`, and evaluates it in other environments with separate random numbers.
 
     All its state is in `state_dict`, so a resumed run is equal to an uninterrupted one.
 
     Args:
         algo: acts and learns.
-        make_envs: (number, stream of episode seeds) -> environments to evaluate in.
-        envs: to train in.
+        make_envs: (number of environments, stream of episode seeds) -> environments to evaluate in.
+        envs: environments to train in.
         replay: holds the steps of training.
-        folder: where everything is written.
+        folder: the folder that everything is written to.
         tracker: writes metrics, episodes and videos.
         monitor: warns of odd metrics, and stops the run early.
-        schedule: when what happens.
-        seed: of the run.
-        device: where networks are.
-        precision: float32 or bfloat16, which networks compute in.
+        schedule: the length of the run and the intervals of its events.
+        seed: the run's seed.
+        device: the device of the networks.
+        precision: float32 or bfloat16, the dtype in which networks compute.
         reference: returns by which scores are normalised.
-        precision_why: in words, for the opening lines.
+        precision_why: the reason for the precision, printed at the start.
     """
 
     def __init__(
@@ -112,10 +112,10 @@ class Runner:
 
         self.steps = 0  # environment steps of training
         self.newest: Step | None = None  # the vector step that the policy acts on next
-        self.carry: Tree | None = None  # the algo's, in training
+        self.carry: Tree | None = None  # the algorithm's state of acting, in training
         self.metrics = Means()  # since the last row of the log
         self.best = -math.inf
-        self.evaluation_due = False  # at these steps: it has not begun yet, or was stopped
+        self.evaluation_due = False  # at the current step, which has not been evaluated or whose evaluation was stopped
         self.signals = Signals()
 
         self.clock = time.monotonic()
@@ -123,7 +123,7 @@ class Runner:
         self.evaluating = 0.0  # seconds of evaluation in all
 
     def run(self) -> dict[str, float]:
-        """Train as far as the schedule says and return the final policy's `final/*`; or save and leave on a signal."""
+        """Train to the end of the schedule and return the final policy's `final/*`; on a signal, save and leave."""
         checkpoint = Checkpoint(self.folder.last, self.schedule.keep_last)
         loaded = checkpoint.load()
         with Signals() as self.signals, self.tracker:
@@ -144,7 +144,7 @@ class Runner:
             self.monitor.close()
             self.save(checkpoint)
 
-            # Training is saved by now: what is left can be done again.
+            # Training is saved by now, so the rest can be repeated after a resume.
             episodes = self.evaluate_final()
             with self.signals.at_once(self.preempt):
                 final = self.finish(episodes)
@@ -161,7 +161,10 @@ class Runner:
         self._store(self.envs.reset())
 
     def advance(self) -> None:
-        """One step in every environment, and whatever is due by then; first of all an evaluation that was stopped."""
+        """One step in every environment, then the evaluation and logging that are due.
+
+        After a stopped evaluation no step is taken: the evaluation is repeated first.
+        """
         if not self.evaluation_due:
             self.step()
         due = self.crossed(self.schedule.log_every)
@@ -189,7 +192,7 @@ class Runner:
         self.evaluation_due = bool(self.crossed(self.schedule.eval_every))
 
     def crossed(self, every: int) -> int:
-        """How many multiples of `every` lie in the last step of all environments."""
+        """How many multiples of `every` the last vector step has passed."""
         return crossed(self.steps - self.envs.num, self.steps, every)
 
     def _store(self, arrived: Step) -> None:
@@ -238,7 +241,7 @@ class Runner:
         return sorted(played, key=lambda e: (e.index, e.env))
 
     def evaluate_final(self) -> list[Episode]:
-        """The episodes of the final policy, from the start again where a signal's handler lets the run continue."""
+        """The episodes of the final policy, repeated from the start if a signal's handler lets the run continue."""
         while True:
             try:
                 return self.evaluate(self.schedule.final_episodes, FINAL)
@@ -246,7 +249,7 @@ class Runner:
                 self.preempt()
 
     def finish(self, episodes: list[Episode]) -> dict[str, float]:
-        """Log the final evaluation, which ends a run."""
+        """Log the final evaluation, the last row of a run."""
         self.tracker.evaluated(episodes, self.steps)
         final = summary("final", episodes, self.reference)
         self.metrics.add(dict(final))
@@ -275,7 +278,7 @@ class Runner:
         }
         written = self.tracker.log(counts | measured | times)
 
-        # Only now, so that the row is there to be looked at.
+        # Checked only after the row is written, so that a user can look at it.
         wrong = [k for k, v in measured.items() if not math.isfinite(v)]
         if wrong:
             raise FloatingPointError(f"{wrong[0]} is {measured[wrong[0]]} at step {self.steps}")
@@ -293,7 +296,7 @@ class Runner:
     # ---- saving
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Write everything there is."""
+        """Write a checkpoint of the whole run."""
         checkpoint.save(self.state_dict(), self.replay)
         self.folder.mark("running", self.steps)
 
@@ -326,12 +329,12 @@ class Runner:
         }
 
     def load_state_dict(self, state: dict[str, Any], steps: Iterator[tuple[int, Step]]) -> None:
-        """Stand where `state_dict` was taken. Defaults are for checkpoints that are older than a key."""
+        """Restore the state of `state_dict`. Defaults are for checkpoints that are older than a key."""
         self.steps = state["step"]
         self.seconds = state["seconds"]
         self.evaluating = state["evaluating"]
         self.evaluation_due = state.get("evaluation_due", False)
-        if "sums" in state["metrics"]:  # older checkpoints hold the newest values alone, which are no means
+        if "sums" in state["metrics"]:  # older checkpoints hold only the newest values, which are not means
             self.metrics.load_state_dict(state["metrics"])
         same_metric = state.get("best_of", "eval/return") == self.schedule.best
         self.best = state["best"] if same_metric else -math.inf
@@ -349,14 +352,14 @@ class Runner:
         set_random_state(state["random"])
 
     def load_replay(self, state: dict[str, Any], steps: Iterator[tuple[int, Step]]) -> None:
-        """Fill the replay as it was."""
+        """Restore the contents of replay."""
         self.replay.load_state_dict(state)
         for start, chunk in steps:
             self.replay.restore(start, chunk)
 
     @contextmanager
     def separate_randomness(self, stream: int) -> Iterator[None]:
-        """Random numbers that depend on the run's seed, the stream and the step alone; Python's and NumPy's too."""
+        """Random numbers that depend only on the run's seed, the stream and the step, for torch, Python and NumPy."""
         with random_state_kept():
             seed = episode_seed(self.seed, stream, 0, self.steps)
             torch.manual_seed(seed)
@@ -365,6 +368,6 @@ class Runner:
             yield
 
     def autocast(self) -> torch.autocast:
-        """The precision that networks compute in; autocast's cache would give weights as they were before an update."""
+        """The precision that networks compute in; autocast's cache would hold the weights from before an update."""
         enabled = self.precision != torch.float32
         return torch.autocast(self.device.type, self.precision, enabled, cache_enabled=False)

@@ -1,4 +1,4 @@
-"""The data that all parts exchange.
+"""The data that all parts exchange: steps, transitions, trajectories and specs.
 
 Shapes: T time, B environments or batch, A action size, H horizon. Prefix shapes are [B] or [T, B].
 """
@@ -19,12 +19,12 @@ Tree = Any
 
 
 class Step(NamedTuple):
-    """An arrival step: an action and all that came back. Replay holds them, `act` gets them, models imagine them."""
+    """An arrival step: an action together with the observation and reward it led to, as replay stores it."""
 
     action: Tensor  # taken to get here: [B] int64 or [B, A] float32 in [-1, 1]; zeros where `first`
     obs: Tensor  # [B, *obs_shape]
     reward: Tensor  # [B] float32, received on arriving here
-    terminal: Tensor  # [B] bool: the return ends here, nothing is bootstrapped (a time limit is not terminal)
+    terminal: Tensor  # [B] bool: the episode terminates here, nothing is bootstrapped (a time limit is not terminal)
     first: Tensor  # [B] bool: an episode begins here, the step before is unrelated
 
     def at(self, index: Any) -> Step:
@@ -48,7 +48,7 @@ class Step(NamedTuple):
 
 
 class Transition(NamedTuple):
-    """What happened between two neighbouring steps. Learn only where `valid`."""
+    """A transition between two consecutive steps. Learn only where `valid`."""
 
     obs: Tensor
     action: Tensor
@@ -63,7 +63,7 @@ class Transition(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a world model predicts for one imagined step, beside its next state."""
+    """A world model's prediction of one imagined step, besides the next state."""
 
     reward: Tensor  # [B] float32
     cont: Tensor  # [B] float32 in [0, 1]: the probability that the episode continues
@@ -73,7 +73,7 @@ class Outcome(NamedTuple):
 class EnvSpec:
     """An environment's spaces. Actions are 0..action_dim-1 if discrete, else in [-1, 1].
 
-    With `stack` above 1 an observation is the newest so many frames, the oldest first; frames before the episode are 0.
+    With `stack` above 1 an observation is the newest `stack` frames, oldest first; frames before the episode are 0.
     """
 
     obs_shape: tuple[int, ...]
@@ -107,25 +107,25 @@ class EnvSpec:
 
 
 class Trajectory(NamedTuple):
-    """H steps that a policy took from B states, imagined or real, as an actor-critic learns from them."""
+    """H steps of a policy from B start states, imagined or real, as training data for an actor-critic."""
 
     features: Tensor  # [H + 1, B, F]
     action: Tensor  # [H, B] or [H, B, A]
     reward: Tensor  # [H, B]
-    discount: Tensor  # [H, B]: the probability that the episode goes on after the step
-    valid: Tensor  # [H, B] bool: false where no transition lies between two rows
+    discount: Tensor  # [H, B]: the probability that the episode continues after the step
+    valid: Tensor  # [H, B] bool: false where an episode boundary lies between step t and t + 1
 
 
 class Windows(NamedTuple):
-    """Windows of replay that a model learned from, and what it inferred there."""
+    """Windows of replay that a model was trained on, and the posterior states that it inferred there."""
 
     steps: Step  # [L, B]
     states: Tree  # [L * B, ...] posteriors, without gradients
 
 
 class FitResult(NamedTuple):
-    """What a fit came to."""
+    """The result of a call of `WorldModel.fit`."""
 
     metrics: Metrics
-    trusted_horizon: int | None = None  # imagined steps in a row that were right on held-out steps; None: not measured
-    windows: Windows | None = None  # what it learned from last, where the trainer draws windows
+    trusted_horizon: int | None = None  # longest rollout with accurate held-out predictions; None: not measured
+    windows: Windows | None = None  # the latest training batch, if the trainer draws windows

@@ -1,4 +1,4 @@
-"""Algorithms: who acts and when to learn."""
+"""Algorithms: what chooses the actions, and when each part learns."""
 
 from mbrl_lab.algo.dreamer import Dreamer
 from mbrl_lab.algo.mbpo import MBPO

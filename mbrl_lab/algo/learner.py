@@ -1,4 +1,4 @@
-"""Learner: what algorithms share that act at random at first, and learn after that."""
+"""Learner: the base of algorithms that act at random during a warm-up and learn after it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mbrl_lab.types import EnvSpec, Step
 class Learner(Algo):
     """An algorithm whose first `warmup` environment steps are random actions; then it is `ready`.
 
-    Subclasses set `ready` when they begin to act by what they learned. It is saved with the weights.
+    Subclasses set `ready` when they begin to act by their policy or planner. It is saved with the weights.
     """
 
     ready: Tensor
@@ -29,7 +29,7 @@ class Learner(Algo):
         return bool(self.ready)
 
     def random_action(self, step: Step) -> Tensor:
-        """[B] actions drawn uniformly, for the rows just seen."""
+        """[B] actions drawn uniformly, for the newest step."""
         return self.spec.random(len(step.first), step.first.device)
 
     def warmup_ends(self, before: int, after: int) -> bool:
@@ -37,14 +37,14 @@ class Learner(Algo):
         return before < self.warmup <= after
 
     def due(self, before: int, after: int, every: int) -> int:
-        """How many multiples of `every` lie in (before, after], those of the warm-up left out."""
+        """How many multiples of `every` lie in (before, after] and after the warm-up."""
         return due_after(self.warmup, before, after, every)
 
     def fit_due(self, before: int, after: int, every: int) -> bool:
-        """Whether a fit is due in (before, after]: at the warm-up's end, and every `every` steps from there on."""
+        """Whether a fit is due in (before, after]: when the warm-up finishes, and every `every` steps after that."""
         return after >= self.warmup and crossed(before - self.warmup, after - self.warmup, every) > 0
 
 
 def due_after(warmup: int, before: int, after: int, every: int) -> int:
-    """How many multiples of `every` lie in (before, after] and above `warmup`: those up to it are not made up for."""
+    """How many multiples of `every` lie in (before, after] and above `warmup`; earlier ones are skipped."""
     return crossed(max(before, warmup), max(after, warmup), every)

@@ -1,4 +1,4 @@
-"""OffPolicy: act by a policy that learns from windows drawn from all of replay, uniformly or by priority."""
+"""OffPolicy: a policy acts, and learns from windows drawn from all of replay, uniformly or by priority."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EPSILON = 1e-6
 class OffPolicy(Learner):
     """Random actions during the warm-up, then the policy's, and gradient steps on windows drawn from all of replay.
 
-    Evaluations show the policy even before. ValueError for a policy that cannot learn from replay, or not by priority.
+    Evaluations always use the policy. Raises ValueError if the policy cannot learn from replay, or not by priority.
     """
 
     def __init__(
@@ -37,17 +37,17 @@ class OffPolicy(Learner):
     ) -> None:
         """
         Args:
-            spec: of the environment.
+            spec: the environment's spaces.
             policy: makes the policy.
             warmup: random steps before the first update.
-            batch: windows in a gradient step.
+            batch: number of windows in a gradient step.
             every: environment steps between updates.
-            updates: gradient steps each time.
-            reward_clip: rewards are clipped to so much, either way, for learning; 0: not.
+            updates: gradient steps each time learning is due.
+            reward_clip: for learning, rewards are clipped to [-reward_clip, reward_clip]; 0: not clipped.
             priority_exponent: windows are drawn by their latest priority to this power, alpha
                 of Schaul et al. (2016) and omega of Rainbow (0.5); 0: uniformly.
-            importance_exponent: beta of Schaul et al., at the start: the part of the bias that weights correct.
-            importance_steps: environment steps over which beta rises linearly to 1; 0: it stays.
+            importance_exponent: initial beta of Schaul et al.; importance weights with beta 1 correct the bias fully.
+            importance_steps: environment steps over which beta rises linearly to 1; 0: beta is constant.
         """
         super().__init__(spec, warmup)
         self.policy = policy(spec)
@@ -70,7 +70,7 @@ class OffPolicy(Learner):
 
     def learn(self, replay: Replay, before: int, after: int) -> Metrics:
         measured = Means()
-        # Evaluations during the warm-up show the untrained policy, but training still acts at random.
+        # Evaluations during the warm-up use the untrained policy, but training still acts at random.
         if self.warmup_ends(before, after):
             self.ready.fill_(True)
         for _ in range(self.updates * self.due(before, after, self.every)):
@@ -82,10 +82,10 @@ class OffPolicy(Learner):
         return measured.means()
 
     def learn_by_priority(self, replay: Replay, beta: float) -> Metrics:
-        """A gradient step on windows drawn by priority, which get new priorities from it."""
+        """A gradient step on windows drawn by priority, whose priorities it then updates."""
         indices, ratio = replay.draw(self.batch, self.window)
 
-        # w = (N P)^-beta / max w: the ratio is N P, how many times as probable as uniformly each window was.
+        # w = (N P)^-beta / max w: the ratio is N P, each window's probability relative to uniform sampling.
         weight = ratio**-beta
         weight = (weight / weight.max()).float()
 
@@ -95,13 +95,13 @@ class OffPolicy(Learner):
         return metrics | {"replay/weight": weight.mean()}
 
     def beta(self, step: int) -> float:
-        """The exponent of importance weights after so many environment steps."""
+        """The exponent of importance weights at an environment step."""
         fraction = min(step / self.importance_steps, 1.0) if self.importance_steps else 0.0
         return self.importance_exponent + fraction * (1 - self.importance_exponent)
 
 
 def window_of(policy: Policy) -> int:
-    """Steps in the windows of replay that a policy learns from. ValueError for one that cannot learn from replay."""
+    """Steps in the windows of replay that a policy learns from. Raises ValueError if it cannot learn from replay."""
     if policy.window is None:
         name = type(policy).__name__
         raise ValueError(f"{name} learns from its own rollouts alone, not from replay: try policy=ddqn or sac")

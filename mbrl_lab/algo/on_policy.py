@@ -1,4 +1,4 @@
-"""OnPolicy: act by a policy that learns from what it did since it last learned, and from nothing else."""
+"""OnPolicy: a policy acts, and learns only from the steps since its previous update."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from mbrl_lab.types import EnvSpec, Metrics, Step, Tree
 
 
 class OnPolicy(Algo):
-    """An update every `horizon` steps of each environment, on the transitions of just these steps.
+    """An update every `horizon` steps of each environment, on the transitions of these steps only.
 
-    The newest row of one update is the oldest of the next: each transition is learned from once, in one update.
+    The last step of one update is the first of the next, so each transition is in exactly one update.
     """
 
     def __init__(self, spec: EnvSpec, policy: Callable[[EnvSpec], Policy], horizon: int, reward_clip: float) -> None:
         """
         Args:
-            spec: of the environment.
+            spec: the environment's spaces.
             policy: makes the policy.
             horizon: steps of each environment between updates.
-            reward_clip: rewards are clipped to so much, either way, for learning; 0: not.
+            reward_clip: for learning, rewards are clipped to [-reward_clip, reward_clip]; 0: not clipped.
         """
         super().__init__()
         self.policy = policy(spec)
@@ -34,7 +34,7 @@ class OnPolicy(Algo):
             raise ValueError(f"algo=ppo cannot learn with {name}, which needs windows of replay: try policy=ppo")
         self.horizon = horizon
         self.reward_clip = reward_clip
-        self.actions: list[Tensor] = []  # [B] each, chosen since the latest update
+        self.actions: list[Tensor] = []  # [B] each, chosen since the previous update
 
     def act(self, step: Step, carry: Tree | None, explore: bool) -> tuple[Tensor, Tree]:
         action = self.policy.act(step.obs, explore)
@@ -47,7 +47,7 @@ class OnPolicy(Algo):
             return {}
         steps = clipped(replay.latest(self.horizon + 1), self.reward_clip)
 
-        # An environment may have acted in the policy's place, such as by pressing FIRE after a lost life.
+        # An environment may have replaced the policy's action, such as by pressing FIRE after a lost life.
         same = steps.action[1:] == torch.stack([action.to(replay.device) for action in self.actions])
         self.actions = []
         return self.policy.update_own(steps, same.view(*steps.first[1:].shape, -1).all(-1))

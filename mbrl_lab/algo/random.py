@@ -1,4 +1,4 @@
-"""Random: the floor of every table."""
+"""Random: the baseline that takes uniform random actions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mbrl_lab.types import EnvSpec, Metrics, Step, Tree
 
 
 class Random(Algo):
-    """Uniform actions; learns nothing."""
+    """Draws actions uniformly and learns nothing."""
 
     def __init__(self, spec: EnvSpec) -> None:
         super().__init__()
