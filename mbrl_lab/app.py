@@ -136,7 +136,7 @@ def build_runner(cfg: DictConfig, folder: RunFolder) -> Runner:
     torch.manual_seed(cfg.seed)
     make, make_envs = env_makers(cfg)
     envs = make_envs(cfg.env.num, TRAIN)
-    camera = Camera(make)
+    camera = Camera(make, steps=cfg.video.get("steps", 0))  # an older run's config has no such setting
     if cfg.eval.get("shared", False):  # an older run's config has no such setting
         make_envs, camera.before = lambda num, stream: envs.lend(stream), envs.put_away
     check_family(envs, cfg.family.name)

@@ -99,6 +99,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "checkpoint.best": one_of(*(f"eval/return{kind}" for kind in ("", "_iqm", "_min", "_max")), "eval/length"),
     "video.every": integer(0),
     "video.final": integer(0),
+    "video.steps": integer(0),
     "launcher.workers": optional(integer(1, 4096)),
     "launcher.per_gpu": integer(1, 4096),
     "launcher.wait": one_of(True, False),

@@ -40,18 +40,20 @@ class Camera:
     """Films episodes. Whatever goes wrong is one warning for each reason, as nothing is lost but a picture.
 
     `before` is called first: where only one environment can live at a time, it puts the one that trains away.
+    `steps`: of an episode the first so many are filmed; 0: all of them.
     """
 
-    def __init__(self, make_env: MakeEnv, before: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, make_env: MakeEnv, before: Callable[[], None] = lambda: None, steps: int = 0) -> None:
         self.make_env = make_env
         self.before = before
+        self.steps = steps
         self.warned: set[str] = set()
 
     def __call__(self, path: Path, seed: int, actions: NDArray[Any]) -> None:
         """Write a video of the episode."""
         try:
             self.before()
-            record_episode(path, self.make_env, seed, actions)
+            record_episode(path, self.make_env, seed, actions[: self.steps or None])
         except Exception as error:
             if (why := reason(error)) not in self.warned:
                 self.warned.add(why)

@@ -273,6 +273,14 @@ def test_whatever_fails_is_one_warning_and_no_video(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_only_the_first_steps_are_filmed_where_asked(tmp_path: Path) -> None:
+    actions = np.zeros(4, dtype=np.int32)
+    for steps in (0, 2):
+        Camera(Lamp, steps=steps)(tmp_path / f"{steps}.mp4", 7, actions)
+    lengths = {steps: len(decode(tmp_path / f"{steps}.mp4")[0]) for steps in (0, 2)}
+    assert lengths == {0: 5, 2: 3}  # the reset's frame too
+
+
 def test_rendering_only_empty_lists_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Lamp, "render", lambda self: [])
     with pytest.raises(ValueError, match="drew no frame"):
