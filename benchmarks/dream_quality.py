@@ -97,7 +97,7 @@ def main() -> None:
     copied = later._replace(
         predicted=later.start.expand_as(later.true),
         reward=torch.zeros_like(later.reward),
-        end=torch.zeros_like(later.end),
+        termination=torch.zeros_like(later.termination),
     )
     table: list[dict[str, Any]] = []
     for name, x in {"copy": copied, "seen": now, "imagined": later}.items():

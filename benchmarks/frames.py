@@ -101,7 +101,8 @@ def main() -> None:
                 digits = "bf16" if dtype == torch.bfloat16 else "fp32"
                 speed = f"{args.batch * args.members / learn:.0f},{args.starts / dream:.0f}"
                 print(
-                    f"{kind},{digits},{compiled},{speed},{model.demand(args.batch) / 1e9:.2f},{peak():.2f}", flush=True
+                    f"{kind},{digits},{compiled},{speed},{model.bytes_needed(args.batch) / 1e9:.2f},{peak():.2f}",
+                    flush=True,
                 )
 
 

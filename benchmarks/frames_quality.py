@@ -103,7 +103,7 @@ class Copy:
     def expect(self, state: Tensor, action: Tensor) -> tuple[Tensor, Any]:
         _, outcome = self.model.expect(state[:1], action[:1])
         zeros = torch.zeros(len(state))
-        return self.model.follow(state, state[:, -1:]), outcome._replace(reward=zeros, cont=1 - zeros)
+        return self.model.push_frame(state, state[:, -1:]), outcome._replace(reward=zeros, cont=1 - zeros)
 
 
 def line(seen: FramePredictions) -> Tensor:
@@ -135,7 +135,7 @@ def look(model: Any, rows: list[Step], bf16: bool) -> FramePredictions:
 
 def measure(seen: FramePredictions, game: str) -> dict[str, float]:
     """One line of the table."""
-    said, was = changed(seen, FrameModel.far)
+    said, was = changed(seen, FrameModel.change_threshold)
     every = {"f1": f1(said, was, seen.valid), "tiles": tiles_right(said, was, seen.valid)}
     every |= {name: f1(said[..., rows, :], was[..., rows, :], seen.valid) for name, rows in BANDS[game].items()}
     every |= recall_of(GAMES[game][1], seen)
@@ -143,7 +143,7 @@ def measure(seen: FramePredictions, game: str) -> dict[str, float]:
     first = seen.first[0]
     for name, score, label in (
         ("reward", seen.reward[0].abs(), seen.true_reward[0] != 0),
-        ("end", seen.end[0], seen.true_end[0]),
+        ("end", seen.termination[0], seen.true_termination[0]),
     ):
         found |= {
             k.removeprefix("model/"): round(float(v), 3) for k, v in rare(name, score[first], label[first]).items()

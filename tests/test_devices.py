@@ -80,15 +80,15 @@ def test_imagining_grids_waits_for_no_value() -> None:
     frames = torch.zeros(3, 1, 4, 4, dtype=torch.uint8)
     with OtherDevice() as gpu:
         net, other = (GridNet(spec, 1, 1, 4, 1).to("cuda") for _ in range(2))
-        net.study(frames.to("cuda"))
-        other.study((frames + 1).to("cuda"))
+        net.update_statistics(frames.to("cuda"))
+        other.update_statistics((frames + 1).to("cuda"))
         state, action = torch.zeros(5, 1, 4, 4, dtype=torch.uint8, device="cuda"), torch.ones(5, 2, device="cuda")
-        assert net.kept() == [(0, 0)] and other.kept() == [(0, 16)]
+        assert net.conserved() == [(0, 0)] and other.conserved() == [(0, 16)]
         gpu.waits.clear()
         net(state, action)
         assert not gpu.waits
         net.load_state_dict(other.state_dict())
-        assert net.kept() == [(0, 16)]
+        assert net.conserved() == [(0, 16)]
 
 
 OPTIONS: dict[str, tuple[str, ...]] = {

@@ -1,4 +1,4 @@
-"""Imagined: a second replay, of what a model imagined lately."""
+"""Imagined: a second replay, of the newest imagined rollouts."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from mbrl_lab.types import EnvSpec, Step
 class Imagined:
     """The newest `keep` batches of rollouts, each from `starts` states and of up to `longest` steps, on `device`.
 
-    Stacked observations are kept a frame a step, as real ones are. A rollout begins with a whole stack, so steps that
-    hold its older frames stand before it, in which no transition begins. With stacks of 3 and a rollout of 2 steps:
+    As in the real replay, a step stores only the newest frame of its stack. A rollout begins with a whole stack, so
+    steps with its older frames are stored before it, at which no transition begins. With stacks of 3 and 2 steps:
 
         kept step           0     1     2     3     4
         its newest frame    a     b     c     d     e
@@ -23,31 +23,36 @@ class Imagined:
         stack read here                abc   bcd   cde
         transition from                 2     3
 
-    ValueError names what to make smaller where there is no memory for them.
+    ValueError names the settings to reduce if memory does not suffice.
     """
 
     def __init__(self, spec: EnvSpec, keep: int, starts: int, longest: int, device: torch.device | str) -> None:
         capacity, device = keep * (longest + spec.stack) * starts, torch.device(device)
         if problem := shortage(spec, capacity, device):
-            asked = f"algo.starts={starts} for {keep} times up to {longest} imagined steps"
-            raise ValueError(f"{asked} {problem}: make algo.starts, algo.rollouts.keep or algo.rollouts.length smaller")
+            settings = f"algo.starts={starts} for {keep} times up to {longest} imagined steps"
+            raise ValueError(
+                f"{settings} {problem}: make algo.starts, algo.rollouts.keep or algo.rollouts.length smaller"
+            )
         self.keep = keep
         self.replay = Replay(spec, capacity, starts, 0, device)
-        self.lengths: list[int] = []  # rows of each batch, the newest last
+        self.lengths: list[int] = []  # vector steps of each batch, the newest last
         self.indices = torch.zeros(0, dtype=torch.int64, device=device)  # at which a transition begins
 
     def add(self, steps: Step) -> None:
-        """Keep rollouts [T, starts], and let go of those that are too old."""
+        """Add rollouts [T, starts]; only the newest `keep` batches can be sampled."""
         rows = [*self._before(steps.at(0)), *(steps.at(t) for t in range(len(steps.first)))]
+
+        # The oldest frame of the stack is marked `first`, not the start itself, which would cut its stack.
         if self.replay.older_frames:
             rows[self.replay.older_frames] = steps.at(0)._replace(first=torch.zeros_like(steps.first[0]))
+
         for row in rows:
             self.replay.add(row)
         self.lengths = [*self.lengths, len(rows)][-self.keep :]
         self._index()
 
     def _before(self, start: Step) -> list[Step]:
-        """Rows whose newest frames are the older ones of where a rollout starts, the first of them marked so."""
+        """Steps whose newest frames are the older frames of the start's stack; the oldest is marked `first`."""
         older = self.replay.older_frames
         stacks = [start.obs[:, t : t + 1].expand_as(start.obs) for t in range(older)]
         return [start._replace(obs=x, first=torch.full_like(start.first, t == 0)) for t, x in enumerate(stacks)]
@@ -58,30 +63,35 @@ class Imagined:
         return self.replay.read(self.indices[index], length, n_step)
 
     def _index(self) -> None:
+        """Find the indices of transitions in the kept batches, without the steps that only hold older frames."""
         oldest, device = self.replay.added - sum(self.lengths), self.indices.device
-        begun = torch.cat([torch.arange(n, device=device) >= self.replay.older_frames for n in self.lengths])
+        starts_transition = torch.cat(
+            [torch.arange(n, device=device) >= self.replay.older_frames for n in self.lengths]
+        )
+
+        # The ring can hold steps of batches that are no longer kept, as batches differ in length.
         indices = self.replay.transitions()
         row = indices // self.replay.num_envs - oldest
         indices, row = indices[row >= 0], row[row >= 0]
-        self.indices = indices[begun[row]]
+        self.indices = indices[starts_transition[row]]
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Everything, the rows too, on the CPU."""
+        """The kept rollouts, on the CPU, and their counters."""
         rows = self.replay.steps(self.replay.added - sum(self.lengths), self.replay.added)
         return {"added": self.replay.added, "lengths": list(self.lengths), "rows": tuple(rows)}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Put back what `get_extra_state` gave."""
+        """Restore the result of `get_extra_state`."""
         self.replay.added, self.lengths = state["added"], list(state["lengths"])
         self.replay.restore(self.replay.added - sum(self.lengths), Step(*state["rows"]))
         self._index()
 
 
 def mix(real: Step, imagined: Step) -> Step:
-    """[L, A] and [L, B] rows -> [L, A + B]."""
+    """Steps [L, A] and [L, B] -> [L, A + B]."""
     return Step(*(torch.cat([a, b], 1) for a, b in zip(real, imagined, strict=True)))
 
 
 def mean_length(steps: Step) -> Tensor:
-    """[]: of rollouts [T + 1, B], the mean number of steps that were imagined."""
+    """[]: the mean number of imagined steps in rollouts [T + 1, B]."""
     return (~steps.first[1:]).float().sum(0).mean()

@@ -112,7 +112,7 @@ class MPC(Learner):
 
 
 def taken(began: float, device: torch.device) -> float:
-    """Seconds since `began`, by when the device has done what was asked of it."""
+    """Seconds since `began`, after waiting for the device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.monotonic() - began

@@ -1,4 +1,4 @@
-"""Value: what a Q-network expects after the last step of a plan, learned from the same replay."""
+"""Value: a Q-network that bootstraps plans beyond their horizon, trained on the same replay."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from mbrl_lab.types import EnvSpec, Metrics
 
 
 class Value(nn.Module):
-    """Learns as `OffPolicy` does: `updates` gradient steps on `batch` windows every `every` steps.
+    """Trains as `OffPolicy` does: `updates` gradient steps on `batch` windows every `every` steps.
 
-    Raises ValueError for a policy that does not say what observations are worth.
+    Raises ValueError for a policy that does not estimate values.
     """
 
     def __init__(
@@ -36,10 +36,13 @@ class Value(nn.Module):
             name = type(self.policy).__name__
             raise ValueError(f"value.policy is {name}, which estimates no values: try policy=ddqn")
         self.window = window_of(self.policy)
-        self.batch, self.updates, self.every, self.reward_clip = batch, updates, every, reward_clip
+        self.batch = batch
+        self.updates = updates
+        self.every = every
+        self.reward_clip = reward_clip
 
     def learn(self, model: WorldModel, replay: Replay, before: int, after: int, warmup: int) -> Metrics:
-        """Learn what is due between two counts of steps, but for the warm-up, from the model's features."""
+        """The updates due between the step counts `before` and `after`, past the warm-up, on the model's features."""
         measured = Means()
         for _ in range(self.updates * due_after(warmup, before, after, self.every)):
             steps = model.sample_features(replay, self.batch, self.window, self.policy.n_step)
@@ -48,5 +51,5 @@ class Value(nn.Module):
 
     @torch.no_grad()
     def forward(self, features: Tensor) -> Tensor:
-        """[B]: the return that is expected from states with these features [B, ...] on."""
+        """[B]: the expected return from states with these features [B, ...]."""
         return self.policy.value(features)

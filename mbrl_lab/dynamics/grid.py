@@ -1,4 +1,4 @@
-"""Grid: a world model of small grids of 0 and 1, such as MinAtar's."""
+"""Grid: a world model of small binary grids, such as MinAtar's."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mbrl_lab.dynamics.trainer import Trainer
-from mbrl_lab.dynamics.visual import Net, Said, Visual
+from mbrl_lab.dynamics.visual import Net, NetOutput, Visual
 from mbrl_lab.nets.dilated import Dilated, Pooled
 from mbrl_lab.ops import pick
 from mbrl_lab.types import EnvSpec
 
 LARGEST = 32
-"""Cells of a side; what is larger is an image."""
+"""Most cells of a side; larger observations are images."""
 
 COLOURS = "algo=dreamer, ddqn and ppo read any channels; with env=gym, env.grayscale=true makes one of three colours"
-"""What to do with large images that are not grey, of which no ensemble makes a model."""
+"""Advice for large colour images, which no ensemble predicts."""
 
 RARE_LOGIT = -4.0
-"""With what logit a change begins, and that another action is done."""
+"""Initial logit of a change, and of executing another action than the chosen one."""
 
-TINY = 1e-8
-"""The least probability of an outcome."""
+MIN_PROBABILITY = 1e-8
+"""Floor of the probability of an outcome, for its logarithm."""
 
 
 class GridNet(Net):
-    """An outcome for each action that may have been done in truth: for each channel and cell whether it changes.
+    """A mixture with an outcome for each action that the environment may have executed.
 
-    That is the one that was asked for but for a learned probability, `slip`, with which it is one that the state makes
-    likely: where actions stick, the last one is done again now and then. Cells that are drawn apart, each with its own
-    probability, would fit neither. In one outcome a cell changes where that has a probability over a half; but a
-    channel that has had the same number of cells in all real frames keeps it, in the likeliest cells: a ball neither
-    vanishes nor doubles where the network is unsure of its way.
+    With probability 1 - `slip` (learned) the chosen action is executed, else one drawn from a distribution given the
+    state: sticky actions repeat the last one. Independent Bernoulli cells could not represent that: they would mix the
+    outcomes within a frame. Within an outcome a cell changes where its probability of a change is above a half. A
+    channel that had the same number of cells in all real frames keeps that number, in the likeliest cells: a ball
+    neither vanishes nor doubles where the network is unsure of its direction.
     """
 
     least: Tensor
@@ -51,66 +51,73 @@ class GridNet(Net):
         self.slip = nn.Parameter(torch.tensor(RARE_LOGIT))
         self.register_buffer("least", torch.full((channels,), spec.obs_shape[1] * spec.obs_shape[2]))
         self.register_buffer("most", torch.zeros(channels, dtype=torch.int64))
-        self._kept: list[tuple[int, int]] | None = None
-        self.register_load_state_dict_post_hook(lambda net, _: setattr(net, "_kept", None))
+        # Counted from the buffers on first use, and again after a checkpoint is loaded.
+        self._conserved: list[tuple[int, int]] | None = None
+        self.register_load_state_dict_post_hook(lambda net, _: setattr(net, "_conserved", None))
 
-    def loss(self, state: Tensor, action: Tensor, frame: Tensor, on: bool) -> Said:
-        change, logits, weight = self._say(state, action)
+    def loss(self, state: Tensor, action: Tensor, frame: Tensor, need_frame: bool) -> NetOutput:
+        change, logits, weight = self._run(state, action)
         changed = (state[:, -self.channels :] != frame).float().unsqueeze(1).expand_as(change)
         error = F.binary_cross_entropy_with_logits(change, changed, reduction="none").sum((2, 3, 4))
-        if on:
+        if need_frame:
             likeliest = pick(change, (weight - error).argmax(1)).unsqueeze(1)
-            frame = self._decide(state, likeliest)[:, 0]
-        return Said(error, logits, weight, action.argmax(1), frame)
+            frame = self._decode_frame(state, likeliest)[:, 0]
+        return NetOutput(error, logits, weight, action.argmax(1), frame)
 
     def forward(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        change, logits, weight = self._say(state, action)
-        return self._decide(state, change), logits, weight
+        change, logits, weight = self._run(state, action)
+        return self._decode_frame(state, change), logits, weight
 
     @torch.no_grad()
-    def study(self, frames: Tensor) -> None:
-        """Count the cells of each channel in real frames [N, C, H, W]."""
+    def update_statistics(self, frames: Tensor) -> None:
+        """Update the least and most cells of each channel in real frames [N, C, H, W]."""
         count = frames.flatten(2).long().sum(-1)
         torch.minimum(self.least, count.amin(0), out=self.least)
         torch.maximum(self.most, count.amax(0), out=self.most)
-        self._kept = None
+        self._conserved = None
 
-    def kept(self) -> list[tuple[int, int]]:
-        """(channel, number of cells) of the channels whose number never changed; the device is asked once a fit."""
-        if self._kept is None:
+    def conserved(self) -> list[tuple[int, int]]:
+        """(channel, number of cells) of the channels of constant number; cached, as reading waits for the device."""
+        if self._conserved is None:
             channels = (self.least == self.most).nonzero().flatten()
-            self._kept = list(zip(channels.tolist(), self.most[channels].tolist(), strict=True))
-        return self._kept
+            self._conserved = list(zip(channels.tolist(), self.most[channels].tolist(), strict=True))
+        return self._conserved
 
-    def _say(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(logits of changes [N, K, C, H, W], logits of the rest [N, K, 4], log-probabilities [N, K])."""
-        seen = state.float().contiguous(memory_format=torch.channels_last)
-        features = self.trunk(seen)
+    def _run(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(logits of changes [N, K, C, H, W], of reward and termination [N, K, 4], log-probabilities [N, K])."""
+        grids = state.float().contiguous(memory_format=torch.channels_last)
+        features = self.trunk(grids)
         change = self.change(features).float().unflatten(1, (self.outcomes, self.channels))
         rest = self.rest(features).float().unflatten(1, (self.outcomes, 5))
+
+        # p(k | s, a): the chosen action, or with probability `slip` another that the state makes likely.
         slip = self.slip.sigmoid()
-        return change, rest[..., :4], ((1 - slip) * action + slip * rest[..., 4].softmax(-1)).clamp(min=TINY).log()
+        probability = (1 - slip) * action + slip * rest[..., 4].softmax(-1)
+        return change, rest[..., :4], probability.clamp(min=MIN_PROBABILITY).log()
 
     @torch.no_grad()
-    def _decide(self, state: Tensor, change: Tensor) -> Tensor:
-        """[N, K, C, H, W] uint8: the next frames by logits of changes."""
+    def _decode_frame(self, state: Tensor, change: Tensor) -> Tensor:
+        """[N, K, C, H, W] uint8: the next frames given the logits of changes."""
         old = state[:, None, -self.channels :].bool()
+
+        # A full cell stays full if it does not change: its logit of being full is that of no change.
         filled = torch.where(old, -change, change)
         frame = (filled > 0).byte()
+
         cells = frame.flatten(3)
-        for channel, count in self.kept():
+        for channel, count in self.conserved():
             best = filled[:, :, channel].flatten(2).topk(count, -1).indices
             cells[:, :, channel] = torch.zeros_like(cells[:, :, channel]).scatter_(-1, best, 1)
         return cells.view_as(frame)
 
 
 class GridModel(Visual):
-    """Per channel and cell of the next grid one bit, given the newest `history` grids and the action.
+    """Predicts every cell of the next binary grid from the newest `history` grids and the action.
 
-    ValueError for images, and for actions that are no choice among some.
+    ValueError for images, and for continuous actions.
     """
 
-    far, chance = 0, True
+    change_threshold, stochastic = 0, True
 
     def __init__(
         self,
@@ -126,8 +133,8 @@ class GridModel(Visual):
     ) -> None:
         if max(spec.obs_shape[1:], default=0) > LARGEST:
             size = " x ".join(map(str, spec.obs_shape[1:]))
-            cure = "try dynamics=frames" if spec.obs_shape[0] == spec.stack else COLOURS
-            raise ValueError(f"dynamics=grid predicts cells of 0 and 1, not images of {size}: {cure}")
+            hint = "try dynamics=frames" if spec.obs_shape[0] == spec.stack else COLOURS
+            raise ValueError(f"dynamics=grid predicts cells of 0 and 1, not images of {size}: {hint}")
         if not spec.discrete:
             given = f"not vectors of {spec.action_dim} numbers"
             raise ValueError(f"dynamics=grid needs discrete actions, {given}: try dynamics=latent or rssm_xs")
@@ -138,6 +145,6 @@ class GridModel(Visual):
 
         super().__init__(spec, make, members, history, unroll, width, lr, clip, trainer)
 
-    def study(self, frames: Tensor) -> None:
+    def update_statistics(self, frames: Tensor) -> None:
         for net in self.nets:
-            cast(GridNet, net).study(frames)
+            cast(GridNet, net).update_statistics(frames)

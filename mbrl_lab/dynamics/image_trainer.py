@@ -1,4 +1,4 @@
-"""ImageTrainer: fits a world model of images, whose rare rewards and ends are drawn more often than they come."""
+"""ImageTrainer: fits a world model of images, with rare rewards and terminations oversampled."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GOLDEN = 0.6180339887498949
 """Multiples of it, without their whole part, fall evenly into [0, 1)."""
 
 VALIDATED = 256
-"""Held-out starts that a fit is image_metrics by."""
+"""Held-out starts that a fit is measured on."""
 
 STUDIED = 1_000
 """Frames that a model may look at before a fit."""
@@ -31,13 +31,13 @@ STUDIED = 1_000
 
 class ImageTrainer(HoldoutTrainer[Visual]):
     """Goes on from the weights of the fit before, for at most `max_updates` gradient steps (0: no bound) of `batch`
-    rows for each member, and until no member's hold-out loss has fallen by the share `gain` for `patience` epochs.
+    rows for each member, and until no member's hold-out loss has fallen by the fraction `gain` for `patience` epochs.
     In the second half of the updates that it may take the learning rate falls to a hundredth: what is imagined goes on
     for many steps, and the noise of a last few updates with the whole rate is an error in each of them.
 
-    The share `events` of a batch begins just before a reward or an end, half of it before each if there are both.
+    The fraction `events` of a batch begins just before a reward or a termination, half of it before each if both occur.
     A row's part (hold-out or not, and how often it stands in each member's `bootstrap`) follows from its number.
-    `objects`: what to look for in images when the model is image_metrics.
+    `objects`: what to look for in images when the model is validated.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class ImageTrainer(HoldoutTrainer[Visual]):
 
     def check_memory(self, model: Visual) -> None:
         """ValueError where the ensemble and an update of a batch do not fit the memory."""
-        need, device = model.demand(self.batch), model.odds.device
+        need, device = model.bytes_needed(self.batch), model.odds.device
         if need > (free := free_memory(device)):
             asked = (
                 f"dynamics.members={model.members}, dynamics.width={model.width}, dynamics.trainer.batch={self.batch}"
@@ -114,19 +114,19 @@ class ImageTrainer(HoldoutTrainer[Visual]):
         return ((indices // BLOCK).double() * GOLDEN + (1 - GOLDEN) + 1e-9).frac() < self.holdout
 
     def prepare(self, model: Visual, replay: Replay, train: Tensor) -> list[Tensor]:
-        """Balance the model for what batches will hold; the indices of each kind of event that there is."""
+        """Tell the model the sampling weights, and return the indices of each kind of event that occurs."""
         reward, terminal = replay.rewards_and_terminals(train)
         events = [x for x in (reward != 0, terminal) if x.any()]
         kinds = [train[x] for x in events]
-        share = self.share(kinds)
-        more = [share / len(kinds) / x.double().mean() if x.any() else 0.0 for x in (reward != 0, terminal)]
-        model.balance(torch.tensor([1 - share, *more]))
+        fraction = self.event_fraction(kinds)
+        more = [fraction / len(kinds) / x.double().mean() if x.any() else 0.0 for x in (reward != 0, terminal)]
+        model.set_sampling_weights(torch.tensor([1 - fraction, *more]))
         some = train[torch.randint(len(train), (STUDIED,), device=train.device)]
-        model.study(replay.read(some, 1).obs[0][:, -model.shape[0] :])
+        model.update_statistics(replay.read(some, 1).obs[0][:, -model.shape[0] :])
         return kinds
 
-    def share(self, kinds: list[Tensor]) -> float:
-        """The share of events in a batch: whole rows of it, alike for each kind."""
+    def event_fraction(self, kinds: list[Tensor]) -> float:
+        """The fraction of events in a batch: whole rows of it, equally many of each kind."""
         return len(kinds) * self._each(kinds) / self.batch if kinds else 0.0
 
     def _each(self, kinds: list[Tensor]) -> int:
@@ -176,6 +176,6 @@ class Assessment(NamedTuple):
 
 def assess(model: Visual, rows: Step, objects: FindObjects | None) -> Assessment:
     """Open-loop predictions along rows [lead + 1 + H, N]."""
-    seen = open_loop(model, rows)
-    possible = open_loop(model, rows, oracle=True) if model.chance else seen
-    return Assessment(seen, *image_metrics(seen, possible, model.far, objects))
+    predictions = open_loop(model, rows)
+    possible = open_loop(model, rows, oracle=True) if model.stochastic else predictions
+    return Assessment(predictions, *image_metrics(predictions, possible, model.change_threshold, objects))

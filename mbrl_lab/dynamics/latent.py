@@ -1,4 +1,12 @@
-"""Latent: a small world model without memory, a vector for each observation and a step between vectors."""
+"""Latent: a small world model without recurrence: an encoder, and a step from one latent vector to the next.
+
+    z_0 = encode(x_0)                       the first step of a window
+    z_t = z_{t-1} + step(z_{t-1}, a_{t-1})  its other steps, unrolled with the actions taken
+    loss = consistency * [D(sg(encode(x_t)), z_t) + balance * D(encode(x_t), sg(z_t))]
+           - log p(x_t, r_t, continue_t | z_t)
+
+With `gaussian` encode and step give means and stds, and D is the KL; without it D is the squared distance.
+"""
 
 from __future__ import annotations
 
@@ -34,13 +42,10 @@ class Normal(NamedTuple):
 
 
 class Latent(SequenceModel):
-    """Its state is a vector z of `latent` numbers: what the encoder says of an observation, or what follows from it.
+    """See the top of this file. Its state is a vector z of `latent` numbers.
 
-    From the encoding of a window's first row it is unrolled with the actions that were taken. At each row z should lie
-    where the encoder says (`consistency`, of which the encoder follows the share `balance`), and say the observation
-    (`decode`), the reward and whether the episode goes on. With `gaussian` both encoder and step say how sure they are,
-    and consistency is the relative entropy of the two. Without it is their squared distance.
-    Vectors are standardised by the mean and deviation of all rows it has learned from.
+    With `decode` it also reconstructs the observation from z. Vector observations are standardised by the mean and std
+    of all steps that it was trained on.
     """
 
     def __init__(
@@ -64,27 +69,30 @@ class Latent(SequenceModel):
         super().__init__(spec, latent, length, lr, clip, anneal_updates, trainer)
         self.gaussian, self.consistency, self.balance = gaussian, consistency, balance
         hidden, outputs = [width] * depth, latent * (1 + gaussian)
+
         self.see = encoder(spec)
         self.scale = make_standardiser(spec, self.see)
         self.encode = mlp([self.see.dim, *hidden, outputs], activation=nn.SiLU)
         self.step = zero_output(mlp([latent + spec.action_dim, *hidden, outputs], activation=nn.SiLU))
+
         self.head = make_head(bins)
         self.reward = zero_output(mlp([latent, *hidden, self.head.outputs], activation=nn.SiLU, fp32_output=True))
         self.end = zero_output(mlp([latent, *hidden, 1], activation=nn.SiLU))
         self.decoder = make_decoder(spec, self.see, latent, hidden) if decode else None
         self.decodes = decode
+
         self.opt = Adam(self.parameters(), lr)
 
     def observe(self, state: Tree | None, step: Step) -> Tensor:
-        return self._read(self.encode(self.see(self.scaled(step.obs)))).mean
+        return self._to_normal(self.encode(self.see(self.scaled(step.obs)))).mean
 
     def advance(self, state: Tree, action: Tensor) -> Tensor:
-        after = self._follow(state, action)
-        return after.sample() if self.gaussian else after.mean
+        following = self._predict(state, action)
+        return following.sample() if self.gaussian else following.mean
 
     def outcome(self, features: Tensor) -> Outcome:
-        going_on = torch.sigmoid(-self.end(features).float().squeeze(-1))
-        return Outcome(self.head.mean(self.reward(features)), going_on)
+        cont = torch.sigmoid(-self.end(features).float().squeeze(-1))
+        return Outcome(self.head.mean(self.reward(features)), cont)
 
     def features(self, state: Tree) -> Tensor:
         return state
@@ -93,48 +101,53 @@ class Latent(SequenceModel):
         return None if self.decoder is None else self.decoder.reconstruct(self.decoder(state), self.scale)
 
     def loss(self, steps: Step, start: Tree | None) -> tuple[Tensor, Tree, Metrics]:
-        known = unbroken(steps.first)
+        # Windows may run into the next episode; its steps do not follow from the first encoding.
+        mask = unbroken(steps.first)
         self.count(steps.obs.flatten(0, 1))
-        seen = self._read(self.encode(self.see(self.scaled(steps.obs))))
-        z, foreseen = self._unroll(seen, steps.action)
+        encoded = self._to_normal(self.encode(self.see(self.scaled(steps.obs))))
+        z, predicted = self._unroll(encoded, steps.action)
+
+        # Rewards and consistency start at the second step: the first is encoded, not predicted.
         loss: dict[str, Tensor] = {}
         if self.decoder is not None:
             loss["obs/loss"] = self.decoder.loss(self.decoder(z), steps.obs, self.scale)
-        after, passed = z[1:], known[1:]
-        apart = self._apart(Normal(*(x[1:] for x in seen)), foreseen)
-        loss["consistency"] = F.pad(self.consistency * apart, (0, 0, 1, 0))
-        loss["reward/loss"] = F.pad(self.head.loss(self.reward(after), steps.reward[1:]), (0, 0, 1, 0))
-        ends = steps.terminal.float()
-        loss["termination/loss"] = self._end_error(z, ends) + self._end_error(seen.mean, ends)
-        metrics: Metrics = {f"model/train/{name}": (x * known).mean() for name, x in loss.items()}
-        metrics["model/train/latent/rmse"] = ((after - seen.mean[1:]).square().mean(-1) * passed).mean().sqrt()
-        metrics["model/train/latent/std"] = seen.mean.flatten(0, 1).std(0).mean()
-        total = torch.stack([(x * known).mean() for x in loss.values()]).sum()
-        return total, seen.mean, metrics | {"model/train/loss": total}
+        consistency = self._consistency_loss(Normal(*(x[1:] for x in encoded)), predicted)
+        loss["consistency"] = F.pad(self.consistency * consistency, (0, 0, 1, 0))
+        loss["reward/loss"] = F.pad(self.head.loss(self.reward(z[1:]), steps.reward[1:]), (0, 0, 1, 0))
+        terminal = steps.terminal.float()
+        loss["termination/loss"] = self._termination_loss(z, terminal) + self._termination_loss(encoded.mean, terminal)
 
-    def _unroll(self, seen: Normal, action: Tensor) -> tuple[Tensor, Normal]:
-        """z [L, B, D] from the first encoding on, and what each but the first was drawn from."""
-        z = [seen.mean[0] if not self.gaussian else Normal(*(x[0] for x in seen)).sample()]
-        foreseen = []
+        metrics: Metrics = {f"model/train/{name}": (x * mask).mean() for name, x in loss.items()}
+        metrics["model/train/latent/rmse"] = ((z[1:] - encoded.mean[1:]).square().mean(-1) * mask[1:]).mean().sqrt()
+        metrics["model/train/latent/std"] = encoded.mean.flatten(0, 1).std(0).mean()
+        total = torch.stack([(x * mask).mean() for x in loss.values()]).sum()
+        return total, encoded.mean, metrics | {"model/train/loss": total}
+
+    def _unroll(self, encoded: Normal, action: Tensor) -> tuple[Tensor, Normal]:
+        """z [L, B, D], the first of them encoded, and the predicted distributions [L - 1, B, D] of the others."""
+        z = [encoded.mean[0] if not self.gaussian else Normal(*(x[0] for x in encoded)).sample()]
+        predicted = []
         for a in action[1:]:
-            foreseen.append(self._follow(z[-1], a))
-            z.append(foreseen[-1].sample() if self.gaussian else foreseen[-1].mean)
-        means, log_stds = (torch.stack(x) for x in zip(*foreseen, strict=True))
+            predicted.append(self._predict(z[-1], a))
+            z.append(predicted[-1].sample() if self.gaussian else predicted[-1].mean)
+        means, log_stds = (torch.stack(x) for x in zip(*predicted, strict=True))
         return torch.stack(z), Normal(means, log_stds)
 
-    def _follow(self, z: Tensor, action: Tensor) -> Normal:
-        out = self._read(self.step(torch.cat([z, self.spec.encode(action)], -1)))
+    def _predict(self, z: Tensor, action: Tensor) -> Normal:
+        # Residual: with the zero-initialised output the step starts out as the identity.
+        out = self._to_normal(self.step(torch.cat([z, self.spec.encode(action)], -1)))
         return Normal(z + out.mean, out.log_std)
 
-    def _apart(self, seen: Normal, foreseen: Normal) -> Tensor:
-        """[L, B]: how far what was seen and what was foreseen lie apart; most of it is for the step to mend."""
-        measure = kl_gaussian if self.gaussian else distance
-        return measure(seen.detach(), foreseen) + self.balance * measure(seen, foreseen.detach())
+    def _consistency_loss(self, encoded: Normal, predicted: Normal) -> Tensor:
+        """[L, B]: D(sg(encoded), predicted) trains the step; `balance` times D(encoded, sg(predicted)) the encoder."""
+        measure = kl_gaussian if self.gaussian else squared_distance
+        return measure(encoded.detach(), predicted) + self.balance * measure(encoded, predicted.detach())
 
-    def _end_error(self, z: Tensor, ends: Tensor) -> Tensor:
-        return F.binary_cross_entropy_with_logits(self.end(z).float().squeeze(-1), ends, reduction="none")
+    def _termination_loss(self, z: Tensor, terminal: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(self.end(z).float().squeeze(-1), terminal, reduction="none")
 
-    def _read(self, out: Tensor) -> Normal:
+    def _to_normal(self, out: Tensor) -> Normal:
+        """Network outputs to a distribution: log stds are bounded smoothly, or 0 without `gaussian`."""
         out = out.float()
         if not self.gaussian:
             return Normal(out, out.new_zeros(()).expand_as(out))
@@ -142,13 +155,13 @@ class Latent(SequenceModel):
         return Normal(mean, MIN_LOG_STD + (MAX_LOG_STD - MIN_LOG_STD) * log_std.sigmoid())
 
 
-def distance(seen: Normal, foreseen: Normal) -> Tensor:
+def squared_distance(encoded: Normal, predicted: Normal) -> Tensor:
     """[..., D] -> [...]: the squared distance of the means."""
-    return (seen.mean - foreseen.mean).square().sum(-1)
+    return (encoded.mean - predicted.mean).square().sum(-1)
 
 
-def kl_gaussian(seen: Normal, foreseen: Normal) -> Tensor:
-    """[..., D] -> [...]: KL(seen || foreseen) in nats."""
-    ratio = 2 * (seen.log_std - foreseen.log_std)
-    apart = (seen.mean - foreseen.mean) / foreseen.log_std.exp()
-    return 0.5 * (ratio.exp() + apart.square() - 1 - ratio).sum(-1)
+def kl_gaussian(encoded: Normal, predicted: Normal) -> Tensor:
+    """[..., D] -> [...]: KL(encoded || predicted) in nats."""
+    log_ratio = 2 * (encoded.log_std - predicted.log_std)
+    z_score = (encoded.mean - predicted.mean) / predicted.log_std.exp()
+    return 0.5 * (log_ratio.exp() + z_score.square() - 1 - log_ratio).sum(-1)

@@ -1,4 +1,4 @@
-"""Latents: what a recurrent model inferred at each step of replay, so that windows may begin where it was."""
+"""Latents: the states that a recurrent model inferred at the steps of replay, from which windows can start."""
 
 from __future__ import annotations
 
@@ -15,25 +15,27 @@ from mbrl_lab.types import Tree
 class Latents:
     """A ring of packed states beside a replay's ring of steps.
 
-    `put` keeps what was inferred while acting; `refresh` what a newer model infers at the same steps (Hafner et al.
-    2023).
+    `put` stores the states inferred while acting; `refresh` overwrites them with those of the newer model that has
+    just been trained on the same steps (Hafner et al. 2023).
     """
 
     def __init__(self, model: SequenceModel, replay: Replay) -> None:
         self.model, self.replay = model, replay
-        places = replay.slots * replay.num_envs
-        one = model.pack(model.initial_state(1, model.updates.device))
-        self.rings = {key: x.new_zeros(places, *x.shape[1:], device=replay.storage) for key, x in one.items()}
+        size = replay.slots * replay.num_envs
+        template = model.pack(model.initial_state(1, model.updates.device))
+        self.rings = {key: x.new_zeros(size, *x.shape[1:], device=replay.storage) for key, x in template.items()}
 
     def put(self, row: int, state: Tree) -> None:
-        """Keep the states [num_envs] of a row."""
+        """Store the states [num_envs] of a vector step, numbered `row` since the start of the run."""
         indices = row * self.replay.num_envs + torch.arange(self.replay.num_envs, device=self.replay.storage)
         self._write(indices, state)
 
     def refresh(self, indices: Tensor, states: Tree) -> None:
-        """Keep the states [L * B] of windows [L, B] that begin at indices [B], but for their first steps."""
+        """Store the states [L * B] of windows [L, B] that begin at indices [B], except those of the first steps."""
         packed = self.model.pack(states)
         length = len(next(iter(packed.values()))) // len(indices)
+
+        # The first state of a window is the stored one that it was filtered from: there is nothing newer to store.
         every = indices + torch.arange(length, device=indices.device)[:, None] * self.replay.num_envs
         self._write_packed(every[1:].flatten(), {key: x[len(indices) :] for key, x in packed.items()})
 
@@ -50,7 +52,7 @@ class Latents:
             self.rings[key][places] = x.to(self.rings[key])
 
     def _places(self, indices: Tensor) -> Tensor:
-        """Where the states of replay's indices stand in the rings."""
+        """Positions in the rings: replay's indices count up over the run, so they wrap at the ring's size."""
         return indices.to(self.replay.storage) % (self.replay.slots * self.replay.num_envs)
 
     def state(self) -> dict[str, Any]:

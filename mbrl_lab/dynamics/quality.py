@@ -1,4 +1,4 @@
-"""How good predicted images are: changed pixels, moved tiles, things that can be followed, rare outcomes."""
+"""Metrics of predicted images: changed pixels, tiles, recall of objects, rewards and terminations."""
 
 from __future__ import annotations
 
@@ -13,77 +13,81 @@ from mbrl_lab.env.objects import FindObjects, ScreenObject
 from mbrl_lab.types import Metrics, Step
 
 TILES = 7
-"""Along each side of an image of more than 10 pixels; smaller ones have a tile for each pixel."""
+"""Tiles along each side of an image of more than 10 pixels; in smaller ones each pixel is a tile."""
 
 RIGHT = 0.5
-"""Least F1 of the changed pixels of a tile that was predicted right."""
+"""Least F1 of the changed pixels of a tile that counts as right."""
 
 TRUSTED = 0.9
-"""Share of the tiles that must be right for a model to have earned rollouts of a length."""
+"""Fraction of the tiles that must be right at every step of the trusted horizon."""
 
 
 class FramePredictions(NamedTuple):
-    """H steps imagined from N starts with the actions truly taken."""
+    """H steps predicted open loop from N starts with the true actions."""
 
-    start: Tensor  # [N, C, H, W]: the newest frame where it began
+    start: Tensor  # [N, C, H, W]: the newest frame of the start
     before: Tensor  # [N, C, H, W]: the frame before it
     predicted: Tensor  # [H, N, C, H, W]
     true: Tensor  # [H, N, C, H, W]
-    valid: Tensor  # [H, N] bool: the true episode, and the life, go on until then
-    reward: Tensor  # [H, N]: predicted, and so on
-    true_reward: Tensor
-    end: Tensor  # [H, N]: probability
-    true_end: Tensor
-    first: Tensor  # [H, N] bool: as valid, but the step that ends a life counts
+    valid: Tensor  # [H, N] bool: neither the true episode nor a life has ended
+    reward: Tensor  # [H, N]: predicted mean
+    true_reward: Tensor  # [H, N]
+    termination: Tensor  # [H, N]: predicted probability
+    true_termination: Tensor  # [H, N] bool
+    first: Tensor  # [H, N] bool: as valid, but including the step that ends a life
 
 
 @torch.no_grad()
 def open_loop(model: Visual, steps: Step, oracle: bool = False) -> FramePredictions:
-    """Imagine along rows [lead + 1 + H, N] whose first lead + 1 begin a state of the model.
+    """Predict along steps [lead + 1 + H, N], of which the first lead + 1 give the start state.
 
-    `oracle`: of the outcomes that the model deems possible the one nearest to the truth, not the likeliest.
+    `oracle`: go on from the model's outcome that fits the true frame best, not from the likeliest one.
     """
     lead, channels = model.lead, model.shape[0]
     state = model.initial_state(steps.at(slice(0, lead + 1)))
     start, before = state[:, -channels:], state[:, -2 * channels : -channels]
-    if before.shape != start.shape:
+    if before.shape != start.shape:  # a history of one frame
         before = start
-    goes_on = torch.ones_like(steps.first[0])
-    seen: list[tuple[Tensor, ...]] = []
+
+    alive = torch.ones_like(steps.first[0])
+    predictions: list[tuple[Tensor, ...]] = []
     for t in range(lead + 1, len(steps.first)):
         row = steps.at(t)
         true = row.obs[:, -channels:]
-        after, outcome = model.expect(state, row.action)
-        state = model.recognise(state, row.action, true) if oracle else after
-        first = goes_on & ~row.first
-        goes_on = first & ~row.terminal
-        said, was = (outcome.reward, 1 - outcome.cont), (row.reward, row.terminal)
-        seen.append((state[:, -channels:], true, goes_on, said[0], was[0], said[1], was[1], first))
-    return FramePredictions(start, before, *(torch.stack(x) for x in zip(*seen, strict=True)))
+        following, outcome = model.expect(state, row.action)
+        state = model.closest_outcome(state, row.action, true) if oracle else following
+
+        first = alive & ~row.first
+        alive = first & ~row.terminal
+        frames = (state[:, -channels:], true, alive)
+        predictions.append((*frames, outcome.reward, row.reward, 1 - outcome.cont, row.terminal, first))
+    return FramePredictions(start, before, *(torch.stack(x) for x in zip(*predictions, strict=True)))
 
 
-def changed(seen: FramePredictions, far: int) -> tuple[Tensor, Tensor]:
-    """[H, N, C, H, W] bool each: pixels that differ by more than `far` from the last real frame, predicted and true."""
-    start = seen.start.short()
-    return (seen.predicted.short() - start).abs() > far, (seen.true.short() - start).abs() > far
+def changed(predictions: FramePredictions, threshold: int) -> tuple[Tensor, Tensor]:
+    """[H, N, C, H, W] bool, predicted and true: pixels that differ from the start frame by more than `threshold`."""
+    start = predictions.start.short()
+    return (predictions.predicted.short() - start).abs() > threshold, (
+        predictions.true.short() - start
+    ).abs() > threshold
 
 
 def f1(predicted: Tensor, true: Tensor, valid: Tensor) -> Tensor:
-    """[H]: of pixels [H, N, ...] predicted to change and changed, over the rows that are valid [H, N]."""
+    """[H]: F1 of the predicted changed pixels [H, N, ...], over valid rows [H, N]."""
     keep = valid.view(*valid.shape, *[1] * (true.ndim - 2))
     hit = (predicted & true & keep).flatten(1).sum(1)
     return 2 * hit / ((predicted & keep).flatten(1).sum(1) + (true & keep).flatten(1).sum(1)).clamp(min=1)
 
 
 def tiles_right(predicted: Tensor, true: Tensor, valid: Tensor) -> Tensor:
-    """[H]: the share of the tiles in which something changed that were predicted right.
+    """[H]: of the tiles with a changed pixel the fraction that was predicted right.
 
-    Every tile counts alike, so that a ball of five pixels counts as much as a paddle.
+    Tiles have equal weights, so that a ball of five pixels counts as much as a paddle.
     """
     side = math.ceil(true.shape[-1] / TILES) if true.shape[-1] > 10 else 1
-    hit, said, was = (_tiled(x, side) for x in (predicted & true, predicted, true))
-    right = 2 * hit / (said + was).clamp(min=1) >= RIGHT
-    counts = (was > 0) & valid.view(*valid.shape, *[1] * (was.ndim - 2))
+    hit, positive, actual = (_tiled(x, side) for x in (predicted & true, predicted, true))
+    right = 2 * hit / (positive + actual).clamp(min=1) >= RIGHT
+    counts = (actual > 0) & valid.view(*valid.shape, *[1] * (actual.ndim - 2))
     return (right & counts).flatten(1).sum(1) / counts.flatten(1).sum(1).clamp(min=1)
 
 
@@ -98,39 +102,38 @@ def _tiled(x: Tensor, side: int) -> Tensor:
 
 
 def trusted_horizon(right: Tensor) -> int:
-    """How many steps in a row from the first the share of right tiles [H] is high enough."""
+    """Number of steps before the fraction of right tiles [H] first falls below `TRUSTED`."""
     return int((right >= TRUSTED).int().cumprod(0).sum())
 
 
-def recall_of(objects: FindObjects, seen: FramePredictions) -> dict[str, Tensor]:
-    """For each object [H] the share of starts from which it is where it should be; NaN where it is never to be seen.
+def recall_of(objects: FindObjects, predictions: FramePredictions) -> dict[str, Tensor]:
+    """Recall [H] of each object: the fraction of starts from which it is predicted right; NaN if it is never visible.
 
-    Counted are rows where it is visible in the last two real frames and the true one, and no life was lost meanwhile.
-    Right is a mass of 0.4 to 2.5 times the true one, with its centre within 2 pixels.
+    Only rows count where the object is visible in the last two real frames and in the true one, and no life was lost.
     """
-    height = seen.predicted.shape[0]
-    past = [objects(x[:, 0]) for x in (seen.before, seen.start)]
+    horizon = predictions.predicted.shape[0]
+    past = [objects(x[:, 0]) for x in (predictions.before, predictions.start)]
     found: dict[str, list[Tensor]] = {}
-    for h in range(height):
-        predicted, true = objects(seen.predicted[h, :, 0]), objects(seen.true[h, :, 0])
-        for name, part in true.items():
-            counts = seen.valid[h] & part.visible & past[0][name].visible & past[1][name].visible
-            right = matches(predicted[name], part) & counts
+    for h in range(horizon):
+        predicted, true = objects(predictions.predicted[h, :, 0]), objects(predictions.true[h, :, 0])
+        for name, actual in true.items():
+            counts = predictions.valid[h] & actual.visible & past[0][name].visible & past[1][name].visible
+            right = matches(predicted[name], actual) & counts
             found.setdefault(name, []).append(right.sum() / counts.sum())
     return {name: torch.stack(x) for name, x in found.items()}
 
 
 def matches(predicted: ScreenObject, true: ScreenObject) -> Tensor:
-    """[N] bool."""
+    """[N] bool: a mass of 0.4 to 2.5 times the true one, with the centre within 2 pixels."""
     ratio = predicted.mass / true.mass.clamp(min=1)
-    apart = (predicted.centre - true.centre).norm(dim=-1)
-    return (ratio >= 0.4) & (ratio <= 2.5) & (apart <= 2)
+    distance = (predicted.centre - true.centre).norm(dim=-1)
+    return (ratio >= 0.4) & (ratio <= 2.5) & (distance <= 2)
 
 
 def average_precision(score: Tensor, label: Tensor) -> float:
     """Mean precision at each positive, the highest scores [N] first; NaN where no label [N] is positive.
 
-    Equal scores count together, as if drawn in random order on average: their precision is that of the last of them.
+    Equal scores form one threshold: all of them get the precision at the last one, whatever their order.
     """
     if not label.any():
         return math.nan
@@ -142,13 +145,13 @@ def average_precision(score: Tensor, label: Tensor) -> float:
 
 
 def rare(name: str, score: Tensor, label: Tensor) -> Metrics:
-    """Precision and recall at a half, average precision, and the sum of probabilities by the true count."""
-    said, count = score > 0.5, int(label.sum())
+    """Precision and recall at 0.5, average precision, and calibration: the sum of probabilities over the true count."""
+    positive, count = score > 0.5, int(label.sum())
     if not count:
         return {}
-    hit = int((said & label).sum())
+    hit = int((positive & label).sum())
     return {
-        f"model/openloop/{name}/precision": hit / max(int(said.sum()), 1),
+        f"model/openloop/{name}/precision": hit / max(int(positive.sum()), 1),
         f"model/openloop/{name}/recall": hit / count,
         f"model/openloop/{name}/average_precision": average_precision(score, label),
         f"model/openloop/{name}/calibration": float(score.sum()) / count,
@@ -156,26 +159,31 @@ def rare(name: str, score: Tensor, label: Tensor) -> Metrics:
 
 
 HORIZONS = (1, 2, 5, 10)
-"""Steps at which open-loop predictions are image_metrics."""
+"""Steps at which open-loop predictions are measured."""
 
 
 def image_metrics(
-    seen: FramePredictions, told: FramePredictions, far: int, objects: FindObjects | None
+    predictions: FramePredictions, oracle: FramePredictions, threshold: int, objects: FindObjects | None
 ) -> tuple[Metrics, int]:
-    """Everything that is logged about predictions, by name, and the trusted horizon, by `oracle` ones."""
-    said, was = changed(seen, far)
-    every = {"changed_f1": f1(said, was, seen.valid), "tiles_right": tiles_right(said, was, seen.valid)}
-    possible = tiles_right(*changed(told, far), told.valid)
-    every |= {f"{name}_recall": x for name, x in (recall_of(objects, seen) if objects else {}).items()}
-    reach = [h for h in HORIZONS if h <= len(seen.true)]
+    """The metrics of `predictions`, by name, and the trusted horizon, which is that of the `oracle` ones."""
+    # By step [H]: means over the starts.
+    predicted, true = changed(predictions, threshold)
+    valid = predictions.valid
+    every = {"changed_f1": f1(predicted, true, valid), "tiles_right": tiles_right(predicted, true, valid)}
+    possible = tiles_right(*changed(oracle, threshold), oracle.valid)
+    every |= {f"{name}_recall": x for name, x in (recall_of(objects, predictions) if objects else {}).items()}
+    horizons = [h for h in HORIZONS if h <= len(predictions.true)]
     found: Metrics = {
         f"model/openloop/obs/{name}_{h}": float(x[h - 1])
         for name, x in every.items()
-        for h in reach
+        for h in horizons
         if x[h - 1].isfinite()
     }
-    first = seen.first[0]
-    found |= rare("reward", seen.reward[0, first].abs(), seen.true_reward[0, first] != 0)
-    found |= rare("termination", seen.end[0, first], seen.true_end[0, first])
+
+    # Of the first step only: rewards and terminations of later ones depend on the predicted states.
+    first = predictions.first[0]
+    found |= rare("reward", predictions.reward[0, first].abs(), predictions.true_reward[0, first] != 0)
+    found |= rare("termination", predictions.termination[0, first], predictions.true_termination[0, first])
+
     trusted = trusted_horizon(possible)
     return found | {"model/openloop/trusted_horizon": float(trusted)}, trusted

@@ -1,4 +1,14 @@
-"""RSSM: a recurrent state-space model with discrete latents (Hafner et al. 2019, 2021, 2023)."""
+"""RSSM: a recurrent state-space model with discrete latents (Hafner et al. 2019, 2021; 2023: "DreamerV3").
+
+deter h_t = GRU(h_{t-1}, z_{t-1}, a_{t-1})        `units` numbers
+prior     z_t ~ p(z_t | h_t)                      stoch: `groups` one-hot vectors of `classes` each
+posterior z_t ~ q(z_t | h_t, x_t)
+decoder   p(x_t, r_t, continue_t | h_t, z_t)
+
+loss = -log p(x_t, r_t, continue_t | h_t, z_t)
+       + kl_prior     * max(free_nats, KL(sg(q) || p))     dynamics loss:       trains the prior
+       + kl_posterior * max(free_nats, KL(q || sg(p)))     representation loss: trains the posterior
+"""
 
 from __future__ import annotations
 
@@ -20,14 +30,12 @@ from mbrl_lab.types import EnvSpec, Metrics, Outcome, Step, Tree
 
 
 class RSSM(SequenceModel):
-    """Its state is a memory of `units` numbers and `groups` latents of `classes` classes each, one-hot.
+    """See the top of this file.
 
-    The memory follows from the state before and the action (`BlockGRU`); the prior tells the latents from the memory,
-    the posterior from memory and observation. Of all probabilities the share `unimix` is spread evenly. What is drawn
-    passes gradients on as if it were the probabilities (straight-through).
-    The losses: observation, reward and going on, told from the state; and the relative entropy of posterior and prior,
-    `kl_prior` times for the prior to follow and `kl_posterior` times for the posterior, of which `free_nats` are free.
-    Vectors and pixels are standardised by mean and deviation of the rows that began the windows it learned from.
+    `kl_prior` above `kl_posterior` (KL balancing) makes the prior learn faster than the posterior is pulled towards it.
+    Both distributions are mixed with the fraction `unimix` of a uniform one, which keeps their KL finite.
+    Observations are standardised by the mean and std of the first steps of the windows that it was trained on.
+    States hold deter as `memory` and stoch as `latent`; checkpoints rely on these names.
     """
 
     compilable = ("advance", "_infer")
@@ -57,35 +65,42 @@ class RSSM(SequenceModel):
         super().__init__(spec, units + groups * classes, length, lr, clip, anneal_updates, trainer)
         self.unimix, self.units, self.groups, self.classes = unimix, units, groups, classes
         self.kl_prior, self.kl_posterior, self.free_nats = kl_prior, kl_posterior, free_nats
-        latents, hidden = groups * classes, [width] * depth
+        stoch_dim, hidden = groups * classes, [width] * depth
+
+        # Encoder: the posterior reads the embedded observation.
         self.see = encoder(spec)
         self.scale = make_standardiser(spec, self.see)
         deep = mlp([self.see.dim, *hidden, width], True, activation=nn.SiLU)
         self.embed = deep if spec.obs_dtype == torch.float32 else nn.Linear(self.see.dim, width)
-        self.gru = BlockGRU(latents + spec.action_dim, units, width, blocks)
-        self.prior = mlp([units, *hidden, latents], True, activation=nn.SiLU)
+
+        # State transition, prior and posterior.
+        self.gru = BlockGRU(stoch_dim + spec.action_dim, units, width, blocks)
+        self.prior = mlp([units, *hidden, stoch_dim], True, activation=nn.SiLU)
         self.expect = nn.Linear(units, width)
-        self.posterior = nn.Sequential(nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, latents))
+        self.posterior = nn.Sequential(nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, stoch_dim))
+
+        # Predictions from the state; rewards and terminations start out as zero logits.
         self.head = make_head(bins)
         rewards = [self.dim, *hidden, self.head.outputs]
         self.reward = zero_output(mlp(rewards, True, activation=nn.SiLU, fp32_output=True))
         self.end = zero_output(mlp([self.dim, *hidden, 1], True, activation=nn.SiLU))
         self.decoder = make_decoder(spec, self.see, self.dim, hidden, norm=True)
+
         self.opt = Adam(self.parameters(), lr)
 
     def observe(self, state: Tree | None, step: Step) -> Tree:
         state = self.initial_state(len(step.first), step.first.device) if state is None else state
-        seen = self._embed(step.obs)
-        with fp32_if_few(len(seen), seen.device.type):
-            return self._infer(state, step.action, step.first, seen)[0]
+        embedded = self._embed(step.obs)
+        with fp32_if_few(len(embedded), embedded.device.type):
+            return self._infer(state, step.action, step.first, embedded)[0]
 
     def advance(self, state: Tree, action: Tensor) -> Tree:
-        memory = self._remember(state["memory"], state["latent"], self.spec.encode(action))
-        return {"memory": memory, "latent": self.draw(self._prior(memory))}
+        deter = self._next_deter(state["memory"], state["latent"], self.spec.encode(action))
+        return {"memory": deter, "latent": self.sample(self._prior(deter))}
 
     def outcome(self, features: Tensor) -> Outcome:
-        going_on = torch.sigmoid(-self.end(features).float().squeeze(-1))
-        return Outcome(self.head.mean(self.reward(features)), going_on)
+        cont = torch.sigmoid(-self.end(features).float().squeeze(-1))
+        return Outcome(self.head.mean(self.reward(features)), cont)
 
     def features(self, state: Tree) -> Tensor:
         return torch.cat([state["memory"], state["latent"].flatten(-2)], -1)
@@ -94,102 +109,112 @@ class RSSM(SequenceModel):
         return self.decoder.reconstruct(self.decoder(self.features(state)), self.scale)
 
     def initial_state(self, batch: int, device: torch.device) -> dict[str, Tensor]:
-        memory = torch.zeros(batch, self.units, device=device)
-        return {"memory": memory, "latent": memory.new_zeros(batch, self.groups, self.classes)}
+        deter = torch.zeros(batch, self.units, device=device)
+        return {"memory": deter, "latent": deter.new_zeros(batch, self.groups, self.classes)}
 
     def pack(self, state: Tree) -> dict[str, Tensor]:
-        """The numbers of the latents' classes in the place of one-hot vectors."""
+        """Class indices instead of one-hot vectors, which take `classes` times more numbers."""
         return {"memory": state["memory"], "classes": state["latent"].argmax(-1).to(torch.int16)}
 
     def unpack(self, packed: dict[str, Tensor]) -> dict[str, Tensor]:
-        latent = F.one_hot(packed["classes"].long(), self.classes).float()
-        return {"memory": packed["memory"], "latent": latent}
+        stoch = F.one_hot(packed["classes"].long(), self.classes).float()
+        return {"memory": packed["memory"], "latent": stoch}
 
     def loss(self, steps: Step, start: Tree | None) -> tuple[Tensor, Tree, Metrics]:
-        """Where `start` is known it is the state in the first row, which then is not learned from."""
+        """`start`, where given, is the state at the first step, which then adds nothing to the loss."""
         self.count(steps.obs[0])
         states, logp = self._filter(steps, start)
         features = self.features(states)
+
+        # The first step of an episode has no reward, and cannot be terminal.
         learned = torch.ones_like(steps.reward)
         learned[0] = start is None
         arrived = learned * ~steps.first
-        apart = self.divergences(logp, self._prior(states["memory"].flatten(0, 1)).unflatten(0, steps.first.shape))
+
+        kl = self.kl_both_ways(logp, self._prior(states["memory"].flatten(0, 1)).unflatten(0, steps.first.shape))
         loss = {
             "obs/loss": learned * self.decoder.loss(self.decoder(features), steps.obs, self.scale),
             "reward/loss": arrived * self.head.loss(self.reward(features), steps.reward),
-            "termination/loss": arrived * self._end_error(features, steps.terminal.float()),
-            "kl_prior": learned * self.kl_prior * apart[0].clamp(min=self.free_nats),
-            "kl_posterior": learned * self.kl_posterior * apart[1].clamp(min=self.free_nats),
+            "termination/loss": arrived * self._termination_loss(features, steps.terminal.float()),
+            "kl_prior": learned * self.kl_prior * kl[0].clamp(min=self.free_nats),
+            "kl_posterior": learned * self.kl_posterior * kl[1].clamp(min=self.free_nats),
         }
         metrics: Metrics = {f"model/train/{name}": x.mean() for name, x in loss.items()}
         total = torch.stack([x.mean() for x in loss.values()]).sum()
+
+        # Usage: the perplexity of the mean latent over the number of classes, 1 where all are used equally.
         used = states["latent"].detach().flatten(0, 1).mean(0)
         metrics |= {
-            "model/train/kl": apart[0].mean(),
+            "model/train/kl": kl[0].mean(),
             "model/train/posterior_entropy": -(logp.exp() * logp).sum(-1).sum(-1).mean(),
             "model/train/latent/usage": torch.special.entr(used).sum(-1).exp().mean() / self.classes,
         }
         return total, states, metrics | {"model/train/loss": total}
 
-    def divergences(self, posterior: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
-        """[..., groups, classes] log-probabilities -> [...]: their relative entropy in nats, twice.
+    def kl_both_ways(self, posterior: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
+        """[..., groups, classes] log-probabilities -> [...] each: KL(posterior || prior) in nats, twice.
 
-        The first moves the prior alone, the second the posterior.
+        The values are equal; the gradient of the first reaches the prior only, that of the second the posterior only.
         """
         return kl_categorical(posterior.detach(), prior), kl_categorical(posterior, prior.detach())
 
-    def draw(self, logp: Tensor) -> Tensor:
-        """[N, groups, classes] log-probabilities -> one-hot, with the gradient of the probabilities.
-
-        One random number decides among all classes; torch.multinomial draws one for each, which takes ten times longer.
-        """
+    def sample(self, logp: Tensor) -> Tensor:
+        """[N, groups, classes] log-probabilities -> one-hot, with the gradient of the probabilities."""
         probability = logp.exp()
-        upto = probability.detach().cumsum(-1)
-        index = torch.searchsorted(upto, torch.rand_like(upto[..., :1]) * upto[..., -1:])
+
+        # Inverse transform sampling takes one random number a group. torch.multinomial takes one for each class, and
+        # ten times longer. The last value of the cumulative sum is 1 but for rounding: scaling by it keeps the index
+        # in range.
+        cumulative = probability.detach().cumsum(-1)
+        index = torch.searchsorted(cumulative, torch.rand_like(cumulative[..., :1]) * cumulative[..., -1:])
+
+        # Straight-through: the value is the one-hot vector, the gradient that of the probabilities.
         hot = torch.zeros_like(probability).scatter_(-1, index, 1.0)
         return hot + (probability - probability.detach()) if probability.requires_grad else hot
 
     def _filter(self, steps: Step, start: Tree | None) -> tuple[dict[str, Tensor], Tensor]:
-        """States [L, B, ...] and posteriors' log-probabilities [L, B, groups, classes] of windows [L, B]."""
+        """States [L, B, ...] and the posterior's log-probabilities [L, B, groups, classes] of windows [L, B]."""
         embedded = self._embed(steps.obs)
         blank = self.initial_state(steps.first.shape[1], steps.first.device)
         with fp32_if_few(len(embedded[0]), embedded.device.type):
+            # A window's first step counts as an episode's first unless its state is known.
             state, logp = self._infer(blank, steps.action[0], torch.ones_like(steps.first[0]), embedded[0])
             state = state if start is None else start
             states, logps = [state], [logp]
-            for action, first, seen in zip(steps.action[1:], steps.first[1:], embedded[1:], strict=True):
-                state, logp = self._infer(state, action, first, seen)
+            for action, first, now in zip(steps.action[1:], steps.first[1:], embedded[1:], strict=True):
+                state, logp = self._infer(state, action, first, now)
                 states.append(state)
                 logps.append(logp)
-        together = {key: torch.stack([state[key] for state in states]) for key in blank}
-        return together, torch.stack(logps)
+        stacked = {key: torch.stack([state[key] for state in states]) for key in blank}
+        return stacked, torch.stack(logps)
 
-    def _infer(self, state: Tree, action: Tensor, first: Tensor, seen: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """One real step [B]; where it is `first` nothing of the state before is left."""
+    def _infer(self, state: Tree, action: Tensor, first: Tensor, embedded: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """The posterior state [B] after one real step, and its log-probabilities; `first` resets state and action."""
         keep = (~first).float().unsqueeze(-1)
-        before, latent = state["memory"] * keep, state["latent"] * keep.unsqueeze(-1)
-        memory = self._remember(before, latent, self.spec.encode(action) * keep)
-        logp = self._posterior(memory, seen)
-        return {"memory": memory, "latent": self.draw(logp)}, logp
+        deter, stoch = state["memory"] * keep, state["latent"] * keep.unsqueeze(-1)
+        deter = self._next_deter(deter, stoch, self.spec.encode(action) * keep)
+        logp = self._posterior(deter, embedded)
+        return {"memory": deter, "latent": self.sample(logp)}, logp
 
-    def _remember(self, memory: Tensor, latent: Tensor, action: Tensor) -> Tensor:
-        return self.gru(memory, torch.cat([latent.flatten(1), action], -1))
+    def _next_deter(self, deter: Tensor, stoch: Tensor, action: Tensor) -> Tensor:
+        return self.gru(deter, torch.cat([stoch.flatten(1), action], -1))
 
-    def _prior(self, memory: Tensor) -> Tensor:
+    def _prior(self, deter: Tensor) -> Tensor:
         """[N, units] -> [N, groups, classes] log-probabilities."""
-        return self._mixed(self.prior(memory))
+        return self._log_probs(self.prior(deter))
 
-    def _posterior(self, memory: Tensor, seen: Tensor) -> Tensor:
-        return self._mixed(self.posterior(self.expect(memory) + seen))
+    def _posterior(self, deter: Tensor, embedded: Tensor) -> Tensor:
+        """[N, units] and [N, width] -> [N, groups, classes] log-probabilities."""
+        return self._log_probs(self.posterior(self.expect(deter) + embedded))
 
-    def _mixed(self, logits: Tensor) -> Tensor:
+    def _log_probs(self, logits: Tensor) -> Tensor:
         return unimix(logits.float().unflatten(-1, (self.groups, self.classes)), self.unimix)
 
     def _embed(self, obs: Tensor) -> Tensor:
         return self.embed(self.see(self.scaled(obs)))
 
-    def _end_error(self, features: Tensor, ends: Tensor) -> Tensor:
-        return F.binary_cross_entropy_with_logits(self.end(features).float().squeeze(-1), ends, reduction="none")
+    def _termination_loss(self, features: Tensor, terminal: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(self.end(features).float().squeeze(-1), terminal, reduction="none")
 
 
 def kl_categorical(a: Tensor, b: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What world models that learn from windows of rows share: a gradient step, and what their losses are summed over."""
+"""The base of world models that are trained on windows of steps: the gradient step, and which steps count."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, FitResult, Metrics, Outcome, Step, Trajectory, Tree
 
 MAX_WINDOWS = 1_024
-"""Windows of replay from which start states are drawn at once, which bounds memory."""
+"""At most so many windows are filtered to draw start states from, which bounds memory."""
 
 
 class SequenceModel(WorldModel):
@@ -59,13 +59,16 @@ class SequenceModel(WorldModel):
 
     @torch.no_grad()
     def start_states(self, replay: Replay, count: int) -> Tree:
-        """Of a recurrent model posteriors in the second halves of windows, which know of the first halves."""
+        """[count] posterior states that are not terminal."""
         if not self.recurrent:
             return super().start_states(replay, count)
+
+        # A window starts from a blank state: its first half warms the recurrent state up, its second gives the starts.
         half = self.length // 2
         windows = min(-(-count // (self.length - half)), MAX_WINDOWS)
         steps = replay.sample(windows, self.length)
         states = tree_map_only(Tensor, lambda x: x[half:].flatten(0, 1), self.infer(steps))
+
         alive = (~steps.terminal[half:]).flatten().nonzero().flatten()
         drawn = alive[torch.randint(len(alive), (count,), device=alive.device)]
         return tree_map_only(Tensor, lambda x: x[drawn], states)
@@ -83,19 +86,21 @@ class SequenceModel(WorldModel):
         self.trainer.load_state(state)
 
     def imagine(self, state: Tree, action: Tensor) -> tuple[Tree, Outcome]:
-        after = self.advance(state, action)
-        return after, self.outcome(self.features(after))
+        following = self.advance(state, action)
+        return following, self.outcome(self.features(following))
 
     def imagine_trajectory(self, choose: Callable[[Tensor], Tensor], state: Tree, horizon: int) -> Trajectory:
-        """Rewards of all steps at once, and of the first states too, as cutting them off costs more."""
+        """As in the base class, with one call of the reward and termination networks for all steps."""
         features, actions = [_cast(self.features(state))], []
         for _ in range(horizon):
             actions.append(choose(features[-1]))
             state = self.advance(state, actions[-1])
             features.append(_cast(self.features(state)))
-        seen = torch.stack(features)
-        reward, discount = (x[1:] for x in self.outcome(seen))
-        return Trajectory(seen, torch.stack(actions), reward, discount, torch.ones_like(reward, dtype=torch.bool))
+
+        # The outcome of the start states is computed and dropped: slicing their features off first costs more.
+        stacked = torch.stack(features)
+        reward, cont = (x[1:] for x in self.outcome(stacked))
+        return Trajectory(stacked, torch.stack(actions), reward, cont, torch.ones_like(reward, dtype=torch.bool))
 
     def advance(self, state: Tree, action: Tensor) -> Tree:
         """Next state, without predicting the reward."""
@@ -110,7 +115,7 @@ class SequenceModel(WorldModel):
         raise NotImplementedError
 
     def pack(self, state: Tree) -> dict[str, Tensor]:
-        """States [N] of a recurrent model, as small as they can be kept."""
+        """States [N] of a recurrent model in a compact form for storage."""
         raise NotImplementedError
 
     def unpack(self, packed: dict[str, Tensor]) -> Tree:
@@ -118,25 +123,25 @@ class SequenceModel(WorldModel):
         raise NotImplementedError
 
     def scaled(self, obs: Tensor) -> Tensor:
-        """Observations [..., *obs_shape] as the encoder sees them."""
+        """Observations [..., *obs_shape], standardised for the encoder."""
         return obs if self.scale is None else self.scale(obs)
 
     def count(self, obs: Tensor) -> None:
-        """Let observations [N, *obs_shape] have a say in what they are standardised by."""
+        """Update the mean and std that observations are standardised by with observations [N, *obs_shape]."""
         if self.scale is not None:
             self.scale.moments.add(obs, torch.ones(len(obs), device=obs.device))
 
     def loss(self, steps: Step, start: Tree | None) -> tuple[Tensor, Tree, Metrics]:
-        """Of windows [L, B], [] the mean over rows and windows, the states [L, B, ...], and what it consists of.
+        """The mean loss [] of windows [L, B], their states [L, B, ...], and metrics.
 
-        `start`: the state [B] in each window's first row; None: not known.
+        `start`: the state [B] at the first step of each window; None: unknown.
         """
         raise NotImplementedError
 
     def update(self, steps: Step, start: Tree | None = None, parts: int = 1) -> tuple[Tree, Metrics]:
-        """One gradient step on windows [L, B], gathered over so many `parts` of them, to need less memory at once.
+        """One gradient step on windows [L, B], accumulated over `parts` of the batch to need less memory.
 
-        Returns the states [L * B] at all rows, without gradients.
+        Returns the detached states [L * B] of all steps.
         """
         batch = steps.first.shape[1]
         self.opt.zero_grad()
@@ -144,12 +149,15 @@ class SequenceModel(WorldModel):
         sums: Metrics = {}
         for index in torch.arange(batch, device=steps.first.device).chunk(parts):
             part = steps.at((slice(None), index)) if parts > 1 else steps
-            begun = tree_map_only(Tensor, lambda x, i=index: x[i], start)
-            loss, state, metrics = self.loss(part, begun)
-            share = len(index) / batch
-            differentiate(loss * share)
+            part_start = tree_map_only(Tensor, lambda x, i=index: x[i], start)
+            loss, state, metrics = self.loss(part, part_start)
+
+            # Losses are means, and parts may differ in size: weighted by size, their gradients add up to the batch's.
+            weight = len(index) / batch
+            differentiate(loss * weight)
             states.append(tree_map_only(Tensor, lambda x: x.detach(), state))
-            sums = {k: sums.get(k, 0.0) + torch.as_tensor(v).detach() * share for k, v in metrics.items()}
+            sums = {k: sums.get(k, 0.0) + torch.as_tensor(v).detach() * weight for k, v in metrics.items()}
+
         norm = clip_norm(self.parameters(), self.clip or math.inf)
         anneal(self.opt, self.lr, self.updates, self.anneal_updates)
         self.opt.step()
@@ -163,12 +171,12 @@ def concatenated(states: list[Tree]) -> Tree:
 
 
 def unbroken(first: Tensor) -> Tensor:
-    """[L, B] bool: rows that belong to the episode in which their window begins."""
-    begun = first.clone()
-    begun[0] = False
-    return begun.cumsum(0) == 0
+    """[L, B] bool: steps that belong to the episode in which their window begins."""
+    restarted = first.clone()
+    restarted[0] = False
+    return restarted.cumsum(0) == 0
 
 
 def _cast(features: Tensor) -> Tensor:
-    """In the dtype that networks compute in, which each of those that read them would cast them to again."""
+    """Features in the autocast dtype: cast once here, instead of again by every network that reads them."""
     return features.to(autocast_dtype(features.device.type))

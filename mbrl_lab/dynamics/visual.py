@@ -1,4 +1,4 @@
-"""Visual: what world models of images share: a state of the newest frames, an ensemble, reward and end as classes."""
+"""Visual: the base of world models of images: states are stacked frames, outcomes are classes, members an ensemble."""
 
 from __future__ import annotations
 
@@ -18,54 +18,54 @@ from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, FitResult, Metrics, Outcome, Step
 
 SIGNS = (-1.0, 0.0, 1.0)
-"""Classes of reward: only its sign is learned."""
+"""Classes of rewards: the model predicts the sign only."""
 
-ROWS = 512
-"""Rows that go through a network at once while nothing is learned, which bounds memory."""
+CHUNK = 512
+"""Rows in a forward pass without gradients, which bounds memory."""
 
 MAPS = 24
-"""About so many numbers of the size of the trunk's output are kept for each row while a gradient is computed."""
+"""Activations kept for the backward pass, in multiples of the trunk's output (approximate)."""
 
 
-class Guess(NamedTuple):
-    """One member's prediction for N rows: K outcomes, each with a frame, a reward and an end of its own."""
+class Prediction(NamedTuple):
+    """One member's prediction for N rows: a mixture of K outcomes, each with its frame, reward and termination."""
 
     frame: Tensor  # [N, K, C, H, W] uint8
     reward: Tensor  # [N, K, 3] probabilities of SIGNS
-    end: Tensor  # [N, K] probability
+    termination: Tensor  # [N, K] probability
     weight: Tensor  # [N, K] probability of the outcome
 
-    def drawn(self) -> tuple[Tensor, Outcome]:
-        """(frame, what it meant) of one outcome each, as often as it is likely."""
-        return self._of(torch.multinomial(self.weight, 1).squeeze(1) if self.weight.shape[1] > 1 else None)
+    def sample(self) -> tuple[Tensor, Outcome]:
+        """Draw an outcome for each row: (frame [N, C, H, W], reward and continuation)."""
+        return self._select(torch.multinomial(self.weight, 1).squeeze(1) if self.weight.shape[1] > 1 else None)
 
-    def expected(self) -> tuple[Tensor, Outcome]:
-        """(the likeliest frame [N, C, H, W], the means [N] of reward and discount over all outcomes)."""
-        frame = self._of(self.weight.argmax(1))[0]
+    def mean(self) -> tuple[Tensor, Outcome]:
+        """(the likeliest frame [N, C, H, W], the means [N] of reward and continuation over all outcomes)."""
+        frame = self._select(self.weight.argmax(1))[0]
         mean = self.reward.mul(self.weight[..., None]).sum(1) @ self.reward.new_tensor(SIGNS)
-        return frame, Outcome(mean, 1 - (self.end * self.weight).sum(1))
+        return frame, Outcome(mean, 1 - (self.termination * self.weight).sum(1))
 
-    def _of(self, index: Tensor | None) -> tuple[Tensor, Outcome]:
-        frame, reward, end = (x[:, 0] if index is None else pick(x, index) for x in self[:3])
-        return frame, Outcome(reward @ reward.new_tensor(SIGNS), 1 - end)
+    def _select(self, index: Tensor | None) -> tuple[Tensor, Outcome]:
+        frame, reward, termination = (x[:, 0] if index is None else pick(x, index) for x in self[:3])
+        return frame, Outcome(reward @ reward.new_tensor(SIGNS), 1 - termination)
 
 
-class Said(NamedTuple):
-    """What a network makes of N rows in learning, for each of K outcomes."""
+class NetOutput(NamedTuple):
+    """The training outputs of a network for N rows and K outcomes."""
 
-    error: Tensor  # [N, K]: minus the log-likelihood of the true next frame, or what stands for it
-    logits: Tensor  # [N, K, 4]: of SIGNS, and of the end
-    weight: Tensor  # [N, K]: log-probabilities of the outcomes
-    asked: Tensor  # [N]: which of them was asked for
-    frame: Tensor  # [N, C, H, W] uint8: of the outcome under which the true one is likeliest; the true one if not asked
+    frame_loss: Tensor  # [N, K]: negative log-likelihood of the true next frame, or a surrogate of it
+    logits: Tensor  # [N, K, 4]: of SIGNS, and of termination
+    log_weight: Tensor  # [N, K]: log-probabilities of the outcomes
+    intended: Tensor  # [N]: index of the outcome of the chosen action
+    frame: Tensor  # [N, C, H, W] uint8: next frame to unroll from, of the outcome that fits the true frame best
 
 
 class Net(nn.Module, ABC):
     """One member: frames [N, history * C, H, W] and actions [N, A] to K outcomes."""
 
     @abstractmethod
-    def loss(self, state: Tensor, action: Tensor, frame: Tensor, on: bool) -> Said:
-        """Beside the true next frame [N, C, H, W]; `on`: one goes on from a predicted one."""
+    def loss(self, state: Tensor, action: Tensor, frame: Tensor, need_frame: bool) -> NetOutput:
+        """Compare with the true next frame [N, C, H, W], which is returned as it is without `need_frame`."""
 
     @abstractmethod
     def forward(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -75,14 +75,13 @@ class Net(nn.Module, ABC):
 class Visual(WorldModel):
     """`members` networks; a state is the newest `history` frames [N, history * C, H, W] uint8, the oldest first.
 
-    The state is shifted and only the newest frame predicted, in the bytes that real ones have. Row blocks are predicted
-    by one member each. Beside the frame members say the sign of the reward and whether the value ends. Batches hold
-    these more often than the data does; the likelihood that is climbed is that of rows so drawn, and the probabilities
-    stay those of the data: see `balance`.
-    With `unroll` above 1 it learns from so many steps in a row, all but the first from frames that it predicted itself.
+    A step predicts the newest frame as uint8, as in real observations, and shifts the older ones. Each block of rows is
+    predicted by one member. Members also predict the sign of the reward and termination. Batches oversample both
+    events; the loss corrects for that, so that probabilities stay those of the data: see `training_losses`.
+    With `unroll` above 1 it is trained on so many steps in a row, all but the first from its own predicted frames.
     """
 
-    odds: Tensor
+    odds: Tensor  # [3] sampling weights; see `set_sampling_weights`
     measures_disagreement = True
 
     def __init__(
@@ -105,22 +104,29 @@ class Visual(WorldModel):
             )
         if history < spec.stack:
             raise ValueError(f"dynamics.history is {history}; it must be at least env.frame_stack, {spec.stack}")
-        self.members, self.history, self.unroll, self.clip = members, history, unroll, clip
+        self.members = members
+        self.history = history
+        self.unroll = unroll
+        self.width = width
+        self.lr = lr
+        self.clip = clip
         self.trainer = trainer
-        self.width, self.lr = width, lr
         self.shape = (spec.obs_shape[0] // spec.stack, spec.obs_shape[1], spec.obs_shape[2])
-        self.lead = history - spec.stack
+        self.lead = history - spec.stack  # frames of a state that are older than its observation
+
         self.nets = nn.ModuleList(make_net() for _ in range(members))
         self.opt = Adam(self.parameters(), lr)
         self.register_buffer("odds", torch.tensor([1.0, 0.0, 0.0]))
 
     def observe(self, state: Tensor | None, step: Step) -> Tensor:
-        seen = self.spec.obs_shape[0]
-        none = step.obs.new_zeros(len(step.obs), self.lead * self.shape[0], *self.shape[1:])
-        fresh = torch.cat([none, step.obs], 1)
+        channels = self.spec.obs_shape[0]
+        blank = step.obs.new_zeros(len(step.obs), self.lead * self.shape[0], *self.shape[1:])
+        fresh = torch.cat([blank, step.obs], 1)
         if state is None or not self.lead:
             return fresh
-        older = torch.cat([state[:, self.shape[0] :][:, : fresh.shape[1] - seen], step.obs], 1)
+
+        # Older frames come from the state before; an episode's first step has none.
+        older = torch.cat([state[:, self.shape[0] :][:, : fresh.shape[1] - channels], step.obs], 1)
         return torch.where(step.first.view(-1, 1, 1, 1), fresh, older)
 
     @property
@@ -132,60 +138,65 @@ class Visual(WorldModel):
 
     @torch.no_grad()
     def imagine(self, state: Tensor, action: Tensor) -> tuple[Tensor, Outcome]:
-        blocks = [self.guess(k, state[rows], action[rows]).drawn() for k, rows in self._blocks(len(state))]
+        blocks = [self.predict(k, state[rows], action[rows]).sample() for k, rows in self._blocks(len(state))]
         return self._after(state, blocks)
 
     @torch.no_grad()
     def expect(self, state: Tensor, action: Tensor) -> tuple[Tensor, Outcome]:
-        """As `imagine`, with nothing drawn: the state of the likeliest outcome, and the means of what it means."""
-        blocks = [self.guess(k, state[rows], action[rows]).expected() for k, rows in self._blocks(len(state))]
+        """As `imagine`, but deterministic: the likeliest next state, and the mean reward and continuation."""
+        blocks = [self.predict(k, state[rows], action[rows]).mean() for k, rows in self._blocks(len(state))]
         return self._after(state, blocks)
 
     @torch.no_grad()
-    def recognise(self, state: Tensor, action: Tensor, frame: Tensor) -> Tensor:
-        """The state of that outcome under which the true next frames [N, C, H, W] are likeliest."""
+    def closest_outcome(self, state: Tensor, action: Tensor, frame: Tensor) -> Tensor:
+        """The next state of the outcome under which the true next frames [N, C, H, W] are likeliest."""
         code = self.spec.encode(action)
         blocks = self._blocks(len(state))
         frames = [self.net(k).loss(state[rows], code[rows], frame[rows], True).frame for k, rows in blocks]
-        return self.follow(state, torch.cat(frames))
+        return self.push_frame(state, torch.cat(frames))
 
     def _after(self, state: Tensor, blocks: list[tuple[Tensor, Outcome]]) -> tuple[Tensor, Outcome]:
         frames, outcomes = zip(*blocks, strict=True)
-        return self.follow(state, torch.cat(frames)), Outcome(*(torch.cat(x) for x in zip(*outcomes, strict=True)))
+        return self.push_frame(state, torch.cat(frames)), Outcome(*(torch.cat(x) for x in zip(*outcomes, strict=True)))
 
     @torch.no_grad()
     def disagreement(self, state: Tensor, action: Tensor) -> Tensor:
-        """[N] from 0: the share of the pixels that change, by any member's word, of which members say different things,
-        and the standard deviations over members of the expected reward and of the end; 0 with one member."""
-        said = [self.guess(k, state, action).expected() for k in range(self.members)]
-        frames = torch.stack([frame for frame, _ in said]).flatten(2)
+        """[N] from 0: of the pixels that change in some member's prediction the fraction on which members differ, plus
+        the stds over members of the expected reward and of the continuation; 0 with one member."""
+        predictions = [self.predict(k, state, action).mean() for k in range(self.members)]
+        frames = torch.stack([frame for frame, _ in predictions]).flatten(2)
         old, high, low = state[:, -self.shape[0] :].flatten(1), frames.amax(0), frames.amin(0)
-        apart = (high - low > self.far).sum(-1)
-        changed = (torch.maximum(high, old) - old > self.far) | (old - torch.minimum(low, old) > self.far)
-        odds = torch.stack([torch.stack(outcome, -1) for _, outcome in said])
-        return apart / changed.sum(-1).clamp(min=1) + odds.std(0, correction=0).sum(-1)
+        differs = (high - low > self.change_threshold).sum(-1)
 
-    far = 16
-    """Bytes that differ by more are different."""
+        # Differences of uint8 wrap around below 0, so the larger comes first.
+        rises = torch.maximum(high, old) - old > self.change_threshold
+        falls = old - torch.minimum(low, old) > self.change_threshold
+        changed = rises | falls
+        outcomes = torch.stack([torch.stack(outcome, -1) for _, outcome in predictions])
+        return differs / changed.sum(-1).clamp(min=1) + outcomes.std(0, correction=0).sum(-1)
 
-    chance = False
-    """Whether one step can have several outcomes."""
+    change_threshold = 16
+    """Pixel values that differ by more count as changed."""
 
-    def guess(self, member: int, state: Tensor, action: Tensor) -> Guess:
-        """What one member says."""
-        said = [
-            self.net(member)(s, self.spec.encode(a)) for s, a in zip(state.split(ROWS), action.split(ROWS), strict=True)
+    stochastic = False
+    """Whether a step can have several outcomes."""
+
+    def predict(self, member: int, state: Tensor, action: Tensor) -> Prediction:
+        """One member's prediction."""
+        outputs = [
+            self.net(member)(s, self.spec.encode(a))
+            for s, a in zip(state.split(CHUNK), action.split(CHUNK), strict=True)
         ]
-        frame, logits, weight = (torch.cat(x) for x in zip(*said, strict=True))
+        frame, logits, weight = (torch.cat(x) for x in zip(*outputs, strict=True))
         logits = logits.float()
-        return Guess(frame, logits[..., :3].softmax(-1), logits[..., 3].sigmoid(), weight.float().exp())
+        return Prediction(frame, logits[..., :3].softmax(-1), logits[..., 3].sigmoid(), weight.float().exp())
 
     def net(self, member: int) -> Net:
         """One member's network."""
         return cast(Net, self.nets[member])
 
-    def follow(self, state: Tensor, frame: Tensor) -> Tensor:
-        """The state a frame later."""
+    def push_frame(self, state: Tensor, frame: Tensor) -> Tensor:
+        """The next state: drop the oldest frame, append `frame`."""
         return torch.cat([state[:, self.shape[0] :], frame], 1)
 
     @property
@@ -212,11 +223,13 @@ class Visual(WorldModel):
         return self.initial_state(replay.read(indices - self.lead * replay.num_envs, self.lead + 1))
 
     def initial_state(self, steps: Step) -> Tensor:
-        """The state at the last of rows [lead + 1, N]."""
-        if self.spec.stack == 1:  # quicker than one row after the other
+        """The state at the last of steps [lead + 1, N]."""
+        # Without stacking all frames are taken at once, blank where a later step begins a new episode.
+        if self.spec.stack == 1:
             later = steps.first.long().flip(0).cumsum(0).flip(0) - steps.first.long()
             kept = steps.obs * (later == 0).view(*later.shape, 1, 1, 1)
             return kept.transpose(0, 1).flatten(1, 2)
+
         state = None
         for t in range(len(steps.first)):
             state = self.observe(state, steps.at(t))
@@ -224,89 +237,112 @@ class Visual(WorldModel):
         return state
 
     def update(self, steps: Step) -> tuple[Tensor, Metrics]:
-        """Rows [lead + 1 + U, B] for all members alike, or [lead + 1 + U, K, B] for each its own: U steps to learn."""
+        """One gradient step on U transitions: steps [lead + 1 + U, B] for all members, or [.., K, B] for each."""
         each = [self._of_member(steps, k) for k in range(self.members)]
+
         self.opt.zero_grad()
-        losses = [self._descend(k, rows) for k, rows in enumerate(each)]
+        losses = [self._backward(k, rows) for k, rows in enumerate(each)]
         metrics: Metrics = {k: torch.stack([x[k] for x in losses]).mean() for k in losses[0]}
+
         if self.clip:
             metrics["model/train/gradient_norm"] = clip_norm(self.parameters(), self.clip)
         self.opt.step()
         return self.initial_state(each[0].at(slice(0, self.lead + 1))), metrics
 
-    def _descend(self, member: int, rows: Step) -> dict[str, Tensor]:
-        """Add the gradient of one member's loss."""
+    def _backward(self, member: int, rows: Step) -> dict[str, Tensor]:
+        """Accumulate the gradient of one member's loss, so that only one graph is in memory at a time."""
         loss, parts = self.loss(member, rows)
         differentiate(loss)
         return parts
 
     def loss(self, member: int, steps: Step) -> tuple[Tensor, dict[str, Tensor]]:
-        """The mean loss of rows [lead + 1 + U, B], of which U are predicted, and its parts."""
+        """The mean loss [] of steps [lead + 1 + U, B], of which the last U are predicted, and its parts."""
         state = self.initial_state(steps.at(slice(0, self.lead + 1)))
         valid = torch.ones_like(steps.first[0])
         totals = []
         for t in range(self.lead + 1, len(steps.first)):
             row = steps.at(t)
             valid = valid & ~row.first
-            first, on = t == self.lead + 1, t + 1 < len(steps.first)
-            said = self.net(member).loss(state, self.spec.encode(row.action), row.obs[:, -self.shape[0] :], on)
-            losses = likelihoods(said, row.reward, row.terminal, self.odds if first else None)
+            need_frame = t + 1 < len(steps.first)
+            output = self.net(member).loss(
+                state, self.spec.encode(row.action), row.obs[:, -self.shape[0] :], need_frame
+            )
+
+            # Events are oversampled at the first transition of a window only: later ones need no correction.
+            weights = self.odds if t == self.lead + 1 else None
+            losses = training_losses(output, row.reward, row.terminal, weights)
             totals.append(torch.stack([(x * valid).mean() for x in losses]))
-            valid, state = valid & ~row.terminal, self.follow(state, said.frame)
+            valid, state = valid & ~row.terminal, self.push_frame(state, output.frame)
+
         loss, *parts = torch.stack(totals).mean(0)
         names = ("model/train/obs/loss", "model/train/reward/loss", "model/train/termination/loss")
         return loss, dict(zip(names, (x.detach() for x in parts), strict=True))
 
-    def balance(self, odds: Tensor) -> None:
-        """Say how much more often than in the data rows are drawn: [3], for every row, for its reward, for its end."""
-        self.odds.copy_(odds)
+    def set_sampling_weights(self, weights: Tensor) -> None:
+        """Set the weights [3] that batches are sampled by: of every transition, with a reward, with a termination."""
+        self.odds.copy_(weights)
 
-    def study(self, frames: Tensor) -> None:
-        """Look at real frames [N, C, H, W] before a fit."""
+    def update_statistics(self, frames: Tensor) -> None:
+        """Update what a model keeps of real frames [N, C, H, W] besides its weights; called before a fit."""
 
-    def demand(self, batch: int) -> int:
-        """About so many bytes an update of so many rows takes, weights and optimizer among them."""
+    def bytes_needed(self, batch: int) -> int:
+        """Approximate bytes of an update on `batch` rows, including weights, gradients and Adam's moments."""
         maps = MAPS * self.width * self.shape[1] * self.shape[2] // self.square
         return batch * self.unroll * maps * 4 + 16 * sum(p.numel() for p in self.parameters())
 
     square = 1
-    """Pixels that are one place in the network."""
+    """Pixels per position of the feature maps."""
 
     def _of_member(self, steps: Step, member: int) -> Step:
         return steps.at((slice(None), member)) if steps.reward.ndim == 3 else steps
 
     def _blocks(self, rows: int) -> Iterator[tuple[int, slice]]:
-        """A member and its rows; members without rows are left out."""
+        """(member, its rows) for all members that get any."""
         size = -(-rows // self.members)
         for k in range(self.members):
             if k * size < rows:
                 yield k, slice(k * size, min((k + 1) * size, rows))
 
 
-ASKED = 0.05
-"""Share of the loss in which the outcome that was asked for has to explain all by itself."""
+INTENDED_WEIGHT = 0.05
+"""Weight of the loss of the intended outcome alone."""
 
 
-def likelihoods(said: Said, reward: Tensor, terminal: Tensor, odds: Tensor | None) -> tuple[Tensor, ...]:
-    """[N] each: minus the log-likelihood of all that came of a step, and its parts for frame, reward and end.
+def training_losses(output: NetOutput, reward: Tensor, terminal: Tensor, weights: Tensor | None) -> tuple[Tensor, ...]:
+    """[N] each: the negative log-likelihood of transitions, and its parts for frame, reward and termination.
 
-    Of K outcomes one came true, nobody knows which: their likelihoods are added. Where the outcome that was asked for
-    need not explain what the state tells, such as when aliens march, it never does, and all of it passes for chance.
-    A row is drawn in proportion to `odds[0] + odds[1] * (a reward) + odds[2] * (an end)`; dividing by the mean of that
-    over what the model deems possible gives the likelihood of what was drawn (as of any sample biased by what is
-    sampled).
+    The likelihood of a transition x is the mixture over K outcomes, as the true one is unknown:
+
+        log p(x) = log sum_k w_k p_k(x)
+
+    Transitions are sampled with weights g(x) = weights[0] + weights[1] [reward] + weights[2] [terminal]. We maximise
+    the likelihood under that distribution, so that the model itself stays unbiased:
+
+        log p(x) + log g(x) - log sum_k w_k E_k[g]
+
+    of which log g(x) is constant. `weights` None: g = 1.
     """
-    logits = said.logits.float()
-    sign, end = logits[..., :3].log_softmax(-1), logits[..., 3]
-    wrong_sign = -pick(sign.movedim(-1, 1), reward.sign().long() + 1)
-    wrong_end = nn.functional.softplus(torch.where(terminal[:, None], -end, end))
-    each = said.error + wrong_sign + wrong_end
-    drawn = torch.ones_like(each)
-    if odds is not None:
-        drawn = odds[0] + odds[1] * (1 - sign[..., 1].exp()) + odds[2] * end.sigmoid()
-    joint = said.weight - each
-    loss = (said.weight.exp() * drawn).sum(-1).log() - joint.logsumexp(-1)
-    alone = pick(each + drawn.log(), said.asked)
-    share = joint.detach().softmax(-1)
-    parts = ((share * x).sum(-1) for x in (said.error, wrong_sign, wrong_end))
-    return (1 - ASKED) * loss + ASKED * alone, *parts
+    logits = output.logits.float()
+    sign, termination = logits[..., :3].log_softmax(-1), logits[..., 3]
+
+    # Negative log-likelihoods of reward and termination for each outcome.
+    reward_loss = -pick(sign.movedim(-1, 1), reward.sign().long() + 1)
+    termination_loss = nn.functional.softplus(torch.where(terminal[:, None], -termination, termination))
+    outcome_loss = output.frame_loss + reward_loss + termination_loss
+
+    # E_k[g]: how often transitions like those of outcome k are sampled.
+    expected_weight = torch.ones_like(outcome_loss)
+    if weights is not None:
+        expected_weight = weights[0] + weights[1] * (1 - sign[..., 1].exp()) + weights[2] * termination.sigmoid()
+
+    joint = output.log_weight - outcome_loss
+    loss = (output.log_weight.exp() * expected_weight).sum(-1).log() - joint.logsumexp(-1)
+
+    # The mixture alone lets other outcomes explain everything that does not depend on the action, such as marching
+    # aliens, and the intended outcome would never learn it: a small term trains that one by itself.
+    intended = pick(outcome_loss + expected_weight.log(), output.intended)
+
+    # For logging: the parts, weighted by the posterior of the outcomes.
+    posterior = joint.detach().softmax(-1)
+    parts = ((posterior * x).sum(-1) for x in (output.frame_loss, reward_loss, termination_loss))
+    return (1 - INTENDED_WEIGHT) * loss + INTENDED_WEIGHT * intended, *parts

@@ -61,7 +61,7 @@ def diagnose_images(runner: Runner, algo: Algo, num: int = ENVS, steps: int = ST
         disagreement = model.disagreement(state, played.action[1:].flatten()).mean()
 
     # Rates of right predictions by steps ahead, beside those of repeating the last frame.
-    predicted, true = changed(loop, model.far)
+    predicted, true = changed(loop, model.change_threshold)
     lines = {"changed f1": f1(predicted, true, loop.valid), "tiles right": tiles_right(predicted, true, loop.valid)}
     if objects is not None:
         repeated = loop._replace(predicted=loop.start.expand_as(loop.predicted))

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_structure
 
 from mbrl_lab.config import build
 from mbrl_lab.dynamics import Latent
-from mbrl_lab.dynamics.latent import Normal, distance, kl_gaussian
+from mbrl_lab.dynamics.latent import Normal, kl_gaussian, squared_distance
 from mbrl_lab.dynamics.sequence import concatenated, unbroken
 from mbrl_lab.nets.encoder import Vector
 from mbrl_lab.types import Step
@@ -44,15 +44,17 @@ def test_kl_gaussian_is_torchs() -> None:
     torch.testing.assert_close(kl_gaussian(a, b), torchs)
     torch.testing.assert_close(kl_gaussian(a, a), torch.zeros(4))
     one = Normal(a.mean, torch.zeros(4, 5)), Normal(b.mean, torch.zeros(4, 5))
-    torch.testing.assert_close(2 * kl_gaussian(*one), distance(*one))
+    torch.testing.assert_close(2 * kl_gaussian(*one), squared_distance(*one))
 
 
 @pytest.mark.parametrize("gaussian", [False, True])
 def test_the_encoder_follows_the_step_by_the_share_of_balance(gaussian: bool) -> None:
     model = latent(gaussian=gaussian, balance=0.25)
-    seen, foreseen = (Normal(*(x.requires_grad_() for x in normal(3, 1, 4))) for _ in range(2))
-    to_seen, to_foreseen = torch.autograd.grad(model._apart(seen, foreseen).sum(), [seen.mean, foreseen.mean])
-    torch.testing.assert_close(to_seen, -0.25 * to_foreseen)
+    encoded, predicted = (Normal(*(x.requires_grad_() for x in normal(3, 1, 4))) for _ in range(2))
+    to_encoded, to_predicted = torch.autograd.grad(
+        model._consistency_loss(encoded, predicted).sum(), [encoded.mean, predicted.mean]
+    )
+    torch.testing.assert_close(to_encoded, -0.25 * to_predicted)
 
 
 def test_rows_after_an_episodes_end_are_not_of_the_window() -> None:
@@ -106,7 +108,7 @@ def test_parts_of_a_batch_add_up_to_the_whole() -> None:
 
 @pytest.mark.parametrize("settings", [{}, {"gaussian": True, "consistency": 0.1}, {"decode": False}, {"bins": 41}])
 def test_it_learns_a_linear_system(settings: dict[str, Any]) -> None:
-    """Reward is a sum of the state's coordinates, of deviation near 2.5, foreseen over four steps.
+    """Reward is a sum of the state's coordinates, of deviation near 2.5, predicted over four steps.
 
     The learning rate falls: at a constant one a Gaussian latent takes clipped steps for ever, and its error is 0.1 to
     0.65 deviations, by which update is the last.

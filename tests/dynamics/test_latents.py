@@ -36,7 +36,7 @@ def sharp(logp: torch.Tensor) -> torch.Tensor:
 
 def still(algo: Any) -> None:
     """The model infers without chance, and no longer learns."""
-    algo.model.draw = sharp
+    algo.model.sample = sharp
     algo.model.scale = None
     algo.model.opt.step = algo.policy.actor_opt.step = algo.policy.critic_opt.step = lambda: None
 

@@ -1,4 +1,4 @@
-"""What predicted images are image_metrics by, on images and scores made by hand."""
+"""The metrics of predicted images, on images and scores made by hand."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ class Ticker:
         frame = state[:, -1:] + action.view(-1, 1, 1, 1).byte()
         return torch.cat([state[:, 1:], frame], 1), Outcome(frame[:, 0, 0, 0].float(), torch.full((len(action),), 0.75))
 
-    def recognise(self, state: Tensor, action: Tensor, frame: Tensor) -> Tensor:
+    def closest_outcome(self, state: Tensor, action: Tensor, frame: Tensor) -> Tensor:
         return torch.cat([state[:, 1:], frame // 2 * 2], 1)  # only even numbers are possible
 
 
@@ -149,7 +149,7 @@ def test_open_loop_follows_the_true_actions_until_the_life_or_the_episode_ends()
     steps = Step(action, obs, count.view(5, 1).float().expand(5, 3), terminal, first)
     loop = open_loop(Ticker(), steps)  # type: ignore[arg-type]
     assert loop.predicted[:, 0, 0, 0, 0].tolist() == [5, 9, 9] and loop.reward[:, 0].tolist() == [5, 9, 9]
-    assert loop.start[0, 0, 0, 0] == 2 and loop.before[0, 0, 0, 0] == 0 and loop.end[0, 0] == 0.25
+    assert loop.start[0, 0, 0, 0] == 2 and loop.before[0, 0, 0, 0] == 0 and loop.termination[0, 0] == 0.25
     assert loop.valid.T.tolist() == [[True, True, True], [True, False, False], [True, False, False]]
     assert loop.first.T.tolist() == [[True, True, True], [True, True, False], [True, False, False]]
     told = open_loop(Ticker(), steps, oracle=True)  # type: ignore[arg-type]

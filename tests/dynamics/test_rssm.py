@@ -41,7 +41,7 @@ def test_probabilities_are_mixed_with_even_ones() -> None:
     model = rssm(unimix=0.08)
     logits = torch.zeros(1, 32)
     logits[0, :8] = torch.tensor([100.0, *[0.0] * 7])
-    probability = model._mixed(logits).exp()
+    probability = model._log_probs(logits).exp()
     torch.testing.assert_close(probability[0, 0], torch.tensor([0.93, *[0.01] * 7]))
     torch.testing.assert_close(probability[0, 1:], torch.full((3, 8), 1 / 8))
 
@@ -49,18 +49,18 @@ def test_probabilities_are_mixed_with_even_ones() -> None:
 def test_draws_are_one_hot_as_often_as_they_are_probable_and_pass_gradients_straight_through() -> None:
     model = rssm()
     probability = torch.tensor([0.1, 0.2, 0.7, 0, 0, 0, 0, 0])
-    drawn = model.draw((probability + 1e-12).log().expand(20_000, 4, 8))
+    drawn = model.sample((probability + 1e-12).log().expand(20_000, 4, 8))
     assert set(drawn.unique().tolist()) == {0.0, 1.0} and (drawn.sum(-1) == 1).all()
     torch.testing.assert_close(drawn.mean((0, 1)), probability, atol=0.01, rtol=0)
     logits, weight = torch.randn(3, 4, 8, requires_grad=True), torch.randn(3, 4, 8)
-    (straight,) = torch.autograd.grad((model.draw(logits.log_softmax(-1)) * weight).sum(), logits)
+    (straight,) = torch.autograd.grad((model.sample(logits.log_softmax(-1)) * weight).sum(), logits)
     (soft,) = torch.autograd.grad((logits.softmax(-1) * weight).sum(), logits)
     torch.testing.assert_close(straight, soft)
 
 
 def test_divergences_are_torchs_and_each_moves_one_side() -> None:
     posterior, prior = logp(6, 4, 8).requires_grad_(), logp(6, 4, 8).requires_grad_()
-    to_prior, to_posterior = rssm().divergences(posterior, prior)
+    to_prior, to_posterior = rssm().kl_both_ways(posterior, prior)
     torchs = kl_divergence(Categorical(logits=posterior), Categorical(logits=prior)).sum(-1)
     torch.testing.assert_close(to_prior, torchs)
     torch.testing.assert_close(to_posterior, torchs)
@@ -109,7 +109,7 @@ def test_observing_row_by_row_is_filtering() -> None:
 
 def test_a_window_that_goes_on_from_a_known_state_is_the_rest_of_a_longer_one() -> None:
     model, steps = rssm(), rows()
-    model.draw = torch.exp  # type: ignore[assignment,method-assign]
+    model.sample = torch.exp  # type: ignore[assignment,method-assign]
     whole, _ = model._filter(steps, None)
     rest, _ = model._filter(steps.at(slice(3, None)), {key: x[3] for key, x in whole.items()})
     for key, x in rest.items():

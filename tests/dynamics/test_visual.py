@@ -13,7 +13,7 @@ from mbrl_lab.dynamics import FrameModel, GridModel, ImageTrainer, Visual
 from mbrl_lab.dynamics.frames import depth_to_space
 from mbrl_lab.dynamics.image_trainer import BLOCK
 from mbrl_lab.dynamics.quality import changed, f1, open_loop
-from mbrl_lab.dynamics.visual import Said, likelihoods
+from mbrl_lab.dynamics.visual import NetOutput, training_losses
 from mbrl_lab.nets.encoder import space_to_depth
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Metrics, Step
@@ -109,7 +109,7 @@ def test_a_state_is_the_newest_frames_and_begins_anew_with_an_episode() -> None:
             assert state[0, :, 0, 0].tolist() == [1, 1, 2, 2, 3, 3]
     assert state is not None and state[0, :, 0, 0].tolist() == [0, 0, 4, 4, 5, 5]
     assert model.features(state)[0, :, 0, 0].tolist() == [5, 5]
-    assert model.follow(state, seen[0])[0, :, 0, 0].tolist() == [4, 4, 5, 5, 1, 1]
+    assert model.push_frame(state, seen[0])[0, :, 0, 0].tolist() == [4, 4, 5, 5, 1, 1]
 
 
 @pytest.mark.parametrize("spec", [GRID, GREY])
@@ -155,14 +155,14 @@ def test_the_loss_of_levels_by_hand() -> None:
     with torch.no_grad():
         for p in (net.levels.weight, net.levels.bias):  # type: ignore[union-attr]
             p.zero_()  # type: ignore[operator]
-        loss = float(net.loss(state, torch.zeros(1, 3), frame, True).error)
+        loss = float(net.loss(state, torch.zeros(1, 3), frame, True).frame_loss)
     stays, changes = math.log1p(math.exp(-4)), math.log1p(math.exp(4))
     assert loss == pytest.approx(0.1 * (255 * stays + changes + 0.3 * math.log(32)), rel=1e-4)
 
 
 def test_what_does_not_change_is_copied_exactly_and_levels_look_as_they_do() -> None:
     model = frames()
-    model.study(torch.tensor([[[[0, 3, 3, 201]]]], dtype=torch.uint8))
+    model.update_statistics(torch.tensor([[[[0, 3, 3, 201]]]], dtype=torch.uint8))
     palette = model.net(0).palette  # type: ignore[union-attr]
     assert palette[0] == 3 and palette[25] == 201 and palette[5] == 44  # type: ignore[index]
     state = torch.randint(256, (4, 2, 16, 16), dtype=torch.uint8)
@@ -186,37 +186,37 @@ def test_balanced_batches_leave_the_probabilities_those_of_the_data() -> None:
 def test_the_likelihood_of_rows_drawn_for_what_came_of_them() -> None:
     torch.manual_seed(0)
     rows, modes, odds = 6, 3, torch.tensor([0.5, 2.0, 3.0])
-    weight, asked = torch.randn(rows, modes).log_softmax(-1), torch.tensor([0, 1, 2, 0, 1, 2])
-    said = Said(torch.rand(rows, modes), torch.randn(rows, modes, 4), weight, asked, GONE)
+    weight, intended = torch.randn(rows, modes).log_softmax(-1), torch.tensor([0, 1, 2, 0, 1, 2])
+    output = NetOutput(torch.rand(rows, modes), torch.randn(rows, modes, 4), weight, intended, GONE)
     reward, end = torch.tensor([-2.0, 0.0, 1.0, 0.0, 1.0, -1.0]), torch.tensor([0, 0, 0, 1, 1, 1]).bool()
 
     def by_hand(n: int, chance: list[float], odds: list[float]) -> float:
         drawn, total = 0.0, 0.0  # of this row, and of whatever could have come in its place beside the same frame
-        signs, ends = said.logits[n, :, :3].softmax(-1), said.logits[n, :, 3].sigmoid()
+        signs, ends = output.logits[n, :, :3].softmax(-1), output.logits[n, :, 3].sigmoid()
         for k in range(modes):
             for sign in range(3):
                 for over in (False, True):
                     p = chance[k] * float(signs[k, sign] * (ends[k] if over else 1 - ends[k]))
                     total += p * (odds[0] + odds[1] * (sign != 1) + odds[2] * over)
                     if sign == int(reward[n].sign()) + 1 and over == bool(end[n]):
-                        drawn += p * math.exp(-float(said.error[n, k]))
+                        drawn += p * math.exp(-float(output.frame_loss[n, k]))
         return -math.log(drawn / total)
 
     for given in (odds, None):
-        loss = likelihoods(said, reward, end, given)[0]
+        loss = training_losses(output, reward, end, given)[0]
         for n in range(rows):
             known = [1.0, 0.0, 0.0] if given is None else given.tolist()
-            alone = [float(k == int(asked[n])) for k in range(modes)]
+            alone = [float(k == int(intended[n])) for k in range(modes)]
             right = 0.95 * by_hand(n, weight[n].exp().tolist(), known) + 0.05 * by_hand(n, alone, known)
             assert float(loss[n]) == pytest.approx(right, rel=1e-4)
 
 
 def test_of_one_outcome_the_parts_are_the_loss() -> None:
     torch.manual_seed(0)
-    said = Said(torch.rand(4, 1), torch.randn(4, 1, 4), torch.zeros(4, 1), torch.zeros(4).long(), GONE)
-    loss, *objects = likelihoods(said, torch.tensor([0.0, 1, -1, 0]), torch.tensor([1, 0, 0, 1]).bool(), None)
+    output = NetOutput(torch.rand(4, 1), torch.randn(4, 1, 4), torch.zeros(4, 1), torch.zeros(4).long(), GONE)
+    loss, *objects = training_losses(output, torch.tensor([0.0, 1, -1, 0]), torch.tensor([1, 0, 0, 1]).bool(), None)
     assert torch.allclose(loss, torch.stack(objects).sum(0))
-    assert torch.allclose(objects[1], -said.logits[:, 0, :3].log_softmax(-1)[torch.arange(4), [1, 2, 0, 1]])
+    assert torch.allclose(objects[1], -output.logits[:, 0, :3].log_softmax(-1)[torch.arange(4), [1, 2, 0, 1]])
 
 
 def sticky(rows: int) -> Replay:
@@ -256,7 +256,7 @@ def test_where_actions_stick_what_is_imagined_is_what_one_of_them_does() -> None
     assert mean.reward.mean() == pytest.approx(0.3, abs=0.1) and mean.cont.mean() == pytest.approx(0.3, abs=0.1)
     right = model.features(states).clone()
     right[:, 1], right[:, 0] = right[:, 0].clone(), torch.roll(right[:, 0], 1, 2)
-    assert torch.equal(model.features(model.recognise(states, torch.zeros(len(states)).long(), right)), right)
+    assert torch.equal(model.features(model.closest_outcome(states, torch.zeros(len(states)).long(), right)), right)
 
 
 def test_a_channel_that_always_has_as_many_cells_keeps_them() -> None:
@@ -264,8 +264,8 @@ def test_a_channel_that_always_has_as_many_cells_keeps_them() -> None:
     seen = torch.zeros(3, 2, 6, 6, dtype=torch.uint8)
     seen[:, 0, 2, 3] = 1  # one in the first channel always, in the second none, one or two
     seen[1, 1, 0, 0] = seen[2, 1, 4, 4] = seen[2, 1, 5, 5] = 1
-    model.study(seen[:2])
-    model.study(seen[2:])
+    model.update_statistics(seen[:2])
+    model.update_statistics(seen[2:])
     state, action = seen[:1], torch.zeros(1).long()
     bias = model.net(0).change.bias  # type: ignore[union-attr]
     with torch.no_grad():
@@ -322,8 +322,8 @@ def test_a_trained_model_beats_the_last_frame_and_knows_rewards_and_ends(
         assert 0.8 < metrics["model/openloop/reward/calibration"] < 1.25, metrics
         assert 0.75 < metrics["model/openloop/termination/calibration"] < 1.3, metrics
     still = open_loop(model, replay.latest(model.lead + 3))
-    said, was = changed(still._replace(predicted=still.start.expand_as(still.predicted)), model.far)
-    assert f1(said, was, still.valid).tolist() == [0.0, 0.0]
+    predicted, true = changed(still._replace(predicted=still.start.expand_as(still.predicted)), model.change_threshold)
+    assert f1(predicted, true, still.valid).tolist() == [0.0, 0.0]
 
 
 def test_the_learning_rate_falls_within_a_fit_and_begins_anew_with_the_next() -> None:
