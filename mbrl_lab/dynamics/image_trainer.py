@@ -17,7 +17,7 @@ from mbrl_lab.replay import Replay, free_memory
 from mbrl_lab.types import FitResult, Metrics, Step
 
 BLOCK = 256
-"""Indices that are held out together, so that several steps in a row were not learned from."""
+"""Indices that are held out together, so that models are validated on several unseen steps in a row."""
 
 GOLDEN = 0.6180339887498949
 """Multiples of it, without their whole part, fall evenly into [0, 1)."""
@@ -30,13 +30,13 @@ STUDIED = 1_000
 
 
 class ImageTrainer(HoldoutTrainer[Visual]):
-    """Goes on from the weights of the fit before, for at most `max_updates` gradient steps (0: no bound) of `batch`
-    rows for each member, and until no member's hold-out loss has fallen by the fraction `gain` for `patience` epochs.
-    In the second half of the updates that it may take the learning rate falls to a hundredth: what is imagined goes on
-    for many steps, and the noise of a last few updates with the whole rate is an error in each of them.
+    """Continues from the weights of the last fit, for at most `max_updates` gradient steps (0: no bound) on batches of
+    `batch` transitions for each member, until no member's hold-out loss has fallen by the fraction `gain` for
+    `patience` epochs. In the second half of the updates the learning rate falls to a hundredth: the gradient noise of
+    the last updates would add up over the steps of a rollout.
 
     The fraction `events` of a batch begins just before a reward or a termination, half of it before each if both occur.
-    A row's part (hold-out or not, and how often it stands in each member's `bootstrap`) follows from its number.
+    The index of a transition decides whether it is held out, and how often each member's `bootstrap` repeats it.
     `objects`: what to look for in images when the model is validated.
     """
 
@@ -89,11 +89,11 @@ class ImageTrainer(HoldoutTrainer[Visual]):
         """ValueError where the ensemble and an update of a batch do not fit the memory."""
         need, device = model.bytes_needed(self.batch), model.odds.device
         if need > (free := free_memory(device)):
-            asked = (
+            settings = (
                 f"dynamics.members={model.members}, dynamics.width={model.width}, dynamics.trainer.batch={self.batch}"
             )
-            lacking = f"{need / 1e9:.1f} GB on {device}, where {free / 1e9:.1f} GB are free"
-            raise ValueError(f"{asked} need about {lacking}: make one of them smaller")
+            memory = f"{need / 1e9:.1f} GB on {device}, where {free / 1e9:.1f} GB are free"
+            raise ValueError(f"{settings} need about {memory}: make one of them smaller")
 
     def windows(self, model: Visual, replay: Replay, steps: int) -> Tensor:
         """Indices [M] of valid transitions with all of a state before them and `steps` rows after them."""
@@ -143,7 +143,7 @@ class ImageTrainer(HoldoutTrainer[Visual]):
 
     @torch.no_grad()
     def validate(self, model: Visual, replay: Replay, indices: Tensor) -> Tensor:
-        """[K]: each member's loss on held-out rows, as frequent as they are in batches."""
+        """[K]: each member's loss on held-out transitions, evenly spread over `indices`."""
         indices = indices[torch.linspace(0, len(indices) - 1, min(len(indices), VALIDATED)).long()]
         rows = model_rows(model, replay, indices, model.unroll)
         return torch.stack([model.loss(k, rows)[0] for k in range(model.members)]).cpu()
@@ -167,7 +167,7 @@ def model_rows(model: Visual, replay: Replay, indices: Tensor, steps: int) -> St
 
 
 class Assessment(NamedTuple):
-    """What a model predicts along real steps, and what that is worth."""
+    """Open-loop predictions of a model along real steps, and their metrics."""
 
     loop: FramePredictions
     metrics: Metrics

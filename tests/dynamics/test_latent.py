@@ -48,7 +48,7 @@ def test_kl_gaussian_is_torchs() -> None:
 
 
 @pytest.mark.parametrize("gaussian", [False, True])
-def test_the_encoder_follows_the_step_by_the_share_of_balance(gaussian: bool) -> None:
+def test_balance_weighs_the_gradient_of_the_encoder(gaussian: bool) -> None:
     model = latent(gaussian=gaussian, balance=0.25)
     encoded, predicted = (Normal(*(x.requires_grad_() for x in normal(3, 1, 4))) for _ in range(2))
     to_encoded, to_predicted = torch.autograd.grad(

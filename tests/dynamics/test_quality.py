@@ -152,9 +152,9 @@ def test_open_loop_follows_the_true_actions_until_the_life_or_the_episode_ends()
     assert loop.start[0, 0, 0, 0] == 2 and loop.before[0, 0, 0, 0] == 0 and loop.termination[0, 0] == 0.25
     assert loop.valid.T.tolist() == [[True, True, True], [True, False, False], [True, False, False]]
     assert loop.first.T.tolist() == [[True, True, True], [True, True, False], [True, False, False]]
-    told = open_loop(Ticker(), steps, oracle=True)  # type: ignore[arg-type]
-    assert told.predicted[:, 0, 0, 0, 0].tolist() == [4, 8, 8] and told.reward[:, 0].tolist() == [5, 8, 8]
-    found, trusted = image_metrics(loop, told, 0, None)
+    oracle = open_loop(Ticker(), steps, oracle=True)  # type: ignore[arg-type]
+    assert oracle.predicted[:, 0, 0, 0, 0].tolist() == [4, 8, 8] and oracle.reward[:, 0].tolist() == [5, 8, 8]
+    found, trusted = image_metrics(loop, oracle, 0, None)
     assert found["model/openloop/obs/changed_f1_1"] == 1.0 and found["model/openloop/trusted_horizon"] == trusted == 3
-    told.predicted[1] = told.start
-    assert image_metrics(loop, told, 0, None)[1] == 1, "lengths are earned by what is possible"
+    oracle.predicted[1] = oracle.start
+    assert image_metrics(loop, oracle, 0, None)[1] == 1, "the horizon is that of the oracle"

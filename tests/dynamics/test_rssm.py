@@ -1,4 +1,4 @@
-"""The recurrent state-space model: its draws, its divergences, its memory, and what it learns."""
+"""The recurrent state-space model: samples, KL losses, recurrent state, and training."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_draws_are_one_hot_as_often_as_they_are_probable_and_pass_gradients_stra
     torch.testing.assert_close(straight, soft)
 
 
-def test_divergences_are_torchs_and_each_moves_one_side() -> None:
+def test_kl_losses_are_torchs_and_each_trains_one_side() -> None:
     posterior, prior = logp(6, 4, 8).requires_grad_(), logp(6, 4, 8).requires_grad_()
     to_prior, to_posterior = rssm().kl_both_ways(posterior, prior)
     torchs = kl_divergence(Categorical(logits=posterior), Categorical(logits=prior)).sum(-1)
