@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import FunctionType
 from typing import Any
@@ -64,6 +65,9 @@ def check_names(trust: Sequence[str]) -> None:
     if isinstance(trust, str) or wrong:
         given = trust if isinstance(trust, str) else wrong[0]
         raise ConfigError(f"trust is {given!r}; it must be a list of modules' names, e.g. trust=['mymodule']")
+    for name in trust:
+        if name.partition(".")[0] in sys.stdlib_module_names:
+            raise ConfigError(f"trust names {name}, one of Python's own modules; it must name modules of yours")
 
 
 def check_target_name(key: str, target: Any, source: str, trust: Sequence[str]) -> None:
@@ -144,4 +148,6 @@ def cure(name: str) -> str:
     root = name.partition(".")[0]
     if root == "mbrl_lab":
         return f"there are {', '.join(PARTS)}"
+    if root in sys.stdlib_module_names:
+        return "no part is made by Python's own modules, so this folder may be malicious"
     return f"if you wrote {root} yourself: --trust {root}, from Python trust=['{root}']"

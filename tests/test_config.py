@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from recipes import ENVS, EXPERIMENTS, NEEDS, RECIPES, SHORT, family_of, smoke
@@ -117,6 +119,12 @@ def test_all_groups_and_options_compose_and_build(tmp_path: Path) -> None:
             cfg = compose_config([f"{group}={option}", *OF_IMAGES.get(option, [])])
             check(cfg)
             build_runner(cfg, RunFolder(tmp_path)).envs.close()
+
+
+def test_a_config_composes_while_hydra_runs_a_command() -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        assert compose_config(["algo=random"]).algo._target_ == "mbrl_lab.algo.Random"
+        assert GlobalHydra.instance().is_initialized(), "Hydra has its own back"
 
 
 def test_several_loggers_compose() -> None:

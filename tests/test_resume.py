@@ -327,6 +327,22 @@ def test_a_second_interrupt_is_noted_as_such(tmp_path: Path, monkeypatch: pytest
     assert (status["state"], status["error"]) == ("failed", AT_ONCE)
 
 
+def test_a_first_interrupt_preempts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    advance = Runner.advance
+
+    def interrupted(runner: Runner) -> None:
+        advance(runner)
+        if runner.steps == 60:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Runner, "advance", interrupted)
+    words = ["algo=random", "env=cartpole", "debug=smoke"]
+    with pytest.raises(KeyboardInterrupt):
+        run(compose_config(words), tmp_path, words)
+    status = RunFolder(tmp_path).status()
+    assert (status["state"], status["step"], status["error"]) == ("preempted", 60, None)
+
+
 def test_a_run_older_than_a_setting_resumes_with_its_default(tmp_path: Path) -> None:
     words = ["debug=smoke", "experiment=planet_cartpole"]
 

@@ -226,12 +226,18 @@ def test_an_id_that_another_package_registered_needs_trust(modules: Path, monkey
 
 def test_a_trusted_module_opens_no_other(modules: Path) -> None:
     for target, home in {"own_module.os.system": "posix|nt", "own_module.run": "subprocess"}.items():
-        with pytest.raises(ConfigError, match=f"asks for {target}, which comes from ({home}); if you wrote"):
+        with pytest.raises(ConfigError, match=f"asks for {target}, which comes from ({home}); no part is made by"):
             check_stored({"x": {"_target_": target}}, "config.yaml", ["own_module"])
     with pytest.raises(ConfigError, match=r"own_module\.Nothing, which cannot be imported: "):
         check_stored({"x": {"_target_": "own_module.Nothing"}}, "config.yaml", ["own_module"])
     check_stored({"x": {"_target_": "own_module.Mine"}}, "config.yaml", ["own_module"])
     check_stored({"x": {"_target_": "counting.Point"}}, "config.yaml", ["counting"])
+
+
+@pytest.mark.parametrize("name", ["os", "pathlib", "importlib.machinery"])
+def test_pythons_own_modules_are_not_trusted(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^trust names {name}, one of Python's own modules; it must name"):
+        check_stored({"x": {"_target_": f"{name}.anything"}}, "config.yaml", [name])
 
 
 OWN_WORDS = {
@@ -344,7 +350,8 @@ def test_a_strangers_sweep_starts_nothing(
     assert retry(path) == 2
     said = capsys.readouterr()
     assert said.err.startswith(f"error: {path / 'sweep.json'}: ") and said.err.count("\n") == 1
-    assert what in said.err.replace("\\n", "\n") and "--trust " in said.err
+    assert what in said.err.replace("\\n", "\n")
+    assert "--trust " in said.err or "Python's own modules" in said.err
     assert started == [] and nothing_ran(modules)
     assert retry(path, "--trust", "sweep.json") == 0 and started == ["0"]
 

@@ -79,7 +79,9 @@ def run(cfg: DictConfig, path: Path, overrides: Sequence[str], confs: Sequence[P
             folder.mark("failed", runner.steps, error=message_of_error(error) or traceback.format_exc())
             raise
         except KeyboardInterrupt:
-            folder.mark("failed", runner.steps, error=AT_ONCE)
+            # A first Ctrl-C ends here too, once the run has saved: Python's own handler raises this.
+            if folder.status()["state"] != "preempted":
+                folder.mark("failed", runner.steps, error=AT_ONCE)
             raise
         print_line("drawing   what was learned")  # with a planner it takes a minute
         pictures = draw(runner)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import itertools
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -96,8 +97,19 @@ def conf_folders(config_dir: Path | str | None = None) -> list[Path]:
 def composed(overrides: Sequence[str], confs: Sequence[Path], **how: Any) -> DictConfig:
     """A config from the folders; what stands in an earlier one hides what stands in a later one."""
     presets.FOLDERS[:] = confs[1:]
-    with initialize_config_dir(str(confs[0]), version_base="1.3"):
+    with hydra_set_aside(), initialize_config_dir(str(confs[0]), version_base="1.3"):
         return compose("train", [*overrides, *search_path(confs)], **how)
+
+
+@contextlib.contextmanager
+def hydra_set_aside() -> Iterator[None]:
+    """Hydra composes for one program at a time: a command that it runs lays its own aside to compose once more."""
+    running = GlobalHydra.instance().hydra
+    GlobalHydra.instance().hydra = None
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = running
 
 
 def search_path(confs: Sequence[Path]) -> list[str]:
