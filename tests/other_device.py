@@ -128,6 +128,7 @@ class OtherDevice:
         return {
             "is_available": lambda: True,
             "is_initialized": lambda: True,
+            "is_current_stream_capturing": lambda: False,  # which a build for CUDA would ask the driver
             "is_bf16_supported": lambda *_, **__: True,
             "device_count": lambda: 1,
             "current_device": lambda: 0,

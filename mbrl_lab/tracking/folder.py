@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -234,7 +234,7 @@ def plain_value(value: Any) -> Any:
     """A copy with tuples as lists; quicker by far than a config of OmegaConf's in between."""
     if isinstance(value, Mapping):
         return {key: plain_value(inner) for key, inner in value.items()}
-    return [plain_value(inner) for inner in value] if isinstance(value, list | tuple) else value
+    return [plain_value(inner) for inner in value] if isinstance(value, list | tuple | ListConfig) else value
 
 
 def one_line(error: Exception) -> str:

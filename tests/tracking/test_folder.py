@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
@@ -15,7 +16,7 @@ from omegaconf import OmegaConf
 from other_process import forked
 
 from mbrl_lab.tracking import provenance as provenance_module
-from mbrl_lab.tracking.folder import AlreadyRunning, ConfigMismatch, RunFolder, differences, flatten, headline
+from mbrl_lab.tracking.folder import AlreadyRunning, ConfigMismatch, RunFolder, differences, flatten, headline, plain
 from mbrl_lab.tracking.provenance import alive, born, git
 
 CONFIG = {"seed": 0, "steps": 100, "algo": {"_target_": "a.B", "lr": 1e-4, "sizes": [64, 64]}, "logger": {"jsonl": {}}}
@@ -257,3 +258,9 @@ def test_a_damaged_config_is_named_in_a_line(content: bytes, tmp_path: Path) -> 
     with pytest.raises(ValueError, match=r"config\.yaml is damaged: ") as caught:
         RunFolder(tmp_path).config()
     assert "\n" not in str(caught.value)
+
+
+def test_plain_values_hold_no_node_of_omegaconf() -> None:
+    """Hydra hands a launcher its settings as plain values, but for lists and mappings in them."""
+    given = {"kind": "slurm", "setup": OmegaConf.create(["a"]), "extra": OmegaConf.create({"exclude": "node7"})}
+    assert json.dumps(plain(given)) == '{"kind": "slurm", "setup": ["a"], "extra": {"exclude": "node7"}}'
