@@ -26,7 +26,7 @@ OTHERS = ("ddqn", "ppo", "sac")
 
 
 def main(argv: Sequence[str]) -> int:
-    """The command line; returns its exit code: 2, and one line, for what the user can mend."""
+    """The command line; returns its exit code: 2, and one line, for what the user can fix."""
     args = parser().parse_intermixed_args(argv)
     try:
         return attempt(lambda: compare(args))

@@ -100,7 +100,7 @@ class Best:
         self.bounds = [p.detach().clone() for p in model.logvar_bounds()]
 
     def keep(self, gain: float) -> bool:
-        """Validate and remember the members that improved; whether any did by more than the fraction `gain`."""
+        """Validate and keep the members that improved; whether any did by more than the fraction `gain`."""
         error = self.model.validate(self.rows)
         enough = bool((error < self.error * (1 - gain)).any())
         better = error < self.error

@@ -32,7 +32,7 @@ class Trainer(Generic[Model]):
         """Told the states [num_envs] that were inferred while acting, at the step of replay before the newest."""
 
     def state(self) -> dict[str, Any]:
-        """What it must remember to go on: plain, as in a state_dict."""
+        """What it needs to go on: plain, as in a state_dict."""
         return {}
 
     def load_state(self, state: dict[str, Any]) -> None:

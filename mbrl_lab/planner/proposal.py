@@ -35,7 +35,7 @@ def coloured_noise(shape: tuple[int, ...], beta: float, device: torch.device | s
 
 @dataclass(frozen=True)
 class Proposal(ABC):
-    """`alpha` is the share of the old parameters that survives a fit, `noise_beta` the colour of draws over time."""
+    """`alpha` is the fraction of the old parameters that survives a fit, `noise_beta` the colour of draws over time."""
 
     spec: EnvSpec
     alpha: float = 0.0

@@ -70,7 +70,7 @@ def shrink_and_perturb(net: nn.Module, fresh: nn.Module, shrink: float) -> None:
 
 def reset_optimizer(opt: torch.optim.Optimizer) -> None:
     """Set an optimizer's moments and step counts to 0."""
-    # In place: a step would create a missing state anew, but a checkpoint between would lack it.
+    # In place: a step would create a missing state again, but a checkpoint between would lack it.
     for state in opt.state.values():
         for x in state.values():
             x.zero_()
