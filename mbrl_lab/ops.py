@@ -96,7 +96,7 @@ def pick(x: Tensor, index: Tensor) -> Tensor:
 
 
 def symexp(x: Tensor) -> Tensor:
-    """sign(x) (exp |x| - 1), the inverse of symlog, sign(x) log(1 + |x|) (Hafner et al. 2023, eq. 9)."""
+    """sign(x) (exp |x| - 1), the inverse of symlog, sign(x) log(1 + |x|) (Hafner et al. 2023)."""
     return x.sign() * x.abs().expm1()
 
 

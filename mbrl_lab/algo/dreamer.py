@@ -3,7 +3,7 @@
     s_t ~ q(s_t | s_{t-1}, a_{t-1}, x_t)                           the belief, filtered along the episode  (V3, eq. 1)
     a_t ~ pi(a_t | s_t)
     `updates` times every `every` steps:
-        windows of replay:  minimise the model's loss; posteriors s at their steps         model.fit      (V3, eq. 2-4)
+        windows of replay:  minimise the model's loss; posteriors s at their steps         model.fit      (V3, eq. 2-3)
         `starts` of the posteriors, no terminal ones:  roll pi out in the model for `horizon` steps
         critic: -log p(lambda-returns);  actor: returns and entropy                        policy.learn_in (V3, eq. 5-7)
         every `hybrid` updates:  the critic learns from the real windows, too

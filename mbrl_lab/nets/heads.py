@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from mbrl_lab.ops import symexp, two_hot
 
 SYMLOG_RANGE = 20.0
-"""Bins lie between symexp(-20) and symexp(20) (Hafner et al. 2023, eq. 11)."""
+"""Bins lie between symexp(-20) and symexp(20) (Hafner et al. 2023, section "Robust predictions")."""
 
 
 class Head(nn.Module):
@@ -45,8 +45,8 @@ class ScalarHead(Head):
 class TwoHotHead(Head):
     """A distribution over bins, evenly spaced in symlog; the loss is the cross-entropy with the two-hot target.
 
-    The size of its gradients does not depend on that of the target (Hafner et al. 2023, eqs. 9 to 11). ValueError for
-    an even number of `bins`: one of them is 0.
+    The size of its gradients does not depend on that of the target (Hafner et al. 2023, section "Robust predictions").
+    ValueError for an even number of `bins`: one of them is 0.
     """
 
     bins: Tensor

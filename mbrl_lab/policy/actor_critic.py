@@ -10,8 +10,8 @@ V' is the target critic, an exponential moving average of V:
     L_V    = mean of -w_t ln p(R_t | s_t), two-hot, or of w_t (V(s_t) - R_t)^2               critic_loss, eq. 5
     V'    <- (1 - tau) V' + tau V
 
-Equations are those of Hafner et al. (2023). With `gradient: dynamics` the actor maximises R_t / max(1, S) itself, by
-gradients through the model (Hafner et al. 2020, eq. 7), for continuous actions.
+Equations are those of Hafner et al. (2023), version 2 on arXiv. With `gradient: dynamics` the actor maximises
+R_t / max(1, S) itself, by gradients through the model (Hafner et al. 2020, eq. 7), for continuous actions.
 """
 
 from __future__ import annotations
