@@ -91,7 +91,7 @@ CASES = {
     "ddqn_breakout": Case(
         800,
         f"algo=ddqn env=breakout preset=none budget=none env.num=1 {ATARI} algo.warmup={WARMUP}"
-        " algo.batch=32 algo.every=4"
+        " algo.update.batch=32 algo.update.every=4"
         " policy.target.double=false policy.target.tau=1 policy.target.every=250 policy.optim.lr=1e-4"
         " replay.capacity=20_000",
         sb3_dqn_breakout,

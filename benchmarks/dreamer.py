@@ -199,7 +199,11 @@ def chosen(given: argparse.Namespace, model: str) -> tuple[DictConfig, EnvSpec]:
     torch.manual_seed(0)
     keep_freed_memory()
     words = ["algo=dreamer", f"env={given.env}", f"dynamics={model}", "preset=none", "budget=none"]
-    words += [f"dynamics.trainer.batch={given.batch}", f"dynamics.length={given.length}", f"algo.starts={given.starts}"]
+    words += [
+        f"dynamics.trainer.batch={given.batch}",
+        f"dynamics.length={given.length}",
+        f"algo.update.batch={given.starts}",
+    ]
     words += ["policy.width=${dynamics.width}", "policy.norm=true", "policy.bins=255"]
     words += ["dynamics.blocks=1"] if given.dreamerv3_torch else []
     cfg = compose_config(words)

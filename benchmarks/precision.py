@@ -46,7 +46,7 @@ def policy_update(runner: Runner) -> Job:
     algo: Any = runner.algo
 
     def update() -> Any:
-        steps = runner.replay.sample(algo.batch, algo.policy.window, algo.policy.n_step)
+        steps = runner.replay.sample(algo.update.batch, algo.policy.window, algo.policy.n_step)
         return algo.policy.update(clipped(steps, algo.reward_clip))
 
     return update
@@ -78,8 +78,8 @@ def imagine(runner: Runner) -> Job:
     """A step of imagination from as many states as rollouts start in."""
     algo: Any = runner.algo
     fit(runner)()
-    states = algo.draw(runner.replay, algo.starts)
-    actions = algo.spec.random(algo.starts)
+    states = algo.model.start_states(runner.replay, algo.rollouts.starts)
+    actions = algo.spec.random(algo.rollouts.starts)
     return lambda: algo.model.imagine(states, actions)
 
 
@@ -109,7 +109,7 @@ CASES: dict[str, tuple[Callable[[Runner], Job], str]] = {
     "mpc_plan_cheetah": (plan, "algo=mpc env=cheetah"),
     "mpc_fit_cartpole": (fit, "algo=mpc env=cartpole"),
     "mbpo_fit_cheetah": (fit, "algo=mbpo env=cheetah"),
-    "mbpo_imagine_cheetah": (imagine, "algo=mbpo env=cheetah algo.starts=10_000"),
+    "mbpo_imagine_cheetah": (imagine, "algo=mbpo env=cheetah algo.rollouts.starts=10_000"),
     "mbpo_policy_cheetah": (policy_update, "algo=mbpo env=cheetah"),
     "mbpo_fit_pendulum": (fit, "algo=mbpo env=pendulum"),
     "mbpo_imagine_pendulum": (imagine, "algo=mbpo env=pendulum"),

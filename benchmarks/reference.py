@@ -51,8 +51,8 @@ BUDGET = {
 
 SMALL: dict[str, dict[str, Any]] = {
     "random": {},
-    "ddqn": {"algo.warmup": 50, "algo.batch": 16, "policy.width": 32},
-    "sac": {"algo.warmup": 50, "algo.batch": 16, "policy.width": 32},
+    "ddqn": {"algo.warmup": 50, "algo.update.batch": 16, "policy.width": 32},
+    "sac": {"algo.warmup": 50, "algo.update.batch": 16, "policy.width": 32},
     "ppo": {"algo.horizon": 25, "policy.width": 32, "policy.optim.epochs": 2, "policy.optim.minibatches": 2},
     "mpc": {
         "algo.warmup": 100,
@@ -65,10 +65,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "mbpo": {
         "algo.warmup": 50,
         "algo.every": 50,
-        "algo.starts": 50,
+        "algo.rollouts.starts": 50,
         "algo.rollouts.epoch": 100,
-        "algo.batch": 16,
-        "algo.updates": 1,
+        "algo.update.batch": 16,
+        "algo.update.number": 1,
         "dynamics.trainer.batch": 16,
         "dynamics.trainer.max_updates": 8,
         "policy.width": 32,
@@ -77,8 +77,8 @@ SMALL: dict[str, dict[str, Any]] = {
         "algo.warmup": 100,
         "algo.pretrain": 5,
         "dynamics.trainer.batch": 4,
-        "algo.every": 4,
-        "algo.starts": 8,
+        "algo.update.every": 4,
+        "algo.update.batch": 8,
         "algo.horizon": 5,
         "dynamics.width": 32,
         "dynamics.length": 5,

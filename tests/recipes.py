@@ -27,7 +27,7 @@ SMALL = {
 }
 OF_IMAGES = {"planner.population": 4, "planner.horizon": 2, "dynamics.width": 8, "dynamics.trainer.max_updates": 4}
 """Images are many numbers, and a plan foresees them."""
-OF_PIXELS = {"algo.batch": 4, "dynamics.trainer.batch": 8, "algo.starts": 8, "encoder.hidden": 32}
+OF_PIXELS = {"algo.update.batch": 4, "dynamics.trainer.batch": 8, "algo.rollouts.starts": 8, "encoder.hidden": 32}
 SHORT = "+env.make.max_episode_steps=25"
 SHORT_OF = {"pixels": ["env.frame_skip=16"], "grid": ["env.make.max_steps=25"]}
 """What makes episodes of a few dozen steps: Atari has no limit, but a step may hold more of its frames."""
@@ -65,7 +65,8 @@ def small(recipe: str) -> list[str]:
     sizes = SMALL | (OF_IMAGES if family in SHORT_OF else {}) | (OF_PIXELS if family == "pixels" else {})
     fewer = [f"{key}={n}" for key, n in sizes.items() if (OmegaConf.select(cfg, key) or 0) > n]
     seldom = 8 if family == "pixels" else 3
-    fewer += [f"algo.every={seldom}"] if OmegaConf.select(cfg, "algo.every", default=seldom) < seldom else []
+    often = [key for key in ("algo.every", "algo.update.every") if (OmegaConf.select(cfg, key) or seldom) < seldom]
+    fewer += [f"{key}={seldom}" for key in often]
     gym = cfg.env.make._target_ == "mbrl_lab.env.make_gym"
     short = [SHORT] if gym else [] if "env=gym" in words else SHORT_OF.get(family, [])
     return [*words, *fewer, *short, "env.num=1", "video.final=0", "steps=150"]

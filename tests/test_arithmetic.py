@@ -73,7 +73,7 @@ def test_emulation_is_warned_of_in_one_line_with_its_cost(monkeypatch: pytest.Mo
 
 def run_in(folder: Path, *words: str) -> Runner:
     """SAC with layers large enough for bfloat16, on Pendulum."""
-    return make_run("sac", "pendulum", *TINY, "algo.warmup=10", "algo.batch=8", *words, folder=folder)
+    return make_run("sac", "pendulum", *TINY, "algo.warmup=10", "algo.update.batch=8", *words, folder=folder)
 
 
 def bits(folder: Path) -> list[float]:

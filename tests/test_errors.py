@@ -113,8 +113,11 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "off": (["env.asynchronous=off"], ["env.asynchronous is 'off'", "true | false"]),
     "warmup": (["replay.capacity=50"], ["algo.warmup is 100", "replay.capacity, 50"]),
     "warmup longer than the run": (["steps=99"], ["algo.warmup is 100", "steps, 99"]),
-    "batch": (["algo=ddqn", "algo.batch=60", "replay.capacity=50"], ["algo.batch is 60", "replay.capacity, 50"]),
-    "no batch": (["algo=ddqn", "algo.batch=0"], ["algo.batch is 0", "from 1"]),
+    "batch": (
+        ["algo=ddqn", "algo.update.batch=60", "replay.capacity=50"],
+        ["algo.update.batch is 60", "replay.capacity, 50"],
+    ),
+    "no batch": (["algo=ddqn", "algo.update.batch=0"], ["algo.update.batch is 0", "from 1"]),
     "no environments": (["env.num=0"], ["env.num is 0", "from 1"]),
     "environments": (["env.num=60", "replay.capacity=100"], ["env.num is 60", "at most 50"]),
     "environments and windows": (
@@ -128,7 +131,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "a past longer than the replay": (
         [
             *["algo=mbpo", "env=minatar_breakout", "preset=none", "dynamics.history=60", "replay.capacity=50"],
-            *["algo.batch=8", "algo.warmup=20"],
+            *["algo.update.batch=8", "algo.warmup=20"],
         ],
         ["env.num is 1", "61 rows for each", "replay.capacity must be larger"],
     ),
@@ -187,7 +190,10 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "real rows": (["algo=mbpo", "algo.real_ratio=1.5"], ["algo.real_ratio is 1.5", "from 0 to 1"]),
     "more elites": (["algo=mbpo", "dynamics.elites=8"], ["dynamics.elites is 8", "dynamics.members, 5"]),
     "decay": (["algo=mbpo", "dynamics.weight_decay=[0.1,0.2]"], ["dynamics.weight_decay is", "one for each layer"]),
-    "rollouts": (["algo=mbpo", "algo.starts=1000000000000"], ["algo.starts=1000000000000", "are free"]),
+    "rollouts": (
+        ["algo=mbpo", "algo.rollouts.starts=1000000000000"],
+        ["algo.rollouts.starts=1000000000000", "are free"],
+    ),
     "another policy": (["experiment=mbpo_latent", "policy=ppo"], ["policy.optim.actor_lr", "no such setting"]),
     "a recipe": (["recipe=mpc_discrete"], ["recipe follows from algo", "choose parts instead"]),
     "physics": (["dynamics=analytic", "env=acrobot"], ["next_obs"]),

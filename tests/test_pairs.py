@@ -37,14 +37,14 @@ POLICIES = ("ddqn", "sac", "ppo", "actor_critic")
 PLANNERS = ("random_shooting", "cem", "icem", "mppi")
 
 TINY: dict[str, Any] = {
-    **{"algo.warmup": 12, "algo.batch": 4, "algo.starts": 4, "algo.updates": 1},
-    **{"algo.updates_every": 8, "algo.rollouts.epoch": 1000, "algo.pretrain": 1, "algo.horizon": 6},
+    **{"algo.warmup": 12, "algo.update.batch": 4, "algo.update.number": 1, "algo.update.every": 8},
+    **{"algo.rollouts.starts": 4, "algo.rollouts.epoch": 1000, "algo.pretrain": 1, "algo.horizon": 6},
     **{"dynamics.width": 8, "dynamics.depth": 1, "dynamics.members": 2, "dynamics.elites": 2, "dynamics.latent": 8},
     **{"dynamics.length": 4, "dynamics.units": 8, "dynamics.blocks": 2, "dynamics.groups": 2, "dynamics.classes": 2},
     **{"dynamics.trainer.batch": 4, "dynamics.trainer.max_updates": 2, "dynamics.trainer.patience": 0},
     **{"planner.population": 6, "planner.elites": 2, "planner.horizon": 2, "planner.iterations": 2},
     **{"policy.width": 8, "policy.depth": 1, "policy.optim.epochs": 1, "policy.optim.minibatches": 2},
-    **{"value.batch": 4, "value.every": 8},
+    **{"value.update.batch": 4, "value.update.every": 8},
 }
 
 Pair = tuple[str, str, str, str]
@@ -136,7 +136,7 @@ def config(pair: Pair) -> DictConfig:
         cfg.algo.rollouts.length = [2, 2, 0, 1]
         cfg.algo.real_ratio = None if policy in ("ppo", "actor_critic") else 0.5
     if "every" in cfg.algo:
-        cfg.algo.every = 1000 if algo in ("mpc", "mbpo") else 8
+        cfg.algo.every = 1000
     for key, value in TINY.items():
         if OmegaConf.select(cfg, key) is not None:
             OmegaConf.update(cfg, key, value)

@@ -49,9 +49,9 @@ def test_budgets_can_be_chosen() -> None:
         ("algo=dreamer env=cartpole", {"dynamics.anneal_updates": 2_675, "policy.optim.anneal_updates": 2_375}, {}),
         ("algo=dreamer env=cartpole dynamics=rssm_xs", {"policy.width": 64}, {"dynamics.anneal_updates": 0}),
         ("algo=mpc env=pendulum planner=icem", {"planner.horizon": 20}, {}),
-        ("algo=mbpo env=cheetah policy=ppo", {"dynamics.members": 7, "algo.batch": 200}, {"policy.width": 64}),
+        ("algo=mbpo env=cheetah policy=ppo", {"dynamics.members": 7, "algo.update.batch": 200}, {"policy.width": 64}),
         ("algo=mbpo env=cheetah dynamics=latent", {"policy.temperature.target_entropy": -3}, {"dynamics.width": 64}),
-        ("algo=mbpo env=breakout policy=sac", {"policy.width": 512, "dynamics.depth": 3}, {"algo.batch": 256}),
+        ("algo=mbpo env=breakout policy=sac", {"policy.width": 512, "dynamics.depth": 3}, {"algo.update.batch": 256}),
     ],
 )  # fmt: skip
 def test_tuned_values_follow_their_part(words: str, applies: dict[str, object], leaves: dict[str, object]) -> None:

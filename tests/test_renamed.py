@@ -9,10 +9,30 @@ import pytest
 from omegaconf import OmegaConf
 
 from mbrl_lab import load_run, make_run
-from mbrl_lab.config import ConfigError, check, compose_config, renamed
+from mbrl_lab.config import CONF, ConfigError, check, compose_config, renamed
+from mbrl_lab.config.options import declared
 from mbrl_lab.sweep.launch import wanted
 
 QUICK = ("debug=smoke", "video.final=0", "steps=40", "algo.warmup=30", "policy.width=8", "eval.final_episodes=1")
+
+
+def test_the_new_name_of_each_old_setting_is_one() -> None:
+    known = {option.key for option in declared(CONF)} | {"dynamics.termination", "dynamics.trainer.objects"}
+    known |= {"env.termination", "env.objects"}  # of single environments
+    known |= {"policy.resets.n_step_start", "policy.resets.gamma_start"}  # their defaults are other settings
+    assert not [new for new in renamed.KEYS.values() if not any(f"{key}.".startswith(f"{new}.") for key in known)]
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("algo.updates=4", "algo.updates is now algo.update.number"),
+        ("algo.batch=4", "algo.batch is gone: it is algo.update.batch; with algo=mpc dynamics.trainer.batch; ppo and "),
+    ],
+)
+def test_settings_of_updates(word: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{said}"):
+        check(compose_config(["algo=sac", "env=pendulum", word]))
 
 
 @pytest.fixture

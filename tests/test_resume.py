@@ -157,7 +157,7 @@ def test_other_planners_and_models_resume_exactly(recipe: str, options: list[str
 
 BBF = [
     *[
-        "algo.every=1",
+        "algo.update.every=1",
         "algo.priority_exponent=0.5",
         "policy.resets.every=30",
         "policy.resets.n_step_start=5",

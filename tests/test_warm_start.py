@@ -30,7 +30,7 @@ DDQN = [
     "preset=none",
     "policy.exploration.epsilon_updates=100",
 ]
-SAC = ["sac", "pendulum", *TINY, "algo.warmup=40", "steps=60", "algo.every=5", *SOFT]
+SAC = ["sac", "pendulum", *TINY, "algo.warmup=40", "steps=60", "algo.update.every=5", *SOFT]
 MBPO = ["mbpo", "pendulum", *TINY, "algo.warmup=50", "steps=60", "dynamics.width=16", "debug=smoke", *SOFT]
 MPC = [
     "mpc",

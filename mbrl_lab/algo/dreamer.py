@@ -2,9 +2,9 @@
 
     s_t ~ q(s_t | s_{t-1}, a_{t-1}, x_t)                           the belief, filtered along the episode  (V3, eq. 1)
     a_t ~ pi(a_t | s_t)
-    `updates` times every `every` steps:
+    `update.number` times every `update.every` steps:
         windows of replay:  minimise the model's loss; posteriors s at their steps         model.fit      (V3, eq. 2-3)
-        `starts` of the posteriors, no terminal ones:  roll pi out in the model for `horizon` steps
+        `update.batch` of the posteriors, no terminal ones:  roll pi out in the model for `horizon` steps
         critic: -log p(lambda-returns);  actor: returns and entropy                        policy.learn_in (V3, eq. 5-7)
         every `hybrid` updates:  the critic learns from the real windows, too
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from mbrl_lab.algo.learner import Learner
+from mbrl_lab.algo.learner import Learner, Updates
 from mbrl_lab.ops import Means
 from mbrl_lab.policy.actor_critic import ActorCritic
 from mbrl_lab.protocols import WorldModel
@@ -38,9 +38,7 @@ class Dreamer(Learner):
         policy: Callable[[EnvSpec], ActorCritic],
         warmup: int,
         pretrain: int,
-        every: int,
-        updates: int,
-        starts: int,
+        update: Updates,
         horizon: int,
         hybrid: int,
     ) -> None:
@@ -51,10 +49,8 @@ class Dreamer(Learner):
             policy: makes the actor-critic, for the model's features.
             warmup: random steps before the first update.
             pretrain: updates of the model alone, then.
-            every: environment steps between updates.
-            updates: of model and policy each time.
-            starts: imagined rollouts in an update.
-            horizon: their steps.
+            update: of model and policy: imagined rollouts in one, how many and how often.
+            horizon: imagined steps of a rollout.
             hybrid: updates between those in which the critic learns from real windows, too; 0: never.
         """
         super().__init__(spec, warmup)
@@ -64,9 +60,7 @@ class Dreamer(Learner):
             allowed = "it must be policy=actor_critic or actor_critic_xs"
             raise ValueError(f"algo=dreamer cannot learn with {type(self.policy).__name__}; {allowed}")
         self.pretrain = pretrain
-        self.every = every
-        self.updates = updates
-        self.starts = starts
+        self.update = update
         self.horizon = horizon
         self.hybrid = hybrid
         self.belief: Tree = None  # at the step that was acted on last
@@ -90,11 +84,11 @@ class Dreamer(Learner):
             self.ready.fill_(True)
             for _ in range(self.pretrain):
                 measured.add(self.model.fit(replay, updates=1).metrics)
-        for _ in range(self.updates * self.due(before, after, self.every)):
-            measured.add(self._update(replay))
+        for _ in range(self.update.due(before, after, self.warmup)):
+            measured.add(self._learn_once(replay))
         return measured.means()
 
-    def _update(self, replay: Replay) -> Metrics:
+    def _learn_once(self, replay: Replay) -> Metrics:
         """One gradient step of the model, and one of the policy."""
         metrics, _, windows = self.model.fit(replay, updates=1)
         windows = windows or self._transitions(replay)
@@ -108,14 +102,14 @@ class Dreamer(Learner):
 
     def _transitions(self, replay: Replay) -> Windows:
         """Transitions and their states, for a model without memory that did not draw any to learn from."""
-        steps = replay.sample(self.starts, 2)
+        steps = replay.sample(self.update.batch, 2)
         flat = Step(*(x.flatten(0, 1) for x in steps))
         return Windows(steps, self.model.observe(None, flat))
 
     def _start_states(self, windows: Windows) -> Tree:
-        """[starts] of the states [L * B] that are not terminal, drawn with replacement."""
+        """[update.batch] of the states [L * B] that are not terminal, drawn with replacement."""
         alive = (~windows.steps.terminal).flatten().float()
-        index = torch.multinomial(alive, self.starts, replacement=True)
+        index = torch.multinomial(alive, self.update.batch, replacement=True)
         return tree_map_only(Tensor, lambda x: x[index], windows.states)
 
     def allocate(self) -> None:

@@ -29,9 +29,9 @@ class Imagined:
     def __init__(self, spec: EnvSpec, keep: int, starts: int, longest: int, device: torch.device | str) -> None:
         capacity, device = keep * (longest + spec.stack) * starts, torch.device(device)
         if problem := shortage(spec, capacity, device):
-            settings = f"algo.starts={starts} for {keep} times up to {longest} imagined steps"
+            settings = f"algo.rollouts.starts={starts} for {keep} times up to {longest} imagined steps"
             raise ValueError(
-                f"{settings} {problem}: make algo.starts, algo.rollouts.keep or algo.rollouts.length smaller"
+                f"{settings} {problem}: make algo.rollouts.starts, algo.rollouts.keep or algo.rollouts.length smaller"
             )
         self.keep = keep
         self.replay = Replay(spec, capacity, starts, 0, device)

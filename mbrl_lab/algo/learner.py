@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from mbrl_lab.ops import crossed
 from mbrl_lab.protocols import Algo
 from mbrl_lab.types import EnvSpec, Step
+
+
+@dataclass(frozen=True)
+class Updates:
+    """Gradient steps of a policy: on how much, how many, how often."""
+
+    batch: int
+    """Windows of replay in a gradient step; imagined rollouts for a policy that learns from its own rollouts alone."""
+    number: int
+    """Gradient steps each time."""
+    every: int
+    """Environment steps between these times."""
+
+    def due(self, before: int, after: int, warmup: int) -> int:
+        """How many gradient steps are due in (before, after], two counts of environment steps, past the warm-up."""
+        return self.number * crossed(max(before, warmup), max(after, warmup), self.every)
 
 
 class Learner(Algo):
@@ -36,15 +54,6 @@ class Learner(Algo):
         """Whether the warm-up's last step lies in (before, after], two counts of environment steps."""
         return before < self.warmup <= after
 
-    def due(self, before: int, after: int, every: int) -> int:
-        """How many multiples of `every` lie in (before, after] and after the warm-up."""
-        return due_after(self.warmup, before, after, every)
-
     def fit_due(self, before: int, after: int, every: int) -> bool:
         """Whether a fit is due in (before, after]: when the warm-up finishes, and every `every` steps after that."""
         return after >= self.warmup and crossed(before - self.warmup, after - self.warmup, every) > 0
-
-
-def due_after(warmup: int, before: int, after: int, every: int) -> int:
-    """How many multiples of `every` lie in (before, after] and above `warmup`; earlier ones are skipped."""
-    return crossed(max(before, warmup), max(after, warmup), every)

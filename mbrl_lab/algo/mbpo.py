@@ -4,13 +4,13 @@
         a ~ pi(. | features of the belief), which the model filters along the episode;  keep the step in replay
         every `every` steps:                                                            fit_and_rollout
             fit the model p(s', r, continue | s, a) to replay: dynamics.trainer
-            draw `starts` states that the environment was in: posteriors, where the model filters
+            draw `rollouts.starts` states that the environment was in: posteriors, where the model filters
             roll pi out in the model from them, k steps                                 k: Rollouts.length_at
-            keep the rollouts for `keep` epochs
-        `updates` times every `updates_every` steps:                                    sample_batch
-            update pi on `batch` windows, a fraction `real_ratio` of them real
+            keep the rollouts for `rollouts.keep` epochs
+        `update.number` times every `update.every` steps:                               sample_batch
+            update pi on `update.batch` windows, a fraction `real_ratio` of them real
 
-A policy that learns from its own rollouts alone (PPO) gets `batch` fresh rollouts at each update instead.
+A policy that learns from its own rollouts alone (PPO) gets `update.batch` fresh rollouts at each update instead.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from mbrl_lab.algo.imagined import Imagined, mean_length, mix
-from mbrl_lab.algo.learner import Learner
+from mbrl_lab.algo.learner import Learner, Updates
 from mbrl_lab.algo.off_policy import window_of
 from mbrl_lab.dynamics.rollout import rollout
 from mbrl_lab.ops import Means, clipped
@@ -41,8 +41,10 @@ PROBE = 1_000
 
 @dataclass(frozen=True)
 class Rollouts:
-    """How long imagined rollouts are, and how long they are learned from."""
+    """The imagined rollouts: their number, their length, and how long they are kept."""
 
+    starts: int
+    """Rollouts after each fit."""
     length: Sequence[int]
     """[from, to, first, last]: steps, growing linearly between these epochs after the warm-up (appendix C)."""
     epoch: int
@@ -50,10 +52,10 @@ class Rollouts:
     keep: int
     """Epochs that rollouts are kept."""
     adaptive: bool
-    """Whether they are no longer than the latest fit's trusted horizon, but one step."""
+    """Whether the latest fit's trusted horizon, but at least one step, limits their length."""
 
     def length_at(self, steps: int) -> int:
-        """Imagined steps after so many environment steps since the warm-up."""
+        """Steps of a rollout, `steps` environment steps after the warm-up."""
         shortest, longest, first, last = self.length
         progress = (steps // self.epoch - first) / (last - first)
         return int(shortest + (longest - shortest) * min(max(progress, 0.0), 1.0))
@@ -61,15 +63,15 @@ class Rollouts:
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """What the disagreement of an ensemble's members does to rollouts, in standard deviations of the targets."""
+    """Limits and rewards of disagreement between an ensemble's members, in standard deviations of the targets."""
 
     max: float
-    """Rollouts stop before a step of more disagreement. 0: never."""
+    """A rollout stops before a step of more disagreement. 0: it never stops for it."""
     bonus: float
     """Reward for each unit of disagreement."""
 
     def check(self, model: WorldModel) -> None:
-        """ValueError for a model that measures none."""
+        """ValueError for a model that does not measure disagreement."""
         for key, value in (("max", self.max), ("bonus", self.bonus)):
             if value and not model.measures_disagreement:
                 name = type(model).__name__
@@ -89,13 +91,10 @@ class MBPO(Learner):
         policy: Callable[[EnvSpec], Policy],
         warmup: int,
         every: int,
-        starts: int,
         rollouts: Rollouts,
         uncertainty: Uncertainty,
         real_ratio: float | None,
-        batch: int,
-        updates: int,
-        updates_every: int,
+        update: Updates,
         reward_clip: float,
     ) -> None:
         """
@@ -105,14 +104,11 @@ class MBPO(Learner):
             policy: makes the policy, for the model's features.
             warmup: random steps before the first fit.
             every: environment steps between fits.
-            starts: rollouts after each fit.
-            rollouts: their length, and how long they are kept.
-            uncertainty: what disagreement does to them.
+            rollouts: the number and length of rollouts after each fit, and how long they are kept.
+            uncertainty: how disagreement stops and rewards them.
             real_ratio: fraction of real windows; None: 0.05, or 0 with a policy that learns from its own rollouts.
-            batch: windows in an update; rollouts with such a policy.
-            updates: updates of the policy each time.
-            updates_every: environment steps between these times.
-            reward_clip: rewards are clipped to so much, either way, for the policy; 0: not.
+            update: of the policy: on how much, how many and how often.
+            reward_clip: the policy learns from rewards clipped to [-reward_clip, reward_clip]; 0: not clipped.
         """
         super().__init__(spec, warmup)
         self.model = dynamics(spec)
@@ -121,13 +117,10 @@ class MBPO(Learner):
         uncertainty.check(self.model)
 
         self.every = every
-        self.starts = starts
         self.rollouts = rollouts
         self.uncertainty = uncertainty
-        self.real = real_windows(real_ratio, self.on_policy, batch)
-        self.batch = batch
-        self.updates = updates
-        self.updates_every = updates_every
+        self.real = real_windows(real_ratio, self.on_policy, update.batch)
+        self.update = update
         self.reward_clip = reward_clip
 
         self.belief: Tree = None  # at the step that was acted on last
@@ -148,23 +141,30 @@ class MBPO(Learner):
 
     def learn(self, replay: Replay, before: int, after: int) -> Metrics:
         measured = Means()
+
+        # The newest step of replay is the one that was acted on last, so a rollout can branch off at its belief.
         self.model.store(replay, self.belief)
+
         if self.fit_due(before, after, self.every):
             measured.add(self.fit_and_rollout(replay, after))
-        for _ in range(self.updates * self.due(before, after, self.updates_every)):
+
+        for _ in range(self.update.due(before, after, self.warmup)):
             measured.add(self.policy.update(clipped(self.sample_batch(replay, after), self.reward_clip)))
         return measured.means()
 
     def fit_and_rollout(self, replay: Replay, step: int) -> Metrics:
-        """Fit the model, and imagine what the policy will learn from."""
+        """Fit the model, and imagine the rollouts that the policy learns from until the next fit."""
         self.ready.fill_(True)
-        if self.real == self.batch:  # nothing would be learned from it
+
+        # With real windows alone (real_ratio=1, an ablation) nothing learns from the model.
+        if self.real == self.update.batch:
             return {}
+
         metrics, trusted_horizon, _ = self.model.fit(replay)
         self.trusted_horizon = max(1, trusted_horizon or 1)
 
-        states = self.model.start_states(replay, self.starts)
-        if not self.on_policy:
+        states = self.model.start_states(replay, self.rollouts.starts)
+        if not self.on_policy:  # such a policy gets rollouts of its newest weights at each update
             metrics = metrics | self.keep_rollouts(self.imagine(states, step))
 
         if self.model.measures_disagreement:
@@ -175,20 +175,21 @@ class MBPO(Learner):
         return metrics | {"model/rollout/length": float(self.length(step))}
 
     def keep_rollouts(self, steps: Step) -> Metrics:
-        """Keep imagined rollouts [length + 1, starts]; ValueError where none was allowed a single step."""
+        """Keep imagined rollouts [length + 1, starts]; ValueError if none of them has a single step."""
         imagined = self.imagined_steps()
         imagined.add(steps)
         if not len(imagined.indices):
-            raise ValueError(f"algo.uncertainty.max is {self.uncertainty.max}; the elites disagree more everywhere")
+            raise ValueError(f"algo.uncertainty.max is {self.uncertainty.max}; the elites disagree more in all starts")
         return {"model/rollout/reward": steps.reward[1:].mean(), "model/rollout/continue": mean_length(steps)}
 
     def sample_batch(self, replay: Replay, step: int) -> Step:
-        """What one update of the policy learns from: windows real and imagined, or fresh rollouts."""
+        """The steps that one update of the policy learns from: real and imagined windows, or fresh rollouts."""
+        batch = self.update.batch
         if self.on_policy:
-            return self.imagine(self.model.start_states(replay, self.batch), step)
-        if self.real == self.batch:
-            return self.sample_real(replay, self.batch)
-        imagined = self.imagined_steps().sample(self.batch - self.real, window_of(self.policy), self.policy.n_step)
+            return self.imagine(self.model.start_states(replay, batch), step)
+        if self.real == batch:
+            return self.sample_real(replay, batch)
+        imagined = self.imagined_steps().sample(batch - self.real, window_of(self.policy), self.policy.n_step)
         return mix(self.sample_real(replay, self.real), imagined) if self.real else imagined
 
     def sample_real(self, replay: Replay, batch: int) -> Step:
@@ -196,28 +197,31 @@ class MBPO(Learner):
         return self.model.sample_features(replay, batch, window_of(self.policy), self.policy.n_step)
 
     def imagine(self, states: Tree, step: int) -> Step:
-        """[length + 1, N] steps from states [N, ...]. FloatingPointError where the model predicts no finite number."""
+        """[length + 1, N] steps from states [N, ...]; FloatingPointError if a prediction is not finite."""
         steps = rollout(
             self.model, self.policy, states, self.length(step), self.uncertainty.max, self.uncertainty.bonus
         )
         if not (steps.obs.isfinite().all() and steps.reward.isfinite().all()):
-            raise FloatingPointError(f"the model imagined what is not finite at step {step}; see dynamics.lr and .clip")
+            raise FloatingPointError(
+                f"a prediction of the model is not finite at step {step}; see dynamics.lr and .clip"
+            )
         return steps
 
     def length(self, step: int) -> int:
-        """k: imagined steps of a rollout after so many environment steps."""
+        """k: steps of a rollout that is imagined after `step` environment steps."""
         length = self.rollouts.length_at(step - self.warmup)
         return min(length, self.trusted_horizon) if self.rollouts.adaptive else length
 
     def allocate(self) -> None:
         self.model.check_memory()
         if not self.on_policy:
+            # Rollouts are kept by fits: as many batches as there are fits in the epochs to keep.
             fits = max(1, self.rollouts.keep * self.rollouts.epoch // self.every)
             longest, device = self.rollouts.length[1], self.ready.device
-            self.imagined = Imagined(self.model.feature_spec, fits, self.starts, longest, device)
+            self.imagined = Imagined(self.model.feature_spec, fits, self.rollouts.starts, longest, device)
 
     def imagined_steps(self) -> Imagined:
-        assert self.imagined is not None, "nothing was allocated"
+        assert self.imagined is not None, "allocate comes first"
         return self.imagined
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -232,8 +236,10 @@ class MBPO(Learner):
 
 
 def real_windows(real_ratio: float | None, on_policy: bool, batch: int) -> int:
-    """How many windows of a batch are real. ValueError where a policy could not learn from them."""
+    """How many windows of a batch are real. ValueError for a policy that learns from its own rollouts alone."""
     if on_policy and real_ratio:
-        raise ValueError(f"algo.real_ratio is {real_ratio}; with a policy that learns from its own acts it must be 0")
+        raise ValueError(
+            f"algo.real_ratio is {real_ratio}; with a policy that learns from its own rollouts it must be 0"
+        )
     ratio = REAL_RATIO if real_ratio is None else real_ratio
     return 0 if on_policy else int(batch * ratio)

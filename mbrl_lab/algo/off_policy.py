@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from mbrl_lab.algo.learner import Learner
+from mbrl_lab.algo.learner import Learner, Updates
 from mbrl_lab.ops import Means, clipped
 from mbrl_lab.protocols import Policy
 from mbrl_lab.replay import Replay
@@ -27,9 +27,7 @@ class OffPolicy(Learner):
         spec: EnvSpec,
         policy: Callable[[EnvSpec], Policy],
         warmup: int,
-        batch: int,
-        every: int,
-        updates: int,
+        update: Updates,
         reward_clip: float,
         priority_exponent: float,
         importance_exponent: float,
@@ -40,9 +38,7 @@ class OffPolicy(Learner):
             spec: the environment's spaces.
             policy: makes the policy.
             warmup: random steps before the first update.
-            batch: number of windows in a gradient step.
-            every: environment steps between updates.
-            updates: gradient steps each time learning is due.
+            update: on how much of replay, how many and how often.
             reward_clip: for learning, rewards are clipped to [-reward_clip, reward_clip]; 0: not clipped.
             priority_exponent: windows are drawn by their latest priority to this power, alpha
                 of Schaul et al. (2016) and omega of Rainbow (0.5); 0: uniformly.
@@ -55,9 +51,7 @@ class OffPolicy(Learner):
         if priority_exponent and not self.policy.learns_by_priority:
             name = type(self.policy).__name__
             raise ValueError(f"algo.priority_exponent is {priority_exponent}; it must be 0 with {name}")
-        self.batch = batch
-        self.every = every
-        self.updates = updates
+        self.update = update
         self.reward_clip = reward_clip
         self.priority_exponent = priority_exponent
         self.importance_exponent = importance_exponent
@@ -73,17 +67,17 @@ class OffPolicy(Learner):
         # Evaluations during the warm-up use the untrained policy, but training still acts at random.
         if self.warmup_ends(before, after):
             self.ready.fill_(True)
-        for _ in range(self.updates * self.due(before, after, self.every)):
+        for _ in range(self.update.due(before, after, self.warmup)):
             if self.priority_exponent:
                 measured.add(self.learn_by_priority(replay, self.beta(after)))
             else:
-                steps = replay.sample(self.batch, self.window, self.policy.n_step)
+                steps = replay.sample(self.update.batch, self.window, self.policy.n_step)
                 measured.add(self.policy.update(clipped(steps, self.reward_clip)))
         return measured.means()
 
     def learn_by_priority(self, replay: Replay, beta: float) -> Metrics:
         """A gradient step on windows drawn by priority, whose priorities it then updates."""
-        indices, ratio = replay.draw(self.batch, self.window)
+        indices, ratio = replay.draw(self.update.batch, self.window)
 
         # w = (N P)^-beta / max w: the ratio is N P, each window's probability relative to uniform sampling.
         weight = ratio**-beta

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from mbrl_lab.algo.learner import due_after
+from mbrl_lab.algo.learner import Updates
 from mbrl_lab.algo.off_policy import window_of
 from mbrl_lab.ops import Means, clipped
 from mbrl_lab.protocols import Policy, WorldModel
@@ -16,7 +16,7 @@ from mbrl_lab.types import EnvSpec, Metrics
 
 
 class Value(nn.Module):
-    """Trains as `OffPolicy` does: `updates` gradient steps on `batch` windows every `every` steps.
+    """Trains as `OffPolicy` does, without priorities.
 
     Raises ValueError for a policy that does not estimate values.
     """
@@ -25,9 +25,7 @@ class Value(nn.Module):
         self,
         spec: EnvSpec,
         policy: Callable[[EnvSpec], Policy],
-        batch: int,
-        updates: int,
-        every: int,
+        update: Updates,
         reward_clip: float,
     ) -> None:
         super().__init__()
@@ -36,16 +34,14 @@ class Value(nn.Module):
             name = type(self.policy).__name__
             raise ValueError(f"value.policy is {name}, which estimates no values: try policy=ddqn")
         self.window = window_of(self.policy)
-        self.batch = batch
-        self.updates = updates
-        self.every = every
+        self.update = update
         self.reward_clip = reward_clip
 
     def learn(self, model: WorldModel, replay: Replay, before: int, after: int, warmup: int) -> Metrics:
         """The updates due between the step counts `before` and `after`, past the warm-up, on the model's features."""
         measured = Means()
-        for _ in range(self.updates * due_after(warmup, before, after, self.every)):
-            steps = model.sample_features(replay, self.batch, self.window, self.policy.n_step)
+        for _ in range(self.update.due(before, after, warmup)):
+            steps = model.sample_features(replay, self.update.batch, self.window, self.policy.n_step)
             measured.add(self.policy.update(clipped(steps, self.reward_clip)))
         return measured.means()
 

@@ -119,9 +119,9 @@ def check_room(cfg: DictConfig) -> None:
     if num * rows > capacity:
         most = f"it must be at most {capacity // rows}" if rows <= capacity else "replay.capacity must be larger"
         raise ConfigError(f"env.num is {num}; with replay.capacity={capacity} and {rows} rows for each {most}")
-    for key in ("batch", "warmup"):
-        if key in cfg.algo and cfg.algo[key] > capacity:
-            raise ConfigError(f"algo.{key} is {cfg.algo[key]}; it must be at most replay.capacity, {capacity}")
+    for key in ("algo.update.batch", "algo.warmup"):
+        if (given := OmegaConf.select(cfg, key, default=0)) > capacity:
+            raise ConfigError(f"{key} is {given}; it must be at most replay.capacity, {capacity}")
     if "warmup" in cfg.algo and cfg.algo.warmup > cfg.steps:
         raise ConfigError(f"algo.warmup is {cfg.algo.warmup}; it must be at most steps, {cfg.steps}")
 

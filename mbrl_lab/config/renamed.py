@@ -22,6 +22,12 @@ KEYS: dict[str, str] = {
     "algo.earn": "algo.rollouts.adaptive",
     "algo.max_uncertainty": "algo.uncertainty.max",
     "algo.explore_bonus": "algo.uncertainty.bonus",
+    "algo.every": "algo.update.every",
+    "algo.updates": "algo.update.number",
+    "algo.updates_every": "algo.update.every",
+    "value.batch": "value.update.batch",
+    "value.updates": "value.update.number",
+    "value.every": "value.update.every",
     "algo.ends": "dynamics.trainer.terminal_fraction",
     "algo.accumulate": "dynamics.trainer.accumulate",
     "algo.latents": "dynamics.trainer.latents",
@@ -72,7 +78,8 @@ KEYS: dict[str, str] = {
 `dynamics.termination.lr`. `group=option` -> `group=option` is a config file that was renamed."""
 
 GONE: dict[str, str] = {
-    "algo.batch": "with algo=dreamer it is dynamics.trainer.batch; mpc, ppo and random have none",
+    "algo.batch": "it is algo.update.batch; with algo=mpc dynamics.trainer.batch; ppo and random have none",
+    "algo.starts": "it is algo.rollouts.starts of mbpo, algo.update.batch of dreamer",
     "algo.reward_clip": "with algo=dreamer it is dynamics.trainer.reward_clip; mpc and random have none",
     "fit": "dynamics= chooses the trainer, too; its settings are dynamics.trainer.*",
     "policy.anneal_updates": "it is policy.resets.anneal_updates of ddqn, policy.optim.anneal_updates of others",

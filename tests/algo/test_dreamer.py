@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mbrl_lab import make_run
 from mbrl_lab.algo import Dreamer
+from mbrl_lab.algo.learner import Updates
 from mbrl_lab.config import ConfigError, check, compose_config
 from mbrl_lab.dynamics import SequenceTrainer
 from mbrl_lab.dynamics.sequence import SequenceModel
@@ -69,9 +70,9 @@ class Student(Policy):
         return {}
 
 
-def dreamer(**settings: Any) -> Any:
+def dreamer(updates: int = 1, **settings: Any) -> Any:
     loop: dict[str, Any] = {
-        "warmup": 6, "pretrain": 2, "every": 3, "updates": 1, "starts": 40, "horizon": 7, "hybrid": 0,
+        "warmup": 6, "pretrain": 2, "update": Updates(40, updates, every=3), "horizon": 7, "hybrid": 0,
     }  # fmt: skip
     windows: dict[str, Any] = {
         "batch": 5, "max_updates": 0, "terminal_fraction": 0.0, "accumulate": 1, "latents": "recomputed",
@@ -174,21 +175,21 @@ def test_windows_that_no_memory_holds_are_refused() -> None:
 
 
 QUICK = ["policy.gradient=dynamics", "policy.gamma=0.9", "algo.horizon=6", "algo.warmup=120", "algo.pretrain=200"]
-RATES = ["dynamics.lr=3e-3", "policy.optim.actor_lr=1e-3", "policy.optim.critic_lr=3e-3", "algo.starts=32"]
+RATES = ["dynamics.lr=3e-3", "policy.optim.actor_lr=1e-3", "policy.optim.critic_lr=3e-3", "algo.update.batch=32"]
 
 
 @pytest.mark.parametrize("hybrid", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_it_brings_a_point_to_its_goal(hybrid: int, tmp_path: Path) -> None:
     """Going straight there costs about 1, acting at random about 8; with half the warm-up some seeds ran away."""
     words = [*QUICK, *RATES, f"algo.hybrid={hybrid}", "preset=none"]
-    assert final_return("dreamer", 0, tmp_path, *words, "algo.every=1", steps=350) > -2.5
+    assert final_return("dreamer", 0, tmp_path, *words, "algo.update.every=1", steps=350) > -2.5
 
 
 @pytest.mark.parametrize("gradient", ["dynamics", pytest.param("reinforce", marks=pytest.mark.slow)])
 def test_dreams_of_an_ensemble_bring_it_there(gradient: str, tmp_path: Path) -> None:
     """Value gradients go through the elites."""
     words = [*QUICK[1:], *RATES, f"policy.gradient={gradient}", "dynamics=ensemble", "dynamics.trainer.batch=64"]
-    assert final_return("dreamer", 0, tmp_path, *words, "algo.every=1", "preset=none", steps=250) > -2.5
+    assert final_return("dreamer", 0, tmp_path, *words, "algo.update.every=1", "preset=none", steps=250) > -2.5
 
 
 @pytest.mark.slow
@@ -212,10 +213,10 @@ def test_rollouts_of_a_latent_model_teach_a_policy_to_bring_it_there(tmp_path: P
     """MBPO in latent space, on the toy."""
     model = ["dynamics=latent", "preset=none", "dynamics.lr=3e-3", "algo.warmup=60", "dynamics.trainer.max_updates=60"]
     rollouts = [
-        "algo.starts=100",
+        "algo.rollouts.starts=100",
         "algo.rollouts.length=[3,3,0,1]",
-        "algo.updates=4",
-        "algo.batch=64",
+        "algo.update.number=4",
+        "algo.update.batch=64",
         "algo.real_ratio=0.2",
     ]
     rates = [

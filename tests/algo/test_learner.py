@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mbrl_lab.algo.learner import Learner
+from mbrl_lab.algo.learner import Learner, Updates
 from mbrl_lab.types import EnvSpec, Step
 
 SPEC = EnvSpec((2,), torch.float32, 5, True)
@@ -16,11 +16,11 @@ def counts(num_envs: int, steps: int) -> list[tuple[int, int]]:
 
 
 def test_updates_of_the_warmup_are_left_out() -> None:
-    learner = Learner(SPEC, warmup=10)
-    assert [b for a, b in counts(1, 20) for _ in range(learner.due(a, b, 4))] == [12, 16, 20]
-    assert [learner.due(a, b, 4) for a, b in counts(8, 24)] == [0, 2, 2], "12 and 16, then 20 and 24"
-    assert [learner.due(a, b, 1) for a, b in counts(8, 24)] == [0, 6, 8]
-    assert learner.due(0, 100, 0) == 0
+    once, every_fourth, thrice = Updates(1, number=1, every=1), Updates(1, number=1, every=4), Updates(1, 3, every=4)
+    assert [b for a, b in counts(1, 20) for _ in range(every_fourth.due(a, b, 10))] == [12, 16, 20]
+    assert [every_fourth.due(a, b, 10) for a, b in counts(8, 24)] == [0, 2, 2], "12 and 16, then 20 and 24"
+    assert [thrice.due(a, b, 10) for a, b in counts(8, 24)] == [0, 6, 6]
+    assert [once.due(a, b, 10) for a, b in counts(8, 24)] == [0, 6, 8]
 
 
 def test_fits_begin_at_the_end_of_the_warmup_and_count_from_there() -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from mbrl_lab import make_run
 from mbrl_lab.algo import MBPO
 from mbrl_lab.algo.imagined import Imagined, mix
+from mbrl_lab.algo.learner import Updates
 from mbrl_lab.algo.mbpo import Rollouts, Uncertainty
 from mbrl_lab.protocols import Policy, WorldModel
 from mbrl_lab.replay import Replay
@@ -78,12 +79,13 @@ class OnPolicyStudent(Student):
     window = None  # type: ignore[assignment]
 
 
-def mbpo(world: dict[str, float] | None = None, student: type[Student] = Student, **settings: Any) -> Any:
+def mbpo(
+    world: dict[str, float] | None = None, student: type[Student] = Student, batch: int = 40, **settings: Any
+) -> Any:
     loop: dict[str, Any] = {
-        "warmup": 10, "every": 5, "starts": 8, "real_ratio": 0.25, "batch": 40, "updates": 3, "updates_every": 1,
-        "reward_clip": 0.0,
+        "warmup": 10, "every": 5, "real_ratio": 0.25, "update": Updates(batch, number=3, every=1), "reward_clip": 0.0
     }  # fmt: skip
-    rollouts: dict[str, Any] = {"length": [1, 1, 0, 1], "epoch": 10, "keep": 1, "adaptive": False}
+    rollouts: dict[str, Any] = {"starts": 8, "length": [1, 1, 0, 1], "epoch": 10, "keep": 1, "adaptive": False}
     uncertainty = {"max": 0.0, "bonus": 0.0}
     for group in (loop, rollouts, uncertainty):
         group |= {key: settings.pop(key) for key in list(settings) if key in group}
@@ -195,7 +197,7 @@ def test_disagreement_can_be_worth_something() -> None:
 
 
 def test_a_model_that_imagines_no_numbers_stops_the_run() -> None:
-    with pytest.raises(FloatingPointError, match="imagined what is not finite at step 10"):
+    with pytest.raises(FloatingPointError, match="prediction of the model is not finite at step 10"):
         run(mbpo({"reward": float("nan")}), 10)
 
 
@@ -204,7 +206,7 @@ def test_a_policy_that_learns_from_its_own_acts_gets_fresh_rollouts() -> None:
     run(algo, 11)
     assert [tuple(s.first.shape) for s in algo.policy.seen] == [(5, 6)] * 3
     assert all(s.first[0].all() and (s.obs[1:, :, 0] >= IMAGINED).all() for s in algo.policy.seen)
-    with pytest.raises(ValueError, match=r"algo\.real_ratio is 0\.05; with a policy that learns from its own acts"):
+    with pytest.raises(ValueError, match=r"algo\.real_ratio is 0\.05; with a policy that learns from its own rollouts"):
         mbpo(student=OnPolicyStudent, real_ratio=0.05)
 
 
@@ -220,9 +222,9 @@ def test_epochs_do_not_cut_episodes(tmp_path: Path) -> None:
 
 def test_the_rules_of_a_game_can_stand_in_for_a_model(tmp_path: Path) -> None:
     """An upper bound for what a learned model of grids could give."""
-    words = ["preset=none", "dynamics=analytic", "steps=40", "algo.warmup=32", "algo.every=8", "algo.batch=8"]
+    words = ["preset=none", "dynamics=analytic", "steps=40", "algo.warmup=32", "algo.every=8", "algo.update.batch=8"]
     more = [
-        "algo.starts=20",
+        "algo.rollouts.starts=20",
         "algo.rollouts.length=[3,3,0,1]",
         "replay.capacity=100",
         "eval.every=0",
@@ -266,7 +268,7 @@ def test_what_it_imagined_can_be_put_back() -> None:
 
 
 def test_more_than_there_is_memory_for_is_refused_before_anything_runs() -> None:
-    with pytest.raises(ValueError, match=r"algo\.starts=10{12} for 2 times up to 1 imagined steps needs"):
+    with pytest.raises(ValueError, match=r"algo\.rollouts\.starts=10{12} for 2 times up to 1 imagined steps needs"):
         mbpo(starts=10**12)
 
 
@@ -275,12 +277,12 @@ QUICK = [
     "policy.gamma=0.9",
     "algo.warmup=50",
     "algo.every=25",
-    "algo.starts=500",
+    "algo.rollouts.starts=500",
     "algo.rollouts.epoch=50",
 ]
 QUICK += [
-    "algo.batch=64",
-    "algo.updates=4",
+    "algo.update.batch=64",
+    "algo.update.number=4",
     "dynamics.trainer.batch=32",
     "dynamics.trainer.max_updates=200",
     "dynamics.lr=3e-3",
@@ -298,7 +300,7 @@ PPO = [
     "policy.optim.minibatches=4",
     "policy.optim.lr=3e-3",
     "algo.rollouts.length=[10,10,0,1]",
-    "algo.updates_every=10",
+    "algo.update.every=10",
 ]
 
 

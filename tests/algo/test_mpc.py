@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mbrl_lab import make_run
 from mbrl_lab.algo import MPC, Value
+from mbrl_lab.algo.learner import Updates
 from mbrl_lab.protocols import PlanContext, Policy, WorldModel
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, FitResult, Metrics, Step, Tree
@@ -205,7 +206,7 @@ def test_with_a_value_planners_see_what_comes_after_and_it_learns_after_the_warm
             seen.append((context.value(state).tolist(), context.policy, context.explore, context.steps))
             return super().plan(model, state, warm, context)
 
-    value = partial(Value, policy=Critic, batch=5, updates=2, every=3, reward_clip=1.0)  # type: ignore[arg-type]
+    value = partial(Value, policy=Critic, update=Updates(5, 2, 3), reward_clip=1.0)  # type: ignore[arg-type]
     algo = MPC(SPEC, Shown, Asking(), warmup=4, every=4, value=value)
     replay = Replay(SPEC, 100, 1, 0)
     for step in range(10):
@@ -221,4 +222,4 @@ def test_with_a_value_planners_see_what_comes_after_and_it_learns_after_the_warm
 
 def test_a_value_needs_a_policy_that_has_one() -> None:
     with pytest.raises(ValueError, match=r"value\.policy is Policy, which estimates no values: try policy=ddqn"):
-        Value(SPEC, lambda spec: Policy(), 1, 1, 1, 0.0)
+        Value(SPEC, lambda spec: Policy(), Updates(1, 1, 1), 0.0)

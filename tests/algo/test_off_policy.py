@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mbrl_lab.algo import OffPolicy
+from mbrl_lab.algo.learner import Updates
 from mbrl_lab.protocols import Policy
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Metrics, Step
@@ -47,8 +48,8 @@ class Weighted(Student):
         return self.update(steps), 10.0 * (steps.obs[0, :, 0] % 10 == 0)
 
 
-def off_policy(**settings: float) -> tuple[OffPolicy, list[Step]]:
-    loop: dict[str, Any] = {"warmup": 10, "batch": 6, "every": 1, "updates": 1, "reward_clip": 0.0}
+def off_policy(batch: int = 6, every: int = 1, updates: int = 1, **settings: float) -> tuple[OffPolicy, list[Step]]:
+    loop: dict[str, Any] = {"warmup": 10, "update": Updates(batch, updates, every), "reward_clip": 0.0}
     draws = {"priority_exponent": 0, "importance_exponent": 1, "importance_steps": 0}
     algo: Any = OffPolicy(SPEC, Weighted, **(loop | draws | settings))
     return algo, algo.policy.seen
@@ -161,4 +162,4 @@ def test_importance_exponent_beta_is_annealed_to_one() -> None:
 
 def test_priorities_need_a_policy_that_learns_by_priority() -> None:
     with pytest.raises(ValueError, match=r"algo\.priority_exponent is 0\.5; it must be 0 with Student"):
-        OffPolicy(SPEC, Student, 10, 6, 1, 1, 0.0, 0.5, 0.4, 0)
+        OffPolicy(SPEC, Student, 10, Updates(6, 1, 1), 0.0, 0.5, 0.4, 0)

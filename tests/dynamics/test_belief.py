@@ -9,6 +9,7 @@ from test_rssm import rssm
 from torch import Tensor
 
 from mbrl_lab.algo import MBPO
+from mbrl_lab.algo.learner import Updates
 from mbrl_lab.algo.mbpo import Rollouts, Uncertainty
 from mbrl_lab.protocols import Policy, WorldModel
 from mbrl_lab.replay import Replay
@@ -87,8 +88,8 @@ def test_features_of_real_steps_know_of_the_steps_before() -> None:
 
 def mbpo() -> Any:
     algo = MBPO(
-        SPEC, Sum, Echo, warmup=6, every=5, starts=8, real_ratio=0.5, batch=40, updates=1, updates_every=1,
-        reward_clip=0.0, rollouts=Rollouts([2, 2, 0, 1], 10, 1, False), uncertainty=Uncertainty(0.0, 0.0),
+        SPEC, Sum, Echo, warmup=6, every=5, real_ratio=0.5, update=Updates(40, 1, 1),
+        reward_clip=0.0, rollouts=Rollouts(8, [2, 2, 0, 1], 10, 1, False), uncertainty=Uncertainty(0.0, 0.0),
     )  # fmt: skip
     algo.allocate()
     return algo

@@ -381,7 +381,11 @@ def test_continuous_bandit_optimum_has_the_right_mean_and_std() -> None:
 
 
 POINT = ["env.make._target_=counting.Point", "~env.make.id", "preset=none", "video.final=0", "policy.width=32"]
-QUICK = ["algo.warmup=100", "algo.batch=64", *(f"policy.optim.{name}_lr=3e-3" for name in ("actor", "critic", "alpha"))]
+QUICK = [
+    "algo.warmup=100",
+    "algo.update.batch=64",
+    *(f"policy.optim.{name}_lr=3e-3" for name in ("actor", "critic", "alpha")),
+]
 
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
