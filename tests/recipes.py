@@ -20,6 +20,9 @@ FAVOURITES = ("cartpole", "pendulum", "breakout")
 NEEDS = {"gym": ["env.id=Acrobot-v1"], "atari": ["env.game=pong"]}
 """What an environment's file leaves open."""
 
+EXTRA = {"dmc": ["dm_control"]}
+"""Packages that an environment needs and that only an extra installs."""
+
 SMALL = {
     **{"planner.population": 16, "planner.elites": 4, "planner.horizon": 5, "planner.iterations": 1},
     **{"dynamics.members": 2, "dynamics.elites": 2, "dynamics.width": 16, "policy.width": 16},

@@ -127,6 +127,7 @@ def test_every_run_of_a_sweep_composes(name: str) -> None:
     [
         ({"make": {"id": "Pendulum-v1"}}, {"env": "pendulum"}, "Pendulum-v1"),
         ({"make": {}, "game": "pong"}, {"env": "atari"}, "pong"),
+        ({"make": {}, "task": "hopper-stand"}, {"env": "dmc"}, "hopper-stand"),
         ({"make": {"task": "reacher"}}, {"env": "reacher_cs285"}, "reacher_cs285"),
         ({"make": {}}, {}, "home"),
     ],

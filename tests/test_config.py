@@ -16,7 +16,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from recipes import ENVS, EXPERIMENTS, NEEDS, RECIPES, SHORT, family_of, smoke
+from recipes import ENVS, EXPERIMENTS, EXTRA, NEEDS, RECIPES, SHORT, family_of, smoke
 
 from mbrl_lab import load_run, make_run
 from mbrl_lab.app import build_runner
@@ -39,6 +39,7 @@ AT_RUN_TIME = {
     "mbrl_lab.env.mujoco_physics.": {"obs", "action", "next_obs"},
     "mbrl_lab.env.minatar_physics.": {"obs", "action", "next_obs"},
     "mbrl_lab.env.cs285.make_cs285": {"render_mode"},
+    "mbrl_lab.env.dmc.make_dmc": {"render_mode"},
     "mbrl_lab.env.cs285.simulated": {"obs", "action"},
     "mbrl_lab.env.MinAtar": {"render_mode", "num"},
     "mbrl_lab.env.AtariVector": {"num"},
@@ -85,6 +86,8 @@ def test_yaml_keys_are_the_constructors_arguments(node: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("env", ENVS)
 def test_every_environment_runs(env: str, tmp_path: Path) -> None:
+    for package in EXTRA.get(env, []):
+        pytest.importorskip(package)
     words = [
         "debug=smoke",
         "video.final=0",
@@ -138,6 +141,7 @@ def every_config() -> list[DictConfig]:
         compose_config(["value=ddqn"]),
         compose_config(["algo=ddqn", "env=breakout", "encoder=impala"]),
         compose_config(["env=gym", "env.id=CartPole-v1"]),
+        compose_config(["algo=sac", "env=dmc"]),
         compose_config(["launcher=parallel"]),
         compose_config(["launcher=slurm"]),
     ]
@@ -152,7 +156,7 @@ MAY_BE_NEGATIVE = {"policy.head.v_min", "policy.head.v_max", "env.score.random",
 ALLOWED = [("algo.real_ratio", None), ("dynamics.weight_decay", [1])]
 ALLOWED += [(f"launcher.{key}", None) for key in ("workers", "memory_gb", "cpus")]
 ALLOWED += [("init_from", "banana"), ("init_from", None), ("init_checkpoint", "banana"), ("init_parts", None)]
-ALLOWED += [(f"env.{key}", None) for key in ("max_steps", "action_bound", "resize")]
+ALLOWED += [("env.task", "banana"), *((f"env.{key}", None) for key in ("max_steps", "action_bound", "resize"))]
 """What most settings cannot be, and some can."""
 
 

@@ -155,6 +155,17 @@ def test_other_planners_and_models_resume_exactly(recipe: str, options: list[str
     assert_same_run(tmp_path / "a", tmp_path / "b")
 
 
+def test_the_control_suite_resumes_exactly(tmp_path: Path) -> None:
+    pytest.importorskip("dm_control")
+    words = ["sac", "dmc", "env.task=point_mass-hard", "env.frame_skip=40", "debug=smoke", "video.final=0", "steps=60"]
+    words += ["log_every=20", "eval.every=0", "eval.final_episodes=1", "eval.num=1", "checkpoint.every=37", "seed=2"]
+    whole(words, tmp_path / "a")
+    stopped(words, tmp_path / "b", 45)
+    assert len(saved_state(tmp_path / "b")["envs"]["actions"][0]) == 11, "in the second episode, of 25 steps"
+    whole(words, tmp_path / "b")
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+
+
 BBF = [
     *[
         "algo.update.every=1",

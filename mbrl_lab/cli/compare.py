@@ -146,8 +146,13 @@ def show(places: Sequence[Path], out: Path, threshold: float | None) -> None:
 
 
 def title(settings: Mapping[str, Any], first: Curve) -> str:
-    """The environment: its gymnasium id, its game, or its file, as far as a run tells."""
-    known = (settings.get("env.make.id"), settings.get("env.game"), first.overrides.get("env"))
+    """The environment: its gymnasium id, its game, its task, or its file, as far as a run tells."""
+    known = (
+        settings.get("env.make.id"),
+        settings.get("env.game"),
+        settings.get("env.task"),
+        first.overrides.get("env"),
+    )
     return str(next(filter(None, known), first.folder.parent.name))
 
 

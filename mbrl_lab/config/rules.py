@@ -115,6 +115,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "runtime.compile": one_of(True, False),
     "env.num": integer(1, 65536),
     "env.asynchronous": one_of(True, False),
+    "env.task": text("DOMAIN-TASK, e.g. hopper-stand"),
     "env.max_steps": optional(integer(1)),
     "env.frame_skip": integer(1),
     "env.action_bound": optional(number(0, 1e9, above=True)),

@@ -33,6 +33,7 @@ State = Literal["ok", "missing", "optional"]
 SECONDS = 0.2  # that each environment's speed is measured for
 ROOM = 2**30  # bytes that outputs/ should have free
 NO_BF16 = "no hardware support in this processor: runtime.precision=auto takes fp32"
+OF_EXTRAS = {"dmc": "pip install 'mbrl_lab[dmc]'"}  # environments that need more packages
 ROMS = ("breakout", "space_invaders")
 
 
@@ -161,8 +162,13 @@ def film() -> str:
 
 def environments() -> list[Finding]:
     """Each file of conf/env: what it shows, what it takes, and how fast it goes."""
-    names = sorted(path.stem for path in (CONF / "env").glob("*.yaml"))
-    return [examine(f"env={name}", partial(measure, name), f"see conf/env/{name}.yaml") for name in names]
+    return [environment(path.stem) for path in sorted((CONF / "env").glob("*.yaml"))]
+
+
+def environment(name: str) -> Finding:
+    """One of them; what only an extra installs is optional."""
+    cure = OF_EXTRAS.get(name, f"see conf/env/{name}.yaml")
+    return examine(f"env={name}", partial(measure, name), cure, "optional" if name in OF_EXTRAS else "missing")
 
 
 def measure(name: str) -> str:

@@ -15,8 +15,10 @@ import pytest
 from gymnasium.spaces import Box, Discrete
 
 from mbrl_lab.config import build, compose_config
+from mbrl_lab.doctor import machine
 from mbrl_lab.env import gym as gym_module
 from mbrl_lab.env import make_gym
+from mbrl_lab.env.dmc import load_suite, make_dmc, no_opengl
 from mbrl_lab.tracking.video import rendering
 
 RUNNERS = ["ant", "cheetah", "cheetah_cs285", "hopper", "humanoid", "swimmer", "walker"]
@@ -76,6 +78,28 @@ def test_a_package_that_is_not_there(package: str, extra: str, monkeypatch: pyte
     assert str(caught.value).endswith(f"{package} is not installed: pip install 'gymnasium[{extra}]'")
 
 
+def test_the_control_suite_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    load_suite.cache_clear()
+    monkeypatch.setitem(sys.modules, "dm_control", None)
+    needs = 'env=dmc: dm_control is not installed: pip install "mbrl_lab[dmc]"'
+    with pytest.raises(ValueError) as caught:
+        make_dmc("hopper-stand", 1)
+    assert str(caught.value) == needs
+    found = machine.environment("dmc")
+    assert (found.state, found.finding) == ("optional", needs)
+
+
+@pytest.mark.parametrize("asked", [None, "", "egl"])
+def test_importing_the_control_suite_leaves_how_to_draw(asked: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    if asked is None:
+        monkeypatch.delenv("MUJOCO_GL", raising=False)
+    else:
+        monkeypatch.setenv("MUJOCO_GL", asked)
+    with no_opengl():
+        assert os.environ["MUJOCO_GL"] == "off"
+    assert os.environ.get("MUJOCO_GL") == asked
+
+
 @pytest.mark.parametrize("name", RUNNERS)
 def test_the_camera_follows_what_runs_away(name: str) -> None:
     cfg = compose_config(["algo=random", f"env={name}"])
@@ -113,6 +137,7 @@ DRAWS = """
 import logging, os, sys
 sys.argv[1:] and os.environ.__setitem__("MUJOCO_GL", sys.argv[1])
 from mbrl_lab.env import make_gym
+from mbrl_lab.env.dmc import load_suite, make_dmc, no_opengl
 from mbrl_lab.env.gym import CannotDraw
 assert "mujoco" not in sys.modules
 make = lambda **how: make_gym("InvertedPendulum-v5", **how)
