@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from mbrl_lab.env import Episode
 
+RESAMPLES = 2_000
+"""Of the bootstrap, as rliable's default for intervals of point estimates."""
+
 
 class Reference(NamedTuple):
     """The returns that stand for 0 and 1 of a normalised score."""
@@ -25,7 +28,7 @@ def statistics(episodes: Sequence[Episode], reference: Reference | None = None) 
     numbers = {
         "return": mean,
         "return_std": float(returns.std()),
-        "return_iqm": interquartile_mean(returns),
+        "return_iqm": float(interquartile_mean(returns)),
         "return_min": float(returns.min()),
         "return_max": float(returns.max()),
         "length": float(np.mean([e.length for e in episodes])),
@@ -41,7 +44,16 @@ def summary(phase: str, episodes: Sequence[Episode], reference: Reference | None
     return {f"{phase}/{name}": value for name, value in statistics(episodes, reference).items()}
 
 
-def interquartile_mean(values: NDArray[np.float64]) -> float:
-    """The mean of what is left of [N] values without the lowest and the highest floor(N / 4) (Agarwal et al. 2021)."""
+def interquartile_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[S, ...] -> [...]: the mean over S without the lowest and the highest floor(S / 4) (Agarwal et al. 2021)."""
     cut = len(values) // 4
-    return float(np.sort(values)[cut : len(values) - cut].mean())
+    return np.sort(values, 0)[cut : len(values) - cut].mean(0)
+
+
+def interval(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """95 % bootstrap interval of the interquartile mean over S seeds of [S, N]; with two or three about their range."""
+    # With a fixed seed, so that the same runs give the same figure.
+    drawn = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
+    samples = interquartile_mean(values[drawn].swapaxes(0, 1))
+    low, high = np.quantile(samples, (0.025, 0.975), axis=0)
+    return low, high

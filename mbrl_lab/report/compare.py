@@ -1,4 +1,4 @@
-"""Several runs in one figure: return against real steps and against seconds, averaged over seeds."""
+"""Several runs in one figure: return against real steps and against seconds, interquartile means over seeds."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from mbrl_lab.report.curves import read_metrics, series
 from mbrl_lab.report.figure import COLOURS, GREY, legend, make_panels, save, set_labels
 from mbrl_lab.report.tables import Row
+from mbrl_lab.scores import interquartile_mean, interval
 from mbrl_lab.tracking.folder import ABSENT, MAY_CHANGE, RunFolder, flatten
 
 Array = NDArray[np.float64]
@@ -24,8 +25,6 @@ IGNORED = MAY_CHANGE | {"seed", "hydra", "log_every"}
 
 MANY = 3
 """Settings that a label names; where runs differ in more, and no override does either, it is their folder's name."""
-
-RESAMPLES = 5_000
 
 
 class Curve(NamedTuple):
@@ -128,19 +127,21 @@ def keys_of(trees: Any) -> list[str]:
 
 
 def draw_comparison(groups: Sequence[Group], title: str, threshold: float | None, path: Path) -> Path:
-    """Two panels: mean return over seeds, with an interval, against real steps and against seconds."""
+    """Two panels: interquartile mean of the return over seeds, with an interval, against real steps and seconds."""
     figure, axes = make_panels(2, 2, title)
     for group, colour in zip(groups, COLOURS * (1 + len(groups) // len(COLOURS)), strict=False):
         steps, seconds, returns = aligned(group)
         low, high = interval(returns)
         for at, x in zip(axes, (steps, seconds), strict=True):
-            at.plot(x, returns.mean(0), "o-", color=colour, markersize=2.5, linewidth=1.4, label=group.label)
+            at.plot(
+                x, interquartile_mean(returns), "o-", color=colour, markersize=2.5, linewidth=1.4, label=group.label
+            )
             at.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
 
     for at, unit in zip(axes, ("environment steps", "seconds of training"), strict=True):
         if threshold is not None:
             at.axhline(threshold, color=GREY, linestyle="--", linewidth=0.9)
-        set_labels(at, "Return, mean over seeds, 95 % interval", unit)
+        set_labels(at, "Return, IQM over seeds, 95 % interval", unit)
         at.xaxis.set_major_formatter(EngFormatter(sep=""))
 
     legend(axes[0])
@@ -155,14 +156,6 @@ def aligned(group: Group) -> tuple[Array, Array, Array]:
     seconds = np.array([c.seconds[i] for c, i in zip(group.curves, at, strict=True)])
     returns = np.array([c.returns[i] for c, i in zip(group.curves, at, strict=True)])
     return np.array(common), seconds.mean(0), returns
-
-
-def interval(values: Array) -> tuple[Array, Array]:
-    """95 % bootstrap interval of the mean over S seeds of [S, N]; about the range for three seeds or fewer."""
-    # With a fixed seed, so that the same runs give the same figure.
-    drawn = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
-    low, high = np.quantile(values[drawn].mean(1), (0.025, 0.975), axis=0)
-    return low, high
 
 
 def first_reaching(x: Array, returns: Array, threshold: float | None) -> float:
@@ -199,8 +192,9 @@ def by_group(groups: Sequence[Group], threshold: float | None) -> list[Row]:
         low, high = interval(returns)
 
         row: Row = {"of": group.label, "seeds": len(group.curves), "steps": whole(last(steps))}
-        row |= {"seconds": whole(last(seconds)), "return": f"{last(returns.mean(0)):.1f}"}
-        row["95 %"] = f"{last(low):.1f} to {last(high):.1f}"
+        row |= {"seconds": whole(last(seconds)), "mean": f"{last(returns.mean(0)):.1f}"}
+        row["IQM"] = f"{last(interquartile_mean(returns)):.1f}"
+        row["95 % of IQM"] = f"{last(low):.1f} to {last(high):.1f}"
 
         if threshold is not None:
             took = [first_reaching(c.steps, c.returns, threshold) for c in group.curves]

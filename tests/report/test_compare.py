@@ -21,9 +21,9 @@ from mbrl_lab.report.compare import (
     find_runs,
     first_reaching,
     grouped,
-    interval,
     read_run,
 )
+from mbrl_lab.scores import interquartile_mean, interval
 
 
 def curve(seed: int, overrides: dict[str, str], returns: list[float], **settings: Any) -> Curve:
@@ -103,14 +103,20 @@ def test_seeds_are_taken_together_as_far_as_all_have_come() -> None:
     assert (steps.tolist(), seconds.tolist(), returns.tolist()) == ([100, 200], [11, 21], [[1, 2], [3, 6]])
 
 
-def test_the_interval_of_the_mean_narrows_as_seeds_do_more() -> None:
-    """Of one seed it is a point, of three from lowest to highest, of many the mean +- 1.96 standard errors."""
+def test_the_interval_narrows_with_more_seeds() -> None:
+    """Of one seed it is a point, of three from lowest to highest; the IQM of normal samples has 1.195 / n variance."""
     assert [x.tolist() for x in interval(np.array([[4.0]]))] == [[4.0], [4.0]]
     assert [x.tolist() for x in interval(np.array([[1.0], [2.0], [9.0]]))] == [[1.0], [9.0]]
     many = np.random.default_rng(1).normal(size=(400, 1))
     low, high = interval(many)
-    error = 1.96 * many.std() / 20
-    assert (low.item(), high.item()) == pytest.approx((many.mean() - error, many.mean() + error), abs=0.015)
+    center, error = interquartile_mean(many).item(), 1.96 * many.std() * 1.195**0.5 / 20
+    assert (low.item(), high.item()) == pytest.approx((center - error, center + error), abs=0.02)
+
+
+def test_the_interquartile_mean_leaves_out_a_quarter_at_each_end() -> None:
+    scores = np.array([[1.0, 50.0], [2.0, 7.0], [900.0, 6.0], [4.0, 5.0]])
+    assert interquartile_mean(scores).tolist() == [3.0, 6.5]
+    assert interquartile_mean(scores[:3]).tolist() == [301.0, 21.0], "of three seeds the mean"
 
 
 @pytest.mark.parametrize(("threshold", "expected"), [(2.0, 200), (1.0, 100), (9.0, math.inf), (None, math.inf)])
@@ -130,13 +136,14 @@ def test_tables_by_hand(tmp_path: Path) -> None:
         "seeds": 3,
         "steps": "300",
         "seconds": "31",
-        "return": "6.0",
-        "95 %": "6.0 to 6.0",
+        "mean": "6.0",
+        "IQM": "6.0",
+        "95 % of IQM": "6.0 to 6.0",
         "reached 4": "3 of 3",
         "after steps": "200",
         "after seconds": "21",
     }
-    assert (slow["reached 4"], slow["after steps"], slow["return"]) == ("1 of 2", "-", "4.0")
+    assert (slow["reached 4"], slow["after steps"], slow["mean"]) == ("1 of 2", "-", "4.0")
     assert "reached 4" not in by_group(groups, None)[0]
     rows = by_run(groups, 4.0)
     assert [row["steps_to_threshold"] for row in rows[:4]] == [200, 200, 200, 300] and len(rows) == 5
