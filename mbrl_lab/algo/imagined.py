@@ -83,6 +83,8 @@ class Imagined:
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore the result of `get_extra_state`."""
         self.replay.added, self.lengths = state["added"], list(state["lengths"])
+        if not self.lengths:  # saved before the first fit
+            return
         self.replay.restore(self.replay.added - sum(self.lengths), Step(*state["rows"]))
         self._index()
 
