@@ -42,6 +42,8 @@ class WorldModel(nn.Module):
     """Whether `disagreement` is implemented."""
     decodes = False
     """Whether `decode` is implemented."""
+    differentiable = False
+    """Whether gradients of what `imagine` returns reach its state and continuous actions."""
 
     @property
     def predicts(self) -> str:
@@ -206,6 +208,10 @@ class Policy(nn.Module):
     """Whether `update_weighted` is implemented."""
     learns_in_imagination = False
     """Whether it has `learn_in` and `update_critic`, as ActorCritic does."""
+    normalises = False
+    """Whether it takes the scales of its inputs from `fit_normaliser`."""
+    learns_through_model = False
+    """Whether it has `learn_through`, which needs a model that is `differentiable`."""
 
     @property
     def window(self) -> int | None:
@@ -231,6 +237,14 @@ class Policy(nn.Module):
 
     def update_weighted(self, steps: Step, importance: Tensor) -> tuple[Metrics, Tensor]:
         """`update` with each window's loss weighted by its importance [B]; also returns the priorities [B]."""
+        raise NotImplementedError
+
+    def learn_through(self, model: WorldModel, state: Tree) -> Metrics:
+        """Learn from rollouts of its own that begin in states [B] of a model, by gradients through the model."""
+        raise NotImplementedError
+
+    def fit_normaliser(self, obs: Tensor) -> None:
+        """Take the scales of inputs from real observations [N, ...]."""
         raise NotImplementedError
 
     def value(self, features: Tensor) -> Tensor:

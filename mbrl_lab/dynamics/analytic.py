@@ -16,6 +16,8 @@ class Analytic(WorldModel):
     `trainer` takes what presets and debug=smoke say of fits: there is nothing to fit.
     """
 
+    differentiable = True
+
     def __init__(
         self,
         spec: EnvSpec,

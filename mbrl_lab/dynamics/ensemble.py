@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mbrl_lab.dynamics.frozen_ensemble import FrozenEnsemble, elite_layers, fold
-from mbrl_lab.dynamics.normaliser import Normaliser
 from mbrl_lab.dynamics.termination import TerminationModel
 from mbrl_lab.dynamics.trainer import Trainer
 from mbrl_lab.dynamics.validation import Validation, validate_predictions
 from mbrl_lab.nets import EnsembleMLP
 from mbrl_lab.nets.adam import Adam
+from mbrl_lab.nets.normaliser import Normaliser
 from mbrl_lab.nets.precision import SMALL_MEMBER_BATCH, autocast_dtype, fp32_if_few
 from mbrl_lab.ops import masked_mean
 from mbrl_lab.protocols import WorldModel
@@ -30,15 +30,18 @@ Head = Callable[[Tensor, Tensor, Tensor], Tensor]
 class Ensemble(WorldModel):
     """`members` networks as one. The state is the observation; row blocks are predicted by one elite each.
 
-    Targets are the change of observation and the reward, standardised; with `gaussian` their variances too, within
-    learned bounds (Chua et al. 2018, appendix A.1). Terminations have networks of their own, since on a shared trunk
-    the Gaussian likelihood drowns them. `reward_fn` and `termination_fn` replace what would be learned.
+    Targets are the change of observation, or with `predicts: next` the next observation, and the reward. Each is
+    standardised apart, or with `target_scale: common` all are divided by one scale. With `gaussian` their variances are
+    predicted too, within learned bounds (Chua et al. 2018, appendix A.1). Terminations have networks of their own,
+    since on a shared trunk the Gaussian likelihood drowns them. `reward_fn` and `termination_fn` replace what would be
+    learned.
     `propagation`: ts_inf keeps a row with its member, ts1 draws a member at every step, expectation averages means.
     `noise`: Gaussian, added to the observations it learns from and to those it predicts, of this share of each one's
     absolute mean.
     """
 
     compilable = ("_imagine",)
+    differentiable = True
     measures_disagreement = True
     elite: Tensor
 
@@ -49,7 +52,11 @@ class Ensemble(WorldModel):
         elites: int,
         width: int,
         depth: int,
+        norm: bool,
+        dropout: float,
         gaussian: bool,
+        predicts: str,
+        target_scale: str,
         propagation: str,
         lr: float,
         weight_decay: float | Sequence[float],
@@ -68,11 +75,15 @@ class Ensemble(WorldModel):
         self.members, self.gaussian, self.propagation, self.clip = members, gaussian, propagation, clip
         self.trainer = trainer
         self.noise, self.reward_fn, self.termination_fn = noise, reward_fn, termination_fn
+        self.predicts_change = predicts == "delta"
+        self.common_scale = target_scale == "common"
         dim = spec.obs_shape[0]
         self.outputs = dim + 1
         self.inputs = Normaliser(dim + spec.action_dim)
         self.targets = Normaliser(self.outputs)
-        self.net = EnsembleMLP(members, dim + spec.action_dim, self.outputs * (1 + gaussian), width, depth)
+        self.net = EnsembleMLP(
+            members, dim + spec.action_dim, self.outputs * (1 + gaussian), width, depth, norm=norm, dropout=dropout
+        ).eval()
         self.max_logvar = nn.Parameter(torch.full((self.outputs,), 0.5))
         self.min_logvar = nn.Parameter(torch.full((self.outputs,), -10.0))
         self.termination = termination(members, dim)
@@ -98,7 +109,7 @@ class Ensemble(WorldModel):
         return self.trainer.fit(self, replay, updates)
 
     def imagine(self, state: Tree, action: Tensor) -> tuple[Tensor, Outcome]:
-        """One step; with gradients of state, action and weights, unless they are off."""
+        """One step. Gradients reach the state and the action, not the model's weights, which are constants here."""
         order = torch.randperm(len(state), device=state.device) if self.propagation == "ts1" else None
         if order is not None:
             state, action = state[order], action[order]
@@ -125,8 +136,8 @@ class Ensemble(WorldModel):
 
     def _imagine(self, elites: FrozenEnsemble, obs: Tensor, action: Tensor) -> tuple[Tensor, Outcome]:
         x = torch.cat([obs, self.spec.encode(action)], -1)
-        change, reward = self._sample(self._by_block(x, elites.net.predict))
-        next_obs = obs + change
+        predicted, reward = self._sample(self._by_block(x, elites.net.predict))
+        next_obs = obs + predicted if self.predicts_change else predicted
         if self.reward_fn is not None:
             reward = self.reward_fn(obs, action, next_obs)
         return next_obs, Outcome(reward, self._discount(elites, obs, action, next_obs))
@@ -143,7 +154,7 @@ class Ensemble(WorldModel):
         return discount * self._by_block(next_obs, partial(self.termination.learned, elites.termination))
 
     def _sample(self, out: Tensor) -> tuple[Tensor, Tensor]:
-        """Network outputs [N, O or 2 O] -> change of observation [N, D] and reward [N], drawn if Gaussian."""
+        """Network outputs [N, O or 2 O] -> change of observation, or the next one, [N, D] and reward [N]."""
         if self.gaussian:
             out, logvar = out.chunk(2, -1)
             std = (0.5 * self._bounded(logvar)).exp() * self.targets.scale
@@ -161,7 +172,9 @@ class Ensemble(WorldModel):
     def update(self, steps: Step, terminations: Step | None = None) -> tuple[Tensor, Metrics]:
         """Steps [L, B] for all members alike, or [L, K, B] for each its own; `terminations`: for that model."""
         t = steps.transitions()
+        self.net.train()  # with dropout, which predictions and validation are without
         loss = self.loss(self._by_member(self._noised(t)))
+        self.net.eval()
         if self.clip:
             self.opt.minimise_clipped(loss.sum(), self.clip)
         else:
@@ -199,11 +212,12 @@ class Ensemble(WorldModel):
         mean = out[..., : self.outputs]
         std = (0.5 * self._bounded(out[..., self.outputs :])).exp() if self.gaussian else None
         obs, action, ended = (x.flatten(0, 1) for x in (t.obs, t.action, t.terminal))
-        change = mean.mean(0)[:, :-1] * self.targets.scale[:-1] + self.targets.mean[:-1]
-        end = 1 - self._discount(self.elites(), obs, action, obs + change)
+        next_obs = mean.mean(0)[:, :-1] * self.targets.scale[:-1] + self.targets.mean[:-1]
+        next_obs = obs + next_obs if self.predicts_change else next_obs
+        end = 1 - self._discount(self.elites(), obs, action, next_obs)
         reward = None
         if self.reward_fn is not None:
-            reward = (self.reward_fn(obs, action, obs + change) - self.targets.mean[-1]) / self.targets.scale[-1]
+            reward = (self.reward_fn(obs, action, next_obs) - self.targets.mean[-1]) / self.targets.scale[-1]
         return validate_predictions(mean, std, target, end, ended, reward)
 
     def normalise(self, steps: Step) -> None:
@@ -211,7 +225,10 @@ class Ensemble(WorldModel):
         t = steps.transitions()
         self.inputs.fit(torch.cat([t.obs[0], self.spec.encode(t.action[0])], -1))
         t = self._noised(t)
-        self.targets.fit(torch.cat([t.next_obs[0] - t.obs[0], t.reward[0].unsqueeze(-1)], -1))
+        self.targets.fit(self._raw_targets(t.at(0)))
+        if self.common_scale:
+            # The root mean square, so that the outputs keep their proportions, as the unscaled ones of MBPO's authors.
+            self.targets.scale.fill_(self.targets.scale.square().mean().sqrt())
         self.thaw()
 
     def bound(self, steps: Step) -> None:
@@ -230,14 +247,13 @@ class Ensemble(WorldModel):
         self.thaw()
 
     def elites(self) -> FrozenEnsemble:
-        """The elites as they are now, ready to imagine with: kept until weights change, unless gradients are on."""
-        if torch.is_grad_enabled():
-            return self._fold()
+        """The elites as they are now, ready to imagine with: kept until weights change."""
         dtype = autocast_dtype(self.elite.device.type)
         if dtype not in self._frozen:
             self._frozen[dtype] = self._fold()
         return self._frozen[dtype]
 
+    @torch.no_grad()
     def _fold(self) -> FrozenEnsemble:
         width = self.net.biases[-1].shape[-1] - self.outputs
         scale, shift = F.pad(self.targets.scale, (0, width), value=1), F.pad(self.targets.mean, (0, width))
@@ -275,7 +291,12 @@ class Ensemble(WorldModel):
         return self.net(self.inputs(torch.cat([t.obs, self.spec.encode(t.action)], -1)))
 
     def _targets(self, t: Transition) -> Tensor:
-        return self.targets(torch.cat([t.next_obs - t.obs, t.reward.unsqueeze(-1)], -1))
+        return self.targets(self._raw_targets(t))
+
+    def _raw_targets(self, t: Transition) -> Tensor:
+        """[..., O]: the change of observation, or the next one, and the reward, in the environment's units."""
+        target = t.next_obs - t.obs if self.predicts_change else t.next_obs
+        return torch.cat([target, t.reward.unsqueeze(-1)], -1)
 
     def _bounded(self, logvar: Tensor) -> Tensor:
         logvar = self.max_logvar - F.softplus(self.max_logvar - logvar)

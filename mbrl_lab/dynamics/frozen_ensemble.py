@@ -1,7 +1,7 @@
 """FrozenEnsemble: an ensemble's elites with the standardisation folded into their layers.
 
-Imagination calls them thousands of times between two fits, so they are folded once and kept, without gradients. Where
-gradients are asked for, the same folding is part of the graph: values are equal, and gradients reach weights, too.
+Imagination calls them thousands of times between two fits, so they are folded once and kept. They are constants:
+gradients of a rollout reach states and actions, not the model's weights.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mbrl_lab.dynamics.normaliser import Normaliser
 from mbrl_lab.nets.ensemble import Layers, apply, in_autocast_dtype
+from mbrl_lab.nets.normaliser import Normaliser
 from mbrl_lab.nets.precision import autocast_dtype
 
 
@@ -41,16 +41,16 @@ def fold(layers: Layers, inputs: Normaliser, scale: Tensor, shift: Tensor) -> Fo
     if autocast_dtype(inputs.mean.device.type) != torch.float32:
         return Folded(in_autocast_dtype(layers), (inputs.mean.clone(), inputs.scale.clone()), (scale, shift))
     folded = list(layers)
-    weight, bias = folded[0]
+    weight, bias, *norm = folded[0]
     weight = weight / inputs.scale.unsqueeze(-1)
-    folded[0] = weight, bias - (inputs.mean @ weight).unsqueeze(1)
+    folded[0] = weight, bias - (inputs.mean @ weight).unsqueeze(1), *norm
     weight, bias = folded[-1]
     folded[-1] = weight * scale, bias * scale + shift
     return Folded(folded, None, None)
 
 
 def elite_layers(layers: Layers, elite: Tensor) -> Layers:
-    """The layers of some members. Where gradients are off they are constants."""
+    """The layers of some members."""
     return [tuple(p[elite] for p in layer) for layer in layers]
 
 

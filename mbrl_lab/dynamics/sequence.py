@@ -29,6 +29,7 @@ class SequenceModel(WorldModel):
     In the second half of `anneal_updates` its learning rate falls to a hundredth; 0: never.
     """
 
+    differentiable = True
     scale: Standardise | None
     opt: torch.optim.Optimizer
     updates: Tensor

@@ -36,7 +36,7 @@ def apply(
     return _chain(layers, x, activation, dropout, fp32_output)
 
 
-def _affine(bias: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+def affine(bias: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """[K, N, i] -> [K, N, o], or without K."""
     if torch.compiler.is_compiling():
         # Apart from the product, the compiler fuses the bias with the activation.
@@ -67,7 +67,7 @@ def _chain(layers: Layers, x: Tensor, activation: Activation, dropout: float, fp
     inplace = not torch.is_grad_enabled()
     overwrite = inplace or activation is nn.functional.relu  # ReLU's gradient follows from its output
     for w, b, *norm in hidden:
-        x = _affine(b, x, w)
+        x = affine(b, x, w)
         if dropout:
             x = nn.functional.dropout(x, dropout, inplace=inplace)
         if norm:
@@ -76,9 +76,9 @@ def _chain(layers: Layers, x: Tensor, activation: Activation, dropout: float, fp
         x = activation(x, inplace=overwrite)
 
     if not fp32_output:
-        return _affine(bias, x, weight)
+        return affine(bias, x, weight)
     with without_autocast(x.device.type):
-        return _affine(bias, x.float(), weight)
+        return affine(bias, x.float(), weight)
 
 
 def truncated_normal(members: int, inputs: int, outputs: int) -> tuple[Tensor, Tensor]:

@@ -255,7 +255,9 @@ def test_in_bfloat16_small_changes_about_large_means_are_seen() -> None:
     std = torch.tensor([0.03, 0.05, 0.04, 0.1, 0.5, 0.7, 1.0, 0.8, 2.0, 2.5, 4.0])
     spec, rows = EnvSpec((11,), torch.float32, 3, False), 512
     ends = partial(TerminationModel, width=64, depth=2, lr=3e-3, bounds=False, hazard=0.0)
-    model = Ensemble(spec, 2, 2, 64, 3, False, "ts_inf", 1e-3, 0.0, 0.0, 0.0, ends, trainer())
+    model = Ensemble(
+        spec, 2, 2, 64, 3, False, 0.0, False, "delta", "each", "ts_inf", 1e-3, 0.0, 0.0, 0.0, ends, trainer()
+    )
     obs = mean + std * torch.randn(rows, 11)
     both = torch.stack([obs, obs + 0.3 * std * torch.randn(rows, 11)])
     action, no = torch.rand(2, rows, 3) * 2 - 1, torch.zeros(2, rows, dtype=torch.bool)
@@ -359,3 +361,48 @@ def test_members_agree_where_they_saw_data(deterministic: Ensemble) -> None:
     obs, action = queries()
     near, far = deterministic.disagreement(obs, action), deterministic.disagreement(10 * obs, action)
     assert near.shape == (500,) and near.mean() < 0.1 and far.mean() > 5 * near.mean()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"predicts": "next"}, {"norm": True, "dropout": 0.01}, {"target_scale": "common"}],
+    ids=["next", "norm", "common"],
+)
+def test_it_learns_a_linear_system_with_other_targets_and_networks(settings: dict[str, object]) -> None:
+    torch.manual_seed(0)
+    model = fitted(**settings)
+    obs, action = queries()
+    after, outcome = model.imagine(obs, action)
+    expected = true_next(obs, action)
+    assert (after - expected).square().mean().sqrt() < 0.1
+    assert (outcome.reward - reward_of(expected)).square().mean().sqrt() < 0.3
+    assert torch.equal(model.imagine(obs, action)[0], after), "without dropout"
+
+
+def test_the_next_observation_is_predicted_without_the_present_one() -> None:
+    """A network of zeros predicts the mean change, or the mean observation."""
+    for predicts in ("delta", "next"):
+        model = ensemble(predicts=predicts)
+        replay = data(50)
+        model.normalise(replay.read(replay.transitions(), 2))
+        with torch.no_grad():
+            for p in model.net.parameters():
+                p.zero_()
+        model.thaw()
+        obs, action = queries()
+        after, _ = model.imagine(obs, action)
+        t = replay.read(replay.transitions(), 2).transitions()
+        mean = (
+            (t.next_obs - t.obs).mean((0, 1)) + obs if predicts == "delta" else t.next_obs.mean((0, 1)).expand_as(obs)
+        )
+        torch.testing.assert_close(after, mean, rtol=1e-4, atol=1e-4)
+
+
+def test_a_common_scale_keeps_the_proportions_of_the_targets() -> None:
+    model, replay = ensemble(target_scale="common"), data(50)
+    steps = replay.read(replay.transitions(), 2)
+    model.normalise(steps)
+    assert (model.targets.scale == model.targets.scale[0]).all()
+    t = steps.transitions().at(0)
+    raw = torch.cat([t.next_obs - t.obs, t.reward.unsqueeze(-1)], -1)
+    assert model.targets.scale[0].item() == pytest.approx(raw.var(0, correction=0).mean().sqrt().item(), rel=1e-4)

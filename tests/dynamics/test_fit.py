@@ -10,8 +10,8 @@ import torch
 from linear import SPEC, data, ensemble, fit, grown, trainer
 from torch import Tensor, nn
 
-from mbrl_lab.dynamics.normaliser import Normaliser
 from mbrl_lab.dynamics.validation import Validation
+from mbrl_lab.nets.normaliser import Normaliser
 from mbrl_lab.ops import hash_uniform
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Metrics, Step, Tree
