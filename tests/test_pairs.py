@@ -33,7 +33,8 @@ PLANNER = {"discrete": "mppi", "continuous": "cem", "grid": "mppi", "pixels": "m
 
 MODELS = ("analytic", "ensemble", "frames", "grid", "latent", "rssm_xs")
 """rssm_s and rssm_m are larger, and nothing else."""
-POLICIES = ("ddqn", "sac", "ppo", "actor_critic")
+POLICIES = ("ddqn", "sac", "crossq", "svg", "ppo", "actor_critic")
+DISCRETE = ("ddqn", "sac", "ppo", "actor_critic")
 PLANNERS = ("random_shooting", "cem", "icem", "mppi")
 
 TINY: dict[str, Any] = {
@@ -67,6 +68,7 @@ PAIRS: list[Pair] = [
 RUNS = {
     *product(("ddqn", "sac"), FAMILIES, ("",), ("sac",)),
     *product(("ddqn", "sac"), ("discrete", "grid", "pixels"), ("",), ("ddqn",)),
+    *product(("ddqn", "sac"), ("continuous",), ("",), ("crossq", "svg")),
     *product(("ppo",), FAMILIES, ("",), ("ppo",)),
     *product(("ppo",), ("discrete", "continuous"), ("",), ("actor_critic",)),
     *product(("mpc",), ("discrete", "continuous"), ("ensemble",), PLANNERS),
@@ -74,11 +76,16 @@ RUNS = {
     *product(("mpc",), ("continuous",), ("analytic", "ensemble", "latent", "rssm_xs"), ("cem",)),
     *product(("mpc",), ("grid",), ("analytic", "grid", "latent", "rssm_xs"), ("mppi", "mppi+ddqn")),
     *product(("mpc",), ("pixels",), ("frames", "latent", "rssm_xs"), ("mppi", "mppi+ddqn")),
-    *product(("mbpo",), ("discrete",), ("analytic", "ensemble", "latent", "rssm_xs"), POLICIES),
-    *product(("mbpo",), ("continuous",), ("analytic", "ensemble", "latent", "rssm_xs"), ("sac", "ppo", "actor_critic")),
+    *product(("mbpo",), ("discrete",), ("analytic", "ensemble", "latent", "rssm_xs"), DISCRETE),
+    *product(
+        ("mbpo",),
+        ("continuous",),
+        ("analytic", "ensemble", "latent", "rssm_xs"),
+        ("sac", "crossq", "svg", "ppo", "actor_critic"),
+    ),
     *product(("mbpo",), ("grid",), ("analytic", "grid"), ("ddqn", "sac", "ppo")),
     *product(("mbpo",), ("pixels",), ("frames",), ("ddqn", "sac", "ppo")),
-    *product(("mbpo",), ("grid", "pixels"), ("latent", "rssm_xs"), POLICIES),
+    *product(("mbpo",), ("grid", "pixels"), ("latent", "rssm_xs"), DISCRETE),
     *product(
         ("dreamer",), ("discrete", "continuous"), ("analytic", "ensemble", "latent", "rssm_xs"), ("actor_critic",)
     ),
@@ -134,7 +141,9 @@ def config(pair: Pair) -> DictConfig:
         cfg.pop("defaults")
     if algo == "mbpo":
         cfg.algo.rollouts.length = [2, 2, 0, 1]
-        cfg.algo.real_ratio = None if policy in ("ppo", "actor_critic") else 0.5
+        own_rollouts = policy in ("ppo", "actor_critic")
+        from_features = policy == "svg" and model in ("latent", "rssm_xs")
+        cfg.algo.real_ratio = None if own_rollouts else 1.0 if from_features else 0.5
     if "every" in cfg.algo:
         cfg.algo.every = 1000
     for key, value in TINY.items():

@@ -394,3 +394,20 @@ def test_stored_latents_resume_exactly(tmp_path: Path) -> None:
     stopped(words, tmp_path / "b", 83)
     whole(words, tmp_path / "b")
     assert_same_run(tmp_path / "a", tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options"),
+    [
+        ("mbpo_continuous", ["policy=svg", "algo.real_ratio=0.5", "algo.update.catch_up=3", "policy.horizon=2"]),
+        ("sac_continuous", ["policy=crossq", "policy.critic.width=16"]),
+        ("sac_continuous", ["policy.normalise_obs=true", "policy.critic.norm=true"]),
+    ],
+    ids=["svg", "crossq", "normalised"],
+)
+def test_other_policies_resume_exactly(recipe: str, options: list[str], tmp_path: Path) -> None:
+    words = arguments(recipe, "checkpoint.every=37", *options)
+    whole(words, tmp_path / "a")
+    stopped(words, tmp_path / "b", 73)
+    whole(words, tmp_path / "b")
+    assert_same_run(tmp_path / "a", tmp_path / "b")

@@ -8,8 +8,12 @@ import torch
 from torch import Tensor
 
 from mbrl_lab.ops import crossed
-from mbrl_lab.protocols import Algo
+from mbrl_lab.protocols import Algo, Policy
+from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Step
+
+MOMENTS = 10_000
+"""Steps that scales are taken from, at most."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +27,18 @@ class Updates:
     every: int
     """Environment steps between these times."""
 
+    catch_up: int = 1
+    """After the warm-up, so many times the usual number until its steps have had their gradient steps, too. 1: they
+    never get any."""
+
     def due(self, before: int, after: int, warmup: int) -> int:
         """How many gradient steps are due in (before, after], two counts of environment steps, past the warm-up."""
-        return self.number * crossed(max(before, warmup), max(after, warmup), self.every)
+        return self.number * crossed(self._learned(before, warmup), self._learned(after, warmup), self.every)
+
+    def _learned(self, step: int, warmup: int) -> int:
+        """Environment steps whose gradient steps are done at `step`, counted from `warmup` on."""
+        since = max(step - warmup, 0)
+        return warmup + min(self.catch_up * since, since + (warmup if self.catch_up > 1 else 0))
 
 
 class Learner(Algo):
@@ -49,6 +62,11 @@ class Learner(Algo):
     def random_action(self, step: Step) -> Tensor:
         """[B] actions drawn uniformly, for the newest step."""
         return self.spec.random(len(step.first), step.first.device)
+
+    def fit_normaliser(self, policy: Policy, replay: Replay) -> None:
+        """Give a policy the scales of real observations: of at most 10,000 steps, spread over replay."""
+        indices = replay.transitions()
+        policy.fit_normaliser(replay.read(indices[:: 1 + len(indices) // MOMENTS], 1).obs[0])
 
     def warmup_ends(self, before: int, after: int) -> bool:
         """Whether the warm-up's last step lies in (before, after], two counts of environment steps."""

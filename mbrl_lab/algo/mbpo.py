@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_map, tree_map_only
 
 from mbrl_lab.algo.imagined import Imagined, mean_length, mix
 from mbrl_lab.algo.learner import Learner, Updates
@@ -115,11 +115,15 @@ class MBPO(Learner):
         self.policy = policy(self.model.feature_spec)
         self.on_policy = self.policy.window is None
         uncertainty.check(self.model)
+        if self.policy.learns_through_model:
+            check_gradients(self.model, self.policy, real_ratio, reward_clip)
 
         self.every = every
         self.rollouts = rollouts
         self.uncertainty = uncertainty
         self.real = real_windows(real_ratio, self.on_policy, update.batch)
+        # A policy that learns from its own rollouts gets those of its newest weights at each update.
+        self.keeps_rollouts = not self.on_policy and self.real < update.batch
         self.update = update
         self.reward_clip = reward_clip
 
@@ -149,24 +153,32 @@ class MBPO(Learner):
             measured.add(self.fit_and_rollout(replay, after))
 
         for _ in range(self.update.due(before, after, self.warmup)):
-            measured.add(self.policy.update(clipped(self.sample_batch(replay, after), self.reward_clip)))
+            measured.add(self.update_policy(replay, after))
         return measured.means()
+
+    def update_policy(self, replay: Replay, step: int) -> Metrics:
+        """One update: on windows, or through the model from states that are real or come from rollouts."""
+        if self.policy.learns_through_model:
+            return self.policy.learn_through(self.model, self.sample_starts(replay))
+        return self.policy.update(clipped(self.sample_batch(replay, step), self.reward_clip))
 
     def fit_and_rollout(self, replay: Replay, step: int) -> Metrics:
         """Fit the model, and imagine the rollouts that the policy learns from until the next fit."""
         self.ready.fill_(True)
 
         # With real windows alone (real_ratio=1, an ablation) nothing learns from the model.
-        if self.real == self.update.batch:
+        if not (self.keeps_rollouts or self.on_policy or self.policy.learns_through_model):
             return {}
 
         metrics, trusted_horizon, _ = self.model.fit(replay)
         self.trusted_horizon = max(1, trusted_horizon or 1)
 
         states = self.model.start_states(replay, self.rollouts.starts)
-        if not self.on_policy:  # such a policy gets rollouts of its newest weights at each update
+        if self.keeps_rollouts:
             metrics = metrics | self.keep_rollouts(self.imagine(states, step))
 
+        if self.policy.normalises and self.model.feature_spec == self.model.spec:
+            self.fit_normaliser(self.policy, replay)
         if self.model.measures_disagreement:
             probe = tree_map_only(Tensor, lambda x: x[:PROBE], states)
             disagreement = self.model.disagreement(probe, self.policy.act(self.model.features(probe), True))
@@ -192,6 +204,15 @@ class MBPO(Learner):
         imagined = self.imagined_steps().sample(batch - self.real, window_of(self.policy), self.policy.n_step)
         return mix(self.sample_real(replay, self.real), imagined) if self.real else imagined
 
+    def sample_starts(self, replay: Replay) -> Tree:
+        """[batch] states of the model, a fraction `real_ratio` of them real."""
+        real, imagined = self.real, self.update.batch - self.real
+        states = self.model.start_states(replay, real) if real else None
+        if not imagined:
+            return states
+        branched = self.model.observe(None, self.imagined_steps().sample(imagined, 1).at(0))
+        return branched if states is None else tree_map(lambda *x: torch.cat(x), states, branched)
+
     def sample_real(self, replay: Replay, batch: int) -> Step:
         """[window, batch] real windows as the policy sees them."""
         return self.model.sample_features(replay, batch, window_of(self.policy), self.policy.n_step)
@@ -214,7 +235,7 @@ class MBPO(Learner):
 
     def allocate(self) -> None:
         self.model.check_memory()
-        if not self.on_policy:
+        if self.keeps_rollouts:
             # Rollouts are kept by fits: as many batches as there are fits in the epochs to keep.
             fits = max(1, self.rollouts.keep * self.rollouts.epoch // self.every)
             longest, device = self.rollouts.length[1], self.ready.device
@@ -233,6 +254,18 @@ class MBPO(Learner):
         self.model.load_trainer_state(state.get("trainer", {}))
         if "rows" in state:
             self.imagined_steps().set_extra_state(state)
+
+
+def check_gradients(model: WorldModel, policy: Policy, real_ratio: float | None, reward_clip: float) -> None:
+    """ValueError where a policy cannot follow gradients through the model."""
+    name = type(policy).__name__
+    if not model.differentiable:
+        allowed = "dynamics=ensemble, latent and rssm_* do"
+        raise ValueError(f"{name} follows gradients through the model, and {type(model).__name__} has none: {allowed}")
+    if reward_clip:
+        raise ValueError(
+            f"algo.reward_clip is {reward_clip}; with {name} it must be 0, as a clipped reward has no gradient"
+        )
 
 
 def real_windows(real_ratio: float | None, on_policy: bool, batch: int) -> int:

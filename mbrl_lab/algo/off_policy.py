@@ -15,6 +15,9 @@ from mbrl_lab.types import EnvSpec, Metrics, Step, Tree
 EPSILON = 1e-6
 """Added to priorities, so that a window of TD error 0 may be drawn again."""
 
+MOMENTS_EVERY = 1_000
+"""Environment steps between the times when the scales of observations are taken anew."""
+
 
 class OffPolicy(Learner):
     """Random actions during the warm-up, then the policy's, and gradient steps on windows drawn from all of replay.
@@ -67,6 +70,8 @@ class OffPolicy(Learner):
         # Evaluations during the warm-up use the untrained policy, but training still acts at random.
         if self.warmup_ends(before, after):
             self.ready.fill_(True)
+        if self.policy.normalises and self.fit_due(before, after, MOMENTS_EVERY):
+            self.fit_normaliser(self.policy, replay)
         for _ in range(self.update.due(before, after, self.warmup)):
             if self.priority_exponent:
                 measured.add(self.learn_by_priority(replay, self.beta(after)))

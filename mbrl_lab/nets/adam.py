@@ -39,8 +39,8 @@ class Adam(torch.optim.Adam):
     What torch.optim does around the arithmetic takes longer than the arithmetic of a small network.
     """
 
-    def __init__(self, params: Any, lr: float, eps: float = 1e-8) -> None:
-        super().__init__(params, lr, eps=eps, fused=True)
+    def __init__(self, params: Any, lr: float, eps: float = 1e-8, beta1: float = 0.9) -> None:
+        super().__init__(params, lr, (beta1, 0.999), eps, fused=True)
 
     def minimise(self, loss: Tensor) -> None:
         """A step along the gradient of a loss in this optimiser's parameters; no other parameter gets a gradient."""

@@ -30,6 +30,7 @@ from mbrl_lab.nets.adam import Adam
 from mbrl_lab.nets.encoder import MakeEncoder
 from mbrl_lab.nets.ensemble import uniform
 from mbrl_lab.nets.mlp import mlp
+from mbrl_lab.nets.normaliser import Normaliser
 from mbrl_lab.nets.precision import fp32_if_small
 from mbrl_lab.ops import polyak
 from mbrl_lab.protocols import Policy
@@ -203,6 +204,7 @@ class SAC(Policy):
         self,
         spec: EnvSpec,
         encoder: MakeEncoder,
+        normalise_obs: bool,
         width: int,
         depth: int,
         gamma: float,
@@ -215,6 +217,7 @@ class SAC(Policy):
         Args:
             spec: of the environment, or of a model's features.
             encoder: makes the encoder of observations, which actor and critics share.
+            normalise_obs: whether vectors are standardised by the moments of real observations.
             width: units of a hidden layer of actor and critics.
             depth: hidden layers.
             gamma: discount.
@@ -237,6 +240,9 @@ class SAC(Policy):
 
         # Networks. The critics' last layer is float32 even in bf16, which has every second number near 500 only.
         self.encoder = encoder(spec)
+        vectors = spec.obs_dtype == torch.float32 and len(spec.obs_shape) == 1
+        self.normalises = normalise_obs and vectors
+        self.inputs = Normaliser(spec.obs_shape[0]) if self.normalises else None
         dim = self.encoder.dim
         self.actor = mlp([dim, *[width] * depth, self.dist.actor_outputs])
         self.critic = EnsembleMLP(
@@ -266,7 +272,7 @@ class SAC(Policy):
 
     @torch.no_grad()
     def act(self, obs: Tensor, explore: bool) -> Tensor:
-        return self.dist.act(fp32_if_small(self.actor, self.encoder(obs)), explore)
+        return self.dist.act(fp32_if_small(self.actor, self.encode(obs)), explore)
 
     def update(self, steps: Step) -> Metrics:
         return self.update_weighted(steps, torch.ones_like(steps.reward[0]))[0]
@@ -280,10 +286,28 @@ class SAC(Policy):
         actor_loss, metrics = self.actor_loss(aux.features, aux.weight)
         self.actor_opt.minimise(actor_loss)
 
+        self.update_targets()
+        return aux.metrics | metrics, aux.td_error
+
+    def update_targets(self) -> None:
+        """Q' <- (1 - tau) Q' + tau Q."""
         # In the order in which the optimiser holds encoder and critics.
         targets = [*self.target_encoder.parameters(), *self.target_critic.parameters()]
         polyak(targets, self.critic_opt.param_groups[0]["params"], self.tau)
-        return aux.metrics | metrics, aux.td_error
+
+    @torch.no_grad()
+    def fit_normaliser(self, obs: Tensor) -> None:
+        """Standardise inputs by the moments of real observations [N, D] from now on."""
+        assert self.inputs is not None
+        self.inputs.fit(obs)
+
+    def standardised(self, obs: Tensor) -> Tensor:
+        """Observations as the networks read them."""
+        return obs if self.inputs is None else self.inputs(obs)
+
+    def encode(self, obs: Tensor) -> Tensor:
+        """[..., D]: features of observations, by the online encoder."""
+        return self.encoder(self.standardised(obs))
 
     def critic_loss(self, steps: Step, importance: Tensor) -> tuple[Tensor, CriticAux]:
         """J_Q (eq. 5): squared errors, summed over critics, averaged over valid transitions."""
@@ -291,7 +315,7 @@ class SAC(Policy):
         # Transitions across a boundary get weight 0; without them shapes would change, and compiled code with them.
         weight = t.valid / t.valid.sum().clamp(min=1)
 
-        features = self.encoder(t.obs)
+        features = self.encode(t.obs)
         q = self.dist.q_of(self.q_values(self.critic, features, t.action), t.action)
         td_error = q - self.target_q(t, self.log_alpha.detach().exp())
         loss = (td_error.square() * (importance * weight)).sum()
@@ -306,12 +330,17 @@ class SAC(Policy):
     def target_q(self, t: Transition, alpha: Tensor) -> Tensor:
         """[N]: y = r + gamma (1 - d) E[min_k Q'_k(s', a') - alpha log pi(a' | s')] (eqs. 2 and 3)."""
         # The actor reads the online encoder, as it does when it acts; target critics read theirs.
-        pi = self.dist.sample(self.actor(self.encoder(t.next_obs)))
-        q = self.q_values(self.target_critic, self.target_encoder(t.next_obs), pi.action)
+        next_obs = self.standardised(t.next_obs)
+        pi = self.dist.sample(self.actor(self.encoder(next_obs)))
+        q = self.q_values(self.target_critic, self.target_encoder(next_obs), pi.action)
+        v = pi.expectation(self.least_of(q) - alpha * pi.log_prob)
+        return t.reward + self.gamma * ~t.terminal * v
+
+    def least_of(self, q: Tensor) -> Tensor:
+        """[K, ...] -> [...]: the least of all critics, or of `target_subset` of them that are drawn anew each time."""
         if self.critics.target_subset is not None:
             q = q[torch.randperm(len(q), device=q.device)[: self.critics.target_subset]]
-        v = pi.expectation(q.amin(0) - alpha * pi.log_prob)
-        return t.reward + self.gamma * ~t.terminal * v
+        return q.amin(0)
 
     def actor_loss(self, features: Tensor, weight: Tensor) -> tuple[Tensor, Metrics]:
         """J_pi + J_alpha (eqs. 9 and 18) on features [N, D] that count `weight` [N]."""

@@ -1,0 +1,167 @@
+"""CrossQ: SAC without target networks, whose critics have batch renormalisation (Bhatt et al. 2024).
+
+An update on transitions (s, a, r, d, s') from replay:
+
+    a' ~ pi(. | s')
+    Q(s, a), Q(s', a') = one forward pass of both batches, so that the norms' moments are those of the mixture
+    y     = r + gamma (1 - d) (min_k Q_k(s', a') - alpha log pi(a' | s'))      without gradients
+    J_Q   = mean of sum_k (Q_k(s, a) - y)^2
+    every `policy_delay` updates: J_pi and J_alpha as in SAC, with the critics' running moments
+
+Continuous actions only, on vectors.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mbrl_lab.nets.adam import Adam
+from mbrl_lab.nets.batch_renorm import RenormMLP
+from mbrl_lab.policy.sac import SquashedGaussian, Temperature
+from mbrl_lab.protocols import Policy
+from mbrl_lab.types import EnvSpec, Metrics, Step, Transition
+
+
+@dataclass(frozen=True)
+class CrossQCritics:
+    """The critics Q_1 ... Q_K, one batched network."""
+
+    number: int
+    """K (CrossQ: 2)."""
+    width: int
+    """Units of a hidden layer (CrossQ: 2,048)."""
+
+
+@dataclass(frozen=True)
+class Renorm:
+    """Batch renormalisation."""
+
+    momentum: float
+    """Of the running moments (CrossQ: 0.99)."""
+    warmup: int
+    """Batches of plain batch normalisation at first (CrossQ: 100,000)."""
+
+
+@dataclass(frozen=True)
+class CrossQOptim:
+    """Adam, for all networks."""
+
+    lr: float
+    """Learning rate (CrossQ: 1e-3)."""
+    beta1: float
+    """Of the gradient's moving average (CrossQ: 0.5)."""
+    policy_delay: int
+    """Updates of the critics for each of the actor and alpha (CrossQ: 3)."""
+
+
+class CrossQ(Policy):
+    """See the top of this file. ValueError for discrete actions and for images."""
+
+    window = 2
+    n_step = 1
+    learns_by_priority = True
+    updates: Tensor
+
+    def __init__(
+        self,
+        spec: EnvSpec,
+        width: int,
+        depth: int,
+        gamma: float,
+        critic: CrossQCritics,
+        renorm: Renorm,
+        temperature: Temperature,
+        optim: CrossQOptim,
+    ) -> None:
+        """
+        Args:
+            spec: of the environment, or of a model's features.
+            width: units of a hidden layer of the actor.
+            depth: hidden layers of actor and critics.
+            gamma: discount.
+            critic: the critics.
+            renorm: batch renormalisation.
+            temperature: alpha and its target.
+            optim: Adam.
+        """
+        super().__init__()
+        if spec.discrete or len(spec.obs_shape) != 1:
+            raise ValueError("policy=crossq is for vectors and continuous actions: try policy=sac or ddqn")
+        self.number = critic.number
+        self.gamma = gamma
+        self.policy_delay = optim.policy_delay
+        self.dist = SquashedGaussian(spec.action_dim)
+        target = temperature.target_entropy
+        self.target_entropy = self.dist.default_target_entropy if target is None else target
+
+        dim, norm = spec.obs_shape[0], (renorm.momentum, renorm.warmup)
+        self.actor = RenormMLP(1, dim, self.dist.actor_outputs, width, depth, *norm)
+        self.critic = RenormMLP(critic.number, dim + spec.action_dim, 1, critic.width, depth, *norm)
+        self.log_alpha = nn.Parameter(torch.tensor(math.log(temperature.alpha)))
+        self.critic_opt = Adam(self.critic.parameters(), optim.lr, beta1=optim.beta1)
+        self.actor_opt = Adam([*self.actor.parameters(), self.log_alpha], optim.lr, beta1=optim.beta1)
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+        self.eval()
+
+    @torch.no_grad()
+    def act(self, obs: Tensor, explore: bool) -> Tensor:
+        return self.dist.act(self.actor(obs.unsqueeze(0)).squeeze(0), explore)
+
+    def update(self, steps: Step) -> Metrics:
+        return self.update_weighted(steps, torch.ones_like(steps.reward[0]))[0]
+
+    def update_weighted(self, steps: Step, importance: Tensor) -> tuple[Metrics, Tensor]:
+        """One step of the critics, and every `policy_delay` of the actor; see `SAC.update_weighted`."""
+        t = Transition(*(x.flatten(0, 1) for x in steps.transitions()))
+        weight = t.valid / t.valid.sum().clamp(min=1)
+
+        loss, td_error = self.critic_loss(t, importance * weight)
+        self.critic_opt.minimise(loss)
+        metrics: Metrics = {"policy/critic_loss": loss.detach() / self.number}
+
+        self.updates += 1
+        if int(self.updates) % self.policy_delay == 0:
+            actor_loss, actor_metrics = self.actor_loss(t.obs, weight)
+            self.actor_opt.minimise(actor_loss)
+            metrics |= actor_metrics
+        return metrics, t.valid * td_error
+
+    def critic_loss(self, t: Transition, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """J_Q, and the size of the critics' mean error [N]."""
+        alpha = self.log_alpha.detach().exp()
+        with torch.no_grad():
+            pi = self.dist.sample(self.actor(t.next_obs.unsqueeze(0)).squeeze(0))
+        assert pi.action is not None
+        both = torch.cat([torch.cat([t.obs, t.action], -1), torch.cat([t.next_obs, pi.action], -1)])
+        self.critic.train()
+        q, next_q = self.q_values(both).chunk(2, -1)
+        self.critic.eval()
+        v = next_q.detach().amin(0) - alpha * pi.log_prob.squeeze(-1)
+        td_error = q - (t.reward + self.gamma * ~t.terminal * v)
+        return (td_error.square() * weight).sum(), td_error.detach().mean(0).abs()
+
+    def actor_loss(self, obs: Tensor, weight: Tensor) -> tuple[Tensor, Metrics]:
+        """J_pi + J_alpha on observations [N, D] that count `weight` [N]."""
+        alpha = self.log_alpha.detach().exp()
+        self.actor.train()
+        pi = self.dist.sample(self.actor(obs.unsqueeze(0)).squeeze(0))
+        self.actor.eval()
+        assert pi.action is not None
+        log_prob, q = pi.log_prob.squeeze(-1), self.q_values(torch.cat([obs, pi.action], -1)).amin(0)
+        loss = ((alpha * log_prob - q) * weight).sum()
+        entropy = -(log_prob * weight).sum().detach()
+        metrics: Metrics = {
+            "policy/actor_loss": loss.detach(),
+            "policy/alpha": alpha,
+            "policy/entropy": entropy,
+            "policy/q": (q * weight).sum().detach(),
+        }
+        return loss + self.log_alpha * (entropy - self.target_entropy), metrics
+
+    def q_values(self, x: Tensor) -> Tensor:
+        """[N, D + A] -> [K, N]."""
+        return self.critic(x.expand(self.number, *x.shape)).squeeze(-1)

@@ -1,0 +1,150 @@
+"""SVG: soft actor-critic whose actor and critics look `horizon` steps ahead in a differentiable world model.
+
+An update on an imagined rollout of H steps from states s_0, with a_t ~ pi(. | s_t), rewards r_t and continue
+probabilities c_t; Q' are the target critics:
+
+    G_H    = Q(s_H, a_H)                                            mean of the online critics
+    G_t    = r_t + gamma c_t (G_t+1 - alpha log pi(a_t+1 | s_t+1))
+    J_pi   = mean of alpha log pi(a_0 | s_0) - G_0                  actor_loss; gradients through model and policy
+    y_t    = G_t with min_k Q'_k(s_H, a_H) at the end               expanded_returns, without gradients
+    J_Q    = mean over t of w_t sum_k (Q_k(s_t, a_t) - y_t)^2       w_t = c_0 ... c_t-1
+    J_alpha, Q' as in SAC
+
+The actor's loss is that of stochastic value gradients (Heess et al. 2015; with entropy: Amos et al. 2021), the target
+is model-based value expansion (Feinberg et al. 2018). With H = 0 both would be SAC's. Settings follow Kubo et al.
+(2025).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mbrl_lab.nets import EnsembleMLP
+from mbrl_lab.nets.encoder import MakeEncoder
+from mbrl_lab.policy.actor_critic import reach_probability
+from mbrl_lab.policy.sac import SAC, ActionSample, Critics, SACOptim, Temperature
+from mbrl_lab.protocols import WorldModel
+from mbrl_lab.types import EnvSpec, Metrics, Trajectory, Tree
+
+
+class SoftRollout(NamedTuple):
+    """An imagined rollout of the policy, with what entropy adds."""
+
+    steps: Trajectory
+    log_prob: Tensor  # [H + 1, B]: log pi(a_t | s_t)
+    last_action: Tensor  # [B, A]: a_H
+
+
+class SVG(SAC):
+    """See the top of this file. ValueError for discrete actions, which pass no gradients."""
+
+    learns_through_model = True
+    compilable = ("value_gradient_loss", "expansion_loss")
+
+    def __init__(
+        self,
+        spec: EnvSpec,
+        horizon: int,
+        clip: float,
+        encoder: MakeEncoder,
+        normalise_obs: bool,
+        width: int,
+        depth: int,
+        gamma: float,
+        tau: float,
+        critic: Critics,
+        temperature: Temperature,
+        optim: SACOptim,
+    ) -> None:
+        """
+        Args:
+            spec: of the model's features.
+            horizon: H, at least 1.
+            clip: largest norm of the actor's gradient; 0: not clipped.
+
+        The others are SAC's.
+        """
+        if spec.discrete:
+            raise ValueError("policy=svg follows gradients through actions, which must be continuous: try policy=sac")
+        super().__init__(spec, encoder, normalise_obs, width, depth, gamma, tau, critic, temperature, optim)
+        self.horizon = horizon
+        self.clip = clip
+
+    def learn_through(self, model: WorldModel, state: Tree) -> Metrics:
+        """One step of all networks on a rollout from states [B]; the model gets no gradients."""
+        rollout = self.imagine(model, state)
+        actor_loss, metrics = self.value_gradient_loss(rollout)
+        norm = self.actor_opt.minimise_clipped(actor_loss, self.clip)
+
+        # The critics learn from the rollout that the actor as it was made.
+        rollout = SoftRollout(Trajectory(*(x.detach() for x in rollout.steps)), *(x.detach() for x in rollout[1:]))
+        critic_loss, critic_metrics = self.expansion_loss(rollout)
+        self.critic_opt.minimise(critic_loss)
+        self.update_targets()
+        return metrics | critic_metrics | {"policy/gradient_norm": norm}
+
+    def imagine(self, model: WorldModel, state: Tree) -> SoftRollout:
+        """H steps of the policy in the model, differentiable in the policy's parameters."""
+        drawn: list[ActionSample] = []
+
+        def choose(features: Tensor) -> Tensor:
+            drawn.append(self.dist.sample(self.actor(self.encode(features))))
+            action = drawn[-1].action
+            assert action is not None
+            return action
+
+        steps = model.imagine_trajectory(choose, state, self.horizon)
+        last_action = choose(steps.features[-1])
+        return SoftRollout(steps, torch.stack([x.log_prob.squeeze(-1) for x in drawn]), last_action)
+
+    def value_gradient_loss(self, rollout: SoftRollout) -> tuple[Tensor, Metrics]:
+        """J_pi + J_alpha."""
+        alpha = self.log_alpha.detach().exp()
+        last_value = self.q_of(self.critic, rollout.steps.features[-1], rollout.last_action).mean(0)
+        returns = soft_returns(rollout, last_value, self.gamma, alpha)
+        loss = (alpha * rollout.log_prob[0] - returns[0]).mean()
+        entropy = -rollout.log_prob.detach().mean()
+        metrics: Metrics = {
+            "policy/actor_loss": loss.detach(),
+            "policy/alpha": alpha,
+            "policy/entropy": entropy,
+            "policy/imagined_reward": rollout.steps.reward.detach().mean(),
+        }
+        return loss + self.alpha_loss(entropy), metrics
+
+    def expansion_loss(self, rollout: SoftRollout) -> tuple[Tensor, Metrics]:
+        """J_Q over all steps of a rollout without gradients."""
+        target = self.expanded_returns(rollout)
+        features, action = rollout.steps.features[:-1].flatten(0, 1), rollout.steps.action.flatten(0, 1)
+        q = self.q_of(self.critic, features, action)
+        weight = reach_probability(rollout.steps.discount).flatten()
+        weight = weight / weight.sum()
+        loss = ((q - target.flatten()).square() * weight).sum()
+        metrics: Metrics = {
+            "policy/critic_loss": loss.detach() / self.critics.number,
+            "policy/q": (q.detach().mean(0) * weight).sum(),
+        }
+        return loss, metrics
+
+    @torch.no_grad()
+    def expanded_returns(self, rollout: SoftRollout) -> Tensor:
+        """[H, B]: y_t, the model's rewards up to the horizon and the target critics after it."""
+        last_value = self.least_of(self.q_of(self.target_critic, rollout.steps.features[-1], rollout.last_action))
+        return soft_returns(rollout, last_value, self.gamma, self.log_alpha.exp())
+
+    def q_of(self, critic: EnsembleMLP, features: Tensor, action: Tensor) -> Tensor:
+        """[K, N]: Q_k(s, a)."""
+        return self.q_values(critic, self.encode(features), action).squeeze(-1)
+
+
+def soft_returns(rollout: SoftRollout, last_value: Tensor, gamma: float, alpha: Tensor) -> Tensor:
+    """[H, B]: G_t, where `last_value` [B] is that of the last state and action."""
+    cont, reward = rollout.steps.discount, rollout.steps.reward
+    returns, after = [], last_value
+    for t in reversed(range(len(reward))):
+        after = reward[t] + gamma * cont[t] * (after - alpha * rollout.log_prob[t + 1])
+        returns.append(after)
+    return torch.stack(returns[::-1])

@@ -1,0 +1,128 @@
+"""SVG's gradients, targets and learning against known answers: finite differences, sums by hand, a linear system."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mbrl_lab.dynamics import Analytic
+from mbrl_lab.nets.encoder import Vector
+from mbrl_lab.policy import SVG
+from mbrl_lab.policy.sac import Critics, SACOptim, Temperature
+from mbrl_lab.types import EnvSpec
+
+SPEC = EnvSpec((2,), torch.float32, 1, discrete=False)
+A = torch.tensor([[1.0, 0.1], [-0.1, 0.9]])
+B = torch.tensor([[0.0], [0.5]])
+COST = torch.tensor([1.0, 0.3])
+EFFORT = 0.2
+
+
+def linear(terminates: float = torch.inf) -> Analytic:
+    """x' = A x + B u with a quadratic cost; episodes terminate where the first coordinate is above `terminates`."""
+    return Analytic(
+        SPEC,
+        lambda x, u: x @ A.T + u @ B.T,
+        lambda x, u, after: -(COST * after.square()).sum(-1) - EFFORT * u.square().sum(-1),
+        lambda x, u, after: after[:, 0] > terminates,
+    )
+
+
+def svg(spec: EnvSpec = SPEC, **changed: Any) -> SVG:
+    torch.manual_seed(0)
+    settings: dict[str, Any] = {
+        "horizon": 3,
+        "clip": 0.0,
+        "encoder": Vector,
+        "normalise_obs": False,
+        "width": 16,
+        "depth": 2,
+        "gamma": 0.9,
+        "tau": 0.1,
+        "critic": Critics(number=3, target_subset=2, norm=True, dropout=0.0),
+        "temperature": Temperature(alpha=0.1, target_entropy=None, entropy_fraction=0.98),
+        "optim": SACOptim(actor_lr=1e-2, critic_lr=1e-2, alpha_lr=0.0),
+    }
+    return SVG(spec, **settings | changed)
+
+
+@pytest.mark.parametrize("horizon", [1, 3])
+def test_the_actors_gradient_is_that_of_finite_differences(horizon: int) -> None:
+    # With alpha = 1 the loss of log alpha is 0, whose value would change with the entropy.
+    temperature = Temperature(alpha=1.0, target_entropy=None, entropy_fraction=0.98)
+    policy, model, states = svg(horizon=horizon, temperature=temperature), linear(), torch.randn(5, 2)
+    weight = policy.actor[0].weight
+
+    def loss() -> Tensor:
+        torch.manual_seed(1)  # the same noise at every call
+        return policy.value_gradient_loss(policy.imagine(model, states))[0]
+
+    (gradient,) = torch.autograd.grad(loss(), [weight])
+    i, j = divmod(int(gradient.abs().argmax()), 2)
+    with torch.no_grad():
+        weight[i, j] += 0.01
+        above = loss()
+        weight[i, j] -= 0.02
+        below = loss()
+    assert gradient[i, j].item() == pytest.approx((above - below).item() / 0.02, rel=0.01)
+
+
+def test_targets_are_the_models_rewards_and_the_target_critics_at_the_end() -> None:
+    policy, model = svg(critic=Critics(2, None, False, 0.0)), linear(terminates=0.5)
+    with torch.no_grad():
+        rollout = policy.imagine(model, torch.randn(20, 2))
+        target = policy.expanded_returns(rollout)
+        steps, alpha = rollout.steps, 0.1
+        last = torch.cat([steps.features[-1], rollout.last_action], -1)
+        last_q = policy.target_critic(last.expand(2, -1, -1)).squeeze(-1).amin(0)
+    assert 0 < steps.discount.mean() < 1, "some terminate and some do not"
+
+    for b in range(20):
+        for t in range(3):
+            expected, factor = 0.0, 1.0
+            for k in range(t, 3):
+                expected += factor * float(steps.reward[k, b])
+                factor *= 0.9 * float(steps.discount[k, b])
+                expected -= factor * alpha * float(rollout.log_prob[k + 1, b])
+            expected += factor * float(last_q[b])
+            assert float(target[t, b]) == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def test_states_after_a_termination_teach_the_critics_nothing() -> None:
+    policy, model = svg(), linear(terminates=-100.0)  # every first step terminates
+    with torch.no_grad():
+        rollout = policy.imagine(model, torch.randn(20, 2))
+    torch.manual_seed(3)
+    loss, _ = policy.expansion_loss(rollout)
+    reward = rollout.steps.reward.clone()
+    reward[1:] += 50
+    later = rollout._replace(steps=rollout.steps._replace(reward=reward))
+    torch.manual_seed(3)
+    assert policy.expansion_loss(later)[0].item() == pytest.approx(loss.item())
+    assert (policy.expanded_returns(rollout)[0] == rollout.steps.reward[0]).all()
+
+
+def test_it_finds_the_gain_of_the_linear_regulator() -> None:
+    """The best linear feedback u = -K x of the discounted problem, by iterating Riccati's equation."""
+    gamma, p = 0.9, torch.zeros(2, 2)
+    q = torch.diag(COST)
+    for _ in range(200):
+        s = q + p  # the cost is paid in the state that the action leads to
+        k = torch.linalg.solve(EFFORT + B.T @ s @ B, B.T @ s @ A)
+        p = gamma * (A.T @ s @ (A - B @ k))
+
+    policy = svg(temperature=Temperature(1e-3, None, 0.98), width=32, critic=Critics(2, None, False, 0.0))
+    model = linear()
+    for _ in range(250):
+        policy.learn_through(model, torch.rand(64, 2) - 0.5)
+    states = torch.rand(200, 2) * 0.8 - 0.4
+    error = policy.act(states, False) - -(states @ k.T)
+    assert error.abs().mean() < 0.15 * (states @ k.T).abs().mean()
+
+
+def test_discrete_actions_are_refused() -> None:
+    with pytest.raises(ValueError, match="policy=sac"):
+        svg(spec=EnvSpec((2,), torch.float32, 2, discrete=True))
