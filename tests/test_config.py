@@ -142,6 +142,8 @@ def every_config() -> list[DictConfig]:
         compose_config(["algo=ddqn", "env=breakout", "encoder=impala"]),
         compose_config(["env=gym", "env.id=CartPole-v1"]),
         compose_config(["algo=sac", "env=dmc"]),
+        compose_config(["algo=sac", "env=pendulum", "policy=crossq"]),
+        compose_config(["algo=mbpo", "env=pendulum", "policy=svg"]),
         compose_config(["launcher=parallel"]),
         compose_config(["launcher=slurm"]),
     ]

@@ -151,6 +151,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "value.update.batch": integer(1),
     "value.update.number": integer(1),
     "value.update.every": integer(1),
+    "value.update.catch_up": integer(1),
     "value.reward_clip": number(0),
     "encoder.hidden": integer(0, 65536),
     "encoder.width": integer(1, 64),
