@@ -94,6 +94,8 @@ class OtherDevice:
         self.stack = ExitStack()
         for name, value in self._cuda().items():
             self.stack.enter_context(mock.patch.object(torch.cuda, name, value))
+        # Optimizers ask it whether a graph is being captured, and a build for CUDA would ask the driver.
+        self.stack.enter_context(mock.patch.object(torch.accelerator, "current_accelerator", lambda *_, **__: None))
         self.stack.enter_context(mock.patch.object(torch._C, "_group_tensors_by_device_and_dtype", _grouped))
         for name, value in self._autocast().items():
             self.stack.enter_context(mock.patch.object(torch, name, value))

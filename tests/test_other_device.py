@@ -149,6 +149,16 @@ def test_training_is_that_of_the_cpu(gpu: OtherDevice, make: type[torch.optim.Op
     assert all(torch.equal(a, b.cpu()) for a, b in zip(*(net.parameters() for net in nets), strict=True))
 
 
+def test_optimizers_do_not_ask_the_driver_which_a_build_for_cuda_may_lack(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with PyTorch's build for CUDA where there is no GPU, whichever build is installed."""
+    monkeypatch.setattr(torch._C, "_accelerator_getAccelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch._C, "_accelerator_getDeviceIndex", lambda: pytest.fail("asked the driver"))
+    with OtherDevice():
+        net = nn.Linear(3, 1).to("cuda")
+        net(there(2, 3)).sum().backward()
+        torch.optim.Adam(net.parameters()).step()
+
+
 def test_a_gradient_goes_back_to_where_its_tensor_is(gpu: OtherDevice) -> None:
     x = torch.ones(3, requires_grad=True)
     (x.to("cuda") * there(3)).sum().backward()

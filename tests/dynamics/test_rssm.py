@@ -186,6 +186,7 @@ def test_it_learns_a_grid() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # torch's compiler looks at it
+@pytest.mark.filterwarnings("ignore:Guards may run slower:RuntimeWarning")  # torch's, on Python 3.13.0 alone
 def test_its_steps_can_be_compiled_for_any_number_of_rows() -> None:
     """By the compiler's tracer alone: the code that it would write takes minutes."""
     model = rssm()
