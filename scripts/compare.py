@@ -2,7 +2,7 @@
 
 import sys
 
-from mbrl_lab.cli.compare import main
+from mbrl_lab.cli.__main__ import load
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    raise SystemExit(load("compare")(sys.argv[1:]))

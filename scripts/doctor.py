@@ -2,10 +2,11 @@
 
 import sys
 
-try:
-    from mbrl_lab.cli.doctor import main
-except ModuleNotFoundError as error:
-    raise SystemExit(f"missing: {error.name} is not installed: make setup, or pip install -e .") from None
-
 if __name__ == "__main__":
+    try:
+        from mbrl_lab.cli.__main__ import load
+
+        main = load("doctor")
+    except ModuleNotFoundError as error:
+        raise SystemExit(f"missing: {error.name} is not installed: make setup, or pip install -e .") from None
     raise SystemExit(main(sys.argv[1:]))

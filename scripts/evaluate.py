@@ -2,7 +2,7 @@
 
 import sys
 
-from mbrl_lab.cli.evaluate import main
+from mbrl_lab.cli.__main__ import load
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    raise SystemExit(load("evaluate")(sys.argv[1:]))

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from mbrl_lab.cli.tune import main
+from mbrl_lab.cli.__main__ import load
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:], Path(__file__).resolve().with_name("train.py")))
+    raise SystemExit(load("tune")(sys.argv[1:], Path(__file__).resolve().with_name("train.py")))

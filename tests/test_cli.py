@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import runpy
+import signal
 import sys
 import tomllib
 from importlib import import_module
@@ -10,6 +12,7 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
+from other_process import forked
 
 from mbrl_lab.cli import doctor
 from mbrl_lab.cli.__main__ import COMMANDS
@@ -29,7 +32,31 @@ def test_every_command_has_a_file_and_a_script(name: str) -> None:
     main = import_module(f"mbrl_lab.cli.{name}").main
     required = [p for p in inspect.signature(main).parameters.values() if p.default is p.empty]
     assert len(required) <= 1, "it is called with the words alone"
-    assert f"mbrl_lab.cli.{name} import main" in (ROOT / "scripts" / f"{name}.py").read_text()
+    assert f'load("{name}")' in (ROOT / "scripts" / f"{name}.py").read_text()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_ctrl_c_while_torch_is_imported_is_quiet(name: str, tmp_path: Path) -> None:
+    class Interrupted:
+        """Ctrl-C comes with torch, from a terminal; and somebody who imports it catches all that may be raised."""
+
+        def find_spec(self, imported: str, path: object, target: object = None) -> None:
+            if imported == "torch":
+                try:
+                    signal.raise_signal(signal.SIGINT)
+                except BaseException as error:
+                    raise ImportError from error
+
+    def start() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for module in [module for module in sys.modules if module.partition(".")[0] in ("mbrl_lab", "torch")]:
+            del sys.modules[module]
+        sys.meta_path.insert(0, Interrupted())  # type: ignore[arg-type]
+        runpy.run_path(str(ROOT / "scripts" / f"{name}.py"), run_name="__main__")
+
+    process = forked(start, tmp_path)
+    process.join()
+    assert (process.exitcode, (tmp_path / "err").read_text()) == (130, "")
 
 
 def test_its_first_word_chooses(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+from collections.abc import Callable
 from importlib import import_module
+from typing import Any
 
 COMMANDS = {
     "train": "train what words such as algo=mpc env=cartpole compose, or go on with a run",
@@ -13,6 +17,19 @@ COMMANDS = {
     "tune": "search for settings",
     "doctor": "examine this machine, or the parts of a job",
 }
+
+
+def load(name: str) -> Callable[..., Any]:
+    """The function of a command. Ctrl-C while torch is imported, which takes seconds, exits with 130, quietly."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:  # elsewhere Ctrl-C is ignored, or somebody's own
+        # No exception: a library that is being imported may catch it, and go on.
+        signal.signal(signal.SIGINT, lambda number, frame: os._exit(128 + number))
+    try:
+        return import_module(f"mbrl_lab.cli.{name}").main
+    finally:
+        if before is signal.default_int_handler:
+            signal.signal(signal.SIGINT, before)
 
 
 def main() -> int:
@@ -27,7 +44,7 @@ def main() -> int:
         print(f"error: mbrl-lab has no command {name!r}; it has {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     sys.argv = [f"mbrl-lab {name}", *rest]
-    return import_module(f"mbrl_lab.cli.{name}").main(rest) or 0
+    return load(name)(rest) or 0
 
 
 if __name__ == "__main__":
