@@ -89,6 +89,12 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "group": (["plannr=cem"], ["plannr=cem", "did you mean planner?"]),
     "key": (["planner.horizn=3"], ["planner.horizn=3", "did you mean planner.horizon?"]),
     "key without a like": (["zzz.qqq=3"], ["zzz.qqq=3", "--cfg job"]),
+    "a key without its part": (["device=cuda"], ["device=cuda", "did you mean replay.device or runtime.device?"]),
+    "an old name in a part nobody uses": (["policy.epsilon_end=0"], ["policy.epsilon_end=0: algo=mpc uses no policy"]),
+    "a new name in a part nobody uses": (
+        ["algo=ddqn", "algo.fit.batch=2"],
+        ["algo.fit.batch=2: algo=ddqn uses no dynamics"],
+    ),
     "root key": (["step=100"], ["step=100", "did you mean steps?"]),
     "grammar": (["steps=[1"], ["steps=[1", "written 'steps=\"[1\"'"]),
     "a word": (["cartpole"], ["cartpole", "key=value"]),

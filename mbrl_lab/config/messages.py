@@ -12,8 +12,11 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from yaml import YAMLError
 
 from mbrl_lab.config.command_line import as_shell, parsed
-from mbrl_lab.config.renamed import answer_key
+from mbrl_lab.config.renamed import answer_key, new_name
 from mbrl_lab.tracking.folder import one_line
+
+SHOWN = 4
+"""Settings of several parts that have the same name."""
 
 
 def explain(error: Exception, overrides: Sequence[str], confs: Sequence[Path], keys: Iterable[str]) -> str:
@@ -29,7 +32,7 @@ def explain(error: Exception, overrides: Sequence[str], confs: Sequence[Path], k
     if isinstance(error, MissingConfigException) and (found := re.search(r"Could not (?:find|load) '([^']+)'", text)):
         return missing(found[1], confs)
     if found := re.search(r"Could not override '([^']+)'", text):
-        return _unknown(found[1], overrides, confs, set(keys))
+        return _unknown(found[1], overrides, confs, list(keys))
     if isinstance(error, OverrideParseException):
         return _unreadable(str(error.override), text.splitlines()[0])
     if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
@@ -89,19 +92,22 @@ def missing(name: str, confs: Sequence[Path], given: str | None = None) -> str:
     return f"{group}={value} does not exist{did_you_mean(value, options)} {group} can be: {', '.join(options)}"
 
 
-def _unknown(key: str, overrides: Sequence[str], confs: Sequence[Path], keys: set[str]) -> str:
-    if renamed := answer_key(key):
-        return renamed
+def _unknown(key: str, overrides: Sequence[str], confs: Sequence[Path], keys: Sequence[str]) -> str:
     given = next((o for o in overrides if re.match(rf"[+~]*{re.escape(key)}(=|$)", o)), key)
-    head = key.partition(".")[0].partition("/")[0]
+    # Where nobody uses the part, the new name of one of its settings would be refused as well.
+    head = new_name(key).partition(".")[0].partition("/")[0]
     groups = groups_of(confs)
     if head in groups and head not in {k.partition(".")[0] for k in keys}:
         if head == "launcher":
             return f"{given}: launcher=local has no settings; add launcher=parallel or launcher=slurm"
         algo = next((o.partition("=")[2] for o in reversed(overrides) if o.startswith("algo=")), "mpc")
         return f"{given}: algo={algo} uses no {head}; leave it out"
+    if renamed := answer_key(key):
+        return renamed
     names = {p for k in keys for p in _prefixes(k)} | groups
-    return f"{given}: there is no setting {key!r}{did_you_mean(key, names)} `--cfg job` shows all of them"
+    whole = [k for k in keys if k.endswith(f".{key}")][:SHOWN]  # a setting without the part that it belongs to
+    meant = f"; did you mean {' or '.join(whole)}?" if whole else did_you_mean(key, names)
+    return f"{given}: there is no setting {key!r}{meant} `--cfg job` shows all of them"
 
 
 def groups_of(confs: Sequence[Path]) -> set[str]:

@@ -166,14 +166,16 @@ METRICS: dict[str, str] = {
 """Logged metric -> logged metric, as in `stop.metric`."""
 
 
+def new_name(key: str) -> str:
+    """The name that a setting has today, which is its own unless it was renamed."""
+    return next((f"{KEYS[old]}{key.removeprefix(old)}" for old in prefixes(key) if old in KEYS), key)
+
+
 def answer_key(key: str) -> str | None:
     """One line about a setting, or a `group=option`, whose name is old; None for any other."""
-    for old in prefixes(key):
-        if old in KEYS:
-            return f"{key} is now {KEYS[old]}{key.removeprefix(old)}"
-        if old in GONE:
-            return f"{key} is gone: {GONE[old]}"
-    return None
+    if (new := new_name(key)) != key:
+        return f"{key} is now {new}"
+    return next((f"{key} is gone: {GONE[old]}" for old in prefixes(key) if old in GONE), None)
 
 
 def answer_config(config: Mapping[str, Any]) -> str | None:
