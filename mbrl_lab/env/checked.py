@@ -51,8 +51,12 @@ class Checked(gymnasium.Wrapper):
 
 
 def checked(make: Callable[[], gymnasium.Env]) -> gymnasium.Env:
-    """What `make()` builds, within a Checked unless there is one in it already."""
+    """What `make()` builds, within a Checked unless there is one in it already. ValueError for no environment."""
+    if not callable(make):
+        raise ValueError(f"env.make is {named(make)}; it must make environments, so env.make._partial_ must be true")
     env = make()
+    if not isinstance(env, gymnasium.Env):
+        raise ValueError(f"env.make made {named(env)}; it must make a gymnasium.Env")
     return env if any(isinstance(layer, Checked) for layer in layers(env)) else Checked(env)
 
 

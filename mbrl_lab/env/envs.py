@@ -16,7 +16,7 @@ from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
-from mbrl_lab.env.checked import checked
+from mbrl_lab.env.checked import checked, named
 from mbrl_lab.env.observations import Frames, advice
 from mbrl_lab.env.vector import close_safely, vectorised
 from mbrl_lab.types import EnvSpec, Step
@@ -86,6 +86,8 @@ class Envs:
         self._suspended = False  # lent or put away: the next step replays the unfinished episodes first
         self._borrowed = False  # the simulators belong to another Envs
         self.vector: Any = self._build()
+        if not isinstance(self.vector, VectorEnv):
+            raise ValueError(f"env.make_vector made {named(self.vector)}; it must make a gymnasium.vector.VectorEnv")
 
         self.trusted = getattr(self.vector, "trusted_infos", ()) if make_vector else TRUSTED
         spaces = self.vector.single_observation_space, self.vector.single_action_space

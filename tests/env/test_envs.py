@@ -222,6 +222,24 @@ def test_spaces_that_no_part_can_use(observation: gymnasium.Space, action: gymna
         spec_of(observation, action)
 
 
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: None, r"^env\.make made None; it must make a gymnasium\.Env$"),
+        (lambda: ("an environment", {}), r"^env\.make made a tuple of 2; it must"),
+        (gymnasium.Env(), r"^env\.make is <gymnasium.*env\.make\._partial_ must be true$"),
+    ],
+)
+def test_what_makes_no_environment_is_rejected(make: Callable[[], gymnasium.Env], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Envs(make, 2, 0)
+
+
+def test_what_makes_no_vector_environment_is_rejected() -> None:
+    with pytest.raises(ValueError, match=r"^env\.make_vector made 3; it must make a gymnasium\.vector\.VectorEnv$"):
+        Envs(Counting, 3, 0, make_vector=lambda num: num)
+
+
 def test_continuous_actions_are_rescaled() -> None:
     env = make_gym("Pendulum-v1")
     assert env.action_space == gymnasium.spaces.Box(-1, 1, (1,), np.float32)
