@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import random
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -16,6 +18,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from mbrl_lab.env import Envs, Episode, episode_seed
+from mbrl_lab.env.gym import SET_LIMIT
 from mbrl_lab.monitor import Monitor
 from mbrl_lab.ops import Means, crossed
 from mbrl_lab.protocols import Algo
@@ -24,7 +27,7 @@ from mbrl_lab.scores import Reference, summary
 from mbrl_lab.tracking.checkpoint import Checkpoint
 from mbrl_lab.tracking.folder import RunFolder
 from mbrl_lab.tracking.progress import EvaluationNote
-from mbrl_lab.tracking.signals import Signals
+from mbrl_lab.tracking.signals import UNDRAWN, Signals
 from mbrl_lab.tracking.state import (
     load_module_state,
     module_state,
@@ -34,6 +37,8 @@ from mbrl_lab.tracking.state import (
 )
 from mbrl_lab.tracking.tracker import Tracker
 from mbrl_lab.types import Step, Tree
+
+log = logging.getLogger("mbrl_lab")
 
 TRAIN, EVAL, FINAL, DIAGNOSIS = 0, 1, 2, 3
 """Streams of episode seeds: training, evaluation during training, the final evaluation, and the final diagnosis."""
@@ -57,6 +62,17 @@ class Schedule:
 
 class EvaluationStopped(Exception):
     """A signal arrived during an evaluation. The evaluation has changed nothing and is still due."""
+
+
+@contextmanager
+def advice_when_stopped(note: EvaluationNote, time_limit: int | None) -> Iterator[None]:
+    """Name the time limit where an evaluation is stopped that had none: its episodes may never finish."""
+    try:
+        yield
+    except (EvaluationStopped, KeyboardInterrupt):
+        if time_limit is None:
+            log.warning("stopped while %s. The environment declares no time limit: %s", note, SET_LIMIT)
+        raise
 
 
 class Runner:
@@ -149,6 +165,7 @@ class Runner:
             with self.signals.at_once(self.preempt):
                 final = self.finish(episodes)
             self.folder.mark("done", self.steps)
+            self.signals.words = UNDRAWN.format(shlex.quote(str(self.folder.path)))
 
             # Videos last: drawing may hang or crash, and no result depends on it.
             with self.signals.at_once(self.signals.hand_over):
@@ -227,16 +244,17 @@ class Runner:
         ):
             note = EvaluationNote(episodes, envs.num, envs.time_limit, self.tracker.lengths)
             step, carry = envs.reset().to(self.device), None
-            while len(played) < episodes:
-                if self.signals.received:
-                    raise EvaluationStopped
-                action, carry = self.algo.act(step, carry, explore=False)
-                step = envs.step(action).to(self.device)
+            with advice_when_stopped(note, envs.time_limit):
+                while len(played) < episodes:
+                    if self.signals.received:
+                        raise EvaluationStopped
+                    action, carry = self.algo.act(step, carry, explore=False)
+                    step = envs.step(action).to(self.device)
 
-                finished = [e for e in envs.finished() if e.index * envs.num + e.env < episodes]
-                played += finished
-                note.advance(finished)
-                self.tracker.progress(self.steps, note=note)
+                    finished = [e for e in envs.finished() if e.index * envs.num + e.env < episodes]
+                    played += finished
+                    note.advance(finished)
+                    self.tracker.progress(self.steps, note=note)
         self.evaluating += time.monotonic() - began
         return sorted(played, key=lambda e: (e.index, e.env))
 

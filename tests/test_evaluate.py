@@ -229,6 +229,8 @@ def test_the_model_can_be_validated_alone(planned: Path, capsys: pytest.CaptureF
     lines = capsys.readouterr().out.splitlines()
     assert "hold-out transitions" in lines[0] and lines[1].split()[:4] == ["of", "error", "bias", "spread"]
     assert [line.split()[0] for line in lines[2:7]] == ["state"] * 4 + ["reward"]
+    (termination,) = (line for line in lines if line.startswith("termination  predicted probability: "))
+    assert termination.endswith(" elsewhere")
     assert any(line.startswith("plans    predicted return ") and "ms each" in line for line in lines)
     values = json.loads((planned / "diagnostics" / "model.json").read_text())
     assert {"model/holdout/obs/rmse", "model/holdout/std", "model/holdout/coverage_95", "time/plan"} <= set(values)

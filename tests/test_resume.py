@@ -354,6 +354,32 @@ def test_a_first_interrupt_preempts(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (status["state"], status["step"], status["error"]) == ("preempted", 60, None)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("late", ["mbrl_lab.cli.train.draw", "mbrl_lab.tracking.tracker.Tracker.film_final"])
+def test_a_signal_while_pictures_are_drawn_leaves_the_run_done_and_names_what_draws_them(
+    late: str,
+    number: signal.Signals,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupted(*_: object) -> None:
+        os.kill(os.getpid(), number)
+        raise AssertionError("it was not heard")
+
+    monkeypatch.setattr(late, interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(SystemExit) as stop:
+            train_command(["algo=random", "debug=smoke", "steps=20", "video.final=1", f"hydra.run.dir={tmp_path}"])
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert stop.value.code == 128 + number and RunFolder(tmp_path).status()["state"] == "done"
+    stops = [line for line in capsys.readouterr().err.splitlines() if line.startswith("stopped")]
+    assert len(stops) == 1 and stops[0].startswith("stopped: the run is done, ")
+    assert f"python scripts/evaluate.py {tmp_path} draws its pictures" in stops[0]
+
+
 def test_a_run_older_than_a_setting_resumes_with_its_default(tmp_path: Path) -> None:
     words = ["debug=smoke", "experiment=planet_cartpole"]
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from awkward_envs import Lonely
 from test_resume import assert_same_run, saved_state, stopped, whole
 
-from mbrl_lab import make_run
+from mbrl_lab import load_run, make_run
 from mbrl_lab.cli import evaluate as evaluation
 from mbrl_lab.cli.evaluate import main
 from mbrl_lab.cli.train import run
@@ -92,10 +93,28 @@ def episodes(folder: Path, phase: str) -> list[dict[str, float]]:
     return EpisodeLog(RunFolder(folder)).finished(phase)  # type: ignore[arg-type]
 
 
-def test_an_evaluation_that_never_terminates_can_be_stopped(tmp_path: Path) -> None:
+def test_an_evaluation_that_never_terminates_can_be_stopped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for final in (False, True):
         words = ["random", *WALK, "env.id=Unending", "eval.every=0" if final else "eval.every=30"]
         interrupted(words, tmp_path / str(final), 200)
+        stop = caplog.messages[-1]
+        played = 2 if final else 3
+        assert stop.startswith(f"stopped while evaluating: 0 of {played} episodes, 200 steps. The environment declares")
+        assert "env.max_steps=1000 with env=gym sets a limit" in stop
+
+
+def test_where_there_is_a_time_limit_no_other_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    interrupted(["random", *WALK, "env.id=CartPole-v1"], tmp_path, 5)
+    assert caplog.messages == []
+
+
+def test_evaluate_names_it_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    interrupted(["random", *WALK, "env.id=Unending"], tmp_path, 5)
+    runner = load_run(tmp_path, trust=["awkward_envs"])
+    signal_at(runner, 5, signal.SIGINT)
+    with closing(runner.envs), pytest.raises(KeyboardInterrupt):
+        runner.evaluate(1)
+    assert "stopped while evaluating: 0 of 1 episodes, 4 steps" in caplog.messages[-1]
 
 
 def test_a_handler_that_returns_has_the_evaluation_begin_again(calm: Path, tmp_path: Path) -> None:

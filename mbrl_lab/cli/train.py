@@ -80,11 +80,12 @@ def run(cfg: DictConfig, path: Path, overrides: Sequence[str], confs: Sequence[P
             raise
         except KeyboardInterrupt:
             # A first Ctrl-C ends here too, once the run has saved: Python's own handler raises this.
-            if folder.status()["state"] != "preempted":
+            if folder.status()["state"] not in ("preempted", "done"):
                 folder.mark("failed", runner.steps, error=AT_ONCE)
             raise
         print_line("drawing   what was learned")  # with a planner it takes a minute
-        pictures = draw(runner)
+        with runner.signals as signals, signals.at_once(signals.hand_over):
+            pictures = draw(runner)
         files = [*sorted(folder.videos.glob("*.mp4")), *(path for path in pictures if path.suffix == ".png")]
         runner.tracker.attach(files)
     if runner.steps < cfg.steps:
@@ -154,8 +155,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             return
         sys.argv[1:] = line.words()
         hydra_main()
-    except KeyboardInterrupt:
-        print(STOPPED, file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(stop.args[0] if stop.args else STOPPED, file=sys.stderr)
         raise SystemExit(130) from None
     except BrokenPipeError:
         hush(1)

@@ -24,6 +24,11 @@ log = logging.getLogger("mbrl_lab")
 SHOWN = 12
 """Ids of a module that a message lists."""
 
+SET_LIMIT = (
+    "env.max_steps=1000 with env=gym sets a limit, for a run in a new folder: one that has begun keeps its settings"
+)
+"""What to do about episodes that may never finish."""
+
 INSTALL = {"Box2D": "pip install 'gymnasium[box2d]'", "MuJoCo": "pip install 'gymnasium[mujoco]'"}
 
 
@@ -127,9 +132,7 @@ def registered_by(id: str) -> list[str]:
 def warn_endless(name: str) -> None:
     """Warn once that the environment has no time limit."""
     log.warning(
-        "%s has no time limit: unless it terminates episodes itself, evaluations never finish. env.max_steps=1000"
-        " with env=gym sets a limit, for a run in a new folder: one that has begun keeps its settings",
-        name,
+        "%s has no time limit: unless it terminates episodes itself, evaluations never finish. %s", name, SET_LIMIT
     )
 
 

@@ -64,7 +64,7 @@ def describe(diagnosis: Diagnosis, values: dict[str, float]) -> str:
 def describe_termination(at_terminations: float, elsewhere: float) -> str:
     known = at_terminations == at_terminations  # not NaN
     where = f"{number(at_terminations)} where episodes terminated" if known else "no episode terminated"
-    return f"ends     predicted probability: {where}, {number(elsewhere)} elsewhere"
+    return f"termination  predicted probability: {where}, {number(elsewhere)} elsewhere"
 
 
 def plain(values: dict[str, float]) -> dict[str, float | None]:

@@ -16,13 +16,23 @@ from mbrl_lab.env.vector import STOP_SIGNALS
 STOPPED = "stopped: the same command with the same hydra.run.dir, or sweep_name, resumes from the last save"
 
 
+UNDRAWN = (
+    "stopped: the run is done, but not all is filmed and drawn;"
+    " python scripts/evaluate.py {} draws its pictures, and films with --video 1"
+)
+
+
 class Signals:
     """While entered, SIGTERM, SIGINT and SIGUSR2 set `received`; a second SIGINT raises KeyboardInterrupt at once.
 
     Outside the main thread, where handlers cannot be set, it does nothing. A signal that was ignored stays ignored.
+
+    Args:
+        words: printed by `hand_over` where it stops the process, or the argument of its KeyboardInterrupt.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, words: str = STOPPED) -> None:
+        self.words = words
         self.pending: list[signal.Signals] = []
         self.previous: dict[signal.Signals, Any] = {}
         self.pid = os.getpid()
@@ -60,16 +70,20 @@ class Signals:
     def hand_over(self) -> None:
         """Give every noted signal to the previous handler; where there was none, exit with 128 + its number.
 
+        Python's own handler of Ctrl-C counts as one: it raises KeyboardInterrupt.
+
         Returns, with nothing noted, only if those handlers do (submitit's for SIGTERM does): then the run continues.
         """
         pending, self.pending = self.pending, []
         # Python handlers first: one of them may requeue the job, which must happen before this process exits.
         for number in pending:
+            if self.previous[number] is signal.default_int_handler:
+                raise KeyboardInterrupt(self.words)
             if callable(self.previous[number]):
                 self.previous[number](number, None)
         for number in pending:
             if not callable(self.previous[number]):
-                print(STOPPED, file=sys.stderr)
+                print(self.words, file=sys.stderr)
                 sys.exit(128 + number)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
