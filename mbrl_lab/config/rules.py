@@ -252,6 +252,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "policy.optim.policy_delay": integer(1),
     "policy.critic.number": integer(1, 1000),
     "policy.critic.width": integer(1, 65536),
+    "policy.critic.target_subset": optional(integer(1, 1000)),
     "policy.critic.norm": one_of(True, False),
     "policy.critic.dropout": number(0, 0.99),
     "policy.norm": one_of(True, False),

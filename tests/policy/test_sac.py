@@ -31,6 +31,7 @@ def sac(spec: EnvSpec, **changed: Any) -> SAC:
     """Small and quick to learn; `changed`: settings of SAC or of one of its groups."""
     settings: dict[str, Any] = {
         "encoder": Vector,
+        "normalise_obs": False,
         "width": 16,
         "depth": 2,
         "gamma": 0.9,
