@@ -54,22 +54,23 @@ def make_run(
     config_dir: Path | str | None = None,
     **settings: Any,
 ) -> Runner:
-    """A run as the command line would make it, to be started or gone on with by `.run()`.
+    """A run as the command line would make it. `.run()` starts or resumes it.
 
     make_run("mpc", "cartpole", "planner.horizon=20", folder="outputs/mine", steps=1000).run()
 
     Args:
         overrides: words of the command line, quoted as there.
-        folder: where the run is, or will be.
-        config_dir: another folder of config files, as `--config-dir` is.
-        settings: values as they are, `**{"stop.metric": None, "name": "a=b"}`; `${...}` points to another setting.
+        folder: the run's folder, new or existing.
+        config_dir: another folder of config files, like `--config-dir`.
+        settings: literal values, `**{"stop.metric": None, "name": "a=b"}`; `${...}` refers to another setting.
 
-    Raises ConfigError for a setting that cannot be, RunRefused where the folder holds another run.
+    Raises ConfigError for an invalid setting, RunRefused if the folder holds another run.
     """
     try:
         words = [f"algo={algo}", f"env={env}", *overrides, *(override(k, v) for k, v in settings.items())]
     except ValueError as error:
         raise ConfigError(str(error)) from error
+
     cfg, confs = compose_config(words, config_dir), conf_folders(config_dir)
     runner, opening, copied = start(cfg, RunFolder(folder), words, confs)
     if opening == "done":
@@ -87,22 +88,32 @@ def load_run(
 ) -> Runner:
     """A run with the weights of its `last` or `best` checkpoint, or those in another checkpoint's folder, to evaluate.
 
-    `with_replay`: what it had in replay too, where the checkpoint keeps that; `best` does not.
-    `trust`: modules of one's own that the run's config may build from, e.g. ["mymodule"], beside this package.
-    Raises ConfigError where there is no run or no checkpoint, or its config asks for what is not trusted.
+    Args:
+        folder: the run's folder.
+        checkpoint: `last`, `best`, or the folder of another checkpoint.
+        device: `auto`, `cpu` or `cuda`.
+        with_replay: load its replay too, if the checkpoint holds it; `best` does not.
+        trust: modules of the caller's own that the run's config may build parts from, e.g. ["mymodule"].
+
+    Raises ConfigError if there is no run or no checkpoint, or if its config names parts that are not trusted.
     """
     home = RunFolder(folder)
     stored = stored_config(home, trust)
-    stored.logger = {}  # nobody trains here, and a stored logger would send numbers to where its config points
+
+    # Without training nothing is logged, and a stored logger could send data to an address in its config.
+    stored.logger = {}
+    # Replay of two steps: an evaluation does not use it, and the run's own could exceed this machine's memory.
     changes: dict[str, Any] = {"runtime": {"device": device, "precision": "auto"}} | (
         {} if with_replay else {"replay": {"capacity": 2}}
     )
     cfg = OmegaConf.merge(stored, changes)
     assert isinstance(cfg, DictConfig)
+
     place = home.checkpoint(checkpoint)
     loaded = Checkpoint(place).load()
     if loaded is None:
         raise ConfigError(f"{place} holds no checkpoint; --checkpoint can be last, best or a checkpoint's folder")
+
     runner = build_runner(cfg, home)
     runner.steps = loaded.state["step"]
     load_module_state(runner.algo, loaded.state["algo"])
@@ -112,13 +123,15 @@ def load_run(
 
 
 def stored_config(folder: RunFolder, trust: Sequence[str] = ()) -> DictConfig:
-    """What a run was last started with, to build from: but for the launcher, which only a sweep's command needs.
+    """The config of a run's last start, checked and without the launcher, which only a sweep's command needs.
 
-    Raises ConfigError where there is no run, or its config asks for what is neither ours nor in `trust`.
+    Raises ConfigError if there is no run, or if its config names parts that are neither ours nor in `trust`.
     """
     stored = folder.config()
     if not stored:
         raise ConfigError(f"{folder.path} holds no run: it has no config.yaml")
+
+    # Before anything is built: a folder from somebody else must neither run code nor write outside of itself.
     folder.check_links()
     check_old_names(stored, str(folder.path / "config.yaml"))
     check_stored(stored, str(folder.path / "config.yaml"), trust)
@@ -126,25 +139,32 @@ def stored_config(folder: RunFolder, trust: Sequence[str] = ()) -> DictConfig:
 
 
 def build_runner(cfg: DictConfig, folder: RunFolder) -> Runner:
-    """Every part, from its config."""
+    """Build every part from its config, and the runner from the parts."""
     device = choose_device(cfg.runtime.device)
     torch.set_num_threads(cfg.runtime.threads)
     keep_freed_memory()
     torch.backends.cudnn.deterministic = True
+
+    # Initial weights depend on these generators, so they are seeded before any part is built.
     random.seed(cfg.seed)
     np.random.seed(cfg.seed % 2**32)
     torch.manual_seed(cfg.seed)
+
     make, make_envs = env_makers(cfg)
     envs = make_envs(cfg.env.num, TRAIN)
-    camera = Camera(make, steps=cfg.video.get("steps", 0))  # an older run's config has no such setting
-    if cfg.eval.get("shared", False):  # an older run's config has no such setting
+    # `get`: the config of an older run lacks these settings.
+    camera = Camera(make, steps=cfg.video.get("steps", 0))
+    if cfg.eval.get("shared", False):
+        # Only one simulator may exist, so evaluations borrow the training one, and a video closes it first.
         make_envs, camera.before = lambda num, stream: envs.lend(stream), envs.put_away
     check_family(envs, cfg.family.name)
+
     algo = build(cfg.algo)(envs.spec).to(device)
     if cfg.runtime.compile:
         compile_parts(algo)
     place = device if cfg.replay.device == "auto" else choose_device(cfg.replay.device, "replay.device")
     replay = Replay(envs.spec, cfg.replay.capacity, cfg.env.num, cfg.seed, device, place)
+
     loggers = {str(name): build(node) for name, node in cfg.logger.items()}
     tracker = Tracker(folder, loggers, camera, cfg.video.every)
     schedule = Schedule(
@@ -161,6 +181,8 @@ def build_runner(cfg: DictConfig, folder: RunFolder) -> Runner:
     )
     monitor = Monitor(envs.spec, Stop(**cfg.stop))
     reference = Reference(**cfg.env.score) if "score" in cfg.env else None
+
+    # After the networks exist: whether bf16 pays depends on their sizes.
     last, began = stored_precisions(folder)
     chosen = choose_arithmetic(cfg.runtime.precision, last, device, algo, began)
     if chosen.warning:
@@ -178,7 +200,7 @@ def stored_precisions(folder: RunFolder) -> tuple[str | None, str | None]:
 
 
 def env_makers(cfg: DictConfig) -> tuple[Callable[..., gymnasium.Env], Callable[[int, int], Envs]]:
-    """How to make one environment, to look at, and how to make `num` of a stream of episodes, to play in."""
+    """Two functions: one makes a single environment, for videos; the other makes `num` environments of a stream."""
     env = cfg.env
     make = build(env.make)
     how = {
@@ -191,7 +213,8 @@ def env_makers(cfg: DictConfig) -> tuple[Callable[..., gymnasium.Env], Callable[
     def make_envs(num: int, stream: int) -> Envs:
         envs = Envs(make, num, cfg.seed, stream, **how)
         specs.append(envs.spec)
-        if envs.spec != specs[0]:  # a network would stumble over it
+        # A simulator may draw its sizes at random; the networks are built for the first one's.
+        if envs.spec != specs[0]:
             envs.close()
             raise ValueError(DIFFERENT)
         return envs
@@ -200,27 +223,34 @@ def env_makers(cfg: DictConfig) -> tuple[Callable[..., gymnasium.Env], Callable[
 
 
 def check_family(envs: Envs, family: str) -> None:
-    """ConfigError where the environment's spaces are not what the config's family says."""
+    """ConfigError if the environment's spaces do not belong to the config's family."""
     actions = "discrete" if envs.spec.discrete else "continuous"
     vectors = len(envs.spec.obs_shape) == 1
     fits = (actions,) if vectors else ("pixels", "grid") if len(envs.spec.obs_shape) == 3 else ()
     if not fits:
         raise ConfigError(f"observations of shape {list(envs.spec.obs_shape)} are neither vectors nor images [C, H, W]")
+
+    # A family of the user's own is not checked: only its author knows which spaces belong to it.
     if family in ("discrete", "continuous", "pixels", "grid") and family not in fits:
         what = (
             f"actions are {actions}"
             if vectors and family in ("discrete", "continuous")
             else ("observations are vectors" if vectors else "observations are images")
         )
-        raise ConfigError(f"family is {family}, but this environment's {what}: say family={fits[0]}")
+        raise ConfigError(f"family is {family}, but this environment's {what}: use family={fits[0]}")
 
 
 def start(
     cfg: DictConfig, folder: RunFolder, overrides: Sequence[str], confs: Sequence[Path] = (CONF,)
 ) -> tuple[Runner, Opening, list[str]]:
-    """Check and build everything, then open the folder: the run, what is to be done, and what `init_from` copied."""
+    """Check and build everything, then open the folder.
+
+    Returns the run, whether it is new, to be resumed or done, and lines that list what `init_from` copied.
+    """
     check(cfg)
     check_old_names(folder.config(), str(folder.path / "config.yaml"))
+
+    # The folder is opened last, so that a config that cannot be built leaves no trace in it.
     runner = build_runner(cfg, folder)
     runner.algo.allocate()
     copied = warm_start(runner.algo, cfg, folder)
@@ -229,7 +259,7 @@ def start(
 
 
 def as_started(cfg: DictConfig, runner: Runner) -> dict[str, Any]:
-    """The config as plain values, with the precision that was taken: a resume keeps to it on any machine."""
+    """The config as plain values, with the chosen precision instead of `auto`: a resume keeps it on any machine."""
     config = plain(OmegaConf.to_container(cfg, resolve=True))
     config["runtime"]["precision"] = precision_name(runner)
     return config
@@ -240,5 +270,5 @@ def precision_name(runner: Runner) -> str:
 
 
 def precision_line(runner: Runner) -> str:
-    """What a run computes in, and why."""
+    """The precision of a run, and the reason for it."""
     return f"precision {precision_name(runner)}, {runner.precision_why}"

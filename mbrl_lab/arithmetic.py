@@ -1,4 +1,4 @@
-"""Which precision a run computes in: as asked for, as the run began, or what suits hardware and networks."""
+"""The precision of a run: as given, as when the run began, or chosen by the hardware and the networks."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ PRECISION = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class Arithmetic(NamedTuple):
-    """A precision by its name in the config, and why it was taken."""
+    """A precision by its name in the config, and why it was chosen."""
 
     name: str
     why: str
-    warning: str | None  # where it is emulated
+    warning: str | None  # if it is emulated
 
     @property
     def dtype(self) -> torch.dtype:
@@ -28,35 +28,37 @@ class Arithmetic(NamedTuple):
 
 
 def choose_arithmetic(
-    asked: str, last: str | None, device: torch.device, algo: nn.Module, began: str | None = None
+    given: str, last: str | None, device: torch.device, algo: nn.Module, began: str | None = None
 ) -> Arithmetic:
     """auto keeps the precision of the run's last attempt, on any machine, so that a resume computes the same numbers.
 
     Args:
-        asked: auto, fp32 or bf16.
-        last: the precision of the run's last attempt; None in a new run.
-        began: that of its first attempt, which an override may have changed since; None: as `last`.
+        given: auto, fp32 or bf16.
+        last: the precision of the run's last attempt; None for a new run.
+        device: where the run computes.
+        algo: its networks, whose sizes decide whether bf16 is faster.
+        began: the precision of its first attempt, which an override may have changed since; None: as `last`.
     """
     native = supports_bf16(device)
     here, reason = _suitable(native, device, algo)
 
-    if asked != "auto":
-        name = asked
-        why = "as asked for" + (f"; until now this run was in {last}" if last not in (None, asked) else "")
+    if given != "auto":
+        name = given
+        why = "as given" + (f"; until now this run was in {last}" if last not in (None, given) else "")
     elif last is None:
         name, why = here, reason
     elif began not in (None, last):
         name = last
-        why = f"as last asked for; the run began in {began}"
+        why = f"as last given; the run began in {began}"
     else:
         name = last
-        why = AS_BEGAN + (f"; a new run here would take {here}, {reason}" if last != here else "")
+        why = AS_BEGAN + (f"; a new run here would use {here}, {reason}" if last != here else "")
 
     return Arithmetic(name, why, _emulated(device) if name == "bf16" and not native else None)
 
 
 def _suitable(native: bool, device: torch.device, algo: nn.Module) -> tuple[str, str]:
-    """What auto takes here for a new run, and why."""
+    """The precision that auto chooses here for a new run, and why."""
     what = "GPU" if device.type == "cuda" else "processor"
     if not native:
         return "fp32", f"as this {what} has no native bf16"

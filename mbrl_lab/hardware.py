@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 WITHOUT_BF16 = frozenset({"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"})
-"""oneDNN's names of instruction sets that have no product of bfloat16, as ONEDNN_MAX_CPU_ISA takes them."""
+"""Values of ONEDNN_MAX_CPU_ISA, oneDNN's names, whose instruction sets have no bfloat16 products."""
 
 AMPERE = 8
 """CUDA's compute capability (major) from which tensor cores support bf16."""
 
 SIDE, REPEATS = 256, 3
-"""Of the square matrices, about a layer's size, whose product is timed, and how often; the quickest counts."""
+"""Side of the square matrices whose product is timed, about the size of a layer; how often; the minimum counts."""
 
 
 def supports_bf16(device: torch.device) -> bool:
@@ -30,10 +30,14 @@ def supports_bf16(device: torch.device) -> bool:
         return torch.cuda.get_device_capability(device)[0] >= AMPERE
     if device.type != "cpu" or sys.platform == "darwin" or not torch.backends.mkldnn.is_available():
         return False
+
+    # torch's own query ignores oneDNN's cap, so both are checked.
     if onednn_cap() in WITHOUT_BF16 or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return False
     if platform.machine().lower() not in ("x86_64", "amd64"):
-        return True  # the query above already looks for Arm's BF16 instructions, but only for AVX512 on x86
+        return True  # for Arm the query above looks for BF16 instructions; on x86 it only looks for AVX512
+
+    # Private functions of torch: a version without them counts as no support.
     has = (getattr(torch.cpu, f"_is_{name}_supported", lambda: False) for name in ("avx512_bf16", "amx_tile"))
     return torch.backends.cpu.get_cpu_capability() == "AVX512" and any(query() for query in has)
 
@@ -50,7 +54,7 @@ def slowdown(device: torch.device) -> float:
 
 
 def _seconds(x: Tensor) -> float:
-    """Of the product of x with itself, the first of which only warms up."""
+    """Minimum seconds of the product of x with itself; the first one only warms up."""
     taken = []
     for _ in range(1 + REPEATS):
         began = time.perf_counter()

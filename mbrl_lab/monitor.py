@@ -13,29 +13,29 @@ from mbrl_lab.types import EnvSpec, Metrics, Step
 log = logging.getLogger("mbrl_lab")
 
 CHUNK = 1024
-"""Vector steps kept before they are counted: counting each alone would slow the loop."""
+"""Vector steps that are kept before they are counted: counting each one separately would slow down the loop."""
 
 NAMED = 18
-"""Discrete actions whose fractions are logged one by one; of more only the largest is."""
+"""Up to this number of discrete actions, each one's fraction is logged; with more actions only the largest."""
 
 AT_BOUND = 0.999
-"""|action| from which it counts as at its bound."""
+"""|action| from which an action counts as at its bound."""
 
 ONE_SIDED = 0.95
 """Fraction of one action, or of actions at their bounds, above which there is a warning."""
 
 FEWEST = 100
-"""Actions between two rows of the log below which nothing is concluded."""
+"""Minimum number of actions between two rows of the log for a warning."""
 
 LOW_ENTROPY = 0.1
-"""Nats, of a discrete policy."""
+"""Nats: the entropy of a discrete policy below which there is a warning."""
 
 LOW_DENSITY = -3.2
-"""Nats a dimension: the entropy of a Gaussian with std 0.01, where actions span 2."""
+"""Nats per dimension, for continuous actions: the entropy of a Gaussian with std 0.01, where actions span 2."""
 
 
 class Stop(NamedTuple):
-    """A run may end when the mean of the last `window` logged values of `metric` is at or above `target`."""
+    """A run stops early when the mean of the last `window` logged values of `metric` is at or above `target`."""
 
     metric: str | None = None
     target: float | None = None
@@ -66,12 +66,15 @@ class Actions:
         """The fractions, and of how many actions; counting starts again."""
         self._count()
         sums, self.sums = self.sums, self._zeros()
+
+        # Discrete sums are a histogram; continuous ones are [sum |a|, sum a^2, at bounds, number of values].
         count = int(sums.sum()) if self.spec.discrete else int(sums[3])
         if not count:
             return {}, 0
 
         if not self.spec.discrete:
             mean = sums[0] / count
+            # E[x^2] - E[x]^2 may be slightly negative by rounding.
             std = (sums[1] / count - mean.square()).clamp(min=0).sqrt()
             metrics: Metrics = {
                 "actions/mean_abs": mean,
@@ -85,7 +88,7 @@ class Actions:
         return named | {"actions/top": fraction.max()}, count
 
     def state_dict(self) -> dict[str, Any]:
-        """Pending steps stay uncounted: another order of sums would change their last bits."""
+        """Pending steps stay uncounted, since another order of the sums would change their last bits."""
         return {"sums": self.sums, "pending": [self._joined()] if self.pending else [], "waiting": self.waiting}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -103,8 +106,10 @@ class Actions:
     def _count(self) -> None:
         if not self.pending:
             return
+
+        # A step that begins an episode has no action: the zeros stored there are not counted.
         action, first = self._joined()
-        taken = action[~first]  # a step that begins an episode has none
+        taken = action[~first]
         self.pending, self.waiting = [], 0
         if self.spec.discrete:
             self.sums += torch.bincount(taken, minlength=self.spec.action_dim)
@@ -115,7 +120,7 @@ class Actions:
 
 
 class Monitor:
-    """Watches actions and logged metrics. A warning comes once, and again only after its cause has been away."""
+    """Watches actions and logged metrics. A warning is printed once, and again only after its cause was absent."""
 
     def __init__(self, spec: EnvSpec, stop: Stop) -> None:
         self.spec = spec
@@ -137,9 +142,11 @@ class Monitor:
         return metrics
 
     def logged(self, row: dict[str, float]) -> None:
-        """Look at a row of the log: warn of it, and note the metric by which the run may stop."""
+        """Examine a row of the log: print warnings, and keep the metric that may stop the run."""
         if self.stop.metric in row:
             self.values = [*self.values, row[self.stop.metric]][-self.stop.window :]
+
+        # A kind whose cause is absent in this row may warn again; one that cannot be checked keeps its state.
         for kind, warning in self.warnings(row).items():
             if warning and kind not in self.warned:
                 log.warning("step %d: %s", row["step"], warning)
@@ -159,6 +166,7 @@ class Monitor:
             found["actions"] = text if at_bounds > ONE_SIDED else ""
 
         if "policy/entropy" in row:
+            # The entropy of a continuous policy is differential, and negative for a narrow one.
             least = LOW_ENTROPY if self.spec.discrete else LOW_DENSITY * self.spec.action_dim
             text = f"policy/entropy is {row['policy/entropy']:.3g}, below {least:.3g}: the policy hardly explores"
             found["entropy"] = text if row["policy/entropy"] < least else ""

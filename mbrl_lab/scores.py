@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from mbrl_lab.env import Episode
 
 RESAMPLES = 2_000
-"""Of the bootstrap, as rliable's default for intervals of point estimates."""
+"""Bootstrap samples; rliable's default for intervals of point estimates."""
 
 
 class Reference(NamedTuple):
-    """The returns that stand for 0 and 1 of a normalised score."""
+    """The returns that a normalised score maps to 0 (random) and 1 (human)."""
 
     random: float
     human: float
@@ -45,14 +45,14 @@ def summary(phase: str, episodes: Sequence[Episode], reference: Reference | None
 
 
 def interquartile_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[S, ...] -> [...]: the mean over S without the lowest and the highest floor(S / 4) (Agarwal et al. 2021)."""
+    """[S, ...] -> [...]: the mean over S without the floor(S / 4) lowest and highest values (Agarwal et al. 2021)."""
     cut = len(values) // 4
     return np.sort(values, 0)[cut : len(values) - cut].mean(0)
 
 
 def interval(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """95 % bootstrap interval of the interquartile mean over S seeds of [S, N]; with two or three about their range."""
-    # With a fixed seed, so that the same runs give the same figure.
+    """95 % bootstrap interval of the interquartile mean over S seeds of [S, N]; about the range for two or three."""
+    # A fixed seed, so that the same runs give the same figure.
     drawn = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
     samples = interquartile_mean(values[drawn].swapaxes(0, 1))
     low, high = np.quantile(samples, (0.025, 0.975), axis=0)

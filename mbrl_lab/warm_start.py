@@ -1,4 +1,4 @@
-"""Warm start: the weights of another run, copied into the algo of a run that begins."""
+"""Warm start: copies the weights of another run into the algorithm of a new run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mbrl_lab.tracking.folder import RunFolder, flatten
 from mbrl_lab.tracking.state import EXTRA, bare, weights
 
 ATTRIBUTES = {"dynamics": "model", "policy": "policy", "value": "value"}
-"""Under which attribute an algo holds what a config group builds: `init_parts` are such groups."""
+"""Config group (as in `init_parts`) -> the attribute under which an algorithm holds that part."""
 
 SHOWN = 3
 """Differing names or shapes that a message lists."""
@@ -25,15 +25,15 @@ SHOWN = 3
 def warm_start(algo: Algo, cfg: DictConfig, home: RunFolder) -> list[str]:
     """Copy the weights that `init_from`, `init_checkpoint` and `init_parts` select; returns lines that list them.
 
-    A run that resumes from a checkpoint of its own copies nothing, so its source may be gone by then.
-    Raises ConfigError, in one line, where there are no such weights or they do not fit; nothing is copied then.
+    A resumed run copies nothing, so the other run's folder is no longer needed then.
+    Raises ConfigError, in one line, if there are no such weights or they do not fit; nothing is copied then.
     """
     if cfg.init_from is None or Checkpoint(home.last).exists():
         return []
     source = RunFolder(cfg.init_from)
     saved, step = read_weights(cfg, source, home)
 
-    # Names before shapes: tensors of another algo have no shapes to compare.
+    # Names before shapes: with another algorithm there are no shapes to compare.
     own = {bare(name): x for name, x in weights(algo).items()}
     here, there = (chosen(x, cfg.init_parts) for x in (own, saved))
     for part in cfg.init_parts or ():
@@ -48,6 +48,7 @@ def warm_start(algo: Algo, cfg: DictConfig, home: RunFolder) -> list[str]:
 def read_weights(cfg: DictConfig, source: RunFolder, home: RunFolder) -> tuple[Mapping[str, Any], int]:
     """The algo's weights in the source's checkpoint, by name, and its step. No code from the file is run."""
     place = source.checkpoint(cfg.init_checkpoint)
+    # Its own checkpoint is read by a resume; copying from it would do nothing.
     if source.path == home.path:
         raise ConfigError(f"init_from is {cfg.init_from}, this run's own folder: name another run, or leave it out")
     if not source.path.is_dir():
@@ -66,10 +67,10 @@ def read_weights(cfg: DictConfig, source: RunFolder, home: RunFolder) -> tuple[M
 
 
 def chosen(saved: Mapping[str, Any], parts: Sequence[str] | None) -> dict[str, Tensor]:
-    """The tensors to copy: of these parts, or all; but no counters and no state of a stream of steps.
+    """The tensors to copy: those of these parts, or all, except counters and extra state.
 
-    Counters are whole numbers of no dimension, such as `updates`, by which exploration and learning rates are annealed:
-    they begin at 0 with the run.
+    Counters are integer scalars such as `updates`, by which exploration and learning rates are annealed: they begin at
+    0 in the new run.
     """
     names = [name for name, x in saved.items() if isinstance(x, Tensor) and not name.endswith(EXTRA)]
     names = [name for name in names if saved[name].ndim or saved[name].dtype != torch.int64]
@@ -79,7 +80,7 @@ def chosen(saved: Mapping[str, Any], parts: Sequence[str] | None) -> dict[str, T
 
 
 def require_part(part: str, cfg: DictConfig, own: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
-    """ConfigError where this run or the source has no such part with weights."""
+    """ConfigError if this run or the source has no such part with weights."""
     for who, names in (("this run", own), (f"the run in {cfg.init_from}", saved)):
         heads = {name.partition(".")[0] for name in names}
         if ATTRIBUTES[part] not in heads:
@@ -88,7 +89,7 @@ def require_part(part: str, cfg: DictConfig, own: Mapping[str, Any], saved: Mapp
 
 
 def require_same(cfg: DictConfig, source: RunFolder, here: Mapping[str, Tensor], there: Mapping[str, Tensor]) -> None:
-    """ConfigError that names the first tensors which only one side has, or whose shapes differ."""
+    """ConfigError with the first tensors that only one of the two has, or whose shapes differ."""
     start = f"init_from is {cfg.init_from}, which does not fit"
     if here.keys() != there.keys():
         target = flatten(source.config()).get("algo._target_", "another algo")
@@ -126,7 +127,7 @@ def sheet(algo: Algo, copied: Mapping[str, Tensor], kept: Sequence[str], source:
 
 
 def rows(algo: Algo, copied: Mapping[str, Tensor]) -> Iterator[str]:
-    """One line for each module of the algo: how many tensors were copied, and parameters in them."""
+    """One line per module of the algorithm: the number of copied tensors, and of parameters in them."""
     learned = {bare(name) for name, _ in algo.named_parameters()}
     for head in dict.fromkeys(name.partition(".")[0] for name in copied):
         names = [name for name in copied if name.partition(".")[0] == head]

@@ -34,17 +34,17 @@ def on_hardware(monkeypatch: pytest.MonkeyPatch, bf16: bool) -> None:
         (True, "auto", None, "bf16", "as this processor has native bf16"),
         (False, "auto", None, "fp32", "as this processor has no native bf16"),
         (True, "auto", "bf16", "bf16", "as the run began"),
-        (True, "auto", "fp32", "fp32", "as the run began; a new run here would take bf16, as this processor"),
+        (True, "auto", "fp32", "fp32", "as the run began; a new run here would use bf16, as this processor"),
         (
             False,
             "auto",
             "bf16",
             "bf16",
-            "as the run began; a new run here would take fp32, as this processor has no native bf16",
+            "as the run began; a new run here would use fp32, as this processor has no native bf16",
         ),
-        (True, "fp32", None, "fp32", "as asked for"),
-        (False, "bf16", None, "bf16", "as asked for"),
-        (True, "fp32", "bf16", "fp32", "as asked for; until now this run was in bf16"),
+        (True, "fp32", None, "fp32", "as given"),
+        (False, "bf16", None, "bf16", "as given"),
+        (True, "fp32", "bf16", "fp32", "as given; until now this run was in bf16"),
     ],
 )
 def test_what_is_taken(
@@ -103,16 +103,16 @@ def test_a_run_keeps_what_it_began_with(
     monkeypatch.setattr(evaluation, "draw_report", lambda *_: [])  # they take seconds
     assert load_run(tmp_path).precision == torch.bfloat16
     assert evaluation.main([str(tmp_path), "--episodes", "1"]) == 0
-    assert "precision bf16, as the run began; a new run here would take fp32" in capsys.readouterr().out
+    assert "precision bf16, as the run began; a new run here would use fp32" in capsys.readouterr().out
 
     changed = run_in(tmp_path, "steps=40", "runtime.precision=fp32")
-    assert changed.precision_why == "as asked for; until now this run was in bf16"
+    assert changed.precision_why == "as given; until now this run was in bf16"
     changed.run()
     assert bits(tmp_path)[-1] == 32 and load_run(tmp_path).precision == torch.float32
 
     resumed = run_in(tmp_path, "steps=50")
     assert resumed.precision == torch.float32
-    assert resumed.precision_why == "as last asked for; the run began in bf16"
+    assert resumed.precision_why == "as last given; the run began in bf16"
     resumed.envs.close()
 
 

@@ -58,7 +58,7 @@ def test_two_algorithms_are_trained_once_and_drawn(
     monkeypatch.undo()
     monkeypatch.chdir(here)
     assert main([*line, *SMALL, "eval.episodes=2"]) == 2
-    assert capsys.readouterr().err.endswith("eval.episodes: 1 -> 2\nhere another folder is chosen by --into\n")
+    assert capsys.readouterr().err.endswith("eval.episodes: 1 -> 2\n--into chooses another folder here\n")
 
 
 ERRORS = [
@@ -66,7 +66,7 @@ ERRORS = [
     (["--env", "pendulum", "some"], "give either --env, to train, or folders of runs, e.g. outputs/compare/pendulum"),
     (["--env", "pendulum", "--seeds", "0"], "--seeds is 0; it must be a whole number from 1"),
     (["nowhere"], "nowhere holds no run: there is no config.yaml in it"),
-    (["nowhere", "seed=1"], "seed=1 is a setting; runs that are there have theirs"),
+    (["nowhere", "seed=1"], "seed=1 is a setting; existing runs have their own"),
     (["--env", "pendulum", "log_every=0"], "log_every is 0; it must be a whole number from 1"),
 ]
 

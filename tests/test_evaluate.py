@@ -129,7 +129,7 @@ def test_an_episode_in_a_window(run: Path, monkeypatch: pytest.MonkeyPatch, caps
         (["{run}", "--checkpoint", "{run}"], "{run} holds no checkpoint; --checkpoint can be last, best or"),
         (["{run}", "--episode", "3"], "--episode is '3'; it must be train:K or eval:K"),
         (["{run}", "--episode", "train:-"], "--episode is 'train:-'; it must be train:K or eval:K"),
-        (["{run}", "--episode", "train:99"], "--episode train:99 is not there; train episodes of this run: 0 to "),
+        (["{run}", "--episode", "train:99"], "--episode train:99 does not exist; train episodes of this run: 0 to "),
         (["{run}", "--render"], "--render needs a display, and there is none here"),
     ],
 )

@@ -52,7 +52,7 @@ def test_an_environment_that_cannot_draw(
     assert whole(tmp_path / "a", *blind) == whole(tmp_path / "b", *drawn)
     (message,) = caplog.messages
     assert message.startswith("no video train-0.mp4: the environment cannot draw (TypeError: Blind() takes no argum")
-    why = message.partition(": ")[2].removesuffix("; video.every=0 asks for none")
+    why = message.partition(": ")[2].removesuffix("; video.every=0 turns videos off")
     assert why != message.partition(": ")[2]
     assert "final-0.mp4" in capsys.readouterr().out and not list((tmp_path / "a").glob("videos/*"))
 

@@ -31,7 +31,7 @@ FILES = ("episodes.jsonl", "actions.bin")
 
 def test_where_there_is_no_slurm_it_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ConfigError, match="needs sbatch, which is not here; launcher=parallel"):
+    with pytest.raises(ConfigError, match="needs sbatch, which is not installed; launcher=parallel"):
         submit(Sweep(tmp_path, "x", ".", {}, {}), [], wait=False, requeues=1)
 
 

@@ -269,7 +269,7 @@ def test_a_sweep_is_written_down_and_only_grows(tmp_path: Path) -> None:
     job = Job(tmp_path / "a'b", ("seed=1", "launcher.workers=3", "name=x", "+env.make.y=2"))
     assert job.kind() == ["+env.make.y=2", "seed=1"]
     assert job.arguments()[-1] == f"hydra.run.dir='{tmp_path}/a\\'b'"
-    with pytest.raises(ConfigError, match="two runs of the sweep would share the folder"):
+    with pytest.raises(ConfigError, match="two runs of the sweep have the same folder"):
         names([job, job], tmp_path)
 
 
@@ -295,7 +295,7 @@ def test_the_same_command_resumes_a_sweep_and_another_is_rejected(
     assert [RunFolder(path / k).status()["state"] for k in "01"] == ["done", "done"]
     assert [RunFolder(path / k).config()["seed"] for k in "01"] == [0, 1]
     code, said, _ = train()
-    assert code == 0 and "0 to run, 2 left as they are" in said
+    assert code == 0 and "0 to run, 2 skipped" in said
     code, _, error = train("seed=0,2")
     assert code == 2 and "seed: 1 -> 2: choose another sweep_name" in error and len(error.splitlines()) == 1
     code, _, error = train("sweep_name=new", "seed=0,-1")

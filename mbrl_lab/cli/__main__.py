@@ -10,11 +10,11 @@ from importlib import import_module
 from typing import Any
 
 COMMANDS = {
-    "train": "train what words such as algo=mpc env=cartpole compose, or go on with a run",
+    "train": "train, e.g. algo=mpc env=cartpole, or resume a run",
     "evaluate": "play whole episodes with a run's weights",
-    "compare": "train several algorithms with equal seeds, or take runs that are there, and draw them together",
-    "sweep": "look at the runs of a sweep, start some again, gather results",
-    "tune": "search for settings",
+    "compare": "train several algorithms with equal seeds, or use existing runs, and draw them in one figure",
+    "sweep": "show the runs of a sweep, start some again, collect results",
+    "tune": "search for hyperparameters",
     "doctor": "examine this machine, or the parts of a job",
 }
 
@@ -33,7 +33,7 @@ def load(name: str) -> Callable[..., Any]:
 
 
 def main() -> int:
-    """Call the command that the first argument names, with the others."""
+    """Call the command that the first argument names, with the other arguments."""
     name, *rest = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
         print("usage: mbrl-lab COMMAND ...\n")
@@ -43,6 +43,7 @@ def main() -> int:
     if name not in COMMANDS:
         print(f"error: mbrl-lab has no command {name!r}; it has {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
+    # Imported only now: each command loads libraries that the others do not need. Hydra reads sys.argv.
     sys.argv = [f"mbrl-lab {name}", *rest]
     return load(name)(rest) or 0
 

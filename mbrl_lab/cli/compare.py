@@ -1,4 +1,4 @@
-"""Train several algorithms on one environment with equal seeds, or take runs that are there, and draw them together."""
+"""Train several algorithms on one environment with equal seeds, or use existing runs, and draw them in one figure."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from mbrl_lab.tracking.folder import ConfigMismatch, RunFolder, flatten, plain
 from mbrl_lab.tracking.signals import STOPPED
 
 ALGOS = {"continuous": ("mpc", "mbpo", "sac"), "discrete": ("mpc", "mbpo", "ddqn")}
-"""What is compared by default; on images whatever else there is a recipe for."""
+"""Algorithms that are compared by default, by family."""
 
 OTHERS = ("ddqn", "ppo", "sac")
+"""Those for images, if they have a recipe for the family."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """The command line; returns its exit code: 2, and one line, for what the user can fix."""
+    """The command line; returns its exit code: 2, with one line, for errors that a user can fix."""
     args = parser().parse_intermixed_args(argv)
     try:
         return attempt(lambda: compare(args))
@@ -42,12 +43,12 @@ def parser() -> argparse.ArgumentParser:
         "words",
         metavar="FOLDER|KEY=VALUE",
         nargs="*",
-        help="runs, or folders that hold some; with --env settings for all that is trained, mpc:KEY=VALUE for one algo",
+        help="runs, or folders with runs; with --env settings of all algorithms, mpc:KEY=VALUE of one algorithm",
     )
     p.add_argument("--env", help="train on this environment")
     p.add_argument("--seeds", metavar="N", type=int, default=3, help="seeds 0 to N - 1 (3)")
-    p.add_argument("--algos", help="e.g. mpc,sac; by default mpc, mbpo and sac, or ddqn where actions are discrete")
-    p.add_argument("--steps", type=int, help="real steps of each run; by default each preset's own")
+    p.add_argument("--algos", help="e.g. mpc,sac; by default mpc, mbpo and sac, or ddqn if actions are discrete")
+    p.add_argument("--steps", type=int, help="real steps of each run; by default those of its preset")
     p.add_argument("--config-dir", metavar="DIR", help="another folder of config files, as for train.py")
     p.add_argument("--threshold", type=float, help="a return to count steps to (env.threshold, or gymnasium's own)")
     p.add_argument("--into", type=Path, help="the folder of the runs that are trained (outputs/compare/ENV)")
@@ -56,13 +57,16 @@ def parser() -> argparse.ArgumentParser:
 
 
 def compare(args: argparse.Namespace) -> None:
-    """Train what is not done yet, then draw and print."""
+    """Train the runs that are not done yet, then draw and print."""
+    # A folder may have a = in its name, so an existing folder is never a setting.
     overrides = [word for word in args.words if "=" in word and not Path(word).is_dir()]
     places = [Path(word) for word in args.words if word not in overrides]
+
     if bool(args.env) == bool(places):
         raise ConfigError("give either --env, to train, or folders of runs, e.g. outputs/compare/pendulum")
     if overrides and places:
-        raise ConfigError(f"{overrides[0]} is a setting; runs that are there have theirs")
+        raise ConfigError(f"{overrides[0]} is a setting; existing runs have their own: leave it out")
+
     if args.env:
         jobs = jobs_of(args, overrides)
         train(jobs, args.config_dir)
@@ -72,7 +76,7 @@ def compare(args: argparse.Namespace) -> None:
 
 
 def algos_of(args: argparse.Namespace) -> tuple[str, ...]:
-    """Those that were asked for, or those that suit the environment's family."""
+    """The algorithms of `--algos`, or those for the environment's family."""
     if args.algos:
         return tuple(args.algos.split(","))
     confs = conf_folders(args.config_dir)
@@ -95,21 +99,23 @@ def jobs_of(args: argparse.Namespace, overrides: Sequence[str]) -> dict[Path, li
 
 
 def train(jobs: dict[Path, list[str]], config_dir: str | None = None) -> None:
-    """One run after the other, when all of them can be; those that are done are left as they are."""
+    """Check all runs, then train one after the other; those that are done are left as they are."""
     configs = [compose_config(job, config_dir) for job in jobs.values()]
     for cfg in configs:
         check(cfg)
+
     for k, ((place, job), cfg) in enumerate(zip(jobs.items(), configs, strict=True)):
         print(f"compare   run {k + 1} of {len(jobs)}: {place}", flush=True)
         try:
             if not finished(place, cfg):
                 run(cfg, place, job, conf_folders(config_dir))
         except ConfigMismatch as error:
-            raise ConfigError(f"{error}\nhere another folder is chosen by --into") from error
+            raise ConfigError(f"{error}\n--into chooses another folder here") from error
 
 
 def words(algo: str, env: str, seed: int, steps: int | None, overrides: Sequence[str]) -> list[str]:
     """The overrides of one run: those for all, and those that name its algorithm."""
+    # Its own come last, so that they win over the common ones.
     common, own = [f"steps={steps}"] if steps else [], []
     for override in overrides:
         before, colon, after = override.partition(":")
@@ -121,14 +127,16 @@ def words(algo: str, env: str, seed: int, steps: int | None, overrides: Sequence
 
 
 def finished(place: Path, cfg: DictConfig) -> bool:
-    """Whether a run is there that needs no more steps; another config's is not, and is refused when it is started."""
+    """Whether this run exists and needs no more steps. One of another config is not: starting it will be rejected."""
     folder = RunFolder(place)
     if not (place / "status.json").exists() or folder.status()["state"] != "done":
         return False
-    stored, asked = folder.config(), plain(OmegaConf.to_container(cfg, resolve=True))
-    if asked["runtime"]["precision"] == "auto":  # which keeps to what the run began with
-        asked["runtime"]["precision"] = stored.get("runtime", {}).get("precision")
-    return stored == asked
+
+    # `auto` keeps the precision that the run began with, so it is no difference.
+    stored, given = folder.config(), plain(OmegaConf.to_container(cfg, resolve=True))
+    if given["runtime"]["precision"] == "auto":
+        given["runtime"]["precision"] = stored.get("runtime", {}).get("precision")
+    return stored == given
 
 
 def show(places: Sequence[Path], out: Path, threshold: float | None) -> None:
@@ -136,9 +144,12 @@ def show(places: Sequence[Path], out: Path, threshold: float | None) -> None:
     curves = [curve for curve in map(read_run, find_runs(places)) if len(curve.steps)]
     if not curves:
         raise ConfigError(f"nothing was evaluated yet in {places[0]}: eval.every may be 0")
+
+    # Values only: nothing of a stored config is built here.
     groups = grouped(curves)
-    settings = flatten(RunFolder(curves[0].folder).config())  # as they stand: nothing of a stored config is built here
+    settings = flatten(RunFolder(curves[0].folder).config())
     target = threshold if threshold is not None else threshold_of(settings)
+
     out.parent.mkdir(parents=True, exist_ok=True)
     draw_comparison(groups, title(settings, curves[0]), target, out)
     print(table(by_group(groups, target)))
@@ -146,7 +157,7 @@ def show(places: Sequence[Path], out: Path, threshold: float | None) -> None:
 
 
 def title(settings: Mapping[str, Any], first: Curve) -> str:
-    """The environment: its gymnasium id, its game, its task, or its file, as far as a run tells."""
+    """The environment: its gymnasium id, its game, its task, or its file, whichever the settings contain."""
     known = (
         settings.get("env.make.id"),
         settings.get("env.game"),
@@ -157,7 +168,7 @@ def title(settings: Mapping[str, Any], first: Curve) -> str:
 
 
 def threshold_of(settings: Mapping[str, Any]) -> float | None:
-    """The environment file's `threshold`, or the return at which gymnasium calls a task solved, if there is one."""
+    """The environment file's `threshold`, or gymnasium's `reward_threshold`, if there is one."""
     given = settings.get("env.threshold")
     known = gymnasium.registry.get(str(settings.get("env.make.id")))
     return given if given is not None else known.reward_threshold if known else None

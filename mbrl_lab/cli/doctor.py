@@ -21,12 +21,13 @@ WIDTH = 80  # of the findings' column
 
 
 def main(argv: Sequence[str]) -> int:
-    """The command line; returns its exit code: 1 if something needed is missing, 2 for a job that cannot be."""
+    """The command line; returns its exit code: 1 if something needed is missing, 2 for an invalid job."""
     parser = argparse.ArgumentParser(prog="doctor.py", description="Examine this machine, or the parts of a job.")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train.py: examine that job")
     parser.add_argument("--config-dir", metavar="DIR", help="another folder of config files, as for train.py")
     parser.add_argument("--explain", metavar="KEY", help="where that job's setting, or group of settings, comes from")
     args = parser.parse_intermixed_args(argv)
+
     if args.explain:
         return attempt(lambda: print(explain_key(args.explain, args.overrides, args.config_dir)))
     return job(args.overrides, args.config_dir) if args.overrides else machine()
@@ -56,7 +57,8 @@ def job(overrides: Sequence[str], config_dir: str | None = None) -> int:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what libraries print and warn to themselves, that from C included."""
+    """Silence what libraries print and warn, including output from C."""
+    # Descriptors 1 and 2 themselves are redirected: C libraries do not use sys.stdout.
     saved: dict[int, int] = {}
     for descriptor, stream in ((1, sys.stdout), (2, sys.stderr)):
         if stream is not None:  # it was closed before we began

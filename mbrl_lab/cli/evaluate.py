@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def answer(args: argparse.Namespace) -> None:
-    """Do what the options select."""
+    """Do the one thing that the options select."""
     if args.episode:
         record_logged(RunFolder(args.run), args.episode, args.trust)
     elif args.render:
@@ -52,7 +52,7 @@ def answer(args: argparse.Namespace) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Every option; --episode, --render and --model do their one thing instead of evaluating."""
+    """Every option; with --episode, --render or --model nothing is evaluated."""
     p = argparse.ArgumentParser(prog="evaluate.py", description=__doc__)
     p.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
     p.add_argument("--episodes", metavar="N", type=partial(count, low=1), default=20, help="how many to play (20)")
@@ -90,6 +90,7 @@ def evaluate(
     name = checkpoint_name(runner.folder, checkpoint)
     if runner.precision_why != AS_BEGAN:
         print(precision_line(runner))
+
     with closing(runner.envs):
         played = played_with_progress(runner, episodes)
         results = {"checkpoint": name, "step": runner.steps, **statistics(played, runner.reference)}
@@ -97,6 +98,7 @@ def evaluate(
         written = write_results(runner.folder.path / "evaluations" / f"{name}-{episodes}.json", results, played)
         print(f"results   {written}")
 
+        # After the results are written: a failing video or picture costs only itself.
         print_paths("video", record_videos(runner, played[:films], name))
         if logger == "wandb":
             log_to_wandb(runner, name, results, trust)
@@ -159,15 +161,16 @@ def record_videos(runner: Runner, played: Sequence[Episode], name: str) -> list[
 
 def draw_report(runner: Runner, name: str) -> list[Path]:
     """The report's figures of the run at a checkpoint."""
-    from mbrl_lab.report import draw
+    from mbrl_lab.report import draw  # matplotlib takes a while to import
 
     return draw(runner, name)
 
 
 def validate_model(run: Path, checkpoint: str, trust: Sequence[str]) -> None:
-    """How good the run's world model is: numbers here, pictures and CSV files in diagnostics/."""
-    from mbrl_lab.report import draw_model, fitted
+    """Validate the run's world model: prints numbers, writes pictures and CSV files into diagnostics/."""
+    from mbrl_lab.report import draw_model, fitted  # matplotlib takes a while to import
 
+    # With replay: its held-out steps are the only data from training that the model has never been fitted to.
     runner = load_run(run, checkpoint, with_replay=True, trust=trust)
     with closing(runner.envs):
         if runner.algo.world_model is None:
@@ -186,6 +189,7 @@ def print_paths(kind: str, paths: Sequence[Path]) -> None:
 
 def log_to_wandb(runner: Runner, name: str, results: dict[str, Any], trust: Sequence[str]) -> None:
     """One more row in the run's Weights & Biases run, under evaluation/<checkpoint>/."""
+    # A run without this logger gets the default settings.
     node = stored_config(runner.folder, trust).logger.get("wandb") or OmegaConf.load(CONF / "logger" / "wandb.yaml")
     assert isinstance(node, DictConfig), node
     logger = build(node)(runner.folder)
@@ -198,11 +202,12 @@ def record_logged(folder: RunFolder, episode: str, trust: Sequence[str]) -> None
     """A video of a logged episode, `train:K` or `eval:K`, from its seed and actions; no weights are needed."""
     make = build(stored_config(folder, trust).env.make)
     phase, k = parse_episode(episode)
+
     log = EpisodeLog(folder)
     there = len(log.finished(phase))
     if not -there <= k < there:
         known = f"0 to {there - 1}, or -1 for the latest" if there else "none yet"
-        raise ConfigError(f"--episode {episode} is not there; {phase} episodes of this run: {known}")
+        raise ConfigError(f"--episode {episode} does not exist; {phase} episodes of this run: {known}")
 
     path = folder.videos / f"{phase}-{k % there}.mp4"
     try:
@@ -228,6 +233,7 @@ def render_live(run: Path, checkpoint: str, trust: Sequence[str]) -> None:
     runner.envs.close()
 
     make = partial(build(stored_config(runner.folder, trust).env.make), render_mode="human")
+    # The same runner with another kind of environments: evaluation is not written twice.
     shown = copy.copy(runner)
     shown.make_envs = lambda num, stream: Envs(make, num, runner.seed, stream, False, runner.envs.frame_skip)
     try:

@@ -1,4 +1,4 @@
-"""The state of a sweep, retries of unfinished runs, and all results in one file."""
+"""Show the runs of a sweep, start unfinished ones again, and collect all results in one file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mbrl_lab.tracking.signals import STOPPED
 
 
 def main(argv: Sequence[str], script: Path = SCRIPT) -> int:
-    """The command line; `script` starts runs. Returns the exit code: 2, and one line, for errors a user can fix."""
+    """The command line; `script` starts runs. Returns the exit code: 2, with a line, for errors a user can fix."""
     args = parser().parse_args(argv)
     try:
         return attempt(lambda: {"status": show, "retry": retry, "collect": gather}[args.verb](args, script))
@@ -31,19 +31,19 @@ def parser() -> argparse.ArgumentParser:
     """Every option."""
     p = argparse.ArgumentParser(prog="sweep.py", description=__doc__)
     verbs = p.add_subparsers(dest="verb", required=True)
-    status = verbs.add_parser("status", help="a table of the runs: how far, how well, why not")
-    again = verbs.add_parser("retry", help="start what failed, was stopped or killed, or never began")
+    status = verbs.add_parser("status", help="a table of the runs: state, step, return, and why a run stopped")
+    again = verbs.add_parser("retry", help="start the runs that failed, were stopped or killed, or never began")
     results = verbs.add_parser("collect", help="all results in one CSV file")
     for verb in (status, again, results):
         verb.add_argument("sweep", type=Path, help="its folder, or its sweep_name")
-    again.add_argument("runs", nargs="*", help="only these, by their names in the table")
+    again.add_argument("runs", nargs="*", help="only these runs, by their names in the table")
     again.add_argument("--workers", type=int, help="runs at once, on this machine")
     again.add_argument(
         "--trust",
         metavar="WORD",
         action="append",
         default=[],
-        help="a module of your own that the runs may build from, or sweep.json: the sweep is yours, with all it says",
+        help="a module of your own that the runs may build from, or sweep.json: all commands in it are yours",
     )
     again.add_argument("--config-dir", metavar="DIR", help="another folder of config files, as for train.py")
     results.add_argument("--out", type=Path, help="the file (results.csv in the sweep's folder)")
@@ -68,6 +68,8 @@ def retry(args: argparse.Namespace, script: Path) -> None:
     """retry"""
     sweep = found(args, script)
     jobs = to_retry(sweep, args.runs)
+
+    # Another launcher than the sweep was started with, e.g. for the last runs of a SLURM sweep.
     if args.workers is not None:
         if args.workers < 1:
             raise ConfigError(f"--workers is {args.workers}; it must be a whole number from 1")
@@ -75,12 +77,14 @@ def retry(args: argparse.Namespace, script: Path) -> None:
         sweep = Sweep(sweep.path, sweep.script, sweep.cwd, launcher, sweep.jobs, sweep.submitted)
     if args.config_dir is not None:
         jobs = [replace(job, flags=("--config-dir", str(conf_folders(args.config_dir)[-1]))) for job in jobs]
+
+    # The jobs' commands are stored in the folder, which may be somebody else's.
     check_sweep(sweep, jobs, script, args.trust, args.config_dir)
     start(sweep, jobs, skipped=len(sweep.jobs) - len(jobs))
 
 
 def to_retry(sweep: Sweep, names: Sequence[str]) -> list[Job]:
-    """Those that are named, or all that can be retried; ConfigError for one that is not there, runs or is done."""
+    """The named runs, or all that can be retried; ConfigError for one that is unknown, running or done."""
     states = {run.name: run.state for run in run_states(sweep)}
     for name in names:
         if name not in states:

@@ -1,4 +1,4 @@
-"""What all commands share: errors in a line or two, exit codes, and output to a closed pipe."""
+"""Used by all commands: errors in a line or two, exit codes, and output to a closed pipe."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from mbrl_lab.tracking.progress import hush
 
 
 def message_of_error(error: BaseException) -> str | None:
-    """One or two lines for what a user can fix; None for a fault of the program."""
+    """One or two lines for an error that a user can fix; None for a bug."""
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
         return (
             "out of memory: make planner.population, planner.particles, dynamics.width, dynamics.members,"
             " dynamics.trainer.batch, eval.num or replay.capacity smaller"
         )
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return f"{error}: make room there, and give the same command again"
+        return f"{error}: free some space there, and run the same command again"
     if isinstance(error, OmegaConfBaseException):
         return deleted_key(error)
     if isinstance(error, ConfigError | RunRefused | FloatingPointError | OSError | ValueError):
@@ -36,7 +36,7 @@ def message_of_error(error: BaseException) -> str | None:
 
 
 def attempt(work: Callable[[], None]) -> int:
-    """A script's exit code: 0, or 2 and a line for what a user can fix. Faults of the program are raised."""
+    """A script's exit code: 0, or 2 and a line for an error that a user can fix. Bugs are raised, with a traceback."""
     write_any_letter()
     try:
         work()
@@ -53,15 +53,15 @@ def attempt(work: Callable[[], None]) -> int:
 
 
 def write_any_letter() -> None:
-    """Print letters that the terminal's encoding lacks as escapes: none of them is worth a run."""
+    """Print letters that the terminal's encoding lacks as escapes, so that no run fails because of them."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            with suppress(OSError):  # it is closed
+            with suppress(OSError):  # the stream is closed
                 stream.reconfigure(errors="backslashreplace")
 
 
 def print_line(text: str) -> None:
-    """Print; a run goes on where nobody reads any more, as after `| head`."""
+    """Print; a run continues if nobody reads its output any more, as after `| head`."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -69,4 +69,4 @@ def print_line(text: str) -> None:
 
 
 UNHEARD = 128 + 13
-"""The exit code of a script whose output nobody reads on, as if by SIGPIPE."""
+"""The exit code of a script whose output nobody reads any more, as after SIGPIPE."""

@@ -1,4 +1,4 @@
-"""Train: algo=mpc env=cartpole ... runs what these words compose, or goes on with the run in `hydra.run.dir`."""
+"""Train: algo=mpc env=cartpole ... starts a run with these settings, or resumes the run in `hydra.run.dir`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from mbrl_lab.trust import own_modules
 
 
 def train(cfg: DictConfig) -> None:
-    """Run a config in Hydra's output folder: from the start, or from where it was stopped."""
+    """Run a config in Hydra's output folder: from the start, or from the last checkpoint."""
     given = HydraConfig.get()
     overrides, path = list(given.overrides.task), Path(given.runtime.output_dir)
     confs = [Path(s.path) for s in given.runtime.config_sources if s.schema == "file"]
@@ -51,27 +51,30 @@ def train(cfg: DictConfig) -> None:
         check_preset(overrides, confs)
         run(cfg, path, overrides, confs)
 
+    # In a sweep the launcher reports the error; here an exit code does, and an empty folder is not left behind.
     if given.mode == RunMode.MULTIRUN:
         work()
     elif code := attempt(work):
-        with suppress(OSError):  # it holds something
+        with suppress(OSError):  # the folder is not empty
             path.rmdir()
         raise SystemExit(code)
 
 
 def run(cfg: DictConfig, path: Path, overrides: Sequence[str], confs: Sequence[Path] = (CONF,)) -> None:
-    """Check, build, train and evaluate; what goes wrong is left in status.json."""
+    """Check, build, train and evaluate; status.json keeps the error of a run that failed."""
     folder = RunFolder(path)
     before = folder.status()
     runner, opening, copied = start(cfg, folder, overrides, confs)
     if opening == "done":
         print_line(f"this run is done: {path}\n{how_to_go_on(folder.status()['step'], cfg)}")
         return
+
     size = nbytes(runner.envs.spec, cfg.replay.capacity) / 1e6
     print_line(f"run       {path}\nreplay    {cfg.replay.capacity:,} steps, {size:,.1f} MB on {runner.replay.storage}")
     print_line("\n".join([precision_line(runner), *copied]))
     if opening == "resume":
         print_line(resumed_line(folder, before))
+
     with runner.tracker, closing(runner.envs):
         try:
             final = runner.run()
@@ -79,29 +82,33 @@ def run(cfg: DictConfig, path: Path, overrides: Sequence[str], confs: Sequence[P
             folder.mark("failed", runner.steps, error=message_of_error(error) or traceback.format_exc())
             raise
         except KeyboardInterrupt:
-            # A first Ctrl-C ends here too, once the run has saved: Python's own handler raises this.
+            # After a first Ctrl-C the run has saved, and Python's own handler, called then, raises this too.
             if folder.status()["state"] not in ("preempted", "done"):
                 folder.mark("failed", runner.steps, error=AT_ONCE)
             raise
+
+        # The run is done, and its results are stored: a picture that fails is only a warning.
         print_line("drawing   what was learned")  # with a planner it takes a minute
         with runner.signals as signals, signals.at_once(signals.hand_over):
             pictures = draw(runner)
         files = [*sorted(folder.videos.glob("*.mp4")), *(path for path in pictures if path.suffix == ".png")]
         runner.tracker.attach(files)
+
     if runner.steps < cfg.steps:
         print_line(f"stopped   at step {runner.steps:,}: {cfg.stop.metric} is at {cfg.stop.target} or above")
     print_line(last_words(folder, final, cfg.eval.final_episodes, pictures))
 
 
-AT_ONCE = "stopped at once by a second Ctrl-C"
+AT_ONCE = "stopped immediately by a second Ctrl-C"
 
 
 def resumed_line(folder: RunFolder, before: Mapping[str, Any]) -> str:
-    """Where a run goes on, and how its last attempt, of which `before` is the status, came to stop."""
+    """A line with the step at which a run resumes, and how its last attempt, whose status is `before`, stopped."""
     state, reason = before["state"], headline(before["error"] or "")
     how = {"preempted": "preempted by a signal", "running": "killed", "done": "done"}.get(state, f"a failure: {reason}")
     if state == "failed" and reason.startswith(("killed", "stopped")):  # a reason that is complete
         how = reason
+
     step = Checkpoint(folder.last).step()
     if step is None:
         how += ", before its first checkpoint (checkpoint.every)"
@@ -109,15 +116,15 @@ def resumed_line(folder: RunFolder, before: Mapping[str, Any]) -> str:
 
 
 def how_to_go_on(step: int, cfg: DictConfig) -> str:
-    """What a finished run needs to go further: more steps, or, where it stopped early, no reason to stop."""
+    """How a finished run can be continued: with more steps, or, if it stopped early, with another target."""
     if step < cfg.steps and cfg.stop.target is not None:
-        reason = f"it stopped at step {step:,} of {cfg.steps:,}, as {cfg.stop.metric} had come to {cfg.stop.target}"
-        return f"{reason}: it goes on with stop.metric=null stop.target=null, or a higher target"
-    return f"more steps go on from here, e.g. steps={2 * max(step, cfg.steps)}"
+        reason = f"it stopped at step {step:,} of {cfg.steps:,}, as {cfg.stop.metric} had reached {cfg.stop.target}"
+        return f"{reason}: it continues with stop.metric=null stop.target=null, or a higher target"
+    return f"it continues with more steps, e.g. steps={2 * max(step, cfg.steps)}"
 
 
 def last_words(folder: RunFolder, final: dict[str, float], episodes: int, pictures: Sequence[Path]) -> str:
-    """What a run came to, and where its pictures lie."""
+    """The lines after a run: its return, its videos and pictures, and the command that evaluates it."""
     mean, std = final["final/return"], final["final/return_std"]
     low, high = final["final/return_min"], final["final/return_max"]
     videos = sorted(folder.videos.glob("final-*.mp4"))
@@ -137,7 +144,7 @@ def hydra_main(cfg: DictConfig) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command line; exits with 2, and a line or two, for what the user can fix."""
+    """The command line; exits with 2, and a line or two, for errors that a user can fix."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints errors in its own way, and exits
     write_any_letter()
     try:
@@ -146,13 +153,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+
     try:
+        # env=gym: the family is read from the environment's spaces before Hydra composes the recipe.
         line.overrides, found = with_family(line.overrides, confs)
         if found:
             print(found, file=sys.stderr)
         if line.explain:
             print_line(explain_key(line.explain, line.overrides, line.config_dir))
             return
+
+        # Hydra parses sys.argv by itself, so the sorted words are put there.
         sys.argv[1:] = line.words()
         hydra_main()
     except KeyboardInterrupt as stop:
@@ -162,6 +173,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         hush(1)
         raise SystemExit(UNHEARD) from None
     except Exception as error:
+        # Errors of the run itself were reported in `train`; these are Hydra's, before it.
         lines = message_of_error(error)
         if isinstance(error, HydraException | YAMLError | UnicodeDecodeError) or type(error) is ValueError:
             lines = composition_message(error, line.overrides, confs)

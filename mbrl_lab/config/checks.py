@@ -1,4 +1,4 @@
-"""Look at every setting before anything is built: ConfigError for the first that cannot be."""
+"""Checks of all settings before anything is built: ConfigError for the first invalid one."""
 
 from __future__ import annotations
 
@@ -17,18 +17,23 @@ from mbrl_lab.tracking.folder import flatten, plain
 
 
 def check(cfg: DictConfig) -> None:
-    """Raise ConfigError for the first setting that cannot be, before any part is built."""
+    """Raise ConfigError for the first invalid setting, before any part is built."""
+    # Old names first: their new spelling helps more than any other message about them.
     check_old_names(cast(dict[str, Any], OmegaConf.to_container(cfg)))
     for key in left_open(cfg):
         raise ConfigError(f"{key} must be given, e.g. {key}=...")
+
+    # A missing module is reported before interpolations, which may call functions of it.
     find_here(cfg)
     try:
         OmegaConf.to_container(cfg, resolve=True)
     except InterpolationKeyError as error:
-        advice = "this environment or algorithm does not give it, so choose parts that do without"
+        advice = "this environment or algorithm does not define it, so choose parts that do not need it"
         if "env.physics." in str(error):
             advice = "this environment's equations are not known: try dynamics=ensemble, latent or rssm_xs"
         raise ConfigError(f"{str(error).splitlines()[0]}: {advice}") from error
+
+    # Each setting by itself, then the settings of each part, then settings that depend on each other.
     check_rules(cfg)
     check_parts(cfg)
     check_frame_skip(cfg)
@@ -43,29 +48,36 @@ def check(cfg: DictConfig) -> None:
         check_horizon(cfg)
     check_score(cfg)
     check_stop(cfg)
+
+    # A planner needs nothing from run time, and its constructor checks its own settings.
     if "planner" in cfg.algo:
         build(cfg.planner)
 
 
 def check_old_names(config: Mapping[str, Any], source: str = "") -> None:
-    """ConfigError for the first setting or class that has another name now; `source` is where the config was read."""
+    """ConfigError for the first setting or class that was renamed; `source`: the file that the config comes from."""
     if answer := answer_config(config):
         raise ConfigError(f"{source}: {answer}; an older version wrote it" if source else answer)
 
 
 def check_rules(cfg: DictConfig) -> None:
-    """ConfigError for the first setting that cannot be by itself."""
+    """ConfigError for the first setting whose value its rule does not allow."""
+    # Selecting a node parses its path, and hundreds of rules share a few parents.
     node_of = cache(lambda parent: OmegaConf.select(cfg, parent) if parent else cfg)
     for key, (holds, allowed) in RULES.items():
         parent, _, leaf = key.rpartition(".")
         node = node_of(parent)
+        # A setting that this algorithm or part does not have needs no check.
         if isinstance(node, DictConfig) and leaf in node and not holds(value := OmegaConf.select(node, leaf)):
             beyond = f" to {INT64}" if isinstance(value, int) and value > INT64 else ""
             raise ConfigError(f"{key} is {value!r}; it must be {allowed}{beyond}")
 
 
 def check_frame_skip(cfg: DictConfig) -> None:
-    """ConfigError where frames would be counted that nobody skips."""
+    """ConfigError if env.frame_skip is above 1 but nothing in the environment applies it.
+
+    The log would count frames that were never skipped.
+    """
     applied = any(
         key.rpartition(".")[2] == "frame_skip" for key in flatten({"make": OmegaConf.to_container(cfg.env.make)})
     )
@@ -75,14 +87,14 @@ def check_frame_skip(cfg: DictConfig) -> None:
 
 
 def left_open(cfg: DictConfig) -> list[str]:
-    """The dotted names of settings that still are `???`."""
+    """The dotted names of settings whose value is still `???`, which means that it must be given."""
     tree = OmegaConf.to_container(cfg)
     assert isinstance(tree, dict), type(tree)
     return sorted(key for key, value in flatten({str(k): v for k, v in tree.items()}).items() if value == "???")
 
 
 def check_parts(cfg: DictConfig) -> None:
-    """ConfigError where a part is none, or has settings that it does not know."""
+    """ConfigError if a part is not a mapping with a class, or has settings that its class does not take."""
     for key in ("algo", "env.make", "dynamics", "planner", "policy", "encoder"):
         part = OmegaConf.select(cfg, key)
         if _has(cfg, key) and not isinstance(part, DictConfig):
@@ -95,13 +107,17 @@ def check_arguments(node: DictConfig, path: str) -> None:
     """ConfigError for a key that the class of a part, or of a group of its settings, does not take."""
     if "_target_" not in node:
         return
+
+    # Hydra would report an unknown argument only when the part is built, after others have been built.
     known = inspect.signature(locate(node["_target_"])).parameters
     keys = [key for key in map(str, node) if not key.startswith("_")]
     for key in (key for key in keys if key not in known):
         value = node[key]
-        if isinstance(value, DictConfig):  # name a setting, not a group of them
+        if isinstance(value, DictConfig):  # the message names one setting, not a group of them
             key, value = next(iter(flatten({key: plain(value)}).items()))
         raise ConfigError(f"{path}.{key} is {value!r}, but {class_name(node)} has no such setting")
+
+    # Groups of settings are parts themselves; an interpolation points to a part that is checked in its own place.
     for key in keys:
         if isinstance(node[key], DictConfig) and not OmegaConf.is_interpolation(node, key):
             check_arguments(node[key], f"{path}.{key}")
@@ -112,13 +128,15 @@ def class_name(node: DictConfig) -> str:
 
 
 def check_room(cfg: DictConfig) -> None:
-    """ConfigError where replay is too small for a batch, or the run ends before anything is learned."""
+    """ConfigError if replay is too small for a batch, or the run is over before anything is learned."""
+    # A window has one step more than it has transitions; an image model reads its history and what it unrolls.
     num, capacity = cfg.env.num, cfg.replay.capacity
     rows = 1 + max(OmegaConf.select(cfg, f"policy.{key}", default=1) for key in ("n_step", "resets.n_step_start"))
     rows = max(rows, sum(OmegaConf.select(cfg, f"dynamics.{key}", default=0) for key in ("history", "unroll")))
     if num * rows > capacity:
         most = f"it must be at most {capacity // rows}" if rows <= capacity else "replay.capacity must be larger"
-        raise ConfigError(f"env.num is {num}; with replay.capacity={capacity} and {rows} rows for each {most}")
+        raise ConfigError(f"env.num is {num}; with replay.capacity={capacity} and {rows} steps for each {most}")
+
     for key in ("algo.update.batch", "algo.warmup"):
         if (given := OmegaConf.select(cfg, key, default=0)) > capacity:
             raise ConfigError(f"{key} is {given}; it must be at most replay.capacity, {capacity}")
@@ -127,7 +145,8 @@ def check_room(cfg: DictConfig) -> None:
 
 
 def check_length(cfg: DictConfig) -> None:
-    """ConfigError where a window of rows is longer than what replay holds at the first update."""
+    """ConfigError if a window is longer than the steps of an environment in replay at the first update."""
+    # The warm-up adds one step more to each environment: the first one of its first episode.
     rows = {"replay.capacity": cfg.replay.capacity // cfg.env.num, "algo.warmup": cfg.algo.warmup // cfg.env.num + 1}
     limit = min(rows, key=lambda key: rows[key])
     if cfg.dynamics.length > rows[limit]:
@@ -136,7 +155,7 @@ def check_length(cfg: DictConfig) -> None:
 
 
 def check_score(cfg: DictConfig) -> None:
-    """ConfigError where scores cannot be normalised by env.score."""
+    """ConfigError if scores cannot be normalised by env.score."""
     score = cfg.env.get("score")
     if score is not None and (set(score) != {"random", "human"} or score.random == score.human):
         raise ConfigError(f"env.score is {dict(score)}; it must be two different returns, of random and of human")
@@ -146,7 +165,7 @@ EVALUATED = ("return", "return_std", "return_iqm", "return_min", "return_max", "
 
 
 def check_stop(cfg: DictConfig) -> None:
-    """ConfigError where a run would wait for what cannot come, as far as that is known before it runs."""
+    """ConfigError if the run could never stop early by `stop`, as far as that is known before it runs."""
     metric, target = cfg.stop.metric, cfg.stop.target
     if metric is None and target is not None:
         raise ConfigError(f"stop.target is {target!r}, but stop.metric is null: name one, e.g. stop.metric=eval/return")
@@ -156,11 +175,15 @@ def check_stop(cfg: DictConfig) -> None:
         raise ConfigError(f"stop.metric is {metric}, which is now {METRICS[metric]}")
     if not number(-1e9, 1e9)[0](target):
         raise ConfigError(f"stop.target is {target!r}; with stop.metric={metric} it must be a number")
+
+    # Names under eval/ and train/ are known beforehand; others depend on the parts, and are not checked here.
     phase, _, name = str(metric).partition("/")
     logged = {"eval": (*EVALUATED, *(["hns"] if "score" in cfg.env else [])), "train": ("return", "length")}
     if not name or phase in ("final", "time") or name not in logged.get(phase, (name,)):
         known = ", ".join(f"{phase}/{x}" for x in logged.get(phase, ())) or "such as eval/return or train/return"
         raise ConfigError(f"stop.metric is {metric!r}; it must be a metric that training logs: {known}")
+
+    # Fewer evaluations than the window has values: the target could not be reached.
     times = cfg.steps // cfg.eval.every if cfg.eval.every else 0
     if phase == "eval" and times < cfg.stop.window:
         logged_times = f"with eval.every={cfg.eval.every} and steps={cfg.steps} it is logged {times} times"
@@ -168,7 +191,8 @@ def check_stop(cfg: DictConfig) -> None:
 
 
 def check_horizon(cfg: DictConfig) -> None:
-    """ConfigError where an update's rows are more than replay holds or the run has, or fewer than its minibatches."""
+    """ConfigError if an update needs more steps than replay or the run has, or has fewer than its minibatches."""
+    # An update also reads the step before its first transition.
     rows = cfg.replay.capacity // cfg.env.num - 1
     most = min(rows, cfg.steps // cfg.env.num)
     if cfg.algo.horizon > most:
@@ -176,6 +200,7 @@ def check_horizon(cfg: DictConfig) -> None:
         raise ConfigError(
             f"algo.horizon is {cfg.algo.horizon}; with env.num={cfg.env.num} and {limit} it must be at most {most}"
         )
+
     steps = cfg.algo.horizon * cfg.env.num
     minibatches = OmegaConf.select(cfg, "policy.optim.minibatches", default=1)
     if minibatches > steps:

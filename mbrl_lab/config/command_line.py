@@ -1,4 +1,4 @@
-"""The words of a command line: what Hydra reads out of them, and how they must be written for it to read it."""
+"""The words of a command line: how Hydra reads them, and how values are quoted so that it reads them correctly."""
 
 from __future__ import annotations
 
@@ -17,24 +17,29 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
-"""Settings that are always one text."""
+"""Settings whose value is always one text."""
 
 SOURCES = ("init_from", "init_checkpoint")
-"""Settings that are the path of a folder which is there, or a sweep over several."""
+"""Settings whose value is the path of an existing folder, or a sweep over several."""
 
 TEXTS = (*FOLDERS, *SOURCES, "name", "sweep_name")
-"""Settings that can only be texts: what Hydra's grammar has no reading for is quoted."""
+"""Settings whose values are texts: a value that Hydra's grammar cannot read is quoted."""
 
 
 class CommandLine:
-    """The words after a script's name, sorted: `overrides`, the `flags` with what belongs to them, and our own flag.
+    """The words after a script's name, sorted: `overrides`, the `flags` with their values, and our own flag.
 
-    config_dir: what `--config-dir` names. explain: what `--explain` asks about; it is no flag of Hydra's.
+    Attributes:
+        overrides: `key=value` words, with values quoted where Hydra needs it.
+        flags: the other words.
+        config_dir: the folder that `--config-dir` names.
+        explain: the key that `--explain` names; Hydra has no such flag.
 
-    Raises ValueError, one line, for a flag that is not there.
+    Raises ValueError, one line, for an unknown flag.
     """
 
     def __init__(self, argv: Sequence[str]) -> None:
+        # argparse prints its usage and exits; here errors are one line, which the caller prints.
         parser = get_args_parser()
         parser.error = _refuse  # type: ignore[method-assign]
         ours = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -42,10 +47,14 @@ class CommandLine:
         ours.add_argument("--explain", metavar="KEY")
         own, argv = ours.parse_known_args(list(argv))
         self.explain: str | None = own.explain
+
+        # Overrides may stand on both sides of flags, which Hydra's own parsing does not allow.
         args = parser.parse_intermixed_args(argv)
         waiting = list(args.overrides)
         for nameless in (o for o in waiting if o.startswith("=")):
             raise ValueError(f"cannot read {nameless!r}: a setting is written key=value")
+
+        # The overrides appear in their order, so the words between them are flags and their values.
         self.flags: list[str] = []
         for given in argv:
             if waiting and given == waiting[0]:
@@ -56,7 +65,7 @@ class CommandLine:
         self.config_dir: str | None = args.config_dir
 
     def words(self) -> list[str]:
-        """In an order that Hydra takes: overrides in one piece, and flags behind them, since some take a value."""
+        """In an order that Hydra accepts: all overrides, then the flags, since some of these take a value."""
         return [*self.overrides, *self.flags]
 
 
@@ -69,9 +78,13 @@ def readable(override: str) -> str:
     key, equals, value = override.partition("=")
     if not equals or key not in TEXTS or value.strip() in ("", "null"):
         return override
-    if key in (*FOLDERS, *SOURCES) and value.split("/")[0] == "~":  # which no shell expands behind a key
+
+    # A shell expands ~ only at the beginning of a word, not after a key.
+    if key in (*FOLDERS, *SOURCES) and value.split("/")[0] == "~":
         value = os.path.expanduser(value)
         override = f"{key}={value}"
+
+    # `name=a,b` is a sweep over two names; a folder whose path has a comma is one folder.
     read = parsed(override)
     one = key in FOLDERS or (key in SOURCES and Path(value).is_dir())
     odd = read is None or (one and (read.is_sweep_override() or not isinstance(read.value(), str)))
@@ -79,7 +92,7 @@ def readable(override: str) -> str:
 
 
 def parsed(override: str) -> Override | None:
-    """What Hydra reads, or None where it cannot."""
+    """The override as Hydra reads it, or None if it cannot."""
     try:
         return OverridesParser.create().parse_override(override)
     except HydraException:
@@ -87,7 +100,7 @@ def parsed(override: str) -> Override | None:
 
 
 def quoted(text: str, quote: str = "'") -> str:
-    """The text in Hydra's quotes, in which a backslash is one unless it stands before a quote."""
+    """The text in Hydra's quotes, in which a backslash is an ordinary letter unless it precedes a quote."""
     inside = re.sub(rf"(\\*)({quote}|$)", lambda m: m[1] * 2 + (f"\\{quote}" if m[2] else ""), text)
     return f"{quote}{inside}{quote}"
 
@@ -101,7 +114,7 @@ def as_shell(override: str) -> str:
 def override(key: str, value: Any) -> str:
     """A value of Python as an override that Hydra reads as that value; `${...}` points to a setting, as in a file.
 
-    Raises ValueError for what no config can hold.
+    Raises ValueError for a type that a config cannot hold.
     """
     return f"{key}={_value(key, value)}"
 
@@ -109,6 +122,8 @@ def override(key: str, value: Any) -> str:
 def _value(key: str, value: Any) -> str:
     if isinstance(value, np.generic):
         value = value.item()
+
+    # bool before int, of which it is a subclass.
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -117,6 +132,8 @@ def _value(key: str, value: Any) -> str:
         return repr(value)
     if isinstance(value, Path):
         value = str(value)
+
+    # A text that Hydra would read as something else, such as "1e3" or "null", is quoted.
     if isinstance(value, str):
         return value if _plain(value) else quoted(value)
     if isinstance(value, Mapping):
@@ -131,7 +148,7 @@ def _value(key: str, value: Any) -> str:
 
 
 def _plain(text: str) -> bool:
-    """Whether Hydra reads the text as itself without quotes, by itself, in a list and in a dict."""
+    """Whether Hydra reads the text unchanged without quotes: alone, in a list and in a dict."""
     return _reads_as(text, text) and _reads_as(f"[{text}]", [text]) and _reads_as(f"{{k:{text}}}", {"k": text})
 
 

@@ -1,4 +1,4 @@
-"""Layers: every file and word that gave a setting a value, in the order in which Hydra merges them."""
+"""Layers: every file and override that gave a setting a value, in the order in which Hydra merges them."""
 
 from __future__ import annotations
 
@@ -39,13 +39,16 @@ class Source(NamedTuple):
 
 
 def explain_key(key: str, overrides: Sequence[str], config_dir: Path | str | None = None) -> str:
-    """For a setting, or each setting below a group of them: its value, the layers, the winner, what is allowed."""
+    """Lines for a setting, or for each setting of a group: its value, the layers, the winner, the allowed values."""
     cfg = compose_config(overrides, config_dir)
+
+    # Of a group only its leaves are explained: a group has no value of its own.
     keys = [k for k in flat_keys(plain_tree(cfg)) if k == key or k.startswith(f"{key}.")]
     leaves = [k for k in keys if not any(other.startswith(f"{k}.") for other in keys)]
     if not leaves:
         close = did_you_mean(key, flat_keys(plain_tree(cfg)))
         raise ConfigError(f"--explain {key}: there is no such setting{close} `--cfg job` shows all of them")
+
     confs = conf_folders(config_dir)
     found = list(sources(overrides, confs))
     return "\n".join(line for leaf in leaves for line in explained(leaf, cfg, found, overrides))
@@ -57,6 +60,8 @@ def explained(key: str, cfg: DictConfig, found: Sequence[Source], overrides: Seq
     comment = layers[0].comment if layers else ""
     about = "; ".join(filter(None, (comment, RULES[key][1] if key in RULES else "")))
     yield f"{key} = {shown(OmegaConf.select(cfg, key))}" + (f"   # {about}" if about else "")
+
+    # Layers are in the order of merging, so the last one wins.
     width = max((len(shown(layer.value)) for layer in layers), default=0)
     for layer in layers:
         yield f"  {shown(layer.value):>{width}}  {layer.place}" + ("  <- wins" if layer is layers[-1] else "")
@@ -75,6 +80,7 @@ def sources(overrides: Sequence[str], confs: Sequence[Path]) -> Iterator[Source]
 
 def defaults_list(overrides: Sequence[str], confs: Sequence[Path]) -> list[tuple[str, str]]:
     """Hydra's own list of config paths and packages; its settings of itself are left out."""
+    # There is no public function for it; `compose` itself uses this one.
     with initialize_config_dir(str(confs[0]), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         found = loader.compute_defaults_list("train", [*overrides, *search_path(confs)], RunMode.RUN)
@@ -86,11 +92,14 @@ def defaults_list(overrides: Sequence[str], confs: Sequence[Path]) -> list[tuple
 
 
 def from_files(key: str, found: Sequence[Source]) -> Iterator[Layer]:
-    """Where files set this key, or a mapping that holds it, as one value."""
+    """The layers of files that set this key, or a mapping that contains it, as one value."""
     for file, section, package in found:
+        # The key as the file writes it: below the package under which Hydra merges the file.
         inner = key.removeprefix(f"{package}.") if package else key
         if package and inner == key:
             continue
+
+        # Parsed to nodes, not values, which know their lines.
         text = file.read_text(encoding="utf-8")
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         if section is not None:
@@ -112,14 +121,14 @@ def section_names(key: str) -> set[str]:
 
 
 def descend(node: yaml.Node | None, path: Sequence[str]) -> yaml.Node | None:
-    """What stands at a path in a file; None where nothing does."""
+    """The node at a path in a file; None if there is none."""
     for part in path:
         node = dict(pairs(node)).get(part)
     return node
 
 
 def value_of(text: str, node: yaml.Node) -> Any:
-    """A node as OmegaConf reads it; a mapping of several lines as it is written."""
+    """The value of a node as OmegaConf reads it; a mapping of several lines as it is written."""
     written = text[node.start_mark.index : node.end_mark.index]
     if "\n" in written:
         return " ".join(written.split())
@@ -129,7 +138,7 @@ def value_of(text: str, node: yaml.Node) -> Any:
 
 
 def from_words(key: str, overrides: Sequence[str]) -> Iterator[Layer]:
-    """Overrides that set this key, or a mapping that holds it."""
+    """The layers of overrides that set this key, or a mapping that contains it."""
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         given = OmegaConf.create()
         if not override.is_delete():
@@ -145,13 +154,13 @@ def plain_tree(cfg: DictConfig) -> dict[str, Any]:
 
 
 def shown(value: Any) -> str:
-    """As one would write it on the command line."""
+    """A value as it is written on the command line."""
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     return str(value)
 
 
 def short(file: Path) -> str:
-    """The path from the current folder where the file lies below it."""
+    """The path relative to the current folder, if the file is below it."""
     here = Path.cwd()
     return str(file.relative_to(here)) if file.is_relative_to(here) else str(file)

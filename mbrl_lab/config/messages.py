@@ -1,4 +1,4 @@
-"""Hydra's complaints about a command line, in a line or two that name what was given, what there is, and what to do."""
+"""Messages for Hydra's errors: a line or two with the given value, the valid ones, and the remedy."""
 
 from __future__ import annotations
 
@@ -16,23 +16,32 @@ from mbrl_lab.config.renamed import answer_key, new_name
 from mbrl_lab.tracking.folder import one_line
 
 SHOWN = 4
-"""Settings of several parts that have the same name."""
+"""Maximum number of settings of the same name, of several parts, that a message lists."""
 
 
 def explain(error: Exception, overrides: Sequence[str], confs: Sequence[Path], keys: Iterable[str]) -> str:
-    """A message for what went wrong; `keys` are the settings that exist without the overrides.
+    """A message for an error of composition.
 
-    confs: the folders of configs, ours and `--config-dir`.
+    Args:
+        error: what Hydra, OmegaConf or YAML raised.
+        overrides: the words of the command line.
+        confs: the folders of configs, ours and `--config-dir`.
+        keys: the settings that exist without the overrides.
     """
+    # Hydra has few exception classes, so most errors can only be told apart by their texts.
     text = str(error)
     if isinstance(error, YAMLError | UnicodeDecodeError):
         return f"a config file cannot be read: {one_line(error)}"
+
+    # Files and settings that do not exist.
     if "_${family}'" in text:
         return "env names no family: its file must have defaults: [/family: discrete], or another of conf/family"
     if isinstance(error, MissingConfigException) and (found := re.search(r"Could not (?:find|load) '([^']+)'", text)):
         return missing(found[1], confs)
     if found := re.search(r"Could not override '([^']+)'", text):
         return _unknown(found[1], overrides, confs, list(keys))
+
+    # Overrides that cannot be read, or that Hydra reads as something else.
     if isinstance(error, OverrideParseException):
         return _unreadable(str(error.override), text.splitlines()[0])
     if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
@@ -40,12 +49,16 @@ def explain(error: Exception, overrides: Sequence[str], confs: Sequence[Path], k
         return f"{found[1]}: a list of values is a sweep; add -m to run each of them{one}"
     if found := re.search(r"Could not append to config. An item is already at '([^']+)'", text):
         return f"{found[1]} is a setting already: write it without the +"
+
+    # Groups that cannot be chosen in this way.
     if "Error resolving interpolation" in text and any(o.startswith("recipe=") for o in overrides):
         return "recipe follows from algo and the environment's family: choose parts instead, e.g. policy=sac"
     nulls = [o for o in overrides if o.endswith("=null") and o.partition("=")[0] in groups_of(confs)]
     if nulls and "Got NoneType" in text:
         group = nulls[0].partition("=")[0]
         return f"{nulls[0]}: a group cannot be null here; {group} can be: {', '.join(_options(confs, group))}"
+
+    # Anything else: Hydra's first line, and the first of its cause.
     cause = str(error.__cause__ or "").splitlines()[:1]
     return text.splitlines()[0] + "".join(f" ({line})" for line in cause if line not in text)
 
@@ -73,14 +86,16 @@ def _unreadable(given: str, problem: str) -> str:
 
 
 def missing(name: str, confs: Sequence[Path], given: str | None = None) -> str:
-    """A message for a file `group/value` that is not there; `given` is the group in the user's words."""
+    """A message for a config file `group/value` that does not exist; `given` is the group as the user wrote it."""
     group, _, value = name.rpartition("/")
     if renamed := answer_key(f"{group}={value}"):
         return renamed
     options = _options(confs, group)
-    if not options:
+    if not options:  # the value itself has a slash
         group, _, value = name.partition("/")
         options = _options(confs, group)
+
+    # Nobody names a recipe: it follows from algo and family, so the message is about these two.
     if group == "recipe":
         algo, _, family = value.rpartition("_")
         known = [o.removeprefix(f"{algo}_") for o in options if o.startswith(f"{algo}_")]
@@ -88,13 +103,16 @@ def missing(name: str, confs: Sequence[Path], given: str | None = None) -> str:
         has, instead = ", ".join(known) or "none", ", ".join(others) or "none"
         start = f"algo={algo} has no recipe for environments of family {family}; it has them for: {has}"
         return f"{start}. For {family} there are algo={instead}"
+
     group = given or group
     return f"{group}={value} does not exist{did_you_mean(value, options)} {group} can be: {', '.join(options)}"
 
 
 def _unknown(key: str, overrides: Sequence[str], confs: Sequence[Path], keys: Sequence[str]) -> str:
     given = next((o for o in overrides if re.match(rf"[+~]*{re.escape(key)}(=|$)", o)), key)
-    # Where nobody uses the part, the new name of one of its settings would be refused as well.
+
+    # A group that exists but is not part of this config: the algorithm does not use it. Renamed settings of it come
+    # first too, since their new names would be rejected as well.
     head = new_name(key).partition(".")[0].partition("/")[0]
     groups = groups_of(confs)
     if head in groups and head not in {k.partition(".")[0] for k in keys}:
@@ -104,6 +122,7 @@ def _unknown(key: str, overrides: Sequence[str], confs: Sequence[Path], keys: Se
         return f"{given}: algo={algo} uses no {head}; leave it out"
     if renamed := answer_key(key):
         return renamed
+
     names = {p for k in keys for p in _prefixes(k)} | groups
     whole = [k for k in keys if k.endswith(f".{key}")][:SHOWN]  # a setting without the part that it belongs to
     meant = f"; did you mean {' or '.join(whole)}?" if whole else did_you_mean(key, names)
@@ -120,7 +139,7 @@ def _options(confs: Sequence[Path], group: str) -> list[str]:
 
 
 def did_you_mean(word: str, words: Iterable[str]) -> str:
-    """The end of a sentence about a word that is not among `words`: one of them that is close to it, or a full stop."""
+    """The end of a sentence about an unknown word: the most similar of `words`, or a full stop."""
     close = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
     return f"; did you mean {close[0]}?" if close else "."
 

@@ -1,7 +1,7 @@
-"""Metrics: what each logged name means. docs/metrics.md is made from this table, and tests hold runs against it.
+"""Metrics: the meaning of each logged name. docs/metrics.md is made from this table, and tests compare runs with it.
 
 Names: `model/{train,holdout,openloop,rollout}/{obs,reward,termination}/NUMBER`, `policy/`, `planner/`, `actions/`,
-`train/`, `eval/`, `final/`, `time/`. A row holds the mean of each over the times that it was measured since the last.
+`train/`, `eval/`, `final/`, `time/`. A row holds the mean of each over its measurements since the last row.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ EPISODES = {
     "return": "mean return of whole episodes",
     "return_std": "their standard deviation",
     "return_iqm": "their interquartile mean",
-    "return_min": "the least of them",
+    "return_min": "the smallest of them",
     "return_max": "the largest of them",
     "length": "mean steps of an episode",
     "hns": "human-normalised score, where env.score is known",
@@ -25,8 +25,8 @@ MEANINGS: dict[str, str] = {
     "frames": "step times env.frame_skip",
     "replay/size": "environment steps in replay",
     "replay/weight": "mean importance weight of a batch that was drawn by priority",
-    "runtime/bits": "of the precision that networks compute in: 16 or 32",
-    "train/return": "mean return of the training episodes that ended since the last row",
+    "runtime/bits": "precision of the networks: 16 (bf16) or 32 (fp32)",
+    "train/return": "mean return of the training episodes that finished since the last row",
     "train/length": "mean steps of these",
     **{f"eval/{name}": f"evaluation while training: {what}" for name, what in EPISODES.items()},
     **{f"final/{name}": f"evaluation of the final policy: {what}" for name, what in EPISODES.items()},
@@ -36,76 +36,76 @@ MEANINGS: dict[str, str] = {
     "actions/std_abs": "standard deviation of |action|",
     "actions/at_bounds": "fraction of actions at -1 or 1",
     "model/train/loss": "loss of the model over the updates of a fit; below zero is possible if Gaussian",
-    "model/train/obs/loss": "its part for observations, or what is decoded of them",
+    "model/train/obs/loss": "its part for observations, or their reconstruction",
     "model/train/reward/loss": "its part for rewards",
     "model/train/termination/loss": "its part for terminations: cross-entropy",
-    "model/train/consistency": "latent: loss of the prediction beside the next encoding",
-    "model/train/latent/rmse": "latent: root mean square distance of these two",
-    "model/train/latent/std": "latent: mean standard deviation of its dimensions over steps; near 0 they carry nothing",
+    "model/train/consistency": "latent: loss between the predicted and the encoded next state",
+    "model/train/latent/rmse": "latent: root mean square distance between these two",
+    "model/train/latent/std": "latent: mean standard deviation of its dimensions over steps; near 0 it has collapsed",
     "model/train/latent/usage": "RSSM: fraction of the classes in use, by the entropy of their frequencies",
     "model/train/kl": "RSSM: KL of posterior and prior in nats",
-    "model/train/kl_prior": "RSSM: the loss that moves the prior",
-    "model/train/kl_posterior": "RSSM: the loss that moves the posterior",
+    "model/train/kl_prior": "RSSM: the part of the loss that trains the prior",
+    "model/train/kl_posterior": "RSSM: the part of the loss that trains the posterior",
     "model/train/posterior_entropy": "RSSM: in nats, summed over latents",
     "model/train/gradient_norm": "norm of the gradient before it was clipped",
     "model/train/updates": "gradient steps of a fit",
-    "model/holdout/loss": "least error on held-out steps, mean over members: squared error of standardised targets",
+    "model/holdout/loss": "lowest error on held-out steps, mean over members: squared error of standardised targets",
     "model/holdout/obs/rmse": "one-step error on held-out steps, in standard deviations of the change",
     "model/holdout/reward/rmse": "the same of the reward",
-    "model/holdout/termination/error": "mean of missed and of invented terminations: 0.5 is a guess",
+    "model/holdout/termination/error": "mean of the rates of missed and of false terminations: 0.5 is chance",
     "model/holdout/std": "standard deviation over the members' means, root mean square",
-    "model/holdout/coverage_<level>": "fraction of outcomes in the central 50, 80, 95 % intervals",
-    "model/openloop/obs/changed_f1_<steps>": "images: F1 of the pixels that change, after so many predicted steps",
-    "model/openloop/obs/tiles_right_<steps>": "images: fraction of the changing tiles that are right",
+    "model/holdout/coverage_<level>": "fraction of targets in the central 50, 80, 95 % intervals",
+    "model/openloop/obs/changed_f1_<steps>": "images: F1 of the changing pixels, after this number of predicted steps",
+    "model/openloop/obs/tiles_right_<steps>": "images: fraction of the changing tiles that are predicted correctly",
     "model/openloop/obs/<part>_recall_<steps>": "images: fraction of starts from which a part, e.g. the ball, is found",
     **{f"model/openloop/{kind}/precision": f"images: precision for {what}, at 0.5" for kind, what in IMAGES.items()},
     **{f"model/openloop/{kind}/recall": f"images: recall for {what}, at 0.5" for kind, what in IMAGES.items()},
     **{f"model/openloop/{kind}/average_precision": f"images: for {what}" for kind, what in IMAGES.items()},
     **{
-        f"model/openloop/{kind}/calibration": "images: sum of probabilities by true count; 1 is right"
+        f"model/openloop/{kind}/calibration": "images: sum of probabilities divided by the true count; 1 is calibrated"
         for kind in IMAGES
     },
     "model/openloop/trusted_horizon": "images: steps that rollouts may have, by the open-loop errors; 0: none",
-    "model/openloop/obs/error_<steps>": "model.json: median error after so many predicted steps",
-    "model/openloop/obs/std_<steps>": "model.json: spread over the model's samples then",
+    "model/openloop/obs/error_<steps>": "model.json: median error after this number of predicted steps",
+    "model/openloop/obs/std_<steps>": "model.json: standard deviation over the model's samples at that step",
     "model/openloop/reward/rmse": "model.json: error of the rewards on fresh episodes",
     "model/openloop/termination/at_terminations": "model.json: mean predicted probability where an episode terminated",
-    "model/openloop/termination/elsewhere": "model.json: and where it did not",
+    "model/openloop/termination/elsewhere": "model.json: the same at all other steps",
     "model/rollout/length": "steps that imagined rollouts may have, by the schedule",
-    "model/rollout/continue": "steps that they had: fewer where they terminated or the members disagreed",
+    "model/rollout/continue": "mean number of steps that they had: fewer if they terminated or the members disagreed",
     "model/rollout/reward": "mean imagined reward of a step",
-    "model/rollout/disagreement": "mean disagreement of the members in the first states of rollouts",
+    "model/rollout/disagreement": "mean disagreement of the members in the start states of rollouts",
     "planner/score": "predicted return of a plan over its horizon",
     "planner/planned": "model.json: predicted return of plans on fresh episodes",
-    "planner/achieved": "model.json: what came of them",
-    "planner/correlation": "model.json: of the two",
-    "policy/loss": "DDQN: mean loss over valid windows; PPO: the clipped objective's",
+    "planner/achieved": "model.json: return that followed",
+    "planner/correlation": "model.json: correlation of the two",
+    "policy/loss": "DDQN: mean loss over valid windows; PPO: the negative clipped objective",
     "policy/value_loss": "PPO: squared error of the value",
     "policy/actor_loss": "SAC, actor-critic: loss of the actor",
     "policy/critic_loss": "SAC, actor-critic: loss of the critics",
     "policy/real_critic_loss": "Dreamer with algo.hybrid: loss of the critic on real steps",
     "policy/q": "mean value of the actions taken",
-    "policy/value": "actor-critic: mean value that the target critic gives imagined states",
+    "policy/value": "actor-critic: mean value of imagined states by the target critic",
     "policy/return": "actor-critic: mean lambda-return",
-    "policy/return_range": "actor-critic: what returns are divided by where it is above 1",
+    "policy/return_range": "actor-critic: range by which returns are divided if it is above 1",
     "policy/imagined_reward": "actor-critic: mean imagined reward",
     "policy/imagined_termination": "actor-critic: mean imagined probability of a termination",
-    "policy/entropy": "in nats",
+    "policy/entropy": "entropy of the policy in nats",
     "policy/alpha": "SAC: the temperature",
     "policy/epsilon": "DDQN: probability of a random action",
     "policy/kl": "PPO: approximate KL from the policy that acted",
     "policy/clip_fraction": "PPO: fraction of steps whose ratio was clipped",
-    "policy/explained_variance": "PPO: of the returns by the value",
+    "policy/explained_variance": "PPO: fraction of the returns' variance that the value explains",
     "policy/gradient_norm": "norm of the gradient before it was clipped",
-    "time/seconds": "of training and evaluation",
-    "time/evaluation": "seconds of evaluation in these",
-    "time/sps": "steps of training a second",
-    "time/plan": "seconds that a plan took",
+    "time/seconds": "seconds of training and evaluation",
+    "time/evaluation": "the part of these for evaluations",
+    "time/sps": "training steps per second",
+    "time/plan": "seconds for one planning step",
 }
 
 
 def meaning(name: str) -> str | None:
-    """What a logged name means; None for one that is none of ours."""
+    """The meaning of a logged name; None for an unknown one."""
     for known, what in MEANINGS.items():
         if known == name or ("<" in known and re.fullmatch(re.sub(r"<\w+>", r"\\w+", known), name)):
             return what
@@ -120,8 +120,8 @@ def table() -> str:
 
 INTRODUCTION = """# Metrics
 
-Every name in `metrics.jsonl`, and of `diagnostics/model.json` what is not logged. A row holds the mean of each over the
-times that it was measured since the last row. What is measured in seconds stands under `time/`; all else is the same in
-every run of one config and seed on one machine. `stop.metric` may name any that is logged while training; names of
-earlier versions are answered with the new ones. Made by `python benchmarks/options.py --write` from
-[config/metrics.py](../mbrl_lab/config/metrics.py)."""
+This table has every name in `metrics.jsonl`, and those of `diagnostics/model.json` that are not logged. A row holds the
+mean of each metric over its measurements since the last row. Measurements of time are under `time/`; all others are the
+same in every run of one config and seed on one machine. `stop.metric` may be any metric that is logged during training;
+for the name of an earlier version the error message has the new one. This page is made by `python benchmarks/options.py
+--write` from [config/metrics.py](../mbrl_lab/config/metrics.py)."""

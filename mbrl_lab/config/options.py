@@ -1,7 +1,7 @@
-"""Options: every setting that a file of conf/ declares, with its default, what it means and what it may be.
+"""Options: every setting that a file of conf/ declares, with its default, its meaning and the allowed values.
 
-A default and its meaning stand in the YAML file of its group, what is allowed in rules.py; `--explain`, docs/options.md
-and benchmarks/options.py take all three from here.
+The YAML file of a group has the defaults and meanings, rules.py the allowed values; `--explain`, docs/options.md and
+benchmarks/options.py read all three from here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import yaml
 from mbrl_lab.config.rules import RULES
 
 GROUPS = ("algo", "dynamics", "planner", "policy", "encoder", "value", "env", "runtime", "logger", "launcher")
-"""Config groups whose files declare settings; what other groups hold are values for these."""
+"""Config groups whose files declare settings; the files of other groups change the values of these."""
 
 
 class Option(NamedTuple):
@@ -25,13 +25,13 @@ class Option(NamedTuple):
     key: str  # dotted, as on the command line
     default: str  # as it is written
     meaning: str  # the comment behind it
-    allowed: str  # in words; "" where nothing is checked, or its class checks
+    allowed: str  # in words; "" if nothing is checked, or if its class checks it
     file: str  # below conf/
     line: int
 
 
 def declared(conf: Path) -> Iterator[Option]:
-    """The settings of conf/train.yaml, then those of each group's files; what Hydra reads is left out."""
+    """The settings of conf/train.yaml, then those of each group's files; Hydra's own settings are left out."""
     yield from options_of(conf, conf / "train.yaml")
     for group in GROUPS:
         for file in sorted((conf / group).glob("*.yaml")):
@@ -44,6 +44,8 @@ def options_of(conf: Path, file: Path) -> Iterator[Option]:
     package = re.match(r"# @package (\S+)", text)
     home = package[1] if package else file.parent.name
     whole = file.parent == conf or home == "_global_"
+
+    # The node tree keeps line numbers, by which the comment behind a value is found.
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     lines = text.splitlines()
     for key, node in leaves(root, "" if whole else f"{home}."):
@@ -60,7 +62,7 @@ def options_of(conf: Path, file: Path) -> Iterator[Option]:
 
 
 def leaves(node: yaml.Node | None, prefix: str) -> Iterator[tuple[str, yaml.Node]]:
-    """Dotted keys of a file, and the values at the end of them. What has a `_target_` in braces is one value."""
+    """Dotted keys of a file and their values. A mapping in braces, such as `{_target_: ...}`, is one value."""
     for key, value in pairs(node):
         nested = isinstance(value, yaml.MappingNode) and value.value and not value.flow_style
         if nested:
@@ -97,6 +99,7 @@ HEADER = "| setting | default | meaning | allowed |\n| --- | --- | --- | --- |\n
 
 INTRODUCTION = """# Options
 
-Every setting, its default, what it means, and what is allowed. Made by `python benchmarks/options.py --write` from the
-comments in [conf](../conf) and from [rules.py](../mbrl_lab/config/rules.py). Presets, recipes and experiments change
-defaults: `python scripts/train.py ... --explain KEY` prints who set a value."""
+These tables list every setting, its default, its meaning and the allowed values. They are made by `python
+benchmarks/options.py --write` from the comments in [conf](../conf) and from [rules.py](../mbrl_lab/config/rules.py).
+Presets, recipes and experiments change defaults: `python scripts/train.py ... --explain KEY` prints every file that set
+a value."""

@@ -1,4 +1,4 @@
-"""Build the parts that a config names by `_target_`, and find what they need: modules and devices."""
+"""Builds the parts that a config names by `_target_`, and finds the modules and devices that they need."""
 
 from __future__ import annotations
 
@@ -17,22 +17,24 @@ from omegaconf import DictConfig, OmegaConf
 from mbrl_lab.config.renamed import TARGETS
 from mbrl_lab.tracking.folder import flatten, plain
 
-logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it logs, in several lines, what it raises too
+# It logs every error, in several lines, in addition to raising it.
+logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)
 
 
 class ConfigError(ValueError):
-    """A setting that cannot be: which, what was given, what is allowed."""
+    """An invalid setting. The message has its name, the given value, and the allowed ones."""
 
 
 def build(node: DictConfig) -> Any:
-    """The one place where a `_target_` becomes an object, or a partial that waits for what exists at run time.
+    """Build the object that `node` describes, or a partial of it. No other function calls Hydra's `instantiate`.
 
-    It gets a copy without interpolations: what they point to would be resolved in the config itself. Arguments are
+    It gets a copy without interpolations, since Hydra would resolve them in the config itself. Arguments arrive as
     plain dicts and lists.
     """
     try:
         return instantiate(OmegaConf.to_container(node, resolve=True), _convert_="all")
     except HydraException as error:
+        # Hydra wraps what a constructor raised; a ValueError is about a setting, and says so by itself.
         if isinstance(error.__cause__, ValueError):
             raise ConfigError(str(error.__cause__)) from error
         if isinstance(error.__cause__, ImportError | AttributeError):
@@ -41,7 +43,7 @@ def build(node: DictConfig) -> Any:
 
 
 def locate(target: str) -> Any:
-    """What a `_target_` names. Raises ConfigError where there is no such thing."""
+    """The class or function that a `_target_` names. Raises ConfigError if it does not exist."""
     try:
         return get_object(target)
     except (ImportError, AttributeError) as error:
@@ -49,7 +51,7 @@ def locate(target: str) -> Any:
 
 
 def not_found(target: str, error: BaseException) -> str:
-    """Hydra's several lines on a `_target_` as one."""
+    """Hydra's message about a `_target_`, which has several lines, as one line."""
     if target in TARGETS:
         return f"_target_ is {target}, which is now {TARGETS[target]}"
     why = " ".join(line.strip() for line in str(error).splitlines()[1:2]) or str(error)
@@ -57,10 +59,10 @@ def not_found(target: str, error: BaseException) -> str:
 
 
 def find_here(cfg: DictConfig) -> None:
-    """Let modules of the current folder be found, if this config names one and it is nowhere else.
+    """Make modules of the current folder importable, if this config names one and it is not installed.
 
-    A script has its own folder on the path, and not the current one. That goes last, and only then, so that no file
-    which happens to lie here takes the place of a package, or of one that some library would like to have.
+    A script has its own folder on the path, but not the current one. The current folder is added last, and only in this
+    case, so that an unrelated file in it cannot replace a package, or one that a library tries to import.
     """
     for key, value in flatten(plain(cfg)).items():
         name = str(value).partition(":" if key.endswith("id") else ".")[0].partition(".")[0]
@@ -81,7 +83,7 @@ def find_module(name: str) -> bool:
 
 
 def choose_device(name: str, key: str = "runtime.device") -> torch.device:
-    """`auto`, `cpu`, `cuda` or `cuda:N` as a device that is there; ConfigError naming the setting `key` otherwise."""
+    """`auto`, `cpu`, `cuda` or `cuda:N` as an available device; otherwise ConfigError with the setting `key`."""
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
         return torch.device("cuda" if there else "cpu")

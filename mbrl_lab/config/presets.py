@@ -1,6 +1,6 @@
-"""Presets and recipes: one readable file each, of which Hydra merges the sections that suit the chosen parts.
+"""Presets and recipes: one readable file each, of which Hydra merges the sections for the chosen parts.
 
-Beside plain settings, a file of conf/preset or conf/recipe may have sections:
+In addition to plain settings, a file of conf/preset or conf/recipe may have sections:
 
     budget:                 # how long and how often: kept by preset=none, and when a part is swapped
       steps: 5_000
@@ -10,7 +10,7 @@ Beside plain settings, a file of conf/preset or conf/recipe may have sections:
     planner=cem|icem:       # or for several
       planner: {horizon: 20}
 
-`Files` answers Hydra, by way of the plugin in hydra_plugins, as if each section were a file of its own:
+`Files` presents each section to Hydra, through the plugin in hydra_plugins, as a separate file:
 `preset/NAME` and `recipe/NAME` without sections, `budget/NAME`, and `sections/preset/GROUP/NAME/OPTION`.
 """
 
@@ -24,17 +24,17 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 FOLDERS: list[Path] = []
-"""Where files are looked for after our own folder: what `--config-dir` of this command names."""
+"""Folders that are searched after our own: that of `--config-dir`."""
 
 GROUPS = ("recipe", "preset")
 PARTS = ("dynamics", "planner", "policy")
-"""Groups that sections may be for. They are chosen by recipes, so that the command line can choose others."""
+"""Groups that may have sections. Recipes choose their options, and the command line can choose others."""
 
 SECTION = re.compile(rf"({'|'.join(PARTS)})=([\w|]+)")
 
 
 class View(NamedTuple):
-    """What a config path stands for: the files that it is read from, the oldest ancestor first, and a section."""
+    """The content of a config path: the files it is read from, the oldest ancestor first, and a section."""
 
     files: list[Path]
     section: str | None  # None: the last file without its sections
@@ -52,13 +52,13 @@ class Files:
         return next((path for path in places if path.is_file()), None)
 
     def view(self, config_path: str) -> View | None:
-        """The view of a config path; None where it is none of ours or nothing stands there."""
+        """The view of a config path; None if it is not one of ours or does not exist."""
         head, *rest = config_path.removesuffix(".yaml").split("/")
         if head in GROUPS and len(rest) == 1:
             path = self.find(head, rest[0])
             return View([path], None) if path else None
         if head == "budget":
-            # Of PAIR/PRESET the preset's own, or else the pair's: so `preset=none` leaves a run as long as it was.
+            # Of PAIR/PRESET the preset's own, otherwise the pair's: so `preset=none` keeps the length of a run.
             found = (self.section("preset", name, "budget") for name in reversed(rest))
             return next(filter(None, found), None)
         if head == "sections" and len(rest) == 4:
@@ -67,12 +67,12 @@ class Files:
         return None
 
     def section(self, group: str, name: str, section: str) -> View | None:
-        """A section of a file or of its ancestors; None where none of them has it."""
+        """A section of a file or of its ancestors; None if none of them has it."""
         files = list(self.ancestors(group, name))
         return View(files, section) if any(section in sections(read(path)) for path in files) else None
 
     def ancestors(self, group: str, name: str) -> Iterator[Path]:
-        """The file of this name, behind those that its defaults list names."""
+        """The file of this name, after those that its defaults list names."""
         path = self.find(group, name)
         if path is None:
             return
@@ -88,6 +88,8 @@ class Files:
             merged = OmegaConf.merge(*found)
             assert isinstance(merged, DictConfig), merged
             return merged
+
+        # The file itself, without its sections: each of these is a view of its own.
         cfg = read(view.files[-1])
         for key in [key for key in cfg if key == "budget" or SECTION.fullmatch(str(key))]:
             del cfg[key]
@@ -97,7 +99,7 @@ class Files:
 
 
 def read(path: Path) -> DictConfig:
-    """A file as it stands."""
+    """A file without any merging."""
     cfg = OmegaConf.load(path)
     return cfg if isinstance(cfg, DictConfig) else OmegaConf.create({})
 
@@ -117,11 +119,13 @@ def sections(cfg: DictConfig) -> dict[str, Any]:
 def with_sections(recipe: DictConfig) -> DictConfig:
     """A recipe that merges the budget first, and last the sections for the parts it chooses: its own, the preset's.
 
-    They are entries of its defaults list, since Hydra knows which parts are chosen only while it reads that.
+    The sections are entries of its defaults list, since only there Hydra can interpolate the chosen parts.
     """
     own = list(OmegaConf.to_container(recipe).get("defaults", []))  # type: ignore[union-attr]
     groups = [str(key).strip("/") for entry in own if isinstance(entry, dict) for key in entry]
     defaults = [{"optional /budget": "${algo}_${env}/${preset}"}, *own, *([] if "_self_" in own else ["_self_"])]
+
+    # A section that does not exist is left out (`optional`); the preset's come after the recipe's and win.
     for file in GROUPS:
         chosen = (group for group in PARTS if group in groups)
         defaults += [{f"optional /sections/{file}/{group}": f"${{{file}}}/${{{group}}}"} for group in chosen]

@@ -1,4 +1,4 @@
-"""Renamed settings, classes and metrics: an old name is answered with the new one, in one line.
+"""Renamed settings, classes and metrics: for an old name the error message has the new one, in one line.
 
 Each rename adds a line to a table below, old name first. Old names are rejected, not translated.
 """
@@ -74,7 +74,7 @@ KEYS: dict[str, str] = {
     "policy.tau": "policy.target.tau",
     "policy.entropy_coef": "policy.objective.entropy_coef",
 }
-"""Dotted setting -> dotted setting. An entry covers what stands below it, too: `dynamics.ends` answers
+"""Dotted setting -> dotted setting. An entry covers everything below it, too: `dynamics.ends` answers
 `dynamics.termination.lr`. `group=option` -> `group=option` is a config file that was renamed."""
 
 GONE: dict[str, str] = {
@@ -181,7 +181,7 @@ def answer_key(key: str) -> str | None:
 def answer_config(config: Mapping[str, Any]) -> str | None:
     """One line about the first old name in a config of plain values; None where there is none.
 
-    A class that still takes an argument of the old name keeps it: another policy may have given that name up.
+    A setting that its class still takes is not old: a name may be in use by one policy and renamed in another.
     """
     for key, value, parent in entries(config):
         leaf = key.rpartition(".")[2]

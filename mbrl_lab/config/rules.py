@@ -1,4 +1,4 @@
-"""Rules: what a setting may be by itself, by its dotted name, and the same in words."""
+"""Rules: the values that each setting may have, by its dotted name, as a function and in words."""
 
 from __future__ import annotations
 
@@ -74,10 +74,8 @@ def schedule() -> tuple[Callable[[Any], bool], str]:
         whole = isinstance(x, Sequence) and len(x) == 4 and all(isinstance(n, int) for n in x)
         return whole and 1 <= x[0] <= x[1] and 0 <= x[2] < x[3]
 
-    allowed = (
-        "[from, to, first, last]: lengths that do not shrink, from 1 on, and between which epochs after the warm-up"
-    )
-    return holds, f"{allowed} they grow, from 0 on, e.g. [1, 15, 20, 150]"
+    allowed = "[from, to, first, last]: lengths from 1, from <= to, and epochs after the warm-up from 0, first < last"
+    return holds, f"{allowed}, e.g. [1, 15, 20, 150]"
 
 
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {

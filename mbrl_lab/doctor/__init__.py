@@ -1,1 +1,1 @@
-"""Examine this machine, or the parts of a job: what is there, what is missing, and what to do about it."""
+"""Examine this machine, or the parts of a job: what is installed, what is missing, and the remedy."""

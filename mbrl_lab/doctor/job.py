@@ -26,9 +26,11 @@ PICTURES = Path("outputs/doctor")
 
 
 def parts(overrides: Sequence[str], config_dir: Path | str | None = None) -> list[str]:
-    """Lines to print. Only a picture is written to disk. Raises ConfigError for what cannot be built."""
+    """Lines to print. Only a picture is written to disk. Raises ConfigError for a job that cannot be built."""
     cfg = compose_config(overrides, config_dir)
     check(cfg)
+
+    # The runner needs a folder, but nothing of it is kept.
     with tempfile.TemporaryDirectory() as place:
         runner = build_runner(cfg, RunFolder(place))
     try:
@@ -70,7 +72,7 @@ def settings(cfg: DictConfig) -> list[str]:
 
 
 def setting_lines(group: str, node: Mapping[str, Any]) -> list[str]:
-    """`planner   CEM: horizon=15 population=200 ...`, wrapped; what another group holds is not shown twice."""
+    """`planner   CEM: horizon=15 population=200 ...`, wrapped. Settings of another group are not repeated."""
     own = flatten({k: v for k, v in node.items() if k not in GROUPS and k not in ("_target_", "_partial_")})
     words = [f"{key}={value_of(value)}" for key, value in own.items() if not key.endswith(("_target_", "_partial_"))]
     functions = [f"{k.removesuffix('._target_')}={class_of(v)}" for k, v in own.items() if k.endswith("._target_")]
@@ -83,12 +85,12 @@ def class_of(target: str) -> str:
 
 
 def value_of(value: Any) -> str:
-    """As one would write it on the command line."""
+    """A value as it is written on the command line."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def modules(algo: nn.Module) -> list[str]:
-    """A table of every module: name, class, parameters with those inside it, and the shapes of its own."""
+    """A table of every module: name, class, number of parameters in total, and the shapes of its own ones."""
     rows = [("module", "class", "parameters", "shapes"), *module_rows("algo", algo, 0)]
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     return [f"{a:{widths[0]}}  {b:{widths[1]}}  {c:>{widths[2]}}  {d}".rstrip() for a, b, c, d in rows]

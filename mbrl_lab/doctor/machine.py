@@ -1,4 +1,4 @@
-"""This machine: packages, hardware, drawing, environments and services, each in one row."""
+"""Examines this machine: packages, hardware, rendering, environments and services, each in one row."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from mbrl_lab.tracking.video import frame_of, rendering, write_video
 from mbrl_lab.types import EnvSpec
 
 State = Literal["ok", "missing", "optional"]
-SECONDS = 0.2  # that each environment's speed is measured for
+SECONDS = 0.2  # for measuring the speed of each environment
 ROOM = 2**30  # bytes that outputs/ should have free
-NO_BF16 = "no hardware support in this processor: runtime.precision=auto takes fp32"
+NO_BF16 = "no hardware support in this processor: runtime.precision=auto chooses fp32"
 OF_EXTRAS = {"dmc": "pip install 'mbrl_lab[dmc]'"}  # environments that need more packages
 ROMS = ("breakout", "space_invaders")
 
 
 class Finding(NamedTuple):
-    """One row of the table; `optional` is what is not there and not needed."""
+    """One row of the table; `optional` means missing, but not needed."""
 
     name: str
     finding: str
@@ -47,12 +47,13 @@ class Finding(NamedTuple):
 
 
 def findings() -> list[Finding]:
-    """Every row. Drawing comes before anything else imports MuJoCo, which chooses then how to draw."""
+    """Every row."""
+    # Rendering comes before anything else imports MuJoCo, which chooses its renderer at that moment.
     return [*packages(), *hardware_there(), *drawing(), *environments(), *roms(), *services()]
 
 
 def examine(name: str, look: Callable[[], str], cure: str, otherwise: State = "missing") -> Finding:
-    """What `look` says, or the first line of whatever it raises: so that every fault is reported."""
+    """The result of `look`, or the first line of its exception, so that every fault is reported."""
     try:
         return Finding(name, look(), "ok")
     except Exception as error:
@@ -61,18 +62,18 @@ def examine(name: str, look: Callable[[], str], cure: str, otherwise: State = "m
 
 
 def packages() -> list[Finding]:
-    """Python, and what pyproject.toml asks for, in the versions it asks for."""
+    """Python and the requirements of pyproject.toml, with the versions that they allow."""
     try:
         wanted = importlib.metadata.metadata("mbrl_lab")
     except importlib.metadata.PackageNotFoundError:
         return [Finding("mbrl_lab", "not installed", "missing", "pip install -e . in the repository, or make setup")]
-    asked = SpecifierSet(wanted["Requires-Python"])
+    allowed = SpecifierSet(wanted["Requires-Python"])
     here = platform.python_version()
-    python = Finding("python", here, "ok" if here in asked else "missing", f"use Python {asked}, e.g. make setup")
+    python = Finding("python", here, "ok" if here in allowed else "missing", f"use Python {allowed}, e.g. make setup")
 
     needed = [Requirement(line) for line in wanted.get_all("Requires-Dist") or []]
     extras = [x for x in wanted.get_all("Provides-Extra") or [] if x != "dev"]
-    # Markers decide which requirements hold for this Python and system.
+    # Markers decide which requirements apply to this Python and system.
     found = {r.name: package(r, "missing") for r in needed if r.marker is None or r.marker.evaluate({"extra": ""})}
 
     for extra in extras:
@@ -81,20 +82,20 @@ def packages() -> list[Finding]:
     return [python, *found.values()]
 
 
-def package(asked: Requirement, otherwise: State) -> Finding:
-    """Whether a distribution is here in a version that is allowed."""
-    cure = f"pip install '{asked.name}{asked.specifier}'"
+def package(required: Requirement, otherwise: State) -> Finding:
+    """Whether a distribution is installed in a version that is allowed."""
+    cure = f"pip install '{required.name}{required.specifier}'"
     try:
-        version = importlib.metadata.version(asked.name)
+        version = importlib.metadata.version(required.name)
     except importlib.metadata.PackageNotFoundError:
-        return Finding(asked.name, "not installed", otherwise, cure)
-    if not asked.specifier.contains(version, prereleases=True):
-        return Finding(asked.name, f"{version}, but {asked.specifier} is needed", otherwise, cure)
-    return Finding(asked.name, version, "ok")
+        return Finding(required.name, "not installed", otherwise, cure)
+    if not required.specifier.contains(version, prereleases=True):
+        return Finding(required.name, f"{version}, but {required.specifier} is needed", otherwise, cure)
+    return Finding(required.name, version, "ok")
 
 
 def hardware_there() -> list[Finding]:
-    """Processor, memory, CUDA devices and room for runs."""
+    """Processor, memory, CUDA devices and disk space for runs."""
     h = hardware()
     free = free_memory(torch.device("cpu")) / 2**30
 
@@ -112,19 +113,17 @@ def hardware_there() -> list[Finding]:
 
 
 def cuda(names: Sequence[str]) -> Finding:
-    """The devices by number, or why there are none."""
+    """The devices by number, or the reason why there are none."""
     if names and torch.cuda.is_available():
         return Finding(
             "cuda", f"{torch.version.cuda}: " + ", ".join(f"cuda:{i} {n}" for i, n in enumerate(names)), "ok"
         )
-    built = (
-        f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is built for the CPU alone"
-    )
+    built = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is built for the CPU only"
     return Finding("cuda", f"no device ({built}): runs use the CPU", "optional")
 
 
 def disk() -> str:
-    """Room where runs land. Raises OSError where there is none, or it cannot be written."""
+    """Disk space for runs. Raises OSError if there is too little, or the folder cannot be written."""
     outputs = Path("outputs").absolute()
     there = next(path for path in (outputs, *outputs.parents) if path.is_dir())
     if not os.access(there, os.W_OK):
@@ -146,14 +145,14 @@ def drawing() -> list[Finding]:
 
 
 def render(id: str) -> str:
-    """The size of a frame, drawn as videos are."""
+    """The size of a frame, rendered as for videos."""
     with rendering(partial(make_gym, id)) as env:
         height, width, _ = frame_of(env).shape
     return f"{id}, {width}x{height}"
 
 
 def film() -> str:
-    """Half a second of grey."""
+    """Write half a second of grey frames."""
     with tempfile.TemporaryDirectory() as place:
         path = Path(place) / "grey.mp4"
         write_video(path, np.full((8, 64, 64, 3), 128, np.uint8), 16)
@@ -161,18 +160,18 @@ def film() -> str:
 
 
 def environments() -> list[Finding]:
-    """Each file of conf/env: what it shows, what it takes, and how fast it goes."""
+    """Each file of conf/env: observations, actions and speed."""
     return [environment(path.stem) for path in sorted((CONF / "env").glob("*.yaml"))]
 
 
 def environment(name: str) -> Finding:
-    """One of them; what only an extra installs is optional."""
+    """One of them; an environment that an extra installs is optional."""
     cure = OF_EXTRAS.get(name, f"see conf/env/{name}.yaml")
     return examine(f"env={name}", partial(measure, name), cure, "optional" if name in OF_EXTRAS else "missing")
 
 
 def measure(name: str) -> str:
-    """Random actions for a moment, in as many environments as a run would have."""
+    """Take random actions for a moment, in as many environments as a run would have."""
     cfg = compose_config([f"env={name}", "algo=random"])
     for key in left_open(cfg):
         return f"needs {key}=..."
@@ -182,7 +181,7 @@ def measure(name: str) -> str:
 
 
 def pace(envs: Envs) -> float:
-    """Steps a second, all environments together."""
+    """Steps per second, all environments together."""
     envs.reset()
     began = time.perf_counter()
     while time.perf_counter() - began < SECONDS:
@@ -191,7 +190,7 @@ def pace(envs: Envs) -> float:
 
 
 def describe(spec: EnvSpec) -> str:
-    """`obs [4] float32, 2 actions`, or `obs [3] float32, actions [1]` where they are continuous."""
+    """`obs [4] float32, 2 actions`, or `obs [3] float32, actions [1]` if they are continuous."""
     dtype = str(spec.obs_dtype).removeprefix("torch.")
     actions = f"{spec.action_dim} actions" if spec.discrete else f"actions [{spec.action_dim}]"
     return f"obs {list(spec.obs_shape)} {dtype}, {actions}"
@@ -204,7 +203,7 @@ def roms() -> list[Finding]:
 
 
 def rom(name: str) -> str:
-    """Where a game lies. Raises FileNotFoundError where it does not."""
+    """The file of a game. Raises FileNotFoundError if it is missing."""
     from ale_py.roms import get_rom_path
 
     path = get_rom_path(name)
@@ -214,7 +213,7 @@ def rom(name: str) -> str:
 
 
 def services() -> list[Finding]:
-    """Where metrics can go, and where jobs can run."""
+    """Services for metrics and for jobs."""
     return [
         examine("wandb", weights_and_biases, "pip install wandb"),
         examine("tensorboard", tensorboard, "pip install 'mbrl_lab[tensorboard]'", "optional"),
@@ -238,7 +237,7 @@ def tensorboard() -> str:
 
 
 def slurm() -> str:
-    """The controller's version. Raises FileNotFoundError where there is none."""
+    """The controller's version. Raises FileNotFoundError if there is none."""
     if shutil.which("sinfo") is None:
         raise FileNotFoundError("no sinfo on the PATH")
     return subprocess.run(["sinfo", "--version"], capture_output=True, text=True, timeout=10, check=True).stdout.strip()

@@ -1,4 +1,4 @@
-"""An environment from the agent's side: names of its actions, and a picture of an observation."""
+"""An environment as the agent sees it: names of its actions, and a picture of an observation."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from mbrl_lab.env import Envs
 from mbrl_lab.report.figure import INK, save
 from mbrl_lab.tracking.video import frame_of, reason, rendering
 
-STEPS = 20  # that random actions are taken before the picture: stacks of frames are full by then
+STEPS = 20  # random actions before the picture, after which stacks of frames are full
 ROW = 4  # channels side by side
-SIDE = 2.4  # inches of a channel
-NUMBERS = 24  # of an observation that are shown
+SIDE = 2.4  # inches per channel
+NUMBERS = 24  # of an observation are shown at most
 
 
 def meanings(envs: Envs) -> list[str]:
-    """Names of the actions, where the environment has them: in `action_meanings`, or by ALE's method."""
+    """Names of the actions, if the environment has them: in `action_meanings`, or by ALE's method."""
     vector = envs.vector
     inner = vector.envs[0].unwrapped if hasattr(vector, "envs") else vector
     names = getattr(inner, "action_meanings", None)
@@ -44,11 +44,11 @@ def picture(envs: Envs, make: Callable[..., Any], path: Path) -> Path:
 
 
 def observed(envs: Envs) -> Tensor:
-    """[B, *obs_shape] after some random actions, in the first episode that is as long, or else in the 1000th step."""
+    """[B, *obs_shape] after STEPS random actions of one episode; of the last step if no episode is that long."""
     row, since = envs.reset(), 0
     for _ in range(50 * STEPS):
         row = envs.step(envs.spec.random(envs.num))
-        # A stack is full of one episode's frames only after so many steps of it.
+        # Until then a stack has empty frames.
         since = 0 if row.first[0] else since + 1
         if since == STEPS:
             break
@@ -56,8 +56,9 @@ def observed(envs: Envs) -> Tensor:
 
 
 def rendered(envs: Envs, make: Callable[..., Any]) -> tuple[NDArray[np.uint8], NDArray[Any]]:
-    """A frame [H, W, 3] and the observation at the same time."""
-    envs.close()  # of some simulators only one can live at a time
+    """A frame [H, W, 3] and the observation of the same step."""
+    # Some simulators allow only one instance at a time.
+    envs.close()
     with rendering(make) as env:
         obs, _ = env.reset(seed=0)
         for _ in range(STEPS):
@@ -69,7 +70,7 @@ def rendered(envs: Envs, make: Callable[..., Any]) -> tuple[NDArray[np.uint8], N
 
 
 def channels(obs: NDArray[Any], names: tuple[str, ...]) -> Figure:
-    """[C, H, W] as C grey pictures; white is 255, or 1 where nothing is brighter."""
+    """[C, H, W] as C grey pictures; white is 255, or 1 if no value is larger."""
     columns = min(len(obs), ROW)
     rows = -(-len(obs) // columns)
     figure = Figure(figsize=(SIDE * columns, (SIDE + 0.3) * rows), layout="constrained")
@@ -81,7 +82,7 @@ def channels(obs: NDArray[Any], names: tuple[str, ...]) -> Figure:
 
 
 def scene(frame: NDArray[np.uint8], obs: NDArray[Any]) -> Figure:
-    """A frame beside the numbers that were observed with it."""
+    """A frame beside the observation of the same step."""
     figure = Figure(figsize=(8, 4.8), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 1))
     bare(left, "a frame of a video").imshow(frame)
@@ -92,14 +93,14 @@ def scene(frame: NDArray[np.uint8], obs: NDArray[Any]) -> Figure:
 
 
 def bare(axes: Axes, title: str) -> Axes:
-    """Without ticks and frame."""
+    """Remove ticks and frame."""
     axes.set_title(title, loc="left", fontsize=10, color=INK)
     axes.set_axis_off()
     return axes
 
 
 def sight(envs: Envs, make: Callable[..., Any], path: Path) -> str:
-    """Where the picture is, or why there is none."""
+    """The path of the picture, or the reason why there is none."""
     try:
         return str(picture(envs, make, path))
     except Exception as error:

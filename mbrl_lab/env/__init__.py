@@ -1,4 +1,4 @@
-"""Environments: gymnasium's vector environments, spoken to in Steps, with episodes that are functions of their seed."""
+"""Environments: gymnasium's vector environments that return Steps, with episodes that are functions of their seed."""
 
 from mbrl_lab.env.atari import AtariVector, make_atari
 from mbrl_lab.env.envs import Envs, Episode, episode_seed

@@ -11,14 +11,14 @@ from gymnasium.wrappers import RescaleAction, TransformAction
 from numpy.typing import NDArray
 
 LARGEST = 1e9
-"""A bound beyond this is none: gymnasium writes 3.4e38 and 9.2e18 for dimensions that have none."""
+"""A larger bound counts as none: gymnasium writes 3.4e38 and 9.2e18 for unbounded dimensions."""
 
 
 def agent_actions(env: gymnasium.Env, bound: float | None = None) -> gymnasium.Env:
     """`env` with Discrete actions from 0, or a flat Box of [-1, 1]; other spaces stay as they are.
 
-    Integer boxes have equal parts of [-1, 1] for each number; a dimension with low == high always gets its value;
-    one without bounds goes from -bound to bound. ValueError where there is no bound, or nothing to choose.
+    Integer boxes divide [-1, 1] into one equal interval per integer; a dimension with low == high always gets that
+    value; an unbounded one gets [-bound, bound]. ValueError if there is no bound, or no action to choose.
     """
     space = env.action_space
     if isinstance(space, Discrete) and space.start != 0:
@@ -39,15 +39,18 @@ def agent_actions(env: gymnasium.Env, bound: float | None = None) -> gymnasium.E
 
 
 def bounds(space: Box, bound: float | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Each dimension's lowest and highest number, in the space's shape. ValueError where it has none."""
+    """Each dimension's lowest and highest number, in the space's shape. ValueError if there is none."""
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-    # Negated, so that NaN counts as no bound.
+    # Negated comparisons, so that NaN counts as no bound.
     none_below, none_above = ~(low >= -LARGEST), ~(high <= LARGEST)
     if bound is None:
+        # Any default would be arbitrary: the scale of an unbounded action is the user's to choose.
         if none_below.any() or none_above.any():
             cure = "env.action_bound=1 lets the agent use -1 to 1 there, or any other number"
             raise ValueError(f"actions are {space}, which has dimensions without bounds: with env=gym {cure}")
         return low, high
+
+    # One-sided bounds are kept, so the given bound can lie on their wrong side.
     low, high = np.where(none_below, -bound, low), np.where(none_above, bound, high)
     if (low > high).any():
         raise ValueError(f"env.action_bound is {bound}, but actions are {space}: choose a larger one")
@@ -55,7 +58,7 @@ def bounds(space: Box, bound: float | None) -> tuple[NDArray[np.float64], NDArra
 
 
 class FromUnit:
-    """Numbers [A] in [-1, 1] to an action in [low, high] of the space's shape and type."""
+    """Maps numbers [A] in [-1, 1] to an action in [low, high] of the space's shape and dtype."""
 
     def __init__(self, low: NDArray[np.float64], high: NDArray[np.float64], space: Box) -> None:
         self.low = low
@@ -66,7 +69,7 @@ class FromUnit:
     def __call__(self, action: NDArray[Any]) -> NDArray[Any]:
         fraction = np.clip((np.asarray(action, np.float64).reshape(self.low.shape) + 1) / 2, 0, 1)
         moved = fraction * (self.high - self.low)
-        if self.whole:  # as many intervals as there are numbers, all of one length
+        if self.whole:  # one interval of equal length per integer; rounding would halve the outer ones
             moved = np.floor(fraction * (self.high - self.low + 1))
-        # Rounding may leave the bounds by the last bit.
+        # Rounding may exceed the bounds in the last bit.
         return np.asarray(np.clip(self.low + moved, self.low, self.high), self.space.dtype)

@@ -18,24 +18,24 @@ from gymnasium.wrappers import HumanRendering
 from numpy.typing import NDArray
 
 FIRE = 1
-"""Its number among the actions of every game that knows it."""
+"""Its index among the actions of every game that has it."""
 
 GAMES_PER_SEED = 32
-"""Without sticky actions a console's games follow from its seed and their number alone, and the next game is 90 ms
-cheaper than a new seed: a game's seed holds the console's seed (seed // 32) and the game's number there (seed % 32)."""
+"""Consecutive games of one emulator seed. Without sticky actions the emulator's seed and the game's number determine a
+game, and the next game is 90 ms cheaper than a new seed. So a game's seed encodes both: seed // 32 and seed % 32."""
 
 NATIVE: dict[str, Any] = {"img_height": 210, "img_width": 160, "grayscale": False, "stack_num": 1}
-"""What a person sees."""
+"""The game's own picture, for videos."""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a game is played while it is learned."""
+    """The rules under which a game is played."""
 
-    sticky: float  # probability that the action before is taken again
-    noops: int  # at most so many idle frames at an episode's beginning
-    all_actions: bool  # all 18, or those that do something in this game
-    lives: bool  # a lost life is terminal, and FIRE is pressed where a game waits for it
+    sticky: float  # probability that the previous action is repeated
+    noops: int  # maximum number of no-op frames at the beginning of an episode
+    all_actions: bool  # all 18, or only those with an effect in this game
+    lives: bool  # a lost life is terminal, and FIRE is pressed if the game waits for it
 
 
 PROTOCOLS = {
@@ -47,10 +47,10 @@ PROTOCOLS = {
 class AtariVector(VectorEnv):
     """`num` games of [frame_stack, 84, 84] uint8, stepped in parallel threads; scores are raw, episodes full games.
 
-    `info["life_lost"]` [num]: a life was lost and the game continues. With `serve`, FIRE is pressed in the
-    agent's place at the step after, and `info["action"]` [num] has the actions that were taken. Consecutive games of
-    one console have consecutive seeds, `games_per_seed` of them before another is due.
-    Raises ValueError for an unknown game, or one with another number of `actions` than declared.
+    `info["life_lost"]` [num]: a life was lost and the game continues. With `serve`, FIRE is pressed instead of the
+    agent's action at the next step, and `info["action"]` [num] has the actions that were taken. Consecutive games of
+    one emulator have consecutive seeds; after `games_per_seed` of them it is seeded again.
+    Raises ValueError for an unknown game, or one whose number of actions is not `actions`.
     """
 
     trusted_infos = ("action", "life_lost")
@@ -71,7 +71,7 @@ class AtariVector(VectorEnv):
         check_game(game)
         rules = PROTOCOLS[protocol]
 
-        # Rewards are clipped by the learner, and FIRE is pressed here, where it can be recorded as the action.
+        # ale_py could clip rewards and press FIRE by itself; but learners clip, and an action must be recorded.
         self.games = AtariVectorEnv(
             game,
             num,
@@ -101,13 +101,14 @@ class AtariVector(VectorEnv):
         self.lives = np.zeros(num, np.int32)
         self.waiting = np.zeros(num, bool)
         self.done = np.zeros(num, bool)
-        self.begun = np.full(num, -1)  # the seed of a game that has just begun, else -1
+        self.begun = np.full(num, -1)  # the seed of a game that has just begun, otherwise -1
         self.game = np.full(num, -1)  # the seed of each game
 
     def reset(  # type: ignore[override]
         self, *, seed: Sequence[int | None], options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
-        """Reset where `options["reset_mask"]` holds, or everywhere, with one seed for each game."""
+        """Reset the games of `options["reset_mask"]`, or all, with one seed for each game."""
+        # The autoreset of `step` has already begun the next game of an emulator; often it is the wanted one.
         mask = options["reset_mask"] if options else np.ones(self.num_envs, bool)
         wanted = np.array([-1 if s is None else s for s in seed])
         due = mask & (wanted != self.begun)
@@ -119,7 +120,7 @@ class AtariVector(VectorEnv):
         return self.obs, {}
 
     def _begin(self, mask: NDArray[np.bool_], seeds: NDArray[np.int64]) -> None:
-        """Seed those consoles, then go from game to game until each shows the one that is wanted."""
+        """Seed those emulators, then begin game after game until each is at the wanted one."""
         console, number = np.divmod(seeds, self.games_per_seed)
         self.obs, info = self.games.reset(seed=console[mask] % 2**31, options={"reset_mask": mask})
         for played in range(int(number[mask].max())):
@@ -130,9 +131,12 @@ class AtariVector(VectorEnv):
     def step(self, actions: NDArray[np.int64]) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         taken = np.where(self.waiting, FIRE, actions)
         self.obs, reward, terminated, truncated, info = self.games.step(taken)
+
+        # After a finished game this step began the emulator's next one, whose seed is the next number.
         self.game = self.game + self.done
         self.begun = np.where(self.done, self.game, -1)
-        # The console reports `terminated` at each lost life; only without lives left is the game over.
+
+        # ale_py reports `terminated` at each lost life; the game is over only if no lives are left.
         lost = terminated & (info["lives"] < self.lives) & (info["lives"] > 0)
         self.lives, self.waiting = info["lives"].copy(), lost & self.serve
         self.done = truncated | (terminated & ~lost)
@@ -143,7 +147,7 @@ class AtariVector(VectorEnv):
 
 
 class Atari(gymnasium.Env[NDArray[np.uint8], np.int64]):
-    """One game of `AtariVector`; to render, a second one in the console's colours gets the same actions."""
+    """One game of `AtariVector`; for rendering a second one, in the game's own colours, gets the same actions."""
 
     trusted_infos = ("action", "life_lost")
 
@@ -182,19 +186,22 @@ class Atari(gymnasium.Env[NDArray[np.uint8], np.int64]):
 
 
 def make_atari(render_mode: str | None = None, **game: Any) -> gymnasium.Env:
-    """One game; `game` as `AtariVector` takes it. render_mode: None, rgb_array or human (a window)."""
+    """One game; `game`: arguments of `AtariVector`. render_mode: None, rgb_array or human (a window)."""
     if render_mode == "human":
         return HumanRendering(Atari("rgb_array", **game))
     return Atari(render_mode, **game)
 
 
 def check_game(game: str) -> None:
-    """ValueError, with the nearest name, for a game that ale_py has not."""
+    """ValueError, with the most similar name, for a game that ale_py does not have."""
     games = ale_py.roms.get_all_rom_ids()
+    # It warns, in several lines, about a missing ROM, which is reported below.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = ale_py.roms.get_rom_path(game) if game in games else None
+
     if game not in games:
+        # "ms-pacman" and "MsPacman" are close to ms_pacman once all signs are removed.
         plain = {name.replace("_", ""): name for name in games}
         close = difflib.get_close_matches(re.sub(r"[^a-z0-9]", "", game.lower()), plain, n=1, cutoff=0.6)
         hint = f"did you mean {plain[close[0]]}?" if close else f"it has {', '.join(games)}"
@@ -204,7 +211,7 @@ def check_game(game: str) -> None:
 
 
 def check_spaces(games: AtariVector, actions: int | None, shape: tuple[int, ...] | None) -> None:
-    """ValueError where observations or actions are not what they are meant to be."""
+    """ValueError if observations or actions differ from those that are declared."""
     space, count = games.single_observation_space, games.single_action_space.n  # type: ignore[attr-defined]
     if shape is not None and (space.shape != shape or space.dtype != np.uint8):
         raise ValueError(f"observations are {space.shape} {space.dtype}; they must be {shape} uint8")

@@ -1,4 +1,4 @@
-"""Checked: any environment, held to gymnasium's API; violations are errors of one line."""
+"""Checked: a wrapper that checks any environment against gymnasium's API; violations are errors of one line."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ STEP = "observation, reward, terminated, truncated, info"
 
 
 class Checked(gymnasium.Wrapper):
-    """Passes on what `env` returns, once it has the declared shapes and types; ValueError, one line, otherwise.
+    """Returns what `env` returns if it has the declared shapes and types; otherwise ValueError, one line.
 
-    Infos are ignored but for the keys in the environment's attribute `trusted_infos`, which declares that they mean
-    what `Envs` documents. An exception inside the environment becomes a line with its file and line number.
+    Infos are ignored except for the keys in the environment's attribute `trusted_infos`, which declares that they have
+    the meaning that `Envs` documents. An exception inside the environment becomes a line with its file and line number.
     Observations are copied, since an environment may write into the same array again.
     """
 
@@ -51,7 +51,7 @@ class Checked(gymnasium.Wrapper):
 
 
 def checked(make: Callable[[], gymnasium.Env]) -> gymnasium.Env:
-    """What `make()` builds, within a Checked unless there is one in it already. ValueError for no environment."""
+    """The environment of `make()`, wrapped in a Checked unless it contains one. ValueError if it is no environment."""
     if not callable(make):
         raise ValueError(f"env.make is {named(make)}; it must make environments, so env.make._partial_ must be true")
     env = make()
@@ -61,7 +61,7 @@ def checked(make: Callable[[], gymnasium.Env]) -> gymnasium.Env:
 
 
 def layers(env: gymnasium.Env) -> Iterator[gymnasium.Env]:
-    """The environment and all that it wraps, from the outside in."""
+    """The environment and all environments that it wraps, from the outermost to the innermost."""
     yield env
     while isinstance(env, gymnasium.Wrapper):
         env = env.env
@@ -69,11 +69,11 @@ def layers(env: gymnasium.Env) -> Iterator[gymnasium.Env]:
 
 
 def guarded(verb: str, call: Callable[[], Any]) -> Any:
-    """What the call returns. ValueError, naming file and line, for what it raises."""
+    """The call's result. ValueError, with file and line, for an exception in it."""
     try:
         return call()
     except MemoryError:
-        raise
+        raise  # the caller has advice for it
     except Exception as error:
         if "values to unpack" in str(error):  # by a wrapper of gymnasium
             raise ValueError(f"the environment's {verb} returned {error}; it must return {STEP}") from error
@@ -89,7 +89,10 @@ def described(error: Exception) -> str:
 
 
 def conform(obs: Any, space: gymnasium.Space, verb: str, name: str = "observation") -> Any:
-    """A copy of `obs` as `space` declares it; its values may leave the declared bounds. ValueError otherwise."""
+    """A copy of `obs` as `space` declares it. ValueError for another structure, shape or type.
+
+    Values may leave the declared bounds: many environments declare them carelessly, and nothing depends on them.
+    """
     if isinstance(space, spaces.Dict):
         if not isinstance(obs, dict) or set(obs) != set(space.spaces):
             keys = sorted(obs) if isinstance(obs, dict) else named(obs)
@@ -105,7 +108,7 @@ def conform(obs: Any, space: gymnasium.Space, verb: str, name: str = "observatio
 
 
 def as_array(obs: Any, space: Any, verb: str, name: str) -> NDArray[Any]:
-    """A copy in the space's dtype. ValueError where shapes differ or the dtype cannot hold what is there."""
+    """A copy in the space's dtype. ValueError if shapes differ or the dtype cannot represent the values."""
     try:
         array = np.asarray(obs)
     except ValueError:  # lists of different lengths
@@ -118,6 +121,7 @@ def as_array(obs: Any, space: Any, verb: str, name: str) -> NDArray[Any]:
 
     with np.errstate(over="ignore", invalid="ignore"):  # an overflow becomes infinite, which `Envs` rejects
         cast = array.astype(space.dtype)
+        # float64 for float32 is common and harmless; 300 for a byte, or 0.5 for an integer, loses information.
         if not np.can_cast(array.dtype, space.dtype, "same_kind") and not (cast == array).all():
             value = array[cast != array].flat[0]
             raise ValueError(f"{wrong(verb, name)} holds {value} ({array.dtype}), but the space has {space.dtype}")
@@ -129,7 +133,7 @@ def wrong(verb: str, name: str) -> str:
 
 
 def scalar(value: Any, name: str, what: str) -> Any:
-    """A number or boolean as NumPy has it. ValueError for all else, an array of one number too."""
+    """A NumPy number or boolean. ValueError for anything else, including an array of one number."""
     array = np.asarray(value)
     if array.shape != () or array.dtype.kind not in "biuf":
         raise ValueError(f"{wrong('step', name)} is {named(value)}; it must be {what}")

@@ -18,7 +18,8 @@ from torch import Tensor
 from mbrl_lab.env import cs285_physics as physics
 from mbrl_lab.env.gym import load_mujoco
 
-load_mujoco()  # before these import it, and fail where there is nothing to draw with
+# Before these import MuJoCo, which would fail if its renderer is not installed.
+load_mujoco()
 import mujoco  # noqa: E402
 from gymnasium.envs.mujoco import MujocoEnv  # noqa: E402
 
@@ -32,8 +33,8 @@ DRAWN = ["human", "rgb_array", "depth_array", "rgbd_tuple"]
 class Cheetah(MujocoEnv):
     """gymnasium's half cheetah, one MuJoCo step of 0.01 s at a time.
 
-    Observes 9 positions (the root's x too), 9 velocities and the torso's place, which MuJoCo last computed one step
-    before, as in the homework.
+    Observes 9 positions (including the root's x), 9 velocities and the torso's position, which MuJoCo computes one step
+    late, as in the homework.
     """
 
     def __init__(self, render_mode: str | None = None) -> None:
@@ -51,7 +52,7 @@ class Cheetah(MujocoEnv):
         return obs, scalar(physics.cheetah_reward, obs, action, obs), False, False, {}
 
     def step_from(self, obs: Array, action: Array) -> Array:
-        """The observation after one that is given."""
+        """The next observation, from a given one."""
         self.data.qpos, self.data.qvel, self.data.ctrl = obs[:9], obs[9:18], action
         mujoco.mj_step(self.model, self.data, self.frame_skip)
         return self._observe()
@@ -61,7 +62,7 @@ class Cheetah(MujocoEnv):
 
 
 class Reacher(MujocoEnv):
-    """An arm of seven joints that is to hold its fingertip at (0.1, 0.1, 0.1), two MuJoCo steps of 0.01 s at a time.
+    """An arm of seven joints that has to hold its fingertip at (0.1, 0.1, 0.1), two MuJoCo steps of 0.01 s at a time.
 
     Observes 7 angles, their velocities / 10, fingertip and target. Every episode begins in the same state.
     """
@@ -84,12 +85,13 @@ class Reacher(MujocoEnv):
 
     def step(self, action: Array) -> Answer:  # type: ignore[override]
         self.do_simulation(action, self.frame_skip)
-        mujoco.mj_kinematics(self.model, self.data)  # or the fingertip lags behind the angles by a step
+        # `mj_step` leaves the fingertip one step behind the angles.
+        mujoco.mj_kinematics(self.model, self.data)
         obs = self._observe()
         return obs, scalar(physics.reacher_reward, obs, action, obs), False, False, {}
 
     def step_from(self, obs: Array, action: Array) -> Array:
-        """The observation after one that is given."""
+        """The next observation, from a given one."""
         self.data.qpos, self.data.qvel, self.data.ctrl = obs[:7], 10 * obs[7:14], action
         mujoco.mj_step(self.model, self.data, self.frame_skip)
         mujoco.mj_kinematics(self.model, self.data)
@@ -101,7 +103,7 @@ class Reacher(MujocoEnv):
 
 
 class Obstacles(gymnasium.Env[Array, Array]):
-    """A point in a square on its way round rectangles to (0.7, -0.8). Observes its place and the goal's."""
+    """A point in a square that has to go around rectangles to (0.7, -0.8). Observes its position and the goal's."""
 
     goal: ClassVar[tuple[float, float]] = (0.7, -0.8)
     low: ClassVar[tuple[float, float]] = (-0.99, 0.26)
@@ -116,8 +118,9 @@ class Obstacles(gymnasium.Env[Array, Array]):
         self.obs = np.array([0.0, 0.0, *self.goal])
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
-        """Somewhere free in the upper left, by drawing until it is."""
+        """Start at a random free position in the upper left."""
         super().reset(seed=seed)
+        # Rejection sampling: drawn again until it is outside of all rectangles.
         while not physics.free(torch.as_tensor(at := self.np_random.uniform(self.low, self.high))[None]):
             pass
         self.obs = np.array([*at, *self.goal])
@@ -130,7 +133,7 @@ class Obstacles(gymnasium.Env[Array, Array]):
         return self.obs, reward, bool(scalar(physics.obstacles_termination, self.obs, action, self.obs)), False, {}
 
     def render(self) -> Array:
-        """[side, side, 3]: rectangles grey, the goal green, the point black, up is up."""
+        """[side, side, 3]: rectangles grey, the goal green, the point black."""
         centre = (np.arange(self.side) + 0.5) / self.side * 2 - 1
         x, y = np.meshgrid(centre, -centre)
         picture = np.full((self.side, self.side, 3), 255, np.uint8)
@@ -160,9 +163,9 @@ def simulator(task: str) -> Any:
 
 
 def simulated(obs: Tensor, action: Tensor, task: str) -> Tensor:
-    """[N, D], [N, A] -> [N, D]: what MuJoCo itself makes of each state, one by one, for `dynamics=analytic`.
+    """[N, D], [N, A] -> [N, D]: the next observations by MuJoCo itself, one by one, for `dynamics=analytic`.
 
-    Slow, some 50,000 states a second, and all that a planner could wish for.
+    It is slow, some 50,000 states per second, but exact.
     """
     env = simulator(task)
     states, actions = (x.double().cpu().numpy() for x in (obs, action))

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 BORDER = 0.99
-"""Of the square that the point moves in, and of its actions."""
+"""Half the side of the square in which the point moves, and the bound of its actions."""
 
 STRIDE = 0.1
-"""How far an action of 1 would move it."""
+"""Distance that an action of 1 would move it."""
 
 GOAL_RADIUS = 0.1
 
@@ -39,13 +39,13 @@ def reacher_reward(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
 
 
 def never(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
-    """Never terminates. Useful in planning for obstacles too: where rewards are negative, a termination is a gain,
-    and a model that errs across the border would predict one there."""
+    """Never terminates. Plans on obstacles use it too: if rewards are negative, a termination is a gain, and a model
+    that errs across the border would predict one there."""
     return torch.zeros_like(next_obs[:, 0], dtype=torch.bool)
 
 
 def obstacles_next_obs(obs: Tensor, action: Tensor) -> Tensor:
-    """A move by the action, of at most `STRIDE`, or none where it would end in a rectangle, at the border or beyond."""
+    """A move by the action, at most `STRIDE`, or none if it would lead into a rectangle, to the border or beyond it."""
     moved = obs[:, :2] + (BORDER * action).clamp(-1, 1) * STRIDE
     at = torch.where(free(moved).unsqueeze(-1), moved, obs[:, :2])
     return torch.cat([at, obs[:, 2:]], -1)
@@ -57,7 +57,7 @@ def obstacles_reward(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
 
 
 def obstacles_termination(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
-    """Within `GOAL_RADIUS` of the goal, or outside the border, where only a model can lead."""
+    """Within `GOAL_RADIUS` of the goal, or outside of the border, which only a model can reach."""
     return (-obstacles_reward(obs, action, next_obs) < GOAL_RADIUS) | (next_obs[:, :2].abs() > BORDER).any(-1)
 
 

@@ -1,4 +1,4 @@
-"""Envs: a gymnasium vector environment whose episodes are pure functions of a counted seed and their actions."""
+"""Envs: a gymnasium vector environment whose episodes are functions of a computed seed and their actions."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from mbrl_lab.types import EnvSpec, Step
 log = logging.getLogger("mbrl_lab")
 
 TRUSTED = ("action", "life_lost")
-"""Infos that have a meaning here, for environments that declare them."""
+"""Infos that are used, if an environment declares them."""
 
 
 @dataclass(frozen=True)
 class Episode:
     """A finished episode: everything needed to log it and to replay it."""
 
-    env: int  # its environment's number
-    index: int  # it is the (index + 1)-th episode there
-    seed: int  # of its reset
+    env: int  # number of its environment
+    index: int  # number of the episode in that environment, from 0
+    seed: int  # seed of its reset
     ret: float  # return: the sum of rewards
     length: int  # steps
     actions: np.ndarray  # [length] int64 or [length, A] float32
@@ -43,22 +43,22 @@ class Episode:
 class Envs:
     """`num` environments, stepped together.
 
-    Finished environments begin their next episode at the step after (next-step autoreset), in a step marked `first`,
+    A finished environment begins its next episode at the next step (next-step autoreset), in a step marked `first`,
     from `reset(seed=episode_seed(seed, stream, env, episode))`.
 
-    Infos are ignored unless the environment declares them in an attribute `trusted_infos`: "life_lost" [num], where a
-    life was lost (terminal, but the episode continues), and "action" [num], the actions that it took instead of those
-    sent. A vector environment may also have the attributes `stack`, the frames in its observations, and
-    `games_per_seed`, the number of consecutive episodes with consecutive seeds.
+    Infos are ignored unless the environment declares them in an attribute `trusted_infos`: "life_lost" [num] is true
+    where a life was lost (terminal, but the episode continues), and "action" [num] has the actions that were taken
+    instead of those sent. A vector environment may also have the attributes `stack`, the number of frames in its
+    observations, and `games_per_seed`, the number of consecutive episodes with consecutive seeds.
 
     Args:
         make: builds one environment.
-        num: of them.
-        seed: of the run.
-        stream: of episode seeds; training and evaluations have their own.
-        asynchronous: a process for each environment.
-        frame_skip: frames in a step, to count them; `make` applies it.
-        make_vector: (num) -> a vector environment, in the place of `make`.
+        num: number of environments.
+        seed: the run's seed.
+        stream: the stream of episode seeds; training and evaluations have different ones.
+        asynchronous: run each environment in its own process.
+        frame_skip: frames per step, to count them; `make` applies it.
+        make_vector: (num) -> a vector environment, instead of `make`.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Envs:
 
     @property
     def time_limit(self) -> int | None:
-        """Steps after which an episode is truncated, where the environment declares it in this process."""
+        """Steps after which an episode is truncated, if the environment in this process declares it."""
         inner = getattr(self.vector, "envs", [self.vector])[0]
         return getattr(inner.spec, "max_episode_steps", None)
 
@@ -124,6 +124,8 @@ class Envs:
         """
         if self._suspended:
             self._resume()
+
+        # Simulators do not notice NaN: the next observations would be wrong, and the cause hard to find.
         sent = action.cpu().numpy()
         self._check_action(sent)
 
@@ -133,16 +135,20 @@ class Envs:
         if first.any():
             self._index[first] += 1
             obs = self._reset_where(first)
+
+        # float32 is what the networks get, so an overflow of float64 is found here too.
         self.steps += self.num
         observed, reward32 = self._observe(obs), torch.as_tensor(reward, dtype=torch.float32)
         self._check(observed, reward32)
 
+        # gymnasium's vector environments add a mask `_name` to each info `name`.
         info = {key: info[key] for name in self.trusted for key in (name, f"_{name}") if key in info}
         taken = taken_actions(info, sent)
         self._record(taken, reward, first)
         self._done = terminated | truncated
         self._finish(truncated)
 
+        # The first step of an episode is a reset: no action led to it, so zeros are stored.
         begins = torch.as_tensor(first)
         shape = (-1,) + (1,) * (action.ndim - 1)
         return Step(
@@ -159,7 +165,7 @@ class Envs:
         return episodes
 
     def close(self) -> None:
-        """Close the simulators; what they raise is a warning. Nothing happens where they belong to another `Envs`."""
+        """Close the simulators; an exception is only a warning. Does nothing if they belong to another `Envs`."""
         if not self._closed and not self._borrowed:
             self._closed = True
             close_safely(self.vector)
@@ -176,7 +182,7 @@ class Envs:
         return other
 
     def put_away(self) -> None:
-        """Close the simulators until the next `step` or `lend`, which makes them again."""
+        """Close the simulators; the next `step` or `lend` makes them again."""
         self.close()
         self._suspended = True
 
@@ -186,6 +192,7 @@ class Envs:
 
     def _resume(self) -> None:
         """Replay the unfinished episodes, after the simulators were lent or put away."""
+        # Rewards of the replay must add up to the same returns, or the simulator does not repeat episodes.
         finished, returns = self._finished, self._return.copy()
         self.load_state_dict(self.state_dict())
         self._finished = finished
@@ -200,13 +207,14 @@ class Envs:
     def load_state_dict(self, state: dict) -> None:
         """Restore the saved environments by replaying their episodes.
 
-        All environments step together, so one that is at its k-th step is reset k steps before the end.
+        All environments step together, so an environment that is at its k-th step is reset k steps before the end.
         """
         self.reset()
         self._index = np.array(state["index"])
         lengths = np.array([len(a) for a in state["actions"]])
         total = int(lengths.max())
-        # From the oldest reset on; each environment joins when its episode begins.
+
+        # Start with the oldest reset; each environment joins when its episode begins.
         for t in range(total + 1):
             begins = lengths == total - t
             if begins.any():
@@ -220,7 +228,7 @@ class Envs:
         self.steps = state["steps"]
 
     def _replay(self, actions: list[Tensor | None]) -> None:
-        """A step of the environments that have an action; what the others do is lost in their reset."""
+        """A step of the environments that have an action; the others are reset later, so their step does not matter."""
         idle = self.spec.no_action(1)[0]
         sent = torch.stack([idle if a is None else a for a in actions]).numpy()
         _, reward, terminated, truncated, _ = self.vector.step(sent)
@@ -228,6 +236,7 @@ class Envs:
         self._done = terminated | truncated
 
     def _seed(self, env: int) -> int:
+        # Consecutive games of one emulator seed: see `atari.GAMES_PER_SEED`.
         group, number = divmod(int(self._index[env]), self.games_per_seed)
         return episode_seed(self.seed, self.stream, env, group) * self.games_per_seed + number
 
@@ -240,6 +249,7 @@ class Envs:
 
     def _check(self, obs: Tensor, reward: Tensor) -> None:
         good = np.isfinite(reward.numpy())
+        # Bytes are always finite, and images are the largest observations.
         if obs.dtype != torch.uint8:
             good = good & np.isfinite(obs.numpy()).reshape(self.num, -1).all(1)
         if not good.all():
@@ -263,7 +273,7 @@ class Envs:
             if first[i]:
                 self._actions[i], self._return[i] = [], 0.0
             else:
-                # A copy, since an environment may use the array again.
+                # A copy, since the caller may reuse the array.
                 self._actions[i].append(sent[i].copy())
                 self._return[i] += reward[i]
 
@@ -275,7 +285,7 @@ class Envs:
 
 
 def taken_actions(info: dict[str, Any], sent: np.ndarray) -> np.ndarray:
-    """[num] actions that environments took: those in `info`, and those sent to environments that report none."""
+    """[num] actions that were taken: those in `info`, and those sent to environments that report none."""
     reported = info.get("action", sent)
     if "_action" not in info:  # a vector environment of our own, which reports all of them
         return reported
@@ -284,22 +294,22 @@ def taken_actions(info: dict[str, Any], sent: np.ndarray) -> np.ndarray:
 
 
 def episode_seed(seed: int, stream: int, env: int, episode: int) -> int:
-    """A seed for one episode, by counting: each stream (training, evaluation) has other seeds."""
-    # SeedSequence mixes the numbers, so that neighbouring ones give unrelated seeds.
+    """The seed of one episode, computed from its numbers: each stream (training, evaluation) has other seeds."""
+    # SeedSequence hashes the numbers, so that neighbouring ones give unrelated seeds.
     return int(np.random.SeedSequence([seed, stream, env, episode]).generate_state(1)[0])
 
 
 def usable(make: Callable[[], gymnasium.Env]) -> gymnasium.Env:
-    """What `make()` builds, checked. ValueError for spaces that cannot be used, before gymnasium fails on them."""
+    """The environment of `make()`, checked. ValueError for unusable spaces, before gymnasium fails on them."""
     env = checked(make)
     spec_of(env.observation_space, env.action_space)
     return env
 
 
 def spec_of(observation: gymnasium.Space, action: gymnasium.Space, stack: int = 1) -> EnvSpec:
-    """Raises ValueError, with a cure, for spaces that no part of the laboratory can use.
+    """The spec of these spaces. ValueError, with a remedy, for spaces that no part of the package supports.
 
-    Vectors are float32 whatever they are made of, images [C, H, W] are bytes.
+    Vectors are float32 whatever the space's dtype is, images [C, H, W] are bytes.
     """
     shape = observation.shape
     if not isinstance(observation, spaces.Box) or shape is None:
@@ -309,13 +319,15 @@ def spec_of(observation: gymnasium.Space, action: gymnasium.Space, stack: int = 
     if len(shape) != 1 and (observation.dtype != np.uint8 or len(shape) not in (2, 3)):
         kind = f"{observation.dtype} of shape {list(shape)}"
         raise ValueError(f"observations must be vectors or images of uint8, these are {kind}{advice(observation)}")
+
+    # A stack of single grey frames: replay stores each frame once.
     dtype = torch.float32 if len(shape) == 1 else torch.uint8
     stack = shape[0] if isinstance(observation, Frames) else stack
     return EnvSpec(shape, dtype, *actions_of(action), stack)
 
 
 def actions_of(action: gymnasium.Space) -> tuple[int, bool]:
-    """How many actions or dimensions there are, and whether they are discrete. ValueError as `spec_of`."""
+    """The number of actions or of their dimensions, and whether they are discrete. ValueError as in `spec_of`."""
     if isinstance(action, spaces.Discrete) and action.start == 0:
         return int(action.n), True
     if isinstance(action, spaces.Box) and len(action.shape) == 1 and action.dtype.kind == "f":
@@ -324,5 +336,5 @@ def actions_of(action: gymnasium.Space) -> tuple[int, bool]:
         raise ValueError(
             f"a flat Box of actions must be [-1, 1], this is {action}: wrap it in gymnasium's RescaleAction"
         )
-    cure = "let the environment take one of these, e.g. a number for each combination"
+    cure = "make the environment use one of these, e.g. one discrete action for each combination"
     raise ValueError(f"actions must be Discrete from 0 or a flat Box, these are {action}: {cure}")

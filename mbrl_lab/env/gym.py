@@ -22,7 +22,7 @@ from mbrl_lab.env.observations import agent_observations
 log = logging.getLogger("mbrl_lab")
 
 SHOWN = 12
-"""Ids of a module that a message lists."""
+"""Maximum number of ids of a module that a message lists."""
 
 SET_LIMIT = (
     "env.max_steps=1000 with env=gym sets a limit, for a run in a new folder: one that has begun keeps its settings"
@@ -33,24 +33,25 @@ INSTALL = {"Box2D": "pip install 'gymnasium[box2d]'", "MuJoCo": "pip install 'gy
 
 
 def make_gym(id: str, **kwargs: Any) -> gymnasium.Env:
-    """A gymnasium environment by its id, made with `kwargs`, as the laboratory wants it.
+    """A gymnasium environment by its id, made with `kwargs`, with the spaces that agents use.
 
-    Continuous actions are rescaled to [-1, 1], images turned to [C, H, W], infos kept back, and what it returns is
-    checked. ValueError, one line, for an id that is unknown or lacks a package, and for spaces that are of no use.
+    Continuous actions are rescaled to [-1, 1], images are transposed to [C, H, W], infos are dropped, and returned
+    values are checked. ValueError, one line, for an unknown id, a missing package, and unusable spaces.
     """
     return make_gym_with(id, {}, **kwargs)
 
 
 def make_gym_with(id: str, wrap: Mapping[str, Any], **kwargs: Any) -> gymnasium.Env:
-    """The same with what `wrap` asks for, see `wrapped` and conf/env/gym.yaml."""
+    """The same with the arguments `wrap` of `wrapped`, see conf/env/gym.yaml."""
     if _needs_mujoco(id):
         load_mujoco(drawing=kwargs.get("render_mode") is not None)
 
-    # Before gymnasium imports the module, to see which ids that adds.
-    with contextlib.suppress(Exception):  # gymnasium reports what is wrong with it
+    # Before gymnasium imports the module, to find out which ids it registers.
+    with contextlib.suppress(Exception):  # gymnasium will report the error
         registered_by(id)
 
-    limit = {} if wrap.get("max_steps") is None else {"max_episode_steps": -1}  # its own would come first
+    # The registered time limit would truncate earlier than a longer `max_steps`.
+    limit = {} if wrap.get("max_steps") is None else {"max_episode_steps": -1}
     try:
         env = gymnasium.make(id, **{"disable_env_checker": True} | kwargs | limit)
     except MemoryError:
@@ -74,9 +75,9 @@ def wrapped(
     """An environment of any kind with the spaces that agents use.
 
     Args:
-        max_steps: truncates episodes after so many of the agent's steps, and not before; None: as `env` does by itself.
-        frame_skip: how many times each action is taken; rewards are added up.
-        action_bound: of dimensions of actions that have no bounds of their own.
+        max_steps: truncates episodes after this number of the agent's steps, not earlier; None: `env`'s own limit.
+        frame_skip: how many times each action is repeated; rewards are added up.
+        action_bound: the bound of action dimensions that have none.
         observed: arguments of `agent_observations`.
     """
     env = Checked(env)
@@ -106,21 +107,21 @@ class FrameSkip(gymnasium.Wrapper):
             lost = lost or bool(info.get("life_lost", False))
             if terminated or truncated:
                 break
-        if "life_lost" in info:  # in any of these steps, not in the last alone
+        if "life_lost" in info:  # in any of these steps, not only in the last one
             info = info | {"life_lost": lost}
         return obs, total, terminated, truncated, info
 
 
 @cache
 def registered_by(id: str) -> list[str]:
-    """The ids that the module in `module:Id` registers: new ones when it is imported, or with an entry point in it.
+    """The ids that the module in `module:Id` registers: those new after its import, or with an entry point in it.
 
-    Raises what importing the module raises; [] for an id without a module.
+    Raises the exceptions of the import; [] for an id without a module.
     """
     module, colon, _ = id.rpartition(":")
     if not colon:
         return []
-    # Imported only once, so the answer is kept: a second call would find no new ids.
+    # A module is imported only once: a second call would find no new ids, so the result is cached.
     before = set(gymnasium.registry)
     import_module(module)
     places = {name: str(getattr(s.entry_point, "__module__", s.entry_point)) for name, s in gymnasium.registry.items()}
@@ -137,14 +138,14 @@ def warn_endless(name: str) -> None:
 
 
 class CannotDraw(RuntimeError):
-    """There will be no pictures; the message has the reason and what to do."""
+    """Rendering is impossible; the message has the reason and the remedy."""
 
 
 def load_mujoco(drawing: bool = False) -> None:
-    """Import MuJoCo, and have its warnings in the log; it would print them for every simulator, and into a file.
+    """Import MuJoCo, and redirect its warnings to the log; it would print them for every simulator, and into a file.
 
-    It chooses how to draw while it is imported. Where MUJOCO_GL names what is not here it does without, as a simulator
-    needs no pictures; with `drawing` this raises CannotDraw.
+    It chooses its renderer during the import. If MUJOCO_GL names one that is not installed it is imported without a
+    renderer, which simulation does not need; with `drawing` this raises CannotDraw.
     """
     try:
         problem = _import_mujoco()
@@ -153,7 +154,7 @@ def load_mujoco(drawing: bool = False) -> None:
         return
 
     def warn(message: str) -> None:
-        # Deprecations in a robot's file are for its author.
+        # Deprecations in a robot's file concern its author, not the user.
         log.log(logging.DEBUG if "deprecated" in message else logging.WARNING, "MuJoCo: %s", message)
 
     mujoco.set_mju_user_warning(warn)
@@ -163,19 +164,19 @@ def load_mujoco(drawing: bool = False) -> None:
 
 @cache
 def _import_mujoco() -> str:
-    """Why it cannot draw, if it cannot. Raises ModuleNotFoundError alone."""
-    asked = os.environ.get("MUJOCO_GL", "")
-    logging.getLogger("OpenGL").setLevel(logging.ERROR)  # it logs every library that it looked for
+    """Import it; returns why it cannot render, if it cannot. Raises only ModuleNotFoundError."""
+    given = os.environ.get("MUJOCO_GL", "")
+    logging.getLogger("OpenGL").setLevel(logging.ERROR)  # it logs every library that it searched for
     try:
         import_module("mujoco")
     except ModuleNotFoundError:
         raise
     except Exception as error:
-        # Whatever the library of graphics raises: ImportError, RuntimeError, or AttributeError where PyOpenGL has none.
+        # Graphics libraries raise ImportError, RuntimeError, or AttributeError (PyOpenGL without a library).
         os.environ["MUJOCO_GL"] = "off"
         import_module("mujoco")
-        return f"MUJOCO_GL={asked} draws nothing here ({str(error).strip().partition(chr(10))[0]})"
-    return f"MUJOCO_GL={asked} draws nothing"
+        return f"MUJOCO_GL={given} draws nothing here ({str(error).strip().partition(chr(10))[0]})"
+    return f"MUJOCO_GL={given} draws nothing"
 
 
 def _needs_mujoco(id: str) -> bool:
@@ -184,11 +185,13 @@ def _needs_mujoco(id: str) -> bool:
 
 
 def _why(id: str, error: Exception) -> str:
-    """gymnasium's error in a line, with other ids or the package to install; or the error inside the environment."""
+    """gymnasium's error in one line, with similar ids or the package to install; or the environment's own error."""
     if not isinstance(error, gymnasium.error.Error | ImportError):
         cause = error.__cause__ if isinstance(error.__cause__, TypeError) else error  # gymnasium names all arguments
         cure = "; pass arguments as +env.make.NAME=VALUE" if "argument" in str(cause) else ""
         return f"making it raised {described(cause)}{cure}"
+
+    # gymnasium's own errors: a missing package, or an unknown id.
     text = (str(error).splitlines() or [type(error).__name__])[0]
     for package, cure in INSTALL.items():
         if isinstance(error, gymnasium.error.DependencyNotInstalled) and package.lower() in text.lower():
@@ -197,13 +200,15 @@ def _why(id: str, error: Exception) -> str:
 
 
 def _unknown(id: str) -> str:
-    """Which ids there are instead: those of the module that `id` names, or one of gymnasium's that is close."""
+    """Valid ids: those of the module that `id` names, or the most similar one of gymnasium."""
     module, colon, name = id.rpartition(":")
     if colon:
         there = registered_by(id)
         which = f"it registers {', '.join(there[:SHOWN])}" + (f" and {len(there) - SHOWN} more" * (len(there) > SHOWN))
         return f"the module {module} registers no {name}; {which if there else 'it registers none'}"
+
+    # Ids of packages and namespaces are left out: they are long, and misspelt ids rarely mean them.
     known = [x for x in gymnasium.registry if ":" not in x and "/" not in x]
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
     meant = f"; did you mean {close[0]}?" if close else "."
-    return f"gymnasium knows none of this name{meant} One that a module of yours registers is my_module:{name}"
+    return f"gymnasium has no environment of this name{meant} An id that your own module registers is my_module:{name}"

@@ -1,4 +1,4 @@
-"""MinAtar Breakout and Space Invaders: one to look at, and many to train in."""
+"""MinAtar Breakout and Space Invaders: one game for videos, and a vector of games for training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mbrl_lab.env.minatar_games import ACTIONS, SIDE, Breakout, Game, SpaceInvaders
 
 GAMES: dict[str, type[Game]] = {"breakout": Breakout, "spaceinvaders": SpaceInvaders}
-PIXELS = 32  # of a cell's side in a picture
+PIXELS = 32  # side of a cell in a picture
 COLOURS = np.array(
     [[255, 255, 255], [255, 107, 107], [120, 84, 180], [78, 205, 196], [255, 209, 102], [255, 105, 220]], np.uint8
 )
@@ -24,10 +24,10 @@ FPS = 15
 
 
 class Session:
-    """A game with what is around it: sticky actions, the choice of actions, and a time limit of `max_steps` (0: none).
+    """A game with sticky actions, a choice of actions, and a time limit of `max_steps` (0: none).
 
-    With probability `sticky` the action before is taken again, noop at first.
-    Raises ValueError naming what cannot be.
+    With probability `sticky` the previous action is repeated; the first one is noop.
+    Raises ValueError with the setting that is invalid.
     """
 
     def __init__(self, game: str, sticky: float, minimal_actions: bool, max_steps: int) -> None:
@@ -45,7 +45,8 @@ class Session:
         self.action_space = Discrete(len(self.actions))
 
     def reset(self, random: np.random.Generator) -> None:
-        """Begin an episode whose every random number comes from `random`."""
+        """Begin an episode; all of its random numbers come from `random`."""
+        # `last` is cleared, so that an episode does not depend on the one before.
         self.random, self.last, self.time = random, 0, 0
         self.game.reset(random)
 
@@ -58,7 +59,7 @@ class Session:
         return reward, terminated, self.time == self.max_steps and not terminated
 
     def packed(self) -> bytes:
-        """Every channel's cells, a bit each."""
+        """The cells of all channels, one bit each."""
         whole = 0
         for channel, board in enumerate(self.game.boards()):
             whole |= board << SIDE * SIDE * channel
@@ -77,7 +78,7 @@ def unpack(sessions: list[bytes], shape: tuple[int, ...]) -> NDArray[np.uint8]:
 
 
 class MinAtar(gymnasium.Env[NDArray[np.uint8], Any]):
-    """One game. Observations [C, 10, 10] of 0 and 1: a channel for each kind of thing."""
+    """One game. Observations [C, 10, 10] of 0 and 1: a channel for each kind of object."""
 
     def __init__(
         self, game: str, sticky: float, minimal_actions: bool, max_steps: int, render_mode: str | None = None
@@ -114,7 +115,7 @@ class MinAtar(gymnasium.Env[NDArray[np.uint8], Any]):
 
 
 class MinAtarVector(VectorEnv[NDArray[np.uint8], NDArray[Any], NDArray[Any]]):
-    """`num` games in one object: what SyncVectorEnv makes of MinAtar, with less around it.
+    """`num` games in one object: equal to a SyncVectorEnv of MinAtar, with less overhead.
 
     Next-step autoreset; `reset` takes a seed for each game, and options={"reset_mask": [num] bool}.
     """
@@ -138,6 +139,7 @@ class MinAtarVector(VectorEnv[NDArray[np.uint8], NDArray[Any], NDArray[Any]]):
     ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
         seeds = seed if isinstance(seed, list) else [None if seed is None else seed + i for i in range(self.num_envs)]
         mask = (options or {}).get("reset_mask", np.ones(self.num_envs, bool))
+        # Without a seed a game continues its generator, as gymnasium's own environments do.
         for i in np.flatnonzero(mask).tolist():
             if seeds[i] is not None:
                 self.randoms[i] = np_random(seeds[i])[0]
@@ -151,6 +153,7 @@ class MinAtarVector(VectorEnv[NDArray[np.uint8], NDArray[Any], NDArray[Any]]):
         reward = np.zeros(self.num_envs)
         terminated, truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
         for i, (session, done) in enumerate(zip(self.sessions, self.done.tolist(), strict=True)):
+            # Next-step autoreset: the step after the last one of an episode is a reset, and its action is ignored.
             if done:
                 session.reset(self.randoms[i])
             else:

@@ -1,7 +1,7 @@
-"""The rules of two MinAtar games (Young & Tian 2019), on boards that are whole numbers.
+"""The rules of two MinAtar games (Young & Tian 2019), on boards that are integers.
 
-Bit 10 * row + column of a number is the cell in that row from the top and that column from the left, so that a shift by
-10 moves a whole board by a row. A game draws its random start from the generator that `reset` gets, and nothing later.
+Bit 10 * row + column of an integer is the cell in that row from the top and that column from the left, so a shift by 10
+moves a whole board by a row. Only the start of a game is random; it is drawn from the generator that `reset` gets.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class Game(Protocol):
     """The rules of a game: `reset`, then `step` until it terminates."""
 
     channels: ClassVar[tuple[str, ...]]
-    layers: ClassVar[tuple[int, ...]]  # the channels in the order in which they are painted, the hindmost first
-    minimal: ClassVar[tuple[int, ...]]  # those of ACTIONS that do something
+    layers: ClassVar[tuple[int, ...]]  # channels in the order in which they are painted, the last one on top
+    minimal: ClassVar[tuple[int, ...]]  # those of ACTIONS that have an effect
 
     def reset(self, random: np.random.Generator) -> None: ...
 
@@ -48,10 +48,10 @@ def moved(column: int, action: int) -> int:
 class Breakout:
     """A ball that goes diagonally, a paddle of one cell in the last row, and three rows of bricks, each worth 1.
 
-    The ball comes from the left or the right wall in row 3. It turns at walls, at bricks and at the paddle, where a
-    paddle hit from the side sends it back whence it came. A ball that meets a brick right after breaking one goes
-    through without breaking it. New bricks come when all are gone and the ball is about to reach the last row; a ball
-    that reaches it ends the game.
+    The ball comes from the left or the right wall in row 3. It turns at walls, at bricks and at the paddle; a paddle
+    that is hit from the side returns it in the direction it came from. A ball that meets a brick right after breaking
+    one passes through without breaking it. New bricks appear when all are gone and the ball is about to reach the last
+    row; the game terminates when the ball reaches it.
     """
 
     channels: ClassVar[tuple[str, ...]] = ("paddle", "ball", "trail", "brick")
@@ -108,9 +108,9 @@ class Breakout:
 class SpaceInvaders:
     """A cannon in the last row against 24 aliens, each worth 1, that march, come down at the walls, and shoot.
 
-    The aliens move every 12 steps, or every so many as there are aliens where these are fewer, and after each wave the
-    12 becomes less by one, down to 6. Every 10 steps the alien nearest to the cannon's column shoots; the cannon
-    can every 5. The game ends when an alien or its bullet meets the cannon, or an alien has to leave the last row.
+    The aliens move every 12 steps, or, with n < 12 aliens left, every n steps; after each wave the 12 is reduced by
+    one, down to 6. Every 10 steps the alien nearest to the cannon's column shoots; the cannon can shoot every 5. The
+    game terminates when an alien or its bullet meets the cannon, or an alien has to leave the last row.
     """
 
     channels: ClassVar[tuple[str, ...]] = ("cannon", "alien", "left", "right", "bullet", "alien bullet")
@@ -150,6 +150,7 @@ class SpaceInvaders:
         self.aliens ^= hit
         self.bullets ^= hit
 
+        # Counters of steps until the cannon, the aliens' move and their shot are due.
         self.reload -= self.reload > 0
         self.pause -= 1
         self.volley -= 1
@@ -163,6 +164,7 @@ class SpaceInvaders:
     def _advance(self) -> bool:
         """The aliens' next move; whether one of them had to go below the last row."""
         self.pause = min(self.march, self.aliens.bit_count())
+        # At a wall they turn and come down a row; aliens that leave the last row reappear at the top.
         if self.aliens & COLUMN[0 if self.heading < 0 else SIDE - 1]:
             landed = bool(self.aliens & BOTTOM)
             self.heading = -self.heading
@@ -172,7 +174,7 @@ class SpaceInvaders:
         return False
 
     def _shoot(self) -> None:
-        """From the lowest alien of the column nearest to the cannon's, the left one of two."""
+        """The lowest alien of the column nearest to the cannon's shoots; of two columns, that of the left one."""
         self.volley = self.VOLLEY
         for column in self.NEAREST[self.cannon]:
             if above := self.aliens & COLUMN[column]:

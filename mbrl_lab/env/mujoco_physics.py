@@ -2,9 +2,9 @@
 
 As in `mbrl_lab.env.physics`: (obs [N, D], action [N, A] in [-1, 1], next_obs [N, D]) -> [N].
 
-HalfCheetah and Hopper pay for the distance covered in a step, which the default observation lacks. Where the
-position along the track is observed first (`exclude_current_positions_from_observation: false`), the reward is exact.
-Otherwise the mean of the velocities before and after the step stands for it; docs/algos/mpc.md has its error.
+HalfCheetah and Hopper reward the distance covered in a step, which the default observation does not contain. If the
+position along the track is observed (`exclude_current_positions_from_observation: false`), the reward is exact.
+Otherwise the mean of the velocities before and after the step approximates it; docs/algos/mpc.md has its error.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ def hopper_reward(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
 def hopper_termination(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
     """The torso at 0.7 m or lower, leaning by 0.2 rad or more, or any number beyond 100.
 
-    Exact but for velocities, which are observed up to 10 only: none beyond 100 was ever met.
+    Exact except for velocities, which are observed only up to 10: none above 100 was ever observed.
     """
+    # The last 11 numbers, with or without the position in front of them.
     obs = next_obs[:, next_obs.shape[1] - 11 :]
     fallen = (obs[:, 0] <= 0.7) | (obs[:, 1].abs() >= 0.2)
     return fallen | ~(obs[:, 1:].abs() < 100).all(-1)
@@ -56,7 +57,7 @@ def humanoid_termination(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tenso
 
 
 def inverted_pendulum_reward(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
-    """One for every step that does not end the episode."""
+    """One for every step that does not terminate the episode."""
     return (~inverted_pendulum_termination(obs, action, next_obs)).float()
 
 

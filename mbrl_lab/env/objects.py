@@ -1,4 +1,4 @@
-"""What can be followed in images of 84 x 84: Breakout's ball; Space Invaders' cannon, shots and aliens."""
+"""Objects in images of 84 x 84, to measure whether a model predicts them, such as Breakout's ball."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class ScreenObject(NamedTuple):
-    """Something that can be followed in N images."""
+    """An object in N images."""
 
     mass: Tensor  # [N]: the sum of its grey values
     centre: Tensor  # [N, 2]: row and column
@@ -18,21 +18,21 @@ class ScreenObject(NamedTuple):
 
 
 FindObjects = Callable[[Tensor], dict[str, ScreenObject]]
-"""What a game's images [N, H, W] uint8 show, by name."""
+"""Images [N, H, W] uint8 of a game -> its objects by name."""
 
-SEEN = 32
+BLACK = 32
 """Grey values below it count as black."""
 
 
 def breakout(images: Tensor) -> dict[str, ScreenObject]:
-    """The ball [N, 84, 84], where the field is black but for it: above the bricks, and between them and the paddle."""
+    """The ball, where the field [N, 84, 84] is black otherwise: above the bricks, and between them and the paddle."""
     return {"ball": grey_in(images, [(13, 22), (38, 75)], (5, 79), 150, 400)}
 
 
 def spaceinvaders(images: Tensor) -> dict[str, ScreenObject]:
     """The cannon, shots and bombs above and below the shields, and the aliens, all [N, 84, 84].
 
-    Aliens that have come so far down are no shots: so much grey is not counted as one.
+    Aliens that have come down as far as the shots' rows have more grey than a shot, and are not counted as one.
     """
     return {
         "cannon": grey_in(images, [(74, 78)], (0, 84), 300, 2_500),
@@ -44,13 +44,15 @@ def spaceinvaders(images: Tensor) -> dict[str, ScreenObject]:
 def grey_in(
     images: Tensor, rows: list[tuple[int, int]], columns: tuple[int, int], least: float, most: float
 ) -> ScreenObject:
-    """All grey of some rows and columns [N, H, W], visible where there is from `least` to `most` of it."""
+    """All grey of some rows and columns [N, H, W] as one object, visible if its sum is from `least` to `most`."""
     keep = torch.zeros(images.shape[1], dtype=torch.bool, device=images.device)
     for first, last in rows:
         keep[first:last] = True
-    grey = images.float() * (images >= SEEN) * keep[:, None]
+    grey = images.float() * (images >= BLACK) * keep[:, None]
     grey[..., : columns[0]] = 0
     grey[..., columns[1] :] = 0
+
+    # The centre of mass; an empty image would divide by 0.
     mass = grey.sum((1, 2))
     row, column = (torch.arange(n, device=images.device).float() for n in images.shape[1:])
     centre = torch.stack([(grey.sum(2) * row).sum(1), (grey.sum(1) * column).sum(1)], -1) / mass.clamp(min=1)[:, None]

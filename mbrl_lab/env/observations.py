@@ -21,7 +21,7 @@ Array = NDArray[Any]
 
 
 class Frames(Box):
-    """[stack, H, W] bytes: the newest grey images, the oldest first, 0 before the episode. Replay keeps each once."""
+    """[stack, H, W] bytes: the newest grey images, the oldest first, 0 before the episode. Replay stores each once."""
 
 
 def agent_observations(
@@ -33,16 +33,22 @@ def agent_observations(
     resize: Sequence[int] | None = None,
     frame_stack: int = 1,
 ) -> gymnasium.Env:
-    """`env` with observations that are vectors or images [C, H, W] of bytes, where it has such; else as they are.
+    """`env` with observations that are vectors or images [C, H, W] of bytes, if possible; otherwise unchanged.
 
-    flatten: make one vector of whatever is observed.
-    channels: of images, `first` [C, H, W] or `last` [H, W, C]; `auto`: the smallest of the three numbers.
-    to_bytes: images of other numbers than bytes, from their lowest bound to their highest, become 0 to 255.
-    grayscale, resize ([height, width]), frame_stack: what gymnasium's wrappers of these names do.
-    ValueError, one line that names the setting, for what cannot be.
+    Args:
+        flatten: flatten observations of any kind to one vector.
+        channels: axis of the channels, `first` [C, H, W] or `last` [H, W, C]; `auto`: the smallest axis.
+        to_bytes: scale images of other types from their lowest and highest bound to 0 and 255.
+        grayscale: convert RGB to one grey channel.
+        resize: [height, width].
+        frame_stack: number of observations in one.
+
+    ValueError, one line with the setting, for an impossible combination.
     """
     if flatten:
         env = flattened(env)
+
+    # First bytes, whatever the images are made of; anything else stays as it is, or is a vector.
     space = env.observation_space
     if isinstance(space, Box) and to_bytes:
         env = as_bytes(env, space)
@@ -56,6 +62,7 @@ def agent_observations(
         is_vector = isinstance(space, Box) and len(space.shape) == 1
         return stacked_numbers(env, frame_stack) if is_vector and frame_stack > 1 else env
 
+    # gymnasium's wrappers take and return [H, W, C].
     if grayscale or resize:
         env = processed(env, channels, grayscale, resize)
         channels = "last"
@@ -63,7 +70,7 @@ def agent_observations(
 
 
 def flattened(env: gymnasium.Env) -> gymnasium.Env:
-    """All numbers of an observation in a row. ValueError for a space whose size is not fixed."""
+    """All numbers of an observation as one vector. ValueError for a space without a fixed size."""
     if not env.observation_space.is_np_flattenable:
         raise ValueError(f"env.flatten is true, but observations are {env.observation_space}, of no fixed size")
     return FlattenObservation(env)
@@ -76,7 +83,7 @@ def holds_bytes(space: Box) -> bool:
 
 
 def advice(space: gymnasium.Space) -> str:
-    """What makes such observations usable, to end a message with; nothing where they are."""
+    """The end of an error message: the setting that makes such observations usable, or nothing."""
     if not isinstance(space, Box):
         return "; with env=gym, env.flatten=true makes a vector of them" if space.is_np_flattenable else ""
     if len(space.shape) == 1:
@@ -91,7 +98,7 @@ def bounded(space: Box) -> bool:
 
 
 def as_bytes(env: gymnasium.Env, space: Box) -> gymnasium.Env:
-    """Numbers from the lowest bound to the highest as 0 to 255. FloatingPointError for one that is not finite."""
+    """Scale [lowest bound, highest bound] to [0, 255]. FloatingPointError for a value that is not finite."""
     if not 2 <= len(space.shape) <= 4 or not bounded(space):
         raise ValueError(f"env.to_bytes is for images with finite bounds, but observations are {space}")
     low, high = float(space.low.min()), float(space.high.max())
@@ -105,16 +112,18 @@ def as_bytes(env: gymnasium.Env, space: Box) -> gymnasium.Env:
 
 
 def processed(env: gymnasium.Env, channels: str, grayscale: bool, resize: Sequence[int] | None) -> gymnasium.Env:
-    """Grey and smaller: [H, W, C] or, of grey images, [H, W, 1]."""
+    """Images in grey and resized: [H, W, C] or, for grey ones, [H, W, 1]."""
     shape = shape_of(env)
     if len(shape) == 4:
         raise ValueError(f"env.grayscale and env.resize are for single images, but observations have shape {shape}")
+
+    # To [H, W, C], which gymnasium's wrappers need, with the bounds 0 and 255 that they need too.
     if len(shape) == 3 and channel_axis(shape, channels) == -3:
         env = transformed(env, lambda image: np.moveaxis(image, 0, -1), (*shape[1:], shape[0]))
     elif len(shape) == 2:
         env = transformed(env, lambda image: image[..., None], (*shape, 1))
     else:
-        env = transformed(env, lambda image: image, shape)  # gymnasium's wrappers want bounds of 0 and 255
+        env = transformed(env, lambda image: image, shape)
 
     if grayscale:
         if shape_of(env)[-1] != 3:
@@ -125,7 +134,7 @@ def processed(env: gymnasium.Env, channels: str, grayscale: bool, resize: Sequen
             env = ResizeObservation(env, (int(resize[0]), int(resize[1])))
         except gymnasium.error.DependencyNotInstalled as error:
             raise ValueError("env.resize needs OpenCV: pip install 'mbrl_lab[resize]'") from error
-        if len(shape_of(env)) == 2:
+        if len(shape_of(env)) == 2:  # it drops a single channel
             env = transformed(env, lambda image: image[..., None], (*shape_of(env), 1))
     return env
 
@@ -140,14 +149,17 @@ def channels_first(env: gymnasium.Env, channels: str) -> gymnasium.Env:
     ordered = (*before, c, a, b) if last else shape
     if len(shape) == 3:
         return rearranged(env, lambda image: np.moveaxis(image, -1, -3), ordered) if last else env
+
+    # A stack becomes more channels: convolutions see all of its frames at once.
     whole = (ordered[0] * ordered[1], *ordered[2:])
     return rearranged(env, lambda image: (np.moveaxis(image, -1, -3) if last else image).reshape(whole), whole)
 
 
 def channel_axis(shape: Sequence[int], channels: str) -> int:
-    """-3 or -1. ValueError where the shape does not decide it and `env.channels` is not given."""
+    """-3 or -1. ValueError if the shape does not determine it and `env.channels` is not given."""
     if channels != "auto":
         return -3 if channels == "first" else -1
+    # Images have fewer channels than rows or columns.
     first, middle, last = shape[-3:]
     if first < min(middle, last) or last < min(first, middle):
         return -3 if first < last else -1
@@ -165,13 +177,14 @@ def stacked(env: gymnasium.Env, count: int) -> gymnasium.Env:
     shape = count * channels, height, width
     env = FrameStackObservation(env, count, padding_type="zero")
     env = transformed(env, lambda images: images.reshape(shape), shape)
+    # Grey stacks are marked, so that replay stores one frame per step instead of the stack.
     if channels == 1:
         env.observation_space = Frames(0, 255, shape, np.uint8)
     return env
 
 
 def stacked_numbers(env: gymnasium.Env, count: int) -> gymnasium.Env:
-    """The newest `count` vectors in a row."""
+    """The newest `count` vectors, concatenated."""
     env = FrameStackObservation(env, count, padding_type="zero")
     return FlattenObservation(env)
 
@@ -185,12 +198,12 @@ def shape_of(env: gymnasium.Env) -> tuple[int, ...]:
 def transformed(
     env: gymnasium.Env, function: Callable[[Array], Array], shape: Sequence[int], largest: int = 255
 ) -> gymnasium.Env:
-    """Images through a function that makes bytes of this shape, up to `largest`."""
+    """Images passed through a function that returns bytes of this shape, up to `largest`."""
     return TransformObservation(env, function, Box(0, largest, tuple(shape), np.uint8))
 
 
 def rearranged(env: gymnasium.Env, function: Callable[[Array], Array], shape: Sequence[int]) -> gymnasium.Env:
-    """Images through a function that only changes their shape: cells of 0 and 1 are still known to be such."""
+    """Images passed through a function that only changes their shape; the bound is kept, so 0 and 1 stay a grid."""
     space = env.observation_space
     assert isinstance(space, Box), space
     return transformed(env, function, shape, int(space.high.max()))

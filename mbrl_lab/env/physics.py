@@ -1,7 +1,7 @@
 """True dynamics, rewards and terminations of gymnasium's classic control, as batched functions of observations.
 
-Observations [N, D]; actions [N] int64 or [N, A] in [-1, 1]; rewards [N] float32; terminations [N] bool. Each reward and
-termination takes (obs, action, next_obs), whether it needs all three or not.
+Observations [N, D]; actions [N] int64 or [N, A] in [-1, 1]; rewards [N] float32; terminations [N] bool. All rewards
+and terminations take (obs, action, next_obs), even if they do not need all three.
 """
 
 from __future__ import annotations
@@ -17,10 +17,14 @@ def cartpole_next_obs(obs: Tensor, action: Tensor) -> Tensor:
     gravity, pole, half_length, total, dt = 9.8, 0.1, 0.5, 1.1, 0.02
     x, x_dot, theta, theta_dot = obs.unbind(-1)
     force = 20.0 * action - 10.0
+
+    # Pole and cart accelerate each other: first the pole's angular acceleration, then the cart's.
     sin, cos = theta.sin(), theta.cos()
     push = (force + pole * half_length * theta_dot.square() * sin) / total
     theta_acc = (gravity * sin - cos * push) / (half_length * (4 / 3 - pole * cos.square() / total))
     x_acc = push - pole * half_length * theta_acc * cos / total
+
+    # Explicit Euler: positions move by the old velocities, as in gymnasium.
     after = (x + dt * x_dot, x_dot + dt * x_acc, theta + dt * theta_dot, theta_dot + dt * theta_acc)
     return torch.stack(after, -1)
 
@@ -39,6 +43,7 @@ def pendulum_next_obs(obs: Tensor, action: Tensor) -> Tensor:
     """Pendulum-v1 on (cos, sin, angular velocity): 1 kg, 1 m, g = 10, steps of 0.05 s; an action of 1 is 2 N m."""
     cos, sin, velocity = obs.unbind(-1)
     torque = 2 * action[:, 0].clamp(-1, 1)
+    # Semi-implicit Euler: the angle moves by the new velocity, as in gymnasium.
     velocity = (velocity + (15.0 * sin + 3.0 * torque) * 0.05).clamp(-8, 8)
     angle = torch.atan2(sin, cos) + velocity * 0.05
     return torch.stack((angle.cos(), angle.sin(), velocity), -1)

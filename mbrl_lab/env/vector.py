@@ -1,4 +1,4 @@
-"""gymnasium's ways to step several environments at once, for runs that are stopped by signals and always close."""
+"""gymnasium's vector environments, for runs that are stopped by signals and always close."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from gymnasium.vector.async_vector_env import AsyncState
 
 log = logging.getLogger("mbrl_lab")
 
-DIFFERENT = "the environments that env.make builds differ in their spaces, which must not depend on chance or order"
+DIFFERENT = "the environments that env.make builds differ in their spaces, which must not be random"
 
 STOP_SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR2")
-"""What asks a run to stop. The process that trains answers, and its environments' workers leave it to that."""
+"""Signals that stop a run. Only the training process handles them; its environments' workers ignore them."""
 
 GRACE = 5.0
-"""Seconds that a worker has to close its environment, once the process that trains is gone."""
+"""Seconds that a worker has to close its environment after the training process is gone."""
 
 
 class SafeClose(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """An environment whose `close()` warns where it would raise, so that those beside it are closed too."""
+    """An environment whose `close()` warns instead of raising, so that the others are closed too."""
 
     def close(self) -> None:
         close_safely(self.env)
 
 
 class Workers(AsyncVectorEnv):
-    """A process for each environment. Workers ignore the signals that ask a run to stop, and end with their parent.
+    """A process for each environment. Workers ignore the signals that stop a run, and exit with their parent.
 
-    Left open, multiprocessing would send them SIGTERM when Python exits, and wait forever. They are
-    killed before.
+    If they were left open, multiprocessing would send them SIGTERM when Python exits, and wait forever, since they
+    ignore it. So they are killed before that.
     """
 
     def __init__(self, makes: Sequence[Callable[[], gymnasium.Env[Any, Any]]]) -> None:
@@ -48,14 +48,16 @@ class Workers(AsyncVectorEnv):
         self._kill = Finalize(self, _kill, (self.processes,), exitpriority=10)
 
     def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
-        """Ask the workers to close. Kill them where an answer is still due that is no longer awaited."""
+        """Tell the workers to close. Kill them if a step is still pending, whose result nobody waits for."""
         try:
             if not terminate and self._state is AsyncState.DEFAULT:
                 super().close_extras(timeout)
                 self._kill.cancel()
                 return
         except (EOFError, OSError):
-            log.debug("a worker exited before it was asked to close")
+            log.debug("a worker exited before it was told to close")
+
+        # Here a worker is busy, or gone.
         self._kill()
         for pipe in self.parent_pipes:
             if pipe is not None:
@@ -63,18 +65,19 @@ class Workers(AsyncVectorEnv):
 
 
 def vectorised(make: Callable[[], gymnasium.Env[Any, Any]], num: int, asynchronous: bool) -> VectorEnv[Any, Any, Any]:
-    """`num` environments, stepped in turn or in a process for each. ValueError where their spaces differ."""
+    """`num` environments, stepped in turn or each in its own process. ValueError if their spaces differ."""
     makes = [functools.partial(_make_one, make, os.getpid())] * num
     try:
         return Workers(makes) if asynchronous else SyncVectorEnv(makes, autoreset_mode=AutoresetMode.NEXT_STEP)
     except RuntimeError as error:
+        # gymnasium compares the spaces, but raises a RuntimeError for anything.
         if "observation space" not in str(error) and "action space" not in str(error):
             raise
         raise ValueError(DIFFERENT) from error
 
 
 def close_safely(thing: Any) -> None:
-    """Close an environment. An error is a warning, once for each kind, since nothing is lost by then."""
+    """Close an environment. An error is only a warning, once for each message: nothing can be lost any more."""
     try:
         thing.close()
     except Exception as error:
@@ -83,7 +86,7 @@ def close_safely(thing: Any) -> None:
 
 @functools.cache
 def warn_once(text: str) -> None:
-    """A warning that a process gives once, however often there is reason to."""
+    """A warning that a process prints only once."""
     log.warning("%s", text)
 
 
@@ -101,16 +104,16 @@ def _make_one(make: Callable[[], gymnasium.Env[Any, Any]], parent: int) -> gymna
 
 
 def _become_worker() -> None:
-    """Ignore what asks the run to stop, and never outlive the process that trains."""
+    """Ignore the signals that stop a run, and exit when the training process does."""
     for name in STOP_SIGNALS:
         if hasattr(signal, name):
-            # A function rather than SIG_IGN, which the programs that a simulator starts would inherit.
+            # A function instead of SIG_IGN, which programs started by a simulator would inherit.
             signal.signal(signal.Signals[name], _ignore)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _ignore(number: int, frame: object) -> None:
-    """The process that trains hears the signal too, and closes its workers when it has saved."""
+    """The training process gets the signal too, and closes its workers after it has saved."""
 
 
 def _end_with_parent() -> None:

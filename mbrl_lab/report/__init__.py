@@ -1,4 +1,4 @@
-"""Pictures of a run: its curves, the errors of its model, and the returns that its planner predicts and achieves."""
+"""Pictures of a run: learning curves, errors of its model, and predicted and achieved returns of its planner."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from mbrl_lab.runner import Runner
 log = logging.getLogger("mbrl_lab")
 
 FPS = 10.0
-"""Frames a second in the video of a model's predictions."""
+"""Frames per second in the video of a model's predictions."""
 
 __all__ = ["draw", "draw_model", "fitted"]
 
 
 def draw(runner: Runner, checkpoint: str = "last") -> list[Path]:
-    """Write pictures and numbers into the run's diagnostics/; training is not disturbed. Returns what was written.
+    """Write pictures and numbers into the run's diagnostics/, without affecting training. Returns the files.
 
-    curves.png for every run that has logged something, and where there is a fitted model, what `draw_model` writes.
-    What cannot be drawn is left out with a warning: the run is done by then, and its results are kept.
+    These are curves.png for every run that has logged something, and the files of `draw_model` if there is a fitted
+    model. A picture that fails is left out with a warning: the run is done by then, and its results are stored.
     """
     parts: dict[str, Callable[[], list[Path]]] = {
         "the run's curves": lambda: draw_curves(runner.folder),
@@ -41,16 +41,18 @@ def draw(runner: Runner, checkpoint: str = "last") -> list[Path]:
             paths += part()
         except Exception as error:
             log.warning("no picture of %s: %s: %s", what, type(error).__name__, str(error).partition("\n")[0])
-            log.debug("where that was raised", exc_info=True)
+            log.debug("traceback of that", exc_info=True)
     return paths
 
 
 def draw_model(runner: Runner, checkpoint: str = "last") -> tuple[str, list[Path]]:
-    """Validate the model and the planner, in words and pictures; another `checkpoint` than the last gets a folder."""
+    """Validate the model and the planner. Returns a text and files; a `checkpoint` but the last has its own folder."""
     home = runner.folder.diagnostics if checkpoint == "last" else runner.folder.diagnostics / checkpoint
     home.mkdir(parents=True, exist_ok=True)
     model, run = runner.algo.world_model, runner.folder.path.name
     assert model is not None, type(runner.algo)
+
+    # What can be compared with the truth depends on what a model predicts: observations, frames, or a state's changes.
     if model.predicts == "observations":
         return draw_open_loop(runner, model, home)
     if model.predicts == "frames":
@@ -61,6 +63,6 @@ def draw_model(runner: Runner, checkpoint: str = "last") -> tuple[str, list[Path
 
 
 def fitted(runner: Runner) -> bool:
-    """Whether there is a fitted or known world model with something to validate."""
+    """Whether there is a world model, fitted or known, whose predictions can be validated."""
     model = runner.algo.world_model
     return model is not None and model.predicts != "nothing" and runner.algo.warmed_up

@@ -1,4 +1,4 @@
-"""Drawings of a validation: predicted against true outputs, and calibration of the predicted uncertainty."""
+"""Figures of a validation: predicted against true outputs, and calibration of the predicted uncertainty."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from mbrl_lab.dynamics.validation import Validation, coverage, rms
 from mbrl_lab.report.figure import BLUE, COLOURS, GREY, INK, legend, make_panels, save, set_labels
 
 PANELS = 8
-"""At most so many outputs in a picture, the reward among them."""
+"""Maximum number of outputs in a picture, including the reward."""
 
 DOTS = 2_000
-"""Transitions in a scatter plot."""
+"""Maximum number of transitions in a scatter plot."""
 
 BINS = 20
 
@@ -31,7 +31,7 @@ def draw_output_scatter(validation: Validation, run: str, path: Path) -> Path:
     labels = shown(validation.true.shape[1])
     title = f"{run}: predicted against true change, one step, in std of the data"
     figure, axes = make_panels(len(labels), 3 if len(labels) <= 6 else 4, title)
-    # Thinned evenly: more dots hide each other.
+    # Thinned evenly, since more dots hide each other.
     every = -(-len(validation.true) // DOTS)
     for at, (label, d) in zip(axes, labels.items(), strict=True):
         true, predicted = validation.true[::every, d].numpy(), (validation.true + validation.error)[::every, d].numpy()
@@ -50,7 +50,7 @@ def draw_calibration(validation: Validation, run: str, path: Path) -> Path:
 
 
 def draw_coverage(axes: Axes, below: Tensor) -> None:
-    """Below the diagonal: overconfident; above it: underconfident."""
+    """Draw coverage against level. Below the diagonal: overconfident; above it: underconfident."""
     levels = np.linspace(0, 1, 41)
     curves = torch.stack([coverage(below, float(level)) for level in levels])
     axes.plot([0, 1], [0, 1], "--", color=GREY, linewidth=0.9)
@@ -65,7 +65,7 @@ def draw_coverage(axes: Axes, below: Tensor) -> None:
 
 
 def draw_quantiles(axes: Axes, below: Tensor) -> None:
-    """Flat if calibrated, high at both ends if overconfident, high in the middle if underconfident."""
+    """Draw a histogram: flat if calibrated, high at both sides if overconfident, in the middle if underconfident."""
     known = below[below.isfinite()].numpy()
     axes.stairs(
         np.histogram(known, BINS, (0, 1))[0] / max(len(known), 1) * BINS, np.linspace(0, 1, BINS + 1), color=BLUE

@@ -24,11 +24,11 @@ IGNORED = MAY_CHANGE | {"seed", "hydra", "log_every"}
 """Settings that may differ between runs of one group."""
 
 MANY = 3
-"""Settings that a label names; where runs differ in more, and no override does either, it is their folder's name."""
+"""Maximum number of settings in a label; if runs differ in more, and in no override, it is their folder's name."""
 
 
 class Curve(NamedTuple):
-    """A run's evaluations while it trained: mean returns after so many real steps and seconds of training."""
+    """A run's evaluations during training: mean returns by real steps and by seconds of training."""
 
     folder: Path
     seed: int
@@ -40,14 +40,14 @@ class Curve(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Runs that differ by their seeds alone."""
+    """Runs that differ only by their seeds."""
 
     label: str
     curves: list[Curve]
 
 
 def find_runs(places: Sequence[Path]) -> list[Path]:
-    """The folders of runs among and under some places. ValueError where a place has none."""
+    """The folders of runs in and below some places. ValueError if a place has none."""
     found: list[Path] = []
     for place in places:
         runs = sorted({path.parent for path in place.rglob("config.yaml")}, key=natural)
@@ -58,7 +58,7 @@ def find_runs(places: Sequence[Path]) -> list[Path]:
 
 
 def natural(path: Path) -> list[Any]:
-    """To sort 2 before 10."""
+    """A sort key that puts 2 before 10."""
     return [int(x) if x.isdecimal() else x for x in re.split(r"(\d+)", str(path))]
 
 
@@ -67,18 +67,21 @@ def read_run(folder: Path) -> Curve:
     home = RunFolder(folder)
     config = home.config() or {}
     settings = flatten({k: v for k, v in config.items() if k not in IGNORED})
+
+    # Overrides name the groups of a figure: they are what the user varied.
     path = folder / "overrides.txt"
     words = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     overrides = {k: v for k, sign, v in (word.lstrip("+").partition("=") for word in words) if sign}
     kept = {k: v for k, v in overrides.items() if k.split(".")[0] not in IGNORED}
+
+    # Time of evaluations is excluded: the algorithm does not need them.
     keys = "time/seconds", "time/evaluation", "eval/return"
     steps, seconds, evaluating, returns = series(read_metrics(home.metrics), *keys)
-    # Time of evaluations is left out: they are for the reader, not for the algorithm.
     return Curve(folder, int(config.get("seed", 0)), settings, kept, steps, seconds - evaluating, returns)
 
 
 def grouped(curves: Sequence[Curve]) -> list[Group]:
-    """Runs of equal settings as groups, in their order, named by how they differ."""
+    """Groups of runs with equal settings, in the order of the runs, named by their differences."""
     differing = [k for k in keys_of(c.settings for c in curves) if len({str(value(c.settings, k)) for c in curves}) > 1]
     kinds: dict[tuple[str, ...], list[Curve]] = {}
     for curve in curves:
@@ -88,13 +91,15 @@ def grouped(curves: Sequence[Curve]) -> list[Group]:
 
 
 def labels(groups: Sequence[Sequence[Curve]], differing: Sequence[str]) -> list[str]:
-    """A name for each group: the first override in which all differ, alone or with algo; else settings, or a folder."""
+    """A name for each group: the first override in which all differ, alone or with algo, or settings, or a folder."""
     first = [group[0] for group in groups]
     if len(first) == 1:
         return [first[0].overrides.get("algo", first[0].folder.name)]
     differing_overrides = [
         k for k in keys_of(c.overrides for c in first) if len({shown_value(c, k) for c in first}) > 1
     ]
+
+    # One override, then algo and one override, then all of them: the shortest label that distinguishes all groups.
     for keys in (*([k] for k in differing_overrides), *(["algo", k] for k in differing_overrides), differing_overrides):
         named = [", ".join(filter(None, (shown_word(k, shown_value(c, k)) for k in keys))) for c in first]
         if len(set(named)) == len(first):
@@ -106,13 +111,13 @@ def labels(groups: Sequence[Sequence[Curve]], differing: Sequence[str]) -> list[
 
 
 def shown_value(curve: Curve, key: str) -> str:
-    """A setting; the override that chose a group, or the class of a group that none chose; else empty."""
+    """The value of a setting, or the override that chose a group, or the class of a group; otherwise empty."""
     chosen = str(curve.settings.get(f"{key}._target_", "")).split(".")[-1].lower()
     return str(curve.settings.get(key, curve.overrides.get(key, chosen)))
 
 
 def shown_word(key: str, given: Any) -> str:
-    """`algo=sac` is sac; of a dotted setting the last name is enough."""
+    """`algo=sac` is shown as sac, a dotted setting by its last name."""
     if given in ("", ABSENT) or key == "env":
         return ""
     return str(given) if key == "algo" else f"{key.split('.')[-1]} {given}"
@@ -150,7 +155,7 @@ def draw_comparison(groups: Sequence[Group], title: str, threshold: float | None
 
 def aligned(group: Group) -> tuple[Array, Array, Array]:
     """[N] steps at which all runs were evaluated, [N] mean seconds by then, [S, N] returns."""
-    # Seeds may have been evaluated at different steps; a mean needs all of them.
+    # Seeds may be at different steps while they run; a mean needs all of them.
     common = sorted(set.intersection(*(set(c.steps.tolist()) for c in group.curves)))
     at = [np.searchsorted(c.steps, common) for c in group.curves]
     seconds = np.array([c.seconds[i] for c, i in zip(group.curves, at, strict=True)])

@@ -32,7 +32,7 @@ LOSSES = {
 
 
 def draw_curves(folder: RunFolder) -> list[Path]:
-    """Write curves.png; nothing where nothing was logged."""
+    """Write curves.png; nothing if nothing was logged."""
     rows, episodes = read_metrics(folder.metrics), EpisodeLog(folder).finished("train")
     panels = panels_of(rows, episodes)
     if not panels:
@@ -65,14 +65,14 @@ def panels_of(rows: Rows, episodes: Rows) -> list[Panel]:
 
 
 def draw_returns(axes: Axes, rows: Rows, episodes: Rows) -> None:
-    """Every training episode, their averages, and evaluations with one standard deviation."""
+    """Draw every training episode, their means, and evaluations with one standard deviation."""
     draw_training(axes, rows, episodes, "return")
     for phase, style in EVALUATIONS.items():
         steps, mean, std = series(rows, f"{phase}/return", f"{phase}/return_std")
         if len(steps):
             axes.errorbar(steps, mean, std, **style)
             axes.fill_between(steps, mean - std, mean + std, color=style["color"], alpha=0.2, linewidth=0)
-    set_labels(axes, "Return of episodes, ± one std where evaluated", "environment steps")
+    set_labels(axes, "Return of episodes, ± one std for evaluations", "environment steps")
     legend(axes)
 
 
@@ -88,14 +88,14 @@ def draw_lengths(axes: Axes, rows: Rows, episodes: Rows) -> None:
 
 
 def draw_training(axes: Axes, rows: Rows, episodes: Rows, key: str) -> None:
-    """Training episodes one by one, and their mean between two rows of metrics."""
+    """Draw training episodes one by one, and their mean between two rows of metrics."""
     if episodes:
         axes.plot(*series(episodes, key), ".", color=BLUE, alpha=0.3, markersize=4, label="training episode")
         axes.plot(*series(rows, f"train/{key}"), color=BLUE, linewidth=1.4, label="training, mean")
 
 
 def draw_losses(axes: Axes, rows: Rows, episodes: Rows) -> None:
-    """The losses after each fit of the model; on a log scale unless a likelihood went below zero."""
+    """Draw the losses after each fit of the model, on a log scale unless a likelihood is negative."""
     values = [series(rows, key) for key in LOSSES]
     for (label, colour), (steps, loss) in zip(LOSSES.values(), values, strict=True):
         if len(steps):

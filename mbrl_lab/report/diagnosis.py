@@ -1,4 +1,4 @@
-"""A world model, and a planner where there is one, on episodes they were not trained on: the data to be drawn."""
+"""Data for figures: a world model, and a planner if there is one, on episodes they were not trained on."""
 
 from __future__ import annotations
 
@@ -26,40 +26,42 @@ from mbrl_lab.runner import DIAGNOSIS, Runner
 from mbrl_lab.types import Step
 
 ENVS, STEPS = 2, 200
-"""Environments side by side, and how many steps each is played: bounds what the planner costs."""
+"""Number of environments, and of steps in each; they bound the time of the planner."""
 
 HORIZON, STARTS = 50, 200
-"""Steps of open-loop prediction, and from how many starts."""
+"""Steps of open-loop prediction, and number of starts."""
 
 
 class Diagnosis(NamedTuple):
-    """Everything that is drawn, on the CPU."""
+    """All data of the figures, on the CPU."""
 
     one: OpenLoop  # one step from every step of the policy's episodes
     far: OpenLoop  # many steps from some of them
     scale: Tensor  # [D + 1] units of error: std of the true change, and of the reward
     termination: Tensor  # [M] predicted probability of terminating, over steps of the policy and of random actions
     steps_left: Tensor  # [M] true steps to the termination after each; inf: none was observed
-    first: Tensor  # [T + 1, B]
-    predicted_return: Tensor  # [T, B] return that the planner predicts for its plan; NaN: nothing plans
+    first: Tensor  # [T + 1, B] marks of the policy's episodes
+    predicted_return: Tensor  # [T, B] return that the planner predicts for its plan; NaN: there is no planner
     achieved_return: Tensor  # [T, B] return that followed; NaN: not known
-    seconds: float  # that a choice of actions took
+    seconds: float  # for a choice of actions
     validation: Validation  # one step ahead on held-out transitions, or on the fresh ones
     held_out: bool
 
 
 @torch.no_grad()
 def diagnose(runner: Runner, algo: Algo, num: int = ENVS, steps: int = STEPS) -> Diagnosis:
-    """Play, predict and compare; the same for the same weights, and without a trace in the runner.
+    """Play, predict and compare. The result depends only on the weights, and the runner is not changed.
 
     Args:
-        num: environments side by side.
-        steps: that each is played, by the policy and at random.
+        runner: provides environments, replay and device.
+        algo: acts, and has the model.
+        num: number of environments.
+        steps: steps in each, of the policy and of random actions.
     """
     model = algo.world_model
     assert model is not None, type(algo)
     with runner.separate_randomness(DIAGNOSIS), runner.autocast():
-        # What the policy meets: errors one step and many steps ahead.
+        # States of the policy: errors one step and many steps ahead.
         played, states, predicted_return, seconds = play_policy(runner, algo, model, num, steps)
         starts = every_start(played)
         one = predict_open_loop(model, played, states, starts, 1)
@@ -69,12 +71,14 @@ def diagnose(runner: Runner, algo: Algo, num: int = ENVS, steps: int = STEPS) ->
         random = play_random(runner, num, steps)
         random_one = predict_open_loop(model, random, observe(model, random), every_start(random), 1)
 
+        # Held-out steps were never trained on either, and there are many more of them than fresh ones.
         held = model.held_out(runner.replay)
         validation = validate(model, held if held is not None else pairwise(played), one)
 
     left = torch.cat([steps_to_termination(x)[1:][x.transitions().valid] for x in (played, random)]).cpu()
     termination = torch.cat([x.termination[0].mean(0) for x in (one, random_one)])
 
+    # Without a planner there is no predicted return to compare with.
     achieved = torch.full_like(predicted_return, torch.nan)
     if algo.planner is not None:
         achieved = achieved_return(played, algo.planner.horizon, algo.planner.discount)
@@ -100,9 +104,11 @@ def pairwise(steps: Step) -> Step:
 
 
 def validate(model: WorldModel, steps: Step, one: OpenLoop) -> Validation:
-    """A model's own validation on steps [2, N]; of one without, the one-step predictions of its copies."""
+    """The model's own validation on steps [2, N], or, if it has none, the one-step predictions of its copies."""
     if (own := model.validation(steps)) is not None:
         return Validation(*(x.cpu() for x in own))
+
+    # Errors of the mean over copies; their standard deviation is the model's uncertainty, without quantiles.
     scale = change_std(one)
     true = torch.cat([one.true[0, :, :-1] - one.start, one.true[0, :, -1:]], -1)
     error = one.predicted[0].mean(0) - one.true[0]
@@ -114,7 +120,7 @@ def validate(model: WorldModel, steps: Step, one: OpenLoop) -> Validation:
 
 
 def numbers(diagnosis: Diagnosis) -> dict[str, float]:
-    """State errors: medians, in standard deviations of the true one-step change. NaN for what was not observed."""
+    """The metrics of model.json. State errors are medians, in std of the true one-step change; NaN: not observed."""
     error, spread = (f(diagnosis.far, diagnosis.scale) for f in (state_error, state_spread))
     planned, got = known_pairs(diagnosis.predicted_return, diagnosis.achieved_return)
     reward_error = (diagnosis.one.predicted - diagnosis.one.true[:, None])[..., -1]

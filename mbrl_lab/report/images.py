@@ -24,13 +24,13 @@ from mbrl_lab.tracking.video import write_video
 from mbrl_lab.types import Step
 
 ENVS, STEPS = 2, 300
-"""Environments side by side, and how many steps each is played, by the policy and at random."""
+"""Number of environments, and of steps in each, of the policy and of random actions."""
 
 FILMED = 150
 """Steps of the video."""
 
 SIZE = 252
-"""Least height of its pictures in pixels."""
+"""Minimum height of its pictures in pixels."""
 
 
 class ImageDiagnosis(NamedTuple):
@@ -44,11 +44,13 @@ class ImageDiagnosis(NamedTuple):
 
 @torch.no_grad()
 def diagnose_images(runner: Runner, algo: Algo, num: int = ENVS, steps: int = STEPS) -> ImageDiagnosis:
-    """Play and predict; the same for the same weights, and without a trace in the runner.
+    """Play and predict. The result depends only on the weights, and the runner is not changed.
 
     Args:
-        num: environments side by side.
-        steps: that each is played, by the policy and at random.
+        runner: provides environments and device.
+        algo: acts, and has the model.
+        num: number of environments.
+        steps: steps in each, of the policy and of random actions.
     """
     model = cast(Visual, algo.world_model)
     objects = cast(ImageTrainer, model.trainer).objects
@@ -60,7 +62,7 @@ def diagnose_images(runner: Runner, algo: Algo, num: int = ENVS, steps: int = ST
         state = observe(model, played)[:-1].flatten(0, 1)
         disagreement = model.disagreement(state, played.action[1:].flatten()).mean()
 
-    # Rates of right predictions by steps ahead, beside those of repeating the last frame.
+    # Rates of correct predictions by steps ahead, and those of repeating the last frame.
     predicted, true = changed(loop, model.change_threshold)
     lines = {"changed f1": f1(predicted, true, loop.valid), "tiles right": tiles_right(predicted, true, loop.valid)}
     if objects is not None:
@@ -74,7 +76,7 @@ def diagnose_images(runner: Runner, algo: Algo, num: int = ENVS, steps: int = ST
 
 
 def windows(steps: Step, length: int, most: int) -> Step:
-    """[length, N] windows of steps [T + 1, B] whose first two are of one episode, N at most `most`, evenly."""
+    """[length, N] windows of steps [T + 1, B], N at most `most`, evenly spaced; the first two are of one episode."""
     starts = (~steps.first[1 : len(steps.first) - length + 2]).nonzero()
     starts = starts[torch.linspace(0, len(starts) - 1, min(most, len(starts))).long().to(starts.device)]
     time = starts[:, 0] + torch.arange(length, device=starts.device).unsqueeze(-1)
@@ -87,9 +89,9 @@ def draw_images(diagnosis: ImageDiagnosis, model: Visual, run: str, home: Path, 
     for label, colour in zip([k for k in diagnosis.table[0] if k != "steps"], COLOURS, strict=False):
         steps, rate = [row["steps"] for row in diagnosis.table], [row[label] for row in diagnosis.table]
         axes[0].plot(steps, rate, color=colour, label=label, linestyle="--" if "last frame" in label else "-")
-    # f1 is 0 for repeating the last frame, so the axis begins there.
+    # Repeating the last frame has an f1 of 0, so the axis begins below it.
     axes[0].set_ylim(-0.02, 1.02)
-    set_labels(axes[0], "Predicted right (the last frame again: 0)", "steps ahead", "fraction")
+    set_labels(axes[0], "Predicted correctly (repeating the last frame: 0)", "steps ahead", "fraction")
     legend(axes[0])
 
     save(figure, home / "frames.png")
@@ -103,7 +105,7 @@ def draw_images(diagnosis: ImageDiagnosis, model: Visual, run: str, home: Path, 
 def video_frames(model: Visual, steps: Step) -> list[NDArray[np.uint8]]:
     """Truth, prediction and their difference, side by side, of the first environment.
 
-    The prediction starts again from the truth after max(HORIZONS) steps, and where an episode begins.
+    The prediction restarts from the truth after max(HORIZONS) steps, and at the beginning of an episode.
     """
     frames = []
     states = observe(model, steps.at((slice(0, FILMED), slice(0, 1))))
@@ -121,7 +123,7 @@ def video_frames(model: Visual, steps: Step) -> list[NDArray[np.uint8]]:
 
 
 def coloured(frame: Tensor) -> NDArray[np.uint8]:
-    """[C, H, W] -> [H', W', 3]: grey as it is, channels of 0 and 1 in colours of their own; enlarged."""
+    """[C, H, W] -> [H', W', 3]: grey frames stay grey, channels of 0 and 1 get a colour each; enlarged."""
     times = -(-SIZE // frame.shape[1])
     if len(frame) == 1:
         picture = frame[0, :, :, None].expand(-1, -1, 3).float()
@@ -132,10 +134,10 @@ def coloured(frame: Tensor) -> NDArray[np.uint8]:
 
 
 def describe_images(diagnosis: ImageDiagnosis) -> str:
-    """What `scripts/evaluate.py RUN --model` prints."""
+    """The text that `scripts/evaluate.py RUN --model` prints."""
     known, starts = diagnosis.numbers, diagnosis.loop.start.shape[0]
     lines = [
-        f"open loop on fresh episodes, from {starts} starts; the last frame again has an f1 of 0",
+        f"open loop on fresh episodes, from {starts} starts; repeating the last frame has an f1 of 0",
         table([row for row in diagnosis.table if row["steps"] in HORIZONS]),
     ]
     for kind in ("reward", "termination"):

@@ -1,4 +1,4 @@
-"""Drawings of open-loop predictions, and of the returns that a planner predicts."""
+"""Figures of open-loop predictions, and of the returns that a planner predicts."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from mbrl_lab.report.predicted_return import correlation, known_pairs, longest_e
 Array = NDArray[Any]
 
 PANELS = 8
-"""At most so many dimensions in a picture, the reward among them."""
+"""Maximum number of dimensions in a picture, including the reward."""
 
 BINS = 61
 NEAR = 15
-"""Steps before a termination over which its prediction is drawn."""
+"""Maximum number of steps before a termination for which its prediction is drawn."""
 
 
 def draw_predicted(far: OpenLoop, scale: Tensor, run: str, path: Path) -> Path:
-    """One start of median error: every copy's open-loop trajectory as a thin line, the truth on top."""
+    """Draw the start with the median error: each copy's open-loop trajectory as a thin line, and the truth."""
     start, steps = typical(far, scale)
     fan, true = trajectories(far, start, steps)
 
     shown = shown_outputs(far)
-    title = f"{run}: open-loop prediction over {steps} steps with the actions truly taken, every member a line"
+    title = f"{run}: open-loop prediction over {steps} steps with the true actions, a line for each member"
     figure, axes = make_panels(len(shown), 3 if len(shown) <= 6 else 4, title)
 
     for at, (label, d) in zip(axes, shown.items(), strict=True):
@@ -47,14 +47,14 @@ def draw_predicted(far: OpenLoop, scale: Tensor, run: str, path: Path) -> Path:
 
 
 def trajectories(far: OpenLoop, start: int, steps: int) -> tuple[Array, Array]:
-    """[steps + 1, C, D + 1] predicted and [steps + 1, D + 1] true, from the start on, which has no reward (NaN)."""
+    """[steps + 1, C, D + 1] predicted and [steps + 1, D + 1] true, beginning at the start, whose reward is NaN."""
     begin = F.pad(far.start[start], (0, 1), value=torch.nan)
     fan = torch.cat([begin.expand(1, COPIES, -1), far.predicted[:steps, :, start]])
     return fan.numpy(), torch.cat([begin[None], far.true[:steps, start]]).numpy()
 
 
 def limit_to_truth(axes: Axes, true: Array, least: float) -> None:
-    """Limit the y axis: a diverging member must not flatten the truth, nor a constant truth be blown up."""
+    """Limit the y axis: a diverging member must not flatten the truth, nor a constant truth be magnified."""
     low, high = np.nanmin(true), np.nanmax(true)
     # A constant truth gets a few standard deviations of room.
     room = max(1.5 * (high - low), 5 * least)
@@ -65,7 +65,7 @@ def limit_to_truth(axes: Axes, true: Array, least: float) -> None:
 def draw_errors(
     one: OpenLoop, far: OpenLoop, scale: Tensor, termination: Tensor, left: Tensor, run: str, path: Path
 ) -> Path:
-    """One-step errors of state and reward, the error's growth with the horizon, and predicted terminations."""
+    """Draw one-step errors of state and reward, the error against the horizon, and predicted terminations."""
     figure, axes = make_panels(4, 2, f"{run}: model errors on fresh episodes")
     shown = shown_outputs(one)
     error = one.predicted - one.true[:, None]
@@ -81,9 +81,9 @@ def draw_errors(
 
 
 def draw_histograms(axes: Axes, errors: dict[str, Tensor]) -> None:
-    """An outline for each, around zero, over nearly all of the values."""
+    """Draw an outline for each, around zero, over nearly all values."""
     finite = {label: error[error.isfinite()].double().numpy() for label, error in errors.items()}
-    # Up to the 99.5th percentile, or one outlier makes a single bar of the rest.
+    # Up to the 99.5th percentile, otherwise one outlier compresses the rest into a single bar.
     sizes = np.abs(np.concatenate([*finite.values(), [TINY]]))
     edges = np.linspace(-1, 1, BINS) * max(np.quantile(sizes, 0.995), TINY)
     for (label, error), colour in zip(finite.items(), COLOURS, strict=False):
@@ -94,7 +94,7 @@ def draw_histograms(axes: Axes, errors: dict[str, Tensor]) -> None:
 
 
 def draw_growth(axes: Axes, far: OpenLoop, scale: Tensor) -> None:
-    """Median and quartiles over starts; predicting no change is the baseline to beat."""
+    """Draw median and quartiles over starts; predicting no change is the baseline."""
     steps = np.arange(1, 1 + len(far.valid))
     error = _quartiles(state_error(far, scale))
     axes.fill_between(steps, error[0], error[2], color=BLUE, alpha=0.2, linewidth=0)
@@ -107,7 +107,7 @@ def draw_growth(axes: Axes, far: OpenLoop, scale: Tensor) -> None:
 
 
 def draw_termination(axes: Axes, termination: Tensor, left: Tensor) -> None:
-    """Predicted probability of terminating in the last steps before true terminations, and everywhere else.
+    """Draw the predicted probability of termination in the last steps before true terminations, and elsewhere.
 
     Args:
         termination: [M] predicted probabilities.
@@ -138,7 +138,7 @@ def draw_termination(axes: Axes, termination: Tensor, left: Tensor) -> None:
 
 
 def draw_planned(predicted_return: Tensor, achieved: Tensor, first: Tensor, run: str, path: Path) -> Path:
-    """The return that plans predicted against the one that followed: all steps, and one episode in time."""
+    """Draw the predicted against the achieved return of plans: all steps, and one episode over time."""
     figure, axes = make_panels(2, 2, f"{run}: predicted return of the plan, and return achieved over its horizon")
     draw_return_scatter(axes[0], *known_pairs(predicted_return, achieved))
 
@@ -151,7 +151,7 @@ def draw_planned(predicted_return: Tensor, achieved: Tensor, first: Tensor, run:
 
 
 def draw_return_scatter(axes: Axes, planned: Tensor, achieved: Tensor) -> None:
-    """[N] against [N], and the diagonal on which both are equal."""
+    """Draw [N] against [N], and the diagonal on which both are equal."""
     r = correlation(planned, achieved)
     text = "no correlation: one of them does not vary" if math.isnan(r) else f"correlation {r:.2f}"
     axes.scatter(planned.numpy(), achieved.numpy(), s=10, color=BLUE, alpha=0.35, linewidths=0)
@@ -165,11 +165,11 @@ def draw_return_scatter(axes: Axes, planned: Tensor, achieved: Tensor) -> None:
 
 
 def shown_outputs(loop: OpenLoop) -> dict[str, int]:
-    """Label and index of those that are shown: the first of the state, and the reward."""
+    """Label and index of the outputs that are drawn: the first of the state, and the reward."""
     size = loop.start.shape[1]
     return {f"state {d}": d for d in range(min(size, PANELS - 1))} | {"reward": size}
 
 
 def _quartiles(error: Tensor) -> Array:
-    """[H, N] -> [3, H]; kept above zero for a log scale."""
+    """[H, N] -> [3, H]; positive, for a log scale."""
     return error.nanquantile(torch.tensor([0.25, 0.5, 0.75]), 1).clamp(min=TINY).numpy()

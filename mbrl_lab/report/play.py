@@ -1,4 +1,4 @@
-"""Fresh episodes on which a model, and a planner where there is one, are evaluated."""
+"""Plays fresh episodes, on which a model, and a planner if there is one, are validated."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Play(NamedTuple):
 
     steps: Step  # [T + 1, B]
     states: Tree  # [T + 1, B, ...]
-    predicted_return: Tensor  # [T, B] of the plan at every step but the last; NaN where nothing plans
-    seconds: float  # median that a choice of B actions took
+    predicted_return: Tensor  # [T, B] of the plan at every step but the last; NaN if there is no planner
+    seconds: float  # median for a choice of B actions
 
 
 def play_policy(runner: Runner, algo: Algo, model: WorldModel, num: int, steps: int) -> Play:
@@ -48,7 +48,7 @@ def play_policy(runner: Runner, algo: Algo, model: WorldModel, num: int, steps: 
 
 
 def play_random(runner: Runner, num: int, steps: int) -> Step:
-    """[steps + 1, B] steps of uniform actions: cheap, and on most tasks full of terminations."""
+    """[steps + 1, B] steps of uniform actions, which need no policy, and often lead to terminations."""
     spec = runner.envs.spec
     return play(runner, lambda row, carry: (spec.random(len(row.first), row.first.device), None), num, steps)[0]
 

@@ -1,4 +1,4 @@
-"""The return that a planner predicts beside the one that followed."""
+"""Comparison of the return that a planner predicts with the one that followed."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from mbrl_lab.types import Step
 def achieved_return(steps: Step, horizon: int, discount: float) -> Tensor:
     """[T, B]: discounted sum of the `horizon` rewards after each of [T + 1, B] steps, up to a termination.
 
-    NaN where it is not known: too near the last step, or cut by a time limit.
+    NaN if it is not known: too near the last step, or truncated by a time limit.
     """
     length = len(steps.first) - 1
     first = _padded(steps.first, horizon, 1)
     reward = _padded(steps.reward, horizon, 0)
     terminal = _padded(steps.terminal, horizon, 0)
 
+    # `alive`: the episode has not terminated yet; `known`: it has not been truncated while it was alive.
     total = torch.zeros_like(steps.reward[1:])
     alive, known = torch.ones_like(steps.first[1:]), torch.ones_like(steps.first[1:])
     for k in range(horizon):
@@ -31,20 +32,20 @@ def achieved_return(steps: Step, horizon: int, discount: float) -> Tensor:
 
 
 def known_pairs(predicted_return: Tensor, got: Tensor) -> tuple[Tensor, Tensor]:
-    """[N] each, of the steps where both are known."""
+    """[N] each: the steps at which both are known."""
     both = predicted_return.isfinite() & got.isfinite()
     return predicted_return[both], got[both]
 
 
 def correlation(x: Tensor, y: Tensor) -> float:
-    """Pearson's; NaN where either does not vary."""
+    """Pearson correlation; NaN if one of the two does not vary."""
     if len(x) < 2 or min(float(x.std()), float(y.std())) < 1e-6:
         return float("nan")
     return float(torch.corrcoef(torch.stack([x, y]))[0, 1])
 
 
 def longest_episode(first: Tensor) -> tuple[int, int, int]:
-    """(environment, start, stop): where [T + 1, B] steps run longest without a new episode."""
+    """(environment, start, stop) of the longest episode in [T + 1, B] steps."""
     spans = []
     for b in range(first.shape[1]):
         edges = [0, *(first[1:, b].nonzero()[:, 0] + 1).tolist(), len(first)]
@@ -53,5 +54,5 @@ def longest_episode(first: Tensor) -> tuple[int, int, int]:
 
 
 def _padded(x: Tensor, steps: int, value: float) -> Tensor:
-    """[T, B] with so many steps of `value` after it."""
+    """[T, B], padded with `steps` steps of `value`."""
     return torch.cat([x, torch.full_like(x[:1], value).expand(steps, -1)])

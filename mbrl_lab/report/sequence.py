@@ -1,4 +1,4 @@
-"""Open-loop predictions of a sequence model: observations imagined with the actions truly taken."""
+"""Open-loop predictions of a sequence model: observations imagined with the true actions."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from mbrl_lab.tracking.video import write_video
 from mbrl_lab.types import Step, Tree
 
 ENVS, STEPS = 2, 200
-"""Environments side by side, and how many steps each is played."""
+"""Number of environments, and of steps in each."""
 
 CONTEXT, IMAGINED, STARTS = 5, 45, 40
-"""Steps that are observed, steps that are imagined after them, and the number of windows at most."""
+"""Observed steps, imagined steps after them, and the maximum number of windows."""
 
 DIMENSIONS, SIDE, FPS = 8, 120, 5
-"""Panels of a vector at most; pixels of an image's side in a video at least, and its frames in a second."""
+"""Maximum number of panels of a vector; minimum side of an image in a video in pixels, and its frames per second."""
 
 
 class DecodedWindows(NamedTuple):
     """N windows of T steps, the first CONTEXT of them observed; observations in units of the environment."""
 
     true: Tensor  # [T, N, *obs_shape]
-    decoded_obs: Tensor  # [T, N, *obs_shape]: of inferred states, then of imagined ones
+    decoded_obs: Tensor  # [T, N, *obs_shape]: of posterior states, then of imagined ones
     reward: Tensor  # [T, N] true
     decoded_reward: Tensor  # [T, N]; NaN in the context
     valid: Tensor  # [T, N] bool: still the episode of the context
@@ -42,7 +42,7 @@ class DecodedWindows(NamedTuple):
 
 @torch.no_grad()
 def decode_windows(runner: Runner, algo: Algo, model: WorldModel) -> DecodedWindows | None:
-    """Play the policy and imagine from some of its steps; None where no episode was long enough."""
+    """Play the policy and imagine from some of its steps; None if no episode was long enough."""
     with runner.separate_randomness(DIAGNOSIS), runner.autocast():
         steps, states, *_ = play_policy(runner, algo, model, ENVS, STEPS)
         begun = starts(steps)
@@ -50,28 +50,30 @@ def decode_windows(runner: Runner, algo: Algo, model: WorldModel) -> DecodedWind
 
 
 def starts(steps: Step) -> Tensor:
-    """[N, 2] (time, environment): the last step of each context, of which none crosses an episode boundary."""
+    """[N, 2] (time, environment): the last step of each context; no context crosses an episode boundary."""
     times = range(CONTEXT - 1, len(steps.first) - 1)
     whole = torch.stack([~steps.first[t - CONTEXT + 2 : t + 1].any(0) for t in times])
     found = whole.nonzero()
     found[:, 0] += CONTEXT - 1
-    # Evenly thinned over time and environments.
+    # Thinned evenly over time and environments.
     return found[:: -(-len(found) // STARTS)] if len(found) else found
 
 
 def imagined(model: WorldModel, steps: Step, states: Tree, begun: Tensor) -> DecodedWindows:
     """The windows around `begun` [N, 2] in steps [T, B], at which the model has states [T, B, ...]."""
-    # When each step of a window is, and whether it is still the context's episode.
+    # The time of each step of a window, and whether it still belongs to the context's episode.
     time, env = begun.unbind(1)
     when = time + torch.arange(1 - CONTEXT, IMAGINED + 1, device=time.device)[:, None]  # [T, N]
     at = when.clamp(max=len(steps.first) - 1)
     next_episode = steps.first[at, env] & (torch.arange(len(when), device=time.device)[:, None] >= CONTEXT)
     valid = (when < len(steps.first)) & (next_episode.cumsum(0) == 0)
 
+    # In the context the posterior states are decoded; it has no predicted rewards.
     inferred = tree_map_only(Tensor, lambda x: x[at[:CONTEXT], env], states)
     decoded_obs = [*decoded(model, inferred)]
     rewards = [torch.full_like(steps.reward[at[0], env], torch.nan)] * CONTEXT
 
+    # From the last of them on the model gets only actions.
     state = tree_map_only(Tensor, lambda x: x[time, env], states)
     for t in at[CONTEXT:]:
         state, outcome = model.imagine(state, steps.action[t, env])
@@ -82,14 +84,14 @@ def imagined(model: WorldModel, steps: Step, states: Tree, begun: Tensor) -> Dec
 
 
 def decoded(model: WorldModel, state: Tree) -> Tensor:
-    """The observations that states stand for, of a model that predicts them."""
+    """The reconstructed observations of states, of a model that decodes them."""
     obs = model.decode(state)
     assert obs is not None, type(model)
     return obs
 
 
 def obs_scale(windows: DecodedWindows) -> Tensor:
-    """The unit of errors: the standard deviation of each number of a vector, the greatest number of an image."""
+    """The unit of errors: the standard deviation of each dimension of a vector, the maximum of an image."""
     if windows.true.ndim > 3:
         return windows.true.max().clamp(min=1)
     std = windows.true[windows.valid].std(0)
@@ -97,7 +99,7 @@ def obs_scale(windows: DecodedWindows) -> Tensor:
 
 
 def errors(decoded_obs: Tensor, windows: DecodedWindows) -> Tensor:
-    """[T, N]: root mean square error of observations; NaN where the episode is over."""
+    """[T, N]: root mean square error of observations; NaN after the episode."""
     error = ((decoded_obs - windows.true) / obs_scale(windows)).flatten(2)
     return error.square().mean(-1).sqrt().where(windows.valid, torch.nan)
 
@@ -121,18 +123,18 @@ def by_step(windows: DecodedWindows) -> list[dict[str, float]]:
 
 
 def draw_open_loop(runner: Runner, model: WorldModel, home: Path) -> tuple[str, list[Path]]:
-    """Words, and the files open_loop.png, open_loop.csv and, of images, open_loop.mp4 that were written.
+    """Write open_loop.png, open_loop.csv and, for images, open_loop.mp4. Returns a text and the files.
 
-    No files where the model predicts no observations, or no episode was long enough.
+    There are no files if the model does not decode observations, or if no episode was long enough.
     """
     windows = decode_windows(runner, runner.algo, model) if model.decodes else None
     if windows is None:
-        why = "no episode was long enough" if model.decodes else "it predicts no observations: dynamics.decode"
+        why = "no episode was long enough" if model.decodes else "it does not decode observations: dynamics.decode"
         return f"model     {why}", []
     rows = by_step(windows)
     text = table([row for row in rows if row["steps"] in (0, *SHOWN_STEPS)])
     paths = [write_csv(rows, home / "open_loop.csv")]
-    title = f"{runner.folder.path.name}: {CONTEXT} steps observed, up to {IMAGINED} imagined with the actions taken"
+    title = f"{runner.folder.path.name}: {CONTEXT} steps observed, up to {IMAGINED} imagined with the true actions"
     if windows.true.ndim == 3:
         return text, [*paths, draw_vectors(windows, rows, title, home / "open_loop.png")]
     write_video(home / "open_loop.mp4", frames(windows), FPS)
@@ -140,7 +142,7 @@ def draw_open_loop(runner: Runner, model: WorldModel, home: Path) -> tuple[str, 
 
 
 def typical(windows: DecodedWindows) -> int:
-    """Of the windows whose episodes go furthest, that of median error."""
+    """Of the windows with the most valid steps, the one with the median error."""
     reach = windows.valid.sum(0)
     furthest = (reach == reach.max()).nonzero()[:, 0]
     order = errors(windows.decoded_obs, windows)[:, furthest].nanmean(0).argsort()
@@ -148,7 +150,7 @@ def typical(windows: DecodedWindows) -> int:
 
 
 def draw_vectors(windows: DecodedWindows, rows: list[dict[str, float]], title: str, path: Path) -> Path:
-    """A panel for each number of one window, and the errors of all windows by steps ahead."""
+    """Draw a panel for each dimension of one window, and the errors of all windows by steps ahead."""
     window, count = typical(windows), min(windows.true.shape[-1], DIMENSIONS)
     steps = np.arange(len(windows.true)) - CONTEXT + 1
     figure, axes = make_panels(count + 1, 3, title)
@@ -169,7 +171,7 @@ def draw_vectors(windows: DecodedWindows, rows: list[dict[str, float]], title: s
 
 
 def draw_images(windows: DecodedWindows, title: str, path: Path) -> Path:
-    """Pictures of one window, a row each: the truth, the prediction, and their difference."""
+    """Draw one window in three rows: the truth, the prediction, and their difference."""
     window = typical(windows)
     columns = [*range(CONTEXT), *range(CONTEXT, int(windows.valid[:, window].sum()), IMAGINED // 9)]
     strip = np.concatenate([pictures(windows, window, t) for t in columns], 1)
@@ -207,7 +209,7 @@ def pictures(windows: DecodedWindows, window: int, t: int) -> NDArray[np.uint8]:
 
 
 def coloured(image: Tensor) -> NDArray[np.uint8]:
-    """[C, H, W] from 0 to 1 -> [H, W, 3] bytes: three channels are colours, one is grey, others have hues each."""
+    """[C, H, W] from 0 to 1 -> [H, W, 3] bytes: three channels are RGB, one is grey, others get a hue each."""
     channels = len(image)
     if channels not in (1, 3):
         hue = torch.arange(channels) / channels * 2 * torch.pi

@@ -1,4 +1,4 @@
-"""What a diagnosis leaves behind: pictures, tables, numbers, and a few lines for a terminal."""
+"""The output of a diagnosis: pictures, tables, numbers, and a few lines for a terminal."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from mbrl_lab.report.tables import SHOWN_STEPS, by_dimension, by_horizon, number
 from mbrl_lab.tracking.atomic import write_text
 
 SHOWN = 12
-"""Dimensions in a terminal: those of greatest error."""
+"""Maximum number of dimensions in a terminal: those with the largest errors."""
 
 
 def draw_diagnosis(diagnosis: Diagnosis, run: str, home: Path) -> list[Path]:
-    """Write the pictures, CSV files and model.json into `home`; planned.png only where something plans."""
+    """Write the pictures, CSV files and model.json into `home`; planned.png only if there is a planner."""
     d = diagnosis
     paths = [
         draw_predicted(d.far, d.scale, run, home / "predicted.png"),
@@ -37,7 +37,7 @@ def draw_diagnosis(diagnosis: Diagnosis, run: str, home: Path) -> list[Path]:
 
 
 def describe(diagnosis: Diagnosis, values: dict[str, float]) -> str:
-    """What `scripts/evaluate.py RUN --model` prints."""
+    """The text that `scripts/evaluate.py RUN --model` prints."""
     source = "hold-out" if diagnosis.held_out else "fresh"
     *state, reward = by_dimension(diagnosis.validation)
     if len(state) > SHOWN:
@@ -55,7 +55,7 @@ def describe(diagnosis: Diagnosis, values: dict[str, float]) -> str:
 
     each = f"{1000 * diagnosis.seconds:.1f} ms each"
     if diagnosis.predicted_return.isnan().all():
-        return "\n".join([*parts, f"actions  {each}; nothing plans"])
+        return "\n".join([*parts, f"actions  {each}; there is no planner"])
     planned, achieved = (number(values[f"planner/{k}"]) for k in ("planned", "achieved"))
     both = f"predicted return {planned}, achieved {achieved}, correlation {number(values['planner/correlation'])}"
     return "\n".join([*parts, f"plans    {both}; {each}"])
@@ -68,5 +68,5 @@ def describe_termination(at_terminations: float, elsewhere: float) -> str:
 
 
 def plain(values: dict[str, float]) -> dict[str, float | None]:
-    """What is not finite becomes null: JSON has no word for it."""
+    """Values that are not finite become null, since JSON has none."""
     return {key: value if math.isfinite(value) else None for key, value in values.items()}

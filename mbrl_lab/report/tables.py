@@ -20,7 +20,7 @@ SHOWN_STEPS = (1, 2, 5, 10, 20, 50)
 
 
 def by_dimension(validation: Validation) -> list[Row]:
-    """For each dimension of the state and the reward, in standard deviations: error, bias, spread; and coverage."""
+    """A row for each dimension of the state and the reward: error, bias and spread in std, and coverage."""
     size = validation.error.shape[1]
     columns = {"error": rms(validation.error, 0), "bias": validation.error.mean(0), "spread": rms(validation.spread, 0)}
     columns |= {f"in_{100 * level:.0f}": coverage(validation.below, level) for level in LEVELS}
@@ -29,7 +29,7 @@ def by_dimension(validation: Validation) -> list[Row]:
 
 
 def by_horizon(far: OpenLoop, scale: Tensor) -> list[Row]:
-    """For each number of steps ahead: medians and quartiles over starts."""
+    """A row for each number of steps ahead: medians and quartiles over starts."""
     error, spread, no_change = (f(far, scale) for f in (state_error, state_spread, no_change_error))
     reward = (far.predicted.mean(1) - far.true)[..., -1].where(far.valid, float("nan"))
 
@@ -49,7 +49,7 @@ def by_horizon(far: OpenLoop, scale: Tensor) -> list[Row]:
 
 
 def write_csv(rows: Sequence[Row], path: Path) -> Path:
-    """Names in the first line; an empty field where a number is not known."""
+    """Write a CSV file: names in the first line; an unknown number is an empty field."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -59,14 +59,14 @@ def write_csv(rows: Sequence[Row], path: Path) -> Path:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Aligned columns, their names above."""
+    """Aligned columns below their names."""
     texts = [[key.replace("_", " ") for key in rows[0]], *([number(v) for v in row.values()] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
     return "\n".join("  ".join(x.rjust(w) for x, w in zip(line, widths, strict=True)) for line in texts)
 
 
-def number(value: Any, unknown: str = "-", digits: int = 3) -> str:
-    """A few digits; `unknown` for NaN."""
+def number(value: Any, unknown: str = "-", precision: int = 3) -> str:
+    """A number with a few significant digits; `unknown` for NaN."""
     if not isinstance(value, float):
         return str(value)
-    return unknown if value != value else f"{value:.{digits}g}"
+    return unknown if value != value else f"{value:.{precision}g}"

@@ -1,4 +1,4 @@
-"""Sweeps: many runs at once, as processes here or jobs of a cluster. What they came to is read from their folders."""
+"""Sweeps: many runs, as processes on this machine or jobs of a cluster. Results are read from their folders."""
 
 from mbrl_lab.sweep.launch import launch
 

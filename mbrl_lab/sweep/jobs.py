@@ -1,4 +1,4 @@
-"""What a sweep consists of: its jobs, written down before the first of them starts."""
+"""The jobs of a sweep, which are stored before the first of them starts."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ NAME = "sweep.json"
 
 
 SCRIPT = Path(__file__).resolve().parents[1] / "cli" / "train.py"
-"""Starts runs where there is no scripts/train.py, as when the package was installed."""
+"""The script that starts runs if there is no scripts/train.py, as in an installed package."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a sweep: where, by which command line, and with how many threads and on what device."""
+    """One run of a sweep: its folder, command line, number of threads and device."""
 
     folder: Path
     overrides: tuple[str, ...]
@@ -34,17 +34,18 @@ class Job:
 
     def arguments(self) -> list[str]:
         """The command line after the script's name."""
-        place = quoted(str(self.folder).replace("${", "\\${"))  # it is a name, and points to no setting
+        # A ${ in the folder's name must not be read as an interpolation.
+        place = quoted(str(self.folder).replace("${", "\\${"))
         return [*self.flags, *self.overrides, "hydra.mode=RUN", f"hydra.run.dir={place}"]
 
     def kind(self) -> list[str]:
-        """The overrides that make it this run and no other."""
+        """The overrides that identify the run: those that a resumed run may not change."""
         return sorted(o for o in self.overrides if o.lstrip("+~").partition("=")[0].partition(".")[0] not in MAY_CHANGE)
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """`sweep.json`: the script, where it was called, the launcher's settings, all jobs and SLURM's numbers of them."""
+    """`sweep.json`: the script, the folder it was called from, the launcher's settings, all jobs, their SLURM ids."""
 
     path: Path
     script: str
@@ -55,11 +56,11 @@ class Sweep:
 
     def command(self, job: Job) -> list[str]:
         """What starts this job."""
-        # -P: what stands beside the script is none of a run's modules
+        # -P: files beside the script must not be imported in the place of packages.
         return [sys.executable, "-P", self.script, *job.arguments()]
 
     def write(self) -> None:
-        """Put it into the sweep's folder."""
+        """Write it into the sweep's folder."""
         jobs = {
             name: {
                 "overrides": list(job.overrides),
@@ -82,7 +83,7 @@ class Sweep:
         write_text(self.path / NAME, json.dumps(content, indent=2) + "\n")
 
     def including(self, other: Sweep | None) -> Sweep:
-        """With the jobs that were there before; ConfigError where one of them was another run."""
+        """This sweep with the jobs it had before; ConfigError if one of them was another run."""
         if other is None:
             return self
         for name, job in self.jobs.items():
@@ -95,15 +96,15 @@ class Sweep:
 
 
 def read_sweep(path: Path) -> Sweep | None:
-    """What `write` wrote, or None where no launcher of ours was. ConfigError where a run would lie elsewhere."""
+    """The sweep that `write` stored, or None if there is none. ConfigError if a run would be outside of its folder."""
     file = path / NAME
     if not file.exists():
         return None
     content = json.loads(file.read_text())
     for name in content["jobs"]:
-        # A foreign sweep.json must not make us write elsewhere.
+        # Somebody else's sweep.json must not make us write to other folders.
         if not Path(os.path.normpath(path / name)).is_relative_to(path):
-            raise ConfigError(f"{file}: run {name!r} lies outside of {path}")
+            raise ConfigError(f"{file}: run {name!r} is outside of {path}")
     jobs = {
         name: Job(path / name, tuple(job["overrides"]), tuple(job["flags"]), job["threads"], job["device"])
         for name, job in content["jobs"].items()
@@ -112,11 +113,11 @@ def read_sweep(path: Path) -> Sweep | None:
 
 
 def names(jobs: Sequence[Job], path: Path) -> dict[str, Job]:
-    """Jobs by their folder's name in the sweep; ConfigError where two would share one."""
+    """Jobs by their folder's name in the sweep; ConfigError if two have the same one."""
     found: dict[str, Job] = {}
     for job in jobs:
         name = job.folder.relative_to(path).as_posix()
         if name in found:
-            raise ConfigError(f"two runs of the sweep would share the folder {job.folder}: check hydra.sweep.subdir")
+            raise ConfigError(f"two runs of the sweep have the same folder {job.folder}: check hydra.sweep.subdir")
         found[name] = job
     return found

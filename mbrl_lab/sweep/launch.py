@@ -1,4 +1,4 @@
-"""From what Hydra's sweeper wants run to jobs: composed and checked, all of them, before the first one starts."""
+"""Turns the runs of Hydra's sweeper into jobs; all of them are composed and checked before the first one starts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mbrl_lab.sweep.start import start
 from mbrl_lab.tracking.folder import AlreadyRunning, RunFolder, differences, plain
 
 OURS = ("hydra.mode", "hydra.run", "hydra.sweep", "hydra.sweeper", "hydra.launcher", "hydra/launcher", "hydra/sweeper")
-"""What concerns the sweep, not its runs."""
+"""Settings of the sweep, which its runs do not get."""
 
 
 def launch(
@@ -30,7 +30,13 @@ def launch(
     first: int,
     launcher: Mapping[str, Any],
 ) -> list[JobReturn]:
-    """Run these jobs by a launcher's settings, `kind` among them; those that are done are not started again.
+    """Run these jobs; those that are done are not started again.
+
+    Args:
+        context, config: Hydra's.
+        job_overrides: the overrides of each run.
+        first: number of the first run.
+        launcher: the launcher's settings; `kind` is parallel or slurm.
 
     Raises ConfigError or SweepFailed, in one line.
     """
@@ -44,12 +50,14 @@ def launch(
         folder = path / str(cfg.hydra.sweep.subdir)
         job = Job(folder, tuple(overrides), flags, cfg.runtime.threads, str(cfg.runtime.device))
         jobs.append(job)
+
+        # Hydra's own settings differ in the process of the run, and are no part of its config.
         with open_dict(cfg):
             del cfg["hydra"]
-        # Every config is checked before the first run starts.
         if wanted(folder, cfg, partial(default_of, overrides, confs)):
             waiting.append(job)
 
+    # Jobs run the script that was called, unless that is the console command.
     main = Path(sys.modules["__main__"].__file__ or sys.argv[0]).resolve()
     script = str(main if main.name == "train.py" else SCRIPT)
     launcher = plain(launcher)
@@ -64,12 +72,12 @@ def compose_job(context: HydraContext, config: DictConfig, overrides: Sequence[s
     cfg = context.config_loader.load_sweep_config(config, list(overrides))
     with open_dict(cfg):
         cfg.hydra.job.id = cfg.hydra.job.num = number
-    HydraConfig.instance().set_config(cfg)  # where `${hydra:...}` looks
+    HydraConfig.instance().set_config(cfg)  # `${hydra:...}` is resolved from there
     return cfg
 
 
 def wanted(path: Path, cfg: DictConfig, default: Callable[[str], Any]) -> bool:
-    """Whether there is something to do for this run; ConfigError if it cannot be, or if another is there."""
+    """Whether this run has to be started; ConfigError if it is invalid, or if its folder holds another run."""
     check(cfg)
     folder, config = RunFolder(path), plain(OmegaConf.to_container(cfg, resolve=True))
     check_old_names(folder.config(), str(path / "config.yaml"))
@@ -79,17 +87,17 @@ def wanted(path: Path, cfg: DictConfig, default: Callable[[str], Any]) -> bool:
     try:
         return folder.look(config, default) != "done"
     except AlreadyRunning as error:
-        print(f"sweep     {error}: left alone", flush=True)
+        print(f"sweep     {error}: skipped", flush=True)
         return False
 
 
 def hydra_flags(config: DictConfig) -> list[str]:
-    """What else was on the command line: other folders of configs, and Hydra's own settings."""
+    """The rest of the command line: other folders of configs, and Hydra's own settings."""
     sources = [s.path for s in config.hydra.runtime.config_sources if s.provider == "command-line"]
     own = [o for o in config.hydra.overrides.hydra if not o.lstrip("+~").startswith(OURS)]
     return [*(word for path in sources for word in ("--config-dir", path)), *own]
 
 
 def finished(job: Job) -> JobReturn:
-    """What Hydra wants to hear of a job."""
+    """The result of a job in Hydra's form."""
     return JobReturn(overrides=job.overrides, working_dir=str(job.folder), status=JobStatus.COMPLETED)

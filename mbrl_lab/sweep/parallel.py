@@ -1,4 +1,4 @@
-"""Jobs as processes of this machine: each in one of a few places, with threads and a GPU of its own."""
+"""Jobs as processes on this machine: each in one of a fixed number of places, with its own threads and GPU."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from mbrl_lab.tracking.provenance import cores
 from mbrl_lab.tracking.signals import Signals
 
 OUTPUT = "output.log"
-"""What a job's process prints, in its run's folder."""
+"""The file with the output of a job's process, in its run's folder."""
 
 PAUSE = 0.05
 
 
 class Place(NamedTuple):
-    """Where a job can run: a number, and the GPU visible there, if any."""
+    """A place for one job at a time: a number, and the GPU that is visible there, if any."""
 
     number: int
     gpu: str | None
@@ -43,10 +43,10 @@ class Running(NamedTuple):
 
 
 def run_parallel(sweep: Sweep, jobs: Sequence[Job], workers: int | None, per_gpu: int) -> None:
-    """Run each job in a process of its own, `workers` at once; the failure of one does not affect the others.
+    """Run each job in its own process, `workers` at a time; the failure of one does not affect the others.
 
-    A job that is killed leaves its reason in its folder's status. SIGINT, SIGTERM and SIGUSR2 are passed on as SIGTERM,
-    so that every run saves; then SystemExit. A second SIGINT kills them.
+    The status of a job that was killed gets the reason. SIGINT, SIGTERM and SIGUSR2 are passed on as SIGTERM, so that
+    every run saves; then SystemExit. A second SIGINT kills them.
     """
     places = choose_places(jobs, workers, per_gpu)
     waiting, running, finished = list(jobs), list[Running](), 0
@@ -61,16 +61,17 @@ def run_parallel(sweep: Sweep, jobs: Sequence[Job], workers: int | None, per_gpu
                     stopping = True
                     print(f"sweep     {signals.received}: {len(running)} runs save and stop", flush=True)
                     for each in running:
-                        # SIGTERM for any signal: it is what runs save on and workers know.
+                        # SIGTERM for any signal: a run saves when it gets one.
                         each.process.terminate()
 
                 time.sleep(PAUSE)
-                # Polled rather than waited for: signals must be noticed too.
+                # Polled instead of waited for, so that signals are noticed too.
                 for each in [r for r in running if r.process.poll() is not None]:
                     running.remove(each)
                     finished += 1
                     print(f"sweep     {finished}/{len(jobs)}  {conclude(each, stopping)}", flush=True)
         except BaseException:
+            # A second SIGINT, or a bug: no run may outlive this command unnoticed.
             for each in running:
                 each.process.kill()
                 each.process.wait()
@@ -85,14 +86,14 @@ def run_parallel(sweep: Sweep, jobs: Sequence[Job], workers: int | None, per_gpu
 
 
 def choose_places(jobs: Sequence[Job], workers: int | None, per_gpu: int) -> list[Place]:
-    """As many as asked for; else `per_gpu` for each GPU, or by the number of cores. GPUs are assigned in turn."""
+    """`workers` places; by default `per_gpu` for each GPU, or by the number of cores. GPUs are assigned in turn."""
     gpus = [] if all(job.device == "cpu" for job in jobs) else visible_gpus()
     most = len(gpus) * per_gpu if gpus else max(1, cores() // max(job.threads for job in jobs))
     return [Place(k, gpus[k % len(gpus)] if gpus else None) for k in range(workers or most)]
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs' names in CUDA_VISIBLE_DEVICES."""
+    """The names of the visible GPUs, as CUDA_VISIBLE_DEVICES has them."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = given.split(",") if given else [str(k) for k in range(torch.cuda.device_count())]
     return names[: torch.cuda.device_count()]
@@ -105,10 +106,10 @@ def free_place(places: Sequence[Place], running: Sequence[Running]) -> Place | N
 
 
 def begin(sweep: Sweep, job: Job, place: Place) -> Running:
-    """Start a job's process in a session of its own: signals of the terminal reach it through us only."""
+    """Start a job's process in its own session, so that signals of the terminal reach it only through us."""
     job.folder.mkdir(parents=True, exist_ok=True)
     with (job.folder / OUTPUT).open("ab") as output:
-        # Its output goes to a file, so that it survives this command.
+        # Its output goes to a file, since the process may outlive this command.
         process = subprocess.Popen(
             sweep.command(job),
             cwd=sweep.cwd,
@@ -122,14 +123,14 @@ def begin(sweep: Sweep, job: Job, place: Place) -> Running:
 
 
 def environment(job: Job, place: Place) -> dict[str, str]:
-    """Ours, with libraries limited to the run's number of threads, and one visible GPU."""
+    """Our environment variables, with libraries limited to the run's number of threads, and one visible GPU."""
     threads = {f"{name}_NUM_THREADS": str(job.threads) for name in ("OMP", "MKL", "OPENBLAS")}
     gpu = {} if place.gpu is None else {"CUDA_VISIBLE_DEVICES": place.gpu}
     return {**os.environ, **threads, **gpu}
 
 
 def conclude(finished: Running, stopping: bool) -> str:
-    """One line about a finished job. The reason goes into its folder where it could not write one itself."""
+    """One line about a finished job. If it could not write the reason into its status, that is done here."""
     code, folder = finished.process.returncode, RunFolder(finished.job.folder)
     if code and not stopping:
         folder.bury(reason(code, finished.job.folder / OUTPUT))

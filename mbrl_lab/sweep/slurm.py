@@ -1,7 +1,7 @@
-"""Jobs of a SLURM cluster: submitted through submitit, requeued when their time is up or another job needs the place.
+"""Jobs of a SLURM cluster: submitted through submitit, requeued at their time limit or when they are preempted.
 
-A job runs the same script as a run at home does, in submitit's process, so that SIGUSR2, which SLURM sends before the
-end, reaches the run: it saves and hands the signal on to submitit, which puts the job back into the queue.
+A job runs the same script as a local run, in submitit's process. So SIGUSR2, which SLURM sends before the time limit,
+reaches the run: it saves and passes the signal on to submitit, which requeues the job.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from mbrl_lab.config import ConfigError
 from mbrl_lab.sweep.jobs import Job, Sweep
 
 LOGS = "slurm"
-"""What jobs print, and submitit's own files, in the sweep's folder."""
+"""The folder for the jobs' output and submitit's own files, in the sweep's folder."""
 
 PAUSE = 2.0
 
 
 class Script:
-    """A script called with arguments in this process; requeued, it is called with the same ones, and resumes."""
+    """A script called with arguments in this process. A requeued job calls it with the same ones, and resumes."""
 
     def __call__(self, cwd: str, script: str, arguments: list[str]) -> None:
         os.chdir(cwd)
@@ -41,17 +41,19 @@ class Script:
         runpy.run_path(script, run_name="__main__")
 
     def checkpoint(self, *again: Any) -> submitit.helpers.DelayedSubmission:
-        """The run has saved by itself; submitit only needs to know what to call."""
+        """Called by submitit to requeue. The run has saved by itself, so only the arguments are needed."""
         return submitit.helpers.DelayedSubmission(self, *again)
 
 
 def submit(sweep: Sweep, jobs: Sequence[Job], wait: bool, requeues: int, **settings: Any) -> bool:
-    """Submit these jobs as one array. With `wait` until none is left in the queue; whether they have finished.
+    """Submit these jobs as one array. With `wait`, wait until none is in the queue. Returns whether they have finished.
 
-    Raises ConfigError, in one line, where there is no SLURM or it refuses.
+    Raises ConfigError, in one line, if there is no SLURM or it rejects the jobs.
     """
     if not shutil.which("sbatch"):
-        raise ConfigError("launcher=slurm needs sbatch, which is not here; launcher=parallel runs jobs on this machine")
+        raise ConfigError(
+            "launcher=slurm needs sbatch, which is not installed; launcher=parallel runs jobs on this machine"
+        )
 
     # submitit logs a line for each job.
     logging.getLogger("submitit").setLevel(logging.ERROR)
@@ -65,6 +67,7 @@ def submit(sweep: Sweep, jobs: Sequence[Job], wait: bool, requeues: int, **setti
     except FailedJobError as error:
         raise ConfigError(f"launcher=slurm: {refusal(error, settings)}") from None
 
+    # Stored at once: `status` needs the ids, and this command may be stopped while it waits.
     numbers = {job.folder.relative_to(sweep.path).as_posix(): each.job_id for job, each in zip(jobs, sent, strict=True)}
     replace(sweep, submitted={**sweep.submitted, **numbers}).write()
     print(f"submitted {len(sent)} jobs, {sent[0].job_id} to {sent[-1].job_id}", flush=True)
@@ -95,11 +98,11 @@ def parameters(
     setup: Sequence[str],
     extra: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """submitit's names for the settings of conf/launcher/slurm.yaml; null leaves one to the cluster.
+    """submitit's names for the settings of conf/launcher/slurm.yaml; null means the cluster's default.
 
     Args:
-        threads: of a run, the default of `cpus`.
-        name: of the job array.
+        threads: threads of a run, the default of `cpus`.
+        name: name of the job array.
     """
     ours = {
         "name": name,
@@ -119,19 +122,19 @@ def parameters(
     return {key: value for key, value in ours.items() if value is not None}
 
 
-ASKED = ("partition", "minutes", "memory_gb", "cpus", "gpus", "account", "qos", "constraint")
-"""Settings that a cluster may not grant."""
+REQUESTED = ("partition", "minutes", "memory_gb", "cpus", "gpus", "account", "qos", "constraint")
+"""Settings that a cluster may reject."""
 
 
 def refusal(error: FailedJobError, settings: Mapping[str, Any]) -> str:
     """sbatch's first error, and the settings that it may be about."""
     text = next((line for line in str(error).splitlines() if "sbatch: error: " in line), str(error).splitlines()[0])
-    given = ", ".join(f"launcher.{k}={settings[k]}" for k in ASKED if settings[k])
+    given = ", ".join(f"launcher.{k}={settings[k]}" for k in REQUESTED if settings[k])
     return f"{text.rpartition('sbatch: error: ')[2].strip()} ({given})"
 
 
 def queued(numbers: Sequence[str]) -> set[str]:
-    """Those of these jobs that SLURM still has: waiting, running or to be requeued. Nothing where there is no SLURM."""
+    """Those of these jobs that are in SLURM's queue: waiting, running or requeued. Empty if there is no SLURM."""
     if not numbers or not shutil.which("squeue"):
         return set()
     done = subprocess.run(["squeue", "-h", "-r", "-o", "%i"], capture_output=True, text=True, check=False)

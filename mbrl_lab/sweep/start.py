@@ -1,4 +1,4 @@
-"""Start the jobs of a sweep by its launcher, and report failures."""
+"""Starts the jobs of a sweep with its launcher, and reports failures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mbrl_lab.tracking.folder import RunFolder
 from mbrl_lab.tracking.lock import Lock
 
 LOCK = ".lock"
-"""In a sweep's folder: held by the command that starts its runs."""
+"""The lock in a sweep's folder that the command which starts its runs holds."""
 
 
 class SweepFailed(ValueError):
@@ -22,7 +22,7 @@ class SweepFailed(ValueError):
 
 def start(sweep: Sweep, jobs: Sequence[Job], skipped: int = 0) -> None:
     """Run or submit these jobs. Raises SweepFailed once all have finished, if some failed."""
-    print(f"sweep     {sweep.path}: {len(jobs)} to run, {skipped} left as they are", flush=True)
+    print(f"sweep     {sweep.path}: {len(jobs)} to run, {skipped} skipped", flush=True)
     if not jobs:
         return
 
@@ -33,7 +33,7 @@ def start(sweep: Sweep, jobs: Sequence[Job], skipped: int = 0) -> None:
     else:
         alone(sweep, lambda: run_parallel(sweep, jobs, **settings))
 
-    # The runs' own folders say how they finished; exit codes are lost on a cluster.
+    # Results are read from the runs' folders, since exit codes are lost on a cluster.
     wrong = [job for job in jobs if RunFolder(job.folder).status().get("state") != "done"]
     if wrong:
         where = ", ".join(job.folder.name for job in wrong[:10])
@@ -42,7 +42,7 @@ def start(sweep: Sweep, jobs: Sequence[Job], skipped: int = 0) -> None:
 
 
 def alone(sweep: Sweep, work: Callable[[], None]) -> None:
-    """Do it while no other command starts runs of this sweep. ConfigError where one does."""
+    """Call `work` while holding the sweep's lock. ConfigError if another command is starting runs of this sweep."""
     sweep.path.mkdir(parents=True, exist_ok=True)
     lock = Lock(sweep.path / LOCK)
     if not lock.take():

@@ -1,4 +1,4 @@
-"""How far the runs of a sweep are, read from their folders."""
+"""The state of a sweep's runs, read from their folders."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TO_RETRY = ("failed", "preempted", "killed", "waiting")
 
 
 class RunState(NamedTuple):
-    """A run by what its folder holds.
+    """The state of a run, read from its folder.
 
     state: done, running, preempted, failed, killed (its process is gone), queued (SLURM has it) or waiting
     (it never started).
@@ -32,7 +32,7 @@ class RunState(NamedTuple):
     step: int
     total: int | None
     ret: float | None
-    speed: float | None  # steps a second, in the last interval of the log
+    speed: float | None  # steps per second, in the last interval of the log
     error: str | None
     rows: list[Row]
 
@@ -45,7 +45,7 @@ class RunState(NamedTuple):
 
 
 def open_sweep(path: Path, script: Path) -> Sweep:
-    """What a launcher wrote down; else the runs found under `path`, to be started by `script`. ConfigError without."""
+    """The sweep that a launcher stored; otherwise the runs below `path`, with `script`. ConfigError if none exists."""
     path = path.resolve()
     sweep = read_sweep(path)
     if sweep is None:
@@ -86,23 +86,24 @@ def run_state(name: str, path: Path, in_queue: bool) -> RunState:
 
 def state_of(folder: RunFolder, status: Mapping[str, Any], in_queue: bool) -> str:
     """The state in a run's status, or a later one that its process could not write."""
+    # The lock first: a process that was requeued runs again although its last status is `preempted`.
     state = str(status.get("state", "waiting"))
     if folder.running(status):
         return "running"
     if in_queue and state != "done":
         return "queued"
-    # Its process could not write a last state.
+    # A killed process leaves `running` behind.
     return "killed" if state == "running" else state
 
 
 def latest(rows: Sequence[Mapping[str, Any]]) -> float | None:
-    """The last mean return there is, of the final policy, of an evaluation, or of training."""
+    """The last logged mean return, of the final policy, of an evaluation, or of training."""
     keys = ("final/return", "eval/return", "train/return")
     return next((row[k] for row in reversed(rows) for k in keys if row.get(k) is not None), None)
 
 
 def speed(rows: Sequence[Mapping[str, Any]]) -> float | None:
-    """Steps a second between the last two rows of this attempt."""
+    """Steps per second between the last two rows of this attempt."""
     if len(rows) < 2:
         return None
     steps, seconds = (float(rows[-1][k]) - float(rows[-2][k]) for k in ("step", "time/seconds"))
@@ -110,7 +111,7 @@ def speed(rows: Sequence[Mapping[str, Any]]) -> float | None:
 
 
 def table(runs: Sequence[RunState]) -> str:
-    """For a terminal: a line a run, and how many are in which state."""
+    """For a terminal: one line per run, and the number of runs in each state."""
     lines = [("run", "state", "step", "of", "return", "steps/s", "left", "reason")]
     lines += [
         (
@@ -146,6 +147,8 @@ def collect(sweep: Sweep, out: Path) -> int:
         rows += [head | row for row in run.rows]
     if not rows:
         raise ConfigError(f"{sweep.path} has no results yet: none of its runs has written a row of metrics")
+
+    # Runs of other algorithms have other metrics: the columns are those of all rows, in the order of appearance.
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
     writer.writeheader()

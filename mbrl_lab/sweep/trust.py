@@ -1,4 +1,4 @@
-"""What a sweep's folder may start: the same script, from the same folder, on configs that build trusted parts only."""
+"""Limits what a sweep's folder may start: the same script, from the same folder, with configs of trusted parts."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from mbrl_lab.tracking.folder import RunFolder, plain
 from mbrl_lab.trust import check_stored
 
 WHOLE = NAME
-"""As a word of `--trust`: the sweep is the user's own, and all of it is trusted."""
+"""With this word in `--trust` the sweep is the user's own, and everything in it is trusted."""
 
 LOCAL = ("mbrl_lab.tracking.loggers.Jsonl", "mbrl_lab.tracking.loggers.TensorBoard")
-"""Loggers that write into the run's folder and nowhere else."""
+"""Loggers that write only into the run's folder."""
 
 WORD = re.compile(r"[\w.-]*")
 
@@ -25,21 +25,24 @@ WORD = re.compile(r"[\w.-]*")
 def check_sweep(
     sweep: Sweep, jobs: Sequence[Job], script: Path, trust: Sequence[str] = (), config_dir: str | None = None
 ) -> None:
-    """ConfigError, in one line, where starting these jobs could run code that the user has not chosen.
+    """ConfigError, in one line, if starting these jobs could run code that the user has not chosen.
 
-    script: the one that starts runs here.
-    trust: modules that the runs' configs may build from; `sweep.json` among them trusts all of the sweep.
-    config_dir: another folder of configs, which the user has named; the jobs' flags are that one.
+    Args:
+        sweep: as read from its folder.
+        jobs: those to be started.
+        script: the script that starts runs here.
+        trust: modules that the runs' configs may build from; `sweep.json` among them trusts the whole sweep.
+        config_dir: another folder of configs that the user has named; the jobs' flags name it too.
     """
     if WHOLE in trust:
         return
     source, mine = sweep.path / NAME, f"if you started this sweep yourself: --trust {WHOLE}"
 
-    # What stands around the runs: shell lines, other scripts, other folders of configs.
+    # The surroundings of the runs: shell lines, other scripts, other folders of configs.
     if Path(sweep.script).resolve() != script.resolve():
         raise ConfigError(f"{source}: script is {sweep.script}, not {script}; {mine}")
     if Path(sweep.cwd).resolve() != Path.cwd().resolve():
-        raise ConfigError(f"{source}: cwd is {sweep.cwd}; give the command there, or {mine}")
+        raise ConfigError(f"{source}: cwd is {sweep.cwd}; run the command there, or {mine}")
     for key, value in sweep.launcher.items():
         number = value is None or isinstance(value, int | float)
         if not number and value not in ([], {}) and not (isinstance(value, str) and WORD.fullmatch(value)):
@@ -48,21 +51,22 @@ def check_sweep(
     for job in jobs:
         where = f"{source}: run {job.folder.relative_to(sweep.path).as_posix()}"
         if "${" in str(job.folder) or not str(job.folder).isprintable():
-            raise ConfigError(f"{source}: run {str(job.folder)!r} is no name for a folder; {mine}")
+            raise ConfigError(f"{source}: run {str(job.folder)!r} is not a valid name of a folder; {mine}")
+        # Flags could name another folder of configs, in which any class may stand.
         if (job.flags and config_dir is None) or not isinstance(job.threads, int):
             what = " ".join(map(str, job.flags)) or f"threads={job.threads!r}"
-            cure = f"give {what} here too, or " if job.flags[:1] == ("--config-dir",) else ""
+            cure = f"add {what} here too, or " if job.flags[:1] == ("--config-dir",) else ""
             raise ConfigError(f"{where} is started with {what}; {cure}{mine}")
         if not job.folder.resolve().is_relative_to(sweep.path.resolve()):
             raise ConfigError(f"{where} is a link to {job.folder.resolve()}; {mine}")
         RunFolder(job.folder).check_links()
         for word in job.overrides:
             check_word(word, where, mine)
-        cfg = compose_config(
-            job.overrides, config_dir, look=False
-        )  # or an environment would be made before it is trusted
+
+        # Without a look at the environment, which would be made before it is trusted.
+        cfg = compose_config(job.overrides, config_dir, look=False)
         if others := [name for name, node in cfg.logger.items() if node.get("_target_") not in LOCAL]:
-            raise ConfigError(f"{where} would send its numbers to logger={others[0]}; {mine}")
+            raise ConfigError(f"{where} would send its metrics to logger={others[0]}; {mine}")
         check_stored(plain(OmegaConf.to_container(cfg, resolve=True)), where, trust)
 
 

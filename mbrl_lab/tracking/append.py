@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 
 class AppendFile:
-    """Opened at the first append; every append is handed to the system at once, so that a killed process loses none."""
+    """Opened at the first append; each append is passed to the system immediately, so a killed process loses none."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -20,7 +20,7 @@ class AppendFile:
             self._file = self.path.open("ab")
         offset = self._file.tell()
         self._file.write(data)
-        # Without fsync: that is for checkpoints, and would cost milliseconds for every row.
+        # Without fsync, which takes milliseconds per row; checkpoints call it.
         self._file.flush()
         return offset
 
@@ -31,7 +31,7 @@ class AppendFile:
         return self._size()
 
     def truncate(self, position: int) -> None:
-        """Cut back to `position` bytes; ValueError if the file is shorter, since what it held is lost."""
+        """Truncate to `position` bytes; ValueError if the file is shorter, since rows are missing then."""
         self.close()
         size = self._size()
         if size < position:
@@ -40,7 +40,7 @@ class AppendFile:
             os.truncate(self.path, position)
 
     def close(self) -> None:
-        """Let go of the file; a later append opens it again."""
+        """Close the file; a later append opens it again."""
         if self._file is not None:
             self._file.close()
             self._file = None

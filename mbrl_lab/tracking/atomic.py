@@ -1,4 +1,4 @@
-"""Files that are either the old ones or the new ones, whole, whenever the machine stops."""
+"""Atomic writes: whenever the machine stops, a file is either the complete old one or the complete new one."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ UNFINISHED = ".tmp"
 
 @contextmanager
 def replacing(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
-    """A file to write that takes the place of `path` when the block ends well, and leaves it as it was when not.
+    """A file to write that replaces `path` when the block succeeds; after an exception `path` is unchanged.
 
-    What stood at `path` goes to `previous`, if given. A disk that fails raises OSError, which names `path`.
+    The old file is kept as `previous`, if given. An error of the disk raises OSError with `path`.
     """
     unfinished = path.with_name(path.name + UNFINISHED)
     try:
         with unfinished.open("wb") as file:
             yield file
             file.flush()
-            # The data must be on disk before the name is, or a power cut leaves an empty file.
+            # The data must be on disk before the rename is, or a power cut leaves an empty file.
             os.fsync(file.fileno())
 
         if previous is not None and path.exists():
@@ -30,7 +30,7 @@ def replacing(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
         os.replace(unfinished, path)
     except BaseException as error:
         unfinished.unlink(missing_ok=True)
-        # torch.save raises a RuntimeError of its own over the disk's OSError.
+        # torch.save hides the disk's OSError behind a RuntimeError of its own.
         fault = error.__context__ if isinstance(error, RuntimeError) else error
         if isinstance(fault, OSError) and fault.filename is None:
             raise OSError(fault.errno, fault.strerror, str(path)) from None
@@ -39,23 +39,23 @@ def replacing(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
 
 
 def keep(path: Path, previous: Path) -> None:
-    """Give the file at `path` the name `previous` too, so that it can be replaced and is never missing."""
+    """Also name the file at `path` `previous`, so that it can be replaced and is never missing."""
     previous.unlink(missing_ok=True)
     try:
-        # A link, so that there is no instant without a file at `path`.
+        # A link instead of a rename, so that there is no instant without a file at `path`.
         os.link(path, previous)
     except OSError:  # a file system without hard links
         os.replace(path, previous)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace the text of `path` at once."""
+    """Replace the text of `path` atomically."""
     with replacing(path) as file:
         file.write(text.encode())
 
 
 def sync_directory(path: Path) -> None:
-    """Make renames and deletions in `path` last; on Windows they do by themselves, and no folder can be opened."""
+    """Flush renames and deletions in `path` to disk. Windows does this itself, and cannot open a folder."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except PermissionError:

@@ -1,11 +1,11 @@
-"""Checkpoints: a state file replaced at once, and beside it replay in chunks, so that a save costs what is new.
+"""Checkpoints: a state file that is replaced atomically, and replay in chunks, so that a save writes only new data.
 
     state.pt               {format, state, first, chunks}: the newest
-    state.prev.pt          the one before, with its chunks still there, for when the newest is damaged
-    state.prev2.pt, ...    those before it, if more than two are kept
+    state.prev.pt          the previous one, whose chunks are kept too, in case the newest is damaged
+    state.prev2.pt, ...    older ones, if more than two are kept
     rows-<start>-<stop>.pt vector steps of replay by number, never changed once a state names them
 
-Chunks are on disk before the state that names them; what no state names is deleted after it.
+Chunks are on disk before the state that names them; chunks that no state names are deleted after it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from mbrl_lab.types import Step
 log = logging.getLogger(__name__)
 
 FORMAT = 1
-CHUNK_BYTES = 32 * 2**20  # a last chunk smaller than this is written again with the steps that came since
+CHUNK_BYTES = 32 * 2**20  # a smaller last chunk is written again, together with newer steps
 
 
 class Ring(Protocol):
@@ -41,17 +41,17 @@ class Ring(Protocol):
 
     @property
     def slots(self) -> int:
-        """How many of the newest are still there."""
+        """How many of the newest are still stored."""
 
     def steps(self, start: int, stop: int) -> Step:
         """Vector steps start..stop-1 by number: [stop - start, B] on the CPU."""
 
 
 class Loaded(NamedTuple):
-    """What a checkpoint holds, on the CPU."""
+    """The content of a checkpoint, on the CPU."""
 
     state: dict[str, Any]
-    steps: Iterator[tuple[int, Step]]  # (number of its first, [T, B] vector steps), in order and without gaps
+    steps: Iterator[tuple[int, Step]]  # (number of the first, [T, B] vector steps), in order and without gaps
 
 
 class Damaged(ValueError):
@@ -59,7 +59,7 @@ class Damaged(ValueError):
 
 
 class Chunk(NamedTuple):
-    """Vector steps start..stop-1, in a file of their own."""
+    """Vector steps start..stop-1, in one file."""
 
     start: int
     stop: int
@@ -70,7 +70,7 @@ class Chunk(NamedTuple):
 
 
 class Checkpoint:
-    """A directory that holds one checkpoint, and the `keep` - 1 before it. Load what is there before saving over it."""
+    """A directory with one checkpoint and the `keep` - 1 before it. Load an existing one before saving."""
 
     def __init__(self, directory: Path, keep: int = 2) -> None:
         self.directory = directory
@@ -84,10 +84,12 @@ class Checkpoint:
         """Replace the checkpoint. `state`: dicts, lists and tuples of tensors and plain values, else TypeError."""
         check_plain(state)
         self.directory.mkdir(parents=True, exist_ok=True)
+
+        # Chunks first: whenever the process is killed, the state on disk names only complete chunks.
         first, chunks = (0, []) if replay is None else self._write_steps(replay)
         content = {"format": FORMAT, "state": state, "first": first, "chunks": [tuple(chunk) for chunk in chunks]}
 
-        # The older ones move down a place; a damaged newest one must not push a whole one out.
+        # Older states are shifted by one; a damaged newest one must not push out a complete one.
         if not self.newest_damaged:
             for path, before in reversed(list(zip(self.older[1:], self.older, strict=False))):
                 if before.exists():
@@ -97,29 +99,31 @@ class Checkpoint:
         with replacing(self.newest, None if self.newest_damaged or not self.older else self.older[0]) as file:
             torch.save(content, file)
 
+        # Last, when no state on disk names them any more.
         self._delete_all_but({chunk.name for of_one in [chunks, *self.older_chunks] for chunk in of_one})
         self.chunks, self.newest_damaged = chunks, False
 
     def exists(self) -> bool:
-        """Whether something was ever saved here."""
+        """Whether a checkpoint was ever saved here."""
         return any(path.exists() for path in [self.newest, *self.older])
 
     def step(self) -> int | None:
-        """The run's step in the newest state that can be read, its tensors left unread; None where there is none."""
+        """The run's step in the newest readable state, without reading its tensors; None if there is none."""
         for path in [self.newest, *self.older]:
             with contextlib.suppress(OSError, ValueError):
                 return int(unpack(path, mmap=True)["state"]["step"])
         return None
 
     def load(self) -> Loaded | None:
-        """The newest undamaged checkpoint, or None where there never was one. It runs no code from the file.
+        """The newest undamaged checkpoint, or None if there never was one. No code from the file is run.
 
-        Damaged, with one line, if there is no whole one left; ValueError if it is of another format.
+        Raises Damaged, one line, if no complete one is left; ValueError if it has another format.
         """
         if not self.exists():
             self.chunks = []
             return None
-        # Only what a state names is read: chunks of an interrupted save are ignored, and deleted by the next.
+
+        # Only chunks that a state names are read: those of an interrupted save are ignored, and deleted by the next.
         content = self._newest_whole()
         self.chunks = chunks_of(content)
         return Loaded(content["state"], self._read_steps(self.chunks, content["first"]))
@@ -132,6 +136,7 @@ class Checkpoint:
             if not there:
                 raise
             content = self._first_whole(there)
+            # The next save overwrites the damaged file and keeps the older ones.
             self.newest_damaged = True
             log.warning("%s; resuming from the checkpoint before it", error)
         self.older_chunks = [chunks_in(path) for path in self.older]
@@ -151,14 +156,17 @@ class Checkpoint:
 
     def _read_steps(self, chunks: list[Chunk], first: int) -> Iterator[tuple[int, Step]]:
         for chunk in chunks:
-            step = Step(**unpack(self.directory / chunk.name, mmap=True)["rows"])  # verified by then
-            start = max(chunk.start, first)
+            # Checksums were verified when the state was read; mapped, since replay may be larger than free memory.
+            step = Step(**unpack(self.directory / chunk.name, mmap=True)["rows"])
             # The ring may have dropped the first steps of the oldest chunk.
+            start = max(chunk.start, first)
             yield start, step.at(slice(start - chunk.start, None))
 
     def _write_steps(self, replay: Ring) -> tuple[int, list[Chunk]]:
-        """Write the steps that no chunk holds yet; returns the number of the oldest, and all chunks by then."""
+        """Write the steps that no chunk contains yet; returns the number of the oldest step, and all chunks."""
         assert self.chunks is not None or not self.newest.exists(), f"load {self.newest} before saving over it"
+
+        # Chunks whose steps the ring has overwritten are dropped.
         first = max(0, replay.added - replay.slots)
         kept = [chunk for chunk in self.chunks or [] if chunk.stop > first]
         start = kept[-1].stop if kept else first
@@ -166,7 +174,7 @@ class Checkpoint:
         if start == replay.added:
             return first, kept
 
-        # A last chunk that is not full is written again, or every save would leave a small file.
+        # A last chunk that is not full is written again, otherwise every save would leave a small file.
         length = steps_per_chunk(replay.steps(replay.added - 1, replay.added))
         if kept and kept[-1].stop - kept[-1].start < length:
             start = max(first, kept.pop().start)
@@ -189,12 +197,12 @@ class Checkpoint:
 
 
 def chunks_of(content: Mapping[str, Any]) -> list[Chunk]:
-    """Those that a state names."""
+    """The chunks that a state names."""
     return [Chunk(*chunk) for chunk in content["chunks"]]
 
 
 def chunks_in(path: Path) -> list[Chunk]:
-    """Those that the state in a file names, its tensors left unread; none where there is no whole one."""
+    """The chunks that the state in a file names, without reading its tensors; none if it is missing or damaged."""
     try:
         return chunks_of(unpack(path, mmap=True))
     except (OSError, ValueError):
@@ -202,12 +210,12 @@ def chunks_in(path: Path) -> list[Chunk]:
 
 
 def steps_per_chunk(step: Step) -> int:
-    """How many vector steps like this [1, B] one fill a chunk."""
+    """The number of vector steps, each as large as this [1, B] one, that fill a chunk."""
     return max(1, CHUNK_BYTES // sum(x.nbytes for x in step))
 
 
 def owned(x: Tensor) -> Tensor:
-    """`x` in a storage of its own: a view is saved with everything it is a view of."""
+    """`x` with its own storage: torch saves a view together with the whole tensor it belongs to."""
     return x if x.untyped_storage().nbytes() == x.nbytes else x.clone()
 
 
@@ -218,11 +226,11 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def unpack(path: Path, mmap: bool = False) -> dict[str, Any]:
-    """`read` without a look at checksums; with `mmap` the system reads tensors as they are used."""
+    """`read` without verifying checksums; with `mmap` the system reads tensors when they are used."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
-        raise ValueError(f"{path} holds more than tensors and plain values, so it is not opened") from error
+        raise ValueError(f"{path} holds more than tensors and plain values, so it is rejected") from error
     except RuntimeError as error:
         raise Damaged(f"{path} is damaged: {str(error).splitlines()[0]}") from error
     found = content.get("format") if isinstance(content, dict) else None
@@ -232,9 +240,9 @@ def unpack(path: Path, mmap: bool = False) -> dict[str, Any]:
 
 
 def verify(path: Path) -> None:
-    """Raise Damaged unless every byte that `torch.save` put into its archive is still there, by its checksums."""
+    """Raise Damaged unless the file's content matches the checksums in its archive."""
     try:
-        # torch.load ignores the checksums of its archive, so a flipped bit would go unnoticed.
+        # torch.load ignores these checksums, so it would not notice a flipped bit.
         with zipfile.ZipFile(path) as archive:
             wrong = archive.testzip()
     except FileNotFoundError as error:
@@ -246,7 +254,8 @@ def verify(path: Path) -> None:
 
 
 def check_plain(value: Any, name: str = "state") -> None:
-    """TypeError, naming the place, unless `value` can be loaded without running code."""
+    """TypeError, with the place, unless `value` can be loaded without running code."""
+    # Exact types: a subclass would be pickled as a class, which `weights_only` refuses to load.
     if type(value) in (dict, OrderedDict):
         for key, inner in value.items():
             check_plain(key, f"{name}'s key {key!r}")

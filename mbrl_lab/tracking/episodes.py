@@ -1,4 +1,4 @@
-"""The log of episodes: a row each, and their seeds and actions, so that any can be replayed."""
+"""The log of episodes: one row each, with their seeds and actions, so that any episode can be replayed."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ Phase = Literal["train", "eval"]
 class EpisodeLog:
     """Rows {phase, env, index, seed, step, return, length, offset, action_dim}.
 
-    An episode's actions lie in actions.bin from byte `offset`, little-endian: int32 [length] where `action_dim` is
-    null (discrete), else float32 [length, action_dim].
+    An episode's actions are in actions.bin from byte `offset`, little-endian: int32 [length] if `action_dim` is null
+    (discrete), otherwise float32 [length, action_dim].
     """
 
     def __init__(self, folder: RunFolder) -> None:
@@ -31,7 +31,8 @@ class EpisodeLog:
         """Log a finished episode by its seed and the actions since its reset: integers [L] or floats [L, A]."""
         discrete = actions.ndim == 1
         assert discrete == (actions.dtype.kind in "iu"), (actions.shape, actions.dtype)
-        # Actions before the row, so that a row always names bytes that are there.
+
+        # Actions before the row, so that a row never refers to bytes that do not exist yet.
         offset = self.actions.append(np.ascontiguousarray(actions, dtype="<i4" if discrete else "<f4").tobytes())
 
         row = {
@@ -56,20 +57,22 @@ class EpisodeLog:
     def read(self, phase: Phase, k: int) -> tuple[int, NDArray[Any]]:
         """(seed, actions) of the k-th episode of a phase; -1 is the latest. IndexError if there is none.
 
-        ValueError where its row does not fit the file of actions.
+        ValueError if its row does not match the file of actions.
         """
         row = self.finished(phase)[k]
         discrete, length = row["action_dim"] is None, row["length"]
         count = length * (1 if discrete else row["action_dim"])
         dtype = np.dtype("<i4" if discrete else "<f4")
+
+        # A row from somebody else could name any size, which numpy would allocate.
         end = row["offset"] + count * dtype.itemsize
-        if min(count, row["offset"]) < 0 or end > self.actions.path.stat().st_size:  # or numpy would allocate it
+        if min(count, row["offset"]) < 0 or end > self.actions.path.stat().st_size:
             raise ValueError(f"{self.rows.path} names {count} actions at byte {row['offset']} of {self.actions.path}")
         flat = np.fromfile(self.actions.path, dtype, count, offset=row["offset"])
         return row["seed"], flat if discrete else flat.reshape(length, -1)
 
     def position(self) -> tuple[int, int]:
-        """Bytes written so far to episodes.jsonl and actions.bin, safe on disk: what a checkpoint keeps."""
+        """Bytes written so far to episodes.jsonl and actions.bin, flushed to disk; a checkpoint stores them."""
         return self.rows.position(), self.actions.position()
 
     def truncate(self, position: tuple[int, int]) -> None:

@@ -1,4 +1,4 @@
-"""A run's folder: its config, where it comes from, its status, and the places of everything else."""
+"""A run's folder: its config, origin and status, and the paths of its other files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MAY_CHANGE = frozenset({"steps", "stop", "runtime", "logger", "video", "checkpoi
 
 ABSENT = "(absent)"
 SHOWN = 12
-"""Differences of two configs that a message shows, changed values first."""
+"""Maximum number of differences of two configs that a message shows, changed values first."""
 
 
 class RunRefused(ValueError):
@@ -40,7 +40,7 @@ class ConfigMismatch(RunRefused):
 
 
 class AlreadyRunning(RunRefused):
-    """A live process is at work in the folder."""
+    """A live process is using the folder."""
 
 
 def _no_default(key: str) -> Any:
@@ -60,23 +60,30 @@ class RunFolder:
         self.videos = self.path / "videos"
         self.diagnostics = self.path / "diagnostics"
         self.lock = Lock(self.path / ".lock")
-        self._config: tuple[tuple[int, ...], dict[str, Any]] = ((), {})  # as it was last read, and of which file
+        self._config: tuple[tuple[int, ...], dict[str, Any]] = ((), {})  # version of the file, and its content
 
     def checkpoint(self, name: str) -> Path:
-        """The folder of the `last` or the `best` checkpoint, or of another one that `name` is the path of."""
+        """The folder of the `last` or the `best` checkpoint, or of another one, whose path is `name`."""
         return {"last": self.last, "best": self.best}.get(name, Path(name))
 
     def open(
         self, config: Mapping[str, Any], overrides: Sequence[str], default: Callable[[str], Any] = _no_default
     ) -> Opening:
-        """Start a run here, of a resolved config of plain values, and return what is to be done.
+        """Start a run of this config here.
 
-        default: what a setting is by default: one that an older config lacks, and that is so here, is no difference.
-        fresh: nothing was here. resume: an attempt of the same config was; it may have left no checkpoint yet.
-        done: the run has finished and neither `steps` nor `stop` asks for more; nothing was changed.
-        Raises ConfigMismatch, AlreadyRunning, or an OSError of one line if the folder cannot be written.
+        Args:
+            config: resolved, of plain values.
+            overrides: words of the command line, to store.
+            default: key -> its default. A setting that an older config lacks is no difference if it has its default.
+
+        Returns `fresh` if the folder held no run; `resume` if it holds an attempt of the same config, which may have
+        left no checkpoint yet; `done` if the run has finished and neither `steps` nor `stop` requires more steps, in
+        which case nothing was changed.
+        Raises ConfigMismatch, AlreadyRunning, or an OSError, one line, if the folder cannot be written.
         """
         self.check_links()
+
+        # The lock before any look at the files, so that of two processes only one decides what to do.
         with self._writing():
             self.path.mkdir(parents=True, exist_ok=True)
             if not self.lock.take():
@@ -91,55 +98,56 @@ class RunFolder:
         if opening == "done":
             self.lock.release()
             return opening
+
         with self._writing():
             self._describe(plain(config), overrides)
             self._write_status(state="running", step=status.get("step", 0), attempt=status.get("attempt", 0) + 1)
         return opening
 
     def look(self, config: Mapping[str, Any], default: Callable[[str], Any] = _no_default) -> Opening:
-        """What `open` would return for this config, or raise, without starting anything."""
+        """The result of `open` for this config, or its exception, without starting anything."""
         config, status, stored = plain(config), self.status(), self.config()
-        # The lock decides, and where a file system has none, the process number.
+        # The lock decides; on a file system without locks, the process number.
         if self.running(status) and status["pid"] != os.getpid():
             raise AlreadyRunning(self._at_work())
         if stored:
             self._check_same_config(stored, config, default)
-        if status.get("state") == "done" and not _asks_for_more(config, stored, status["step"]):
+        if status.get("state") == "done" and not _needs_more(config, stored, status["step"]):
             return "done"
         return "resume" if status else "fresh"
 
     def running(self, status: Mapping[str, Any]) -> bool:
-        """Whether the process that wrote this status is still at work here, as far as this machine knows."""
+        """Whether the process that wrote this status is still running, as far as this machine can find out."""
         if self.lock.held_elsewhere():
             return True
         here = status.get("state") == "running" and status["host"] == socket.gethostname()
         return here and alive(status["pid"], status["born"])
 
     def status(self) -> dict[str, Any]:
-        """`status.json`, or {} where no run ever started."""
+        """`status.json`, or {} if no run ever started here."""
         return _read_json(self.path / "status.json")
 
     def mark(self, state: State, step: int | None = None, error: str | None = None) -> None:
-        """Write the status: the step stays as it was unless given; the error does not."""
+        """Write the status. Without `step` the step is kept; without `error` the error is cleared."""
         status = self.status()
         self._write_status(state, status["step"] if step is None else step, status["attempt"], error)
         if state in ("failed", "done"):
             self.lock.release()
 
     def bury(self, reason: str) -> None:
-        """Mark a run as failed whose process is gone, with the reason, unless it has written a final status itself."""
+        """Mark a run whose process is gone as failed, with the reason, unless it has written a final status itself."""
         status = self.status()
         if status.get("state", "running") == "running" and not self.running(status):
             self.path.mkdir(parents=True, exist_ok=True)
             self._write_status("failed", status.get("step", 0), status.get("attempt", 0), reason)
 
     def config(self) -> dict[str, Any]:
-        """The resolved config the run was last started with, or {}. ValueError, one line, where it is none."""
+        """The resolved config of the run's last start, or {}. ValueError, one line, if the file is damaged."""
         path = self.path / "config.yaml"
         if not path.exists():
             return {}
 
-        # Parsing takes 50 ms, and a start asks several times; a file is replaced as a whole.
+        # Parsing takes 50 ms, and a start needs it several times. A new file has another inode, so it is noticed.
         found = path.stat()
         version = (found.st_ino, found.st_mtime_ns, found.st_size)
         if self._config[0] != version:
@@ -150,7 +158,7 @@ class RunFolder:
         try:
             stored = OmegaConf.load(path)
         except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
-            if getattr(error, "errno", None) is not None:  # the disk's; OmegaConf's own have none
+            if getattr(error, "errno", None) is not None:  # an error of the disk; OmegaConf's OSErrors have no number
                 raise
             raise ValueError(f"{path} is damaged: {one_line(error)}") from error
         if not isinstance(stored, DictConfig):
@@ -158,9 +166,9 @@ class RunFolder:
         return plain(stored)
 
     def check_links(self) -> None:
-        """RunRefused where a file that is written here would land elsewhere; a stranger's folder may hold such links.
+        """RunRefused if a symbolic link would redirect files out of the folder; a stranger's folder may contain some.
 
-        `checkpoints` may be a link, as people keep them on another disk, and wandb links to its own logs.
+        `checkpoints` may be a link, since some users keep checkpoints on another disk, and wandb links to its own logs.
         """
         for home, folders, files in os.walk(self.path):
             if Path(home) == self.path and "wandb" in folders:
@@ -174,7 +182,7 @@ class RunFolder:
         return _read_json(self.path / "env.json")
 
     def identity(self) -> str:
-        """A name for this run that no other run has, and that a resumed one keeps: [a-z0-9], 16 long."""
+        """A unique name for this run, which it keeps when it is resumed: 16 characters of [a-z0-9]."""
         env = self.env()
         words = [str(self.path), env.get("started", ""), env.get("hardware", {}).get("host", "")]
         return hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]
@@ -187,6 +195,7 @@ class RunFolder:
     def _check_same_config(self, stored: dict[str, Any], config: dict[str, Any], default: Callable[[str], Any]) -> None:
         lines = differences(stored, config, default)
         if lines:
+            # Changed values first: settings that only one of the two has often follow from another part.
             lines.sort(key=lambda line: ABSENT in line)
             more = [f"... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
             shown = "\n".join(f"  {line}" for line in [*lines[:SHOWN], *more])
@@ -196,7 +205,7 @@ class RunFolder:
     def _describe(self, config: dict[str, Any], overrides: Sequence[str]) -> None:
         write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
         write_text(self.path / "overrides.txt", "".join(f"{line}\n" for line in overrides))
-        # Of the first start only: a resumed run keeps its identity and its origin.
+        # Only at the first start: a resumed run keeps its identity and its origin.
         if not self.env():
             precision = {"precision": config.get("runtime", {}).get("precision")}
             write_text(self.path / "env.json", json.dumps(provenance() | precision, indent=2) + "\n")
@@ -231,7 +240,7 @@ def plain(config: Any) -> dict[str, Any]:
 
 
 def plain_value(value: Any) -> Any:
-    """A copy with tuples as lists; quicker by far than a config of OmegaConf's in between."""
+    """A copy with tuples as lists; much faster than by way of an OmegaConf config."""
     if isinstance(value, Mapping):
         return {key: plain_value(inner) for key, inner in value.items()}
     return [plain_value(inner) for inner in value] if isinstance(value, list | tuple | ListConfig) else value
@@ -243,13 +252,13 @@ def one_line(error: Exception) -> str:
 
 
 def headline(error: str) -> str:
-    """The most telling line of a run's error: the first, or of a traceback the last."""
+    """The most informative line of a run's error: the first, or for a traceback the last."""
     lines = error.strip().splitlines() or [""]
     return lines[-1 if lines[0].startswith("Traceback") else 0]
 
 
-def _asks_for_more(config: Mapping[str, Any], stored: Mapping[str, Any], step: int) -> bool:
-    """Whether a run that finished at `step` has more to do: more steps than before, or those left when it stopped."""
+def _needs_more(config: Mapping[str, Any], stored: Mapping[str, Any], step: int) -> bool:
+    """Whether a run that finished at `step` has more to do: more steps, or those left when it stopped early."""
     steps, before = config.get("steps", 0), stored.get("steps", 0)
     return steps > before or (config.get("stop") != stored.get("stop") and steps > step)
 
@@ -268,18 +277,21 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def differences(
     old: Mapping[str, Any], new: Mapping[str, Any], default: Callable[[str], Any] = _no_default
 ) -> list[str]:
-    """One line `key: old -> new` for each leaf that differs, but for those under MAY_CHANGE.
+    """One line `key: old -> new` for each leaf that differs, except those under MAY_CHANGE.
 
-    A leaf that `old` lacks is no difference where it has its default value: the setting is younger than the run.
+    A leaf that `old` lacks is no difference if it has its default value: the setting is newer than the run.
     """
     before, after = flatten(old), flatten(new)
     keys = [key for key in before | after if key.partition(".")[0] not in MAY_CHANGE]
     pairs = {key: (before.get(key, ABSENT), after.get(key, ABSENT)) for key in keys}
     changed = {key: pair for key, pair in pairs.items() if not _same(*pair)}
-    # The setting did not exist when the run began, and its default means the behaviour of then.
+
+    # Such a setting did not exist when the run began, and its default means the earlier behaviour.
     younger = [key for key, (a, b) in changed.items() if a == ABSENT and _same(default(key), b)]
     changed = {key: pair for key, pair in changed.items() if key not in younger}
-    copies = {f"algo.{key}" for key in changed}  # an algo's parts are named a second time in it
+
+    # Interpolations repeat an algorithm's parts inside of it; each difference is shown once.
+    copies = {f"algo.{key}" for key in changed}
     return [f"{key}: {_show(a)} -> {_show(b)}" for key, (a, b) in changed.items() if key not in copies]
 
 

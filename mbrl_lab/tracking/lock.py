@@ -1,4 +1,4 @@
-"""One process a folder: a lock that the system releases when its process exits, for whatever reason."""
+"""One process per folder: a lock that the system releases when its process exits, for whatever reason."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # not a POSIX system: the process number in status.json has to do
+except ImportError:  # not a POSIX system: only the process number in status.json is checked
     fcntl = None  # type: ignore[assignment]
 
 TRIES, PAUSE = 5, 0.05
-"""A process that only checks whether a lock is held has it for an instant."""
+"""Several tries, since a process that only checks whether a lock is held has it for an instant."""
 
 HELD: dict[Path, tuple[int, int]] = {}
-"""This process's locks: file descriptor, and how many hold it. Closing any other one of the file would let it go."""
+"""This process's locks: file descriptor, and number of holders. Closing any other descriptor would release the lock."""
 
 
 class Lock:
-    """A POSIX lock on a file, against other processes, of other machines too where the file system knows locks."""
+    """A POSIX lock on a file against other processes, on other machines too if the file system supports locks."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.mine = False
 
     def take(self) -> bool:
-        """Hold it until `release` or this process's end; False where another process does."""
+        """Hold it until `release` or the exit of this process; False if another process holds it."""
         if self.mine:
             return True
         for left in reversed(range(TRIES)):
@@ -39,10 +39,10 @@ class Lock:
         return False
 
     def release(self) -> None:
-        """Let it go, if it is held here."""
+        """Release it, if it is held here."""
         if self.mine:
             self.mine = False
-            # POSIX drops a process's lock when any descriptor of the file is closed, so all holders share one.
+            # POSIX releases a process's lock when any descriptor of the file is closed, so all holders share one.
             descriptor, holders = HELD.pop(self.path)
             if holders > 1:
                 HELD[self.path] = descriptor, holders - 1
@@ -55,10 +55,10 @@ class Lock:
             return False
         try:
             descriptor = os.open(self.path, os.O_RDWR)
-        except OSError:  # a folder that can only be read
+        except OSError:  # a read-only folder
             return False
         try:
-            # Taking it is the only test that works across machines; closing the file gives it back.
+            # Taking it is the only test that works across machines; closing the file releases it.
             return not _lock(descriptor)
         finally:
             os.close(descriptor)
@@ -78,7 +78,7 @@ class Lock:
 
 
 def _lock(descriptor: int) -> bool:
-    """False where another process holds the lock; never on a file system without locks."""
+    """False if another process holds the lock; always True on a file system without locks."""
     if fcntl is None:
         return True
     try:

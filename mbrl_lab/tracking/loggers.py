@@ -1,4 +1,4 @@
-"""Where metrics go: metrics.jsonl always, TensorBoard and Weights & Biases on request."""
+"""Loggers: metrics.jsonl always, TensorBoard and Weights & Biases on request."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class Jsonl:
-    """One strict JSON object a row in metrics.jsonl. What is not finite becomes null: JSON has no word for it."""
+    """One strict JSON object per row in metrics.jsonl. Values that are not finite become null, as JSON has none."""
 
     def __init__(self, folder: RunFolder) -> None:
         self.file = AppendFile(folder.metrics)
@@ -32,16 +32,16 @@ class Jsonl:
         self.file.close()
 
     def position(self) -> int:
-        """Bytes written so far, safe on disk: what a checkpoint keeps."""
+        """Bytes written so far, flushed to disk; a checkpoint stores them."""
         return self.file.position()
 
     def truncate(self, position: int) -> None:
-        """Cut the file to its first `position` bytes."""
+        """Truncate the file to its first `position` bytes."""
         self.file.truncate(position)
 
 
 class TensorBoard:
-    """Event files under <folder>/tensorboard. A resumed run's first row purges what was written from its step on."""
+    """Event files in <folder>/tensorboard. The first row of a resumed run purges events from its step on."""
 
     def __init__(self, folder: RunFolder) -> None:
         try:
@@ -55,7 +55,7 @@ class TensorBoard:
     def log(self, row: dict[str, float]) -> None:
         step = int(row["step"])
         if self.writer is None:
-            # Made at the first row: its step says from where on older events of a resumed run are void.
+            # Made at the first row, whose step is needed: older events from there on are void after a resume.
             self.writer = self.open(str(self.directory), purge_step=step)
         for key, value in row.items():
             if key != "step":
@@ -68,10 +68,14 @@ class TensorBoard:
 
 
 class Wandb:
-    """A Weights & Biases run, which a resumed run continues. Its failures are one warning, never the run's failure.
+    """A Weights & Biases run, which a resumed run continues. If it fails there is one warning, and the run continues.
 
-    group and job_type: None takes the name of the run's sweep, and its command line without the seed.
-    mode: online | offline | disabled; None leaves it to WANDB_MODE, and without that is offline where no API key is.
+    Args:
+        folder: the run's folder.
+        project, entity, tags: as wandb defines them.
+        group: None: the name of the run's sweep.
+        job_type: None: the run's command line without the seed.
+        mode: online | offline | disabled; None: WANDB_MODE, and without it online if there is an API key.
     """
 
     def __init__(
@@ -93,6 +97,8 @@ class Wandb:
         self.run: Any = None
         self.step = 0  # of the last row
         self.wandb = wandb
+
+        # `_guard`: a service that cannot be reached must not stop a run.
         settings = {"project": project, "entity": entity, "tags": list(tags), "mode": mode or default_mode()}
         settings |= {"group": group or sweep_of(folder), "job_type": job_type or kind_of(folder)}
         self._guard(lambda: self._start(wandb, folder, settings))
@@ -136,13 +142,13 @@ class Wandb:
         try:
             call()
         except Exception as error:
-            # A service that failed once would slow down or fail each later row.
+            # After one failure each later row would wait for another timeout.
             self.run = None
             log.warning("wandb failed and is left out from here on: %s: %s", type(error).__name__, error)
 
 
 def sweep_of(folder: RunFolder) -> str | None:
-    """The name of the sweep that a run is part of, if it is: that of the folder which a sweep's file lies beside."""
+    """The name of the run's sweep, if it has one: that of the folder above that contains a sweep's file."""
     above = next((p for p in list(folder.path.parents)[:2] if (p / "multirun.yaml").exists()), None)
     return None if above is None else above.name
 
@@ -157,12 +163,12 @@ def kind_of(folder: RunFolder) -> str | None:
 
 
 def default_mode() -> str:
-    """WANDB_MODE where it is set, else online if wandb could log in and offline if not."""
+    """WANDB_MODE if it is set, otherwise online if wandb can log in, offline if not."""
     return os.environ.get("WANDB_MODE") or ("online" if has_api_key() else "offline")
 
 
 def has_api_key() -> bool:
-    """Whether wandb could log in without asking: by environment variable or by a netrc entry for its server."""
+    """Whether wandb can log in without a prompt: by environment variable or by a netrc entry for its server."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     host = urlparse(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname or ""

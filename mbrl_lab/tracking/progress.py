@@ -22,13 +22,13 @@ SPEED_SAMPLES = 150
 class Progress:
     """Steps done of `total`, the latest returns, speed, elapsed and remaining time.
 
-    Time under a `note` (evaluations, videos) is not training: it counts for neither the speed nor the remaining time.
+    Time under a `note` (evaluations, videos) is not training: the speed and the remaining time exclude it.
 
     Args:
-        total: steps of the run. 0: there is no training, the line is the note alone, and short work shows none.
+        total: steps of the run. 0: there is no training, and the line is only the note, unless the work is short.
         start: the step at which a resumed run begins.
-        stream: where the line goes; None: stderr.
-        clock: seconds.
+        stream: the output; None: stderr.
+        clock: a function that returns seconds.
     """
 
     def __init__(
@@ -57,9 +57,9 @@ class Progress:
     def update(
         self, step: int, train_return: float | None = None, eval_return: float | None = None, note: object = ""
     ) -> None:
-        """Note where the run is; the line is only made when it is due. Returns not given stay as they were.
+        """Record the state of the run; the line is only formatted when it is due. Returns that are not given are kept.
 
-        `note` is anything with a text, which is only made then.
+        `note` is any object; its text is only made when it is shown, since this is called at every step.
         """
         now = self.clock()
         self._leave(now, note or self.note)
@@ -73,12 +73,12 @@ class Progress:
             self._show(now)
 
     def announce(self, note: str) -> None:
-        """Show a note at once, since there is no update while the work lasts."""
+        """Show a note immediately, since there is no update while the work lasts."""
         self.due = self.clock()
         self.update(self.step, note=note)
 
     def close(self) -> None:
-        """Show the last line and leave it there."""
+        """Show the last line and leave it on the screen."""
         now = self.clock()
         self._leave(now, self.note)
         if self.terminal or (self.total and self.shown != self.step):
@@ -91,6 +91,7 @@ class Progress:
         """12,000/100,000  12%  train 23.1  eval 45.0  1,234 steps/s  0:00:10, 0:01:11 left"""
         if not self.total:
             return str(self.note)
+
         percent = min(100 * self.step // max(self.total, 1), 100)
         returns = [f"{phase} {value:.4g}" for phase, value in self.returns.items()]
         speed = self._speed(now)
@@ -109,7 +110,7 @@ class Progress:
 
     def _speed(self, now: float) -> float:
         before, step = self.samples[0]
-        # Over the last samples only, since speed changes when learning begins.
+        # Over the latest samples only, since the speed changes when learning begins.
         seconds = now - self.away - before
         return (self.step - step) / seconds if seconds > 0 else 0.0
 
@@ -135,10 +136,11 @@ class EvaluationNote:
     """`evaluating: 3 of 20 episodes, 1,250 steps, 0:00:12 left`; the text is only made when it is shown.
 
     Args:
-        episodes: how many are played, k by environment k % num.
-        num: environments side by side.
-        limit: steps after which an episode is truncated, if that is known.
-        lengths: of recent training episodes, to estimate those of the evaluation until some have finished.
+        episodes: number of episodes; environment k % num plays episode k.
+        num: number of environments.
+        limit: steps after which an episode is truncated, if known.
+        lengths: lengths of recent training episodes, used as estimates until some episodes have finished.
+        clock: a function that returns seconds.
     """
 
     def __init__(
@@ -154,7 +156,7 @@ class EvaluationNote:
         self.limit = limit
         self.trained = lengths
         self.finished: list[list[int]] = [[] for _ in range(num)]  # lengths of each environment's episodes
-        self.rounds = 0  # steps of all environments together, those that reset counted in
+        self.rounds = 0  # vector steps, including those that reset an environment
         self.clock = clock
         self.began = clock()
 
@@ -174,7 +176,8 @@ class EvaluationNote:
         return f"{words}, {_duration((self.clock() - self.began) / self.rounds * left)} left"
 
     def rounds_left(self) -> float | None:
-        """Until the slowest environment has played its episodes; None where their length cannot be estimated."""
+        """Vector steps until the slowest environment has played its episodes; None if they cannot be estimated."""
+        # Environments step together, so the slowest one decides.
         most = 0.0
         for i in range(self.num):
             if missing := self._missing(i):
@@ -187,15 +190,16 @@ class EvaluationNote:
         return most
 
     def _missing(self, env: int) -> int:
-        """Episodes that are still to finish there."""
+        """Episodes that environment still has to finish."""
         return len(range(env, self.episodes, self.num)) - len(self.finished[env])
 
     def _age(self, env: int) -> int:
-        """Steps of the episode there; -1 where it has yet to be reset, which takes a step each time."""
+        """Steps of the environment's current episode; -1 before its reset, which takes a step each time."""
         return self.rounds - sum(self.finished[env]) - len(self.finished[env])
 
     def _length(self, age: int) -> float | None:
-        """The expected length of an episode that has lasted `age` steps: the mean of those that lasted longer."""
+        """The expected length of an episode after `age` steps: the mean of known longer ones, or the time limit."""
+        # Episodes of this evaluation are the best estimate, then those of training.
         for known in ([n for lengths in self.finished for n in lengths], self.trained):
             if longer := [n for n in known if n > age]:
                 return fmean(longer)
@@ -203,7 +207,7 @@ class EvaluationNote:
 
 
 def hush(descriptor: int) -> None:
-    """Send output to nowhere once nobody reads the pipe it would go to."""
+    """Discard further output to a pipe that nobody reads any more."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, descriptor)
     os.close(nowhere)

@@ -1,4 +1,4 @@
-"""Where a run comes from: the code's git commit, package versions, the machine, and the process itself."""
+"""The origin of a run: the code's git commit, package versions, the machine, and the process itself."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from mbrl_lab.hardware import supports_bf16
 PACKAGE = Path(__file__).resolve().parent.parent
 
 CLOCK = 5.0
-"""Seconds by which a start may seem to move, since the system counts it from a clock that can be set."""
+"""Tolerance in seconds for the start time of a process, which moves when the system's clock is set."""
 
 
 def provenance() -> dict[str, Any]:
-    """What `env.json` holds, as plain values."""
+    """The content of `env.json`, as plain values."""
     return {
         "started": now(),
         "git": git(PACKAGE),
@@ -40,8 +40,8 @@ def now() -> str:
 
 
 def git(directory: Path) -> dict[str, Any]:
-    """{commit, dirty} of the repository that tracks `directory`; both None where none does or git is missing."""
-    # The package may be installed inside some other repository, whose commit says nothing about it.
+    """{commit, dirty} of the repository that tracks `directory`; both None if there is none or git is missing."""
+    # The package may be installed inside of another repository, whose commit has nothing to do with it.
     if _git(directory, "ls-files", "--error-unmatch", "__init__.py") is None:
         return {"commit": None, "dirty": None}
     status = _git(directory, "status", "--porcelain")
@@ -57,10 +57,11 @@ def _git(directory: Path, *args: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-@cache  # some hundred files, and it stays so while the process runs
+@cache  # reads some hundred files, which do not change while the process runs
 def packages() -> dict[str, str]:
     """Every installed distribution and its version, by name."""
-    described = [d.metadata for d in importlib.metadata.distributions()]  # each time it is asked for, it is read
+    # `metadata` reads and parses a file at every access.
+    described = [d.metadata for d in importlib.metadata.distributions()]
     found = {x["Name"]: x["Version"] for x in described if x["Name"]}
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
@@ -83,7 +84,7 @@ def hardware() -> dict[str, Any]:
 
 
 def cpu_model() -> str:
-    """The processor's name as the system gives it."""
+    """The processor's name, as the system reports it."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -91,14 +92,14 @@ def cpu_model() -> str:
 
 
 def cores() -> int:
-    """Those that this process may use."""
+    """The number of cores that this process may use."""
     process = psutil.Process()
     allowed = len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else 0  # macOS has no such thing
     return allowed or os.cpu_count() or 1
 
 
 def born(pid: int) -> str | None:
-    """When `pid` started, in seconds since 1970; "" for one that is gone; None where the system does not reveal it."""
+    """Start of the process `pid` in seconds since 1970; "" if it is gone; None if the system does not reveal it."""
     try:
         process = psutil.Process(pid)
         return "" if process.status() == psutil.STATUS_ZOMBIE else f"{process.create_time():.2f}"
@@ -109,9 +110,10 @@ def born(pid: int) -> str | None:
 
 
 def alive(pid: int, birth: str | None) -> bool:
-    """Whether the process `pid` that started at `birth` still runs; a later one with the same number is not it."""
+    """Whether the process `pid` that started at `birth` still runs, and not a later one with the same number."""
     now_there = born(pid)
     if not now_there or not birth:
         return now_there != ""
-    # Process numbers are reused; the start time tells processes of one number apart.
+
+    # Process numbers are reused; the start time distinguishes processes of the same number.
     return abs(float(now_there) - float(birth)) < CLOCK

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: noted when they come, acted on at the next safe point."""
+"""Signals that stop a run: recorded when they arrive, acted on at the next safe point."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ UNDRAWN = (
 
 
 class Signals:
-    """While entered, SIGTERM, SIGINT and SIGUSR2 set `received`; a second SIGINT raises KeyboardInterrupt at once.
+    """While entered, SIGTERM, SIGINT and SIGUSR2 set `received`; a second SIGINT raises KeyboardInterrupt immediately.
 
     Outside the main thread, where handlers cannot be set, it does nothing. A signal that was ignored stays ignored.
 
@@ -40,7 +40,7 @@ class Signals:
 
     @contextmanager
     def at_once(self, stop: Callable[[], None]) -> Iterator[None]:
-        """While entered, a signal calls `stop` where it comes, and so does one that was noted before."""
+        """While entered, a signal calls `stop` as soon as it arrives, and so does one that was recorded before."""
         self.stop = stop
         try:
             if self.pending:
@@ -51,14 +51,14 @@ class Signals:
 
     @property
     def received(self) -> str | None:
-        """The name of the first signal that came, or None."""
+        """The name of the first signal that arrived, or None."""
         return self.pending[0].name if self.pending else None
 
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():
             wanted = [signal.Signals[name] for name in STOP_SIGNALS if hasattr(signal, name)]
             for number in wanted:
-                # As under nohup, which expects the process to survive.
+                # An ignored signal stays ignored, as under nohup, which expects the process to survive.
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     self.previous[number] = signal.signal(number, self._note) or signal.SIG_DFL
         return self

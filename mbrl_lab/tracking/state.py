@@ -1,4 +1,4 @@
-"""What a resumed run must restore: weights, optimizers and their like, generators, and the global random states."""
+"""The state that a resumed run restores: weights, optimizers, generators, and the global random states."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-COMPILED = "_orig_mod."  # what torch.compile puts into names; left out, so that a run may resume with or without it
+COMPILED = "_orig_mod."
+"""torch.compile adds this to names. It is removed, so that a run may be resumed with or without compilation."""
 
-
-EXTRA = "_extra_state"  # where torch puts what a module's `get_extra_state` gives
+EXTRA = "_extra_state"
+"""The key under which torch stores a module's `get_extra_state`."""
 
 
 def weights(module: nn.Module) -> dict[str, Any]:
-    """Its `state_dict` without its own extra state, which can be large; that of modules inside it is there."""
+    """The `state_dict` without the module's own extra state, which can be large; that of inner modules is kept."""
     return {name: x for name, x in module.state_dict().items() if name != EXTRA}
 
 
 def module_state(module: nn.Module) -> dict[str, Any]:
-    """Everything a module learns with, plain: {weights, parts, generators}."""
+    """Everything that a module needs to continue learning, as plain values: {weights, parts, generators}."""
     return {
         "weights": {bare(name): x for name, x in weights(module).items()},
         "parts": {name: part.state_dict() for name, part in stateful(module).items()},
@@ -33,7 +34,8 @@ def module_state(module: nn.Module) -> dict[str, Any]:
 
 
 def load_module_state(module: nn.Module, state: dict[str, Any]) -> None:
-    """Put back what `module_state` gave, on the devices the module is on; ValueError if it was of another module."""
+    """Restore the result of `module_state`, on the module's devices; ValueError if it is of another module."""
+    # Everything is compared before anything is loaded, so that an error leaves the module unchanged.
     here = weights(module)
     own = {name: bare(name) for name in here}
     parts, found = stateful(module), generators(module)
@@ -41,7 +43,9 @@ def load_module_state(module: nn.Module, state: dict[str, Any]) -> None:
         check_names(kind, state[kind], names)
     saved = {name: state["weights"][plain] for name, plain in own.items()}
     check_shapes(here, saved)
-    module.load_state_dict(saved, strict=False)  # the names were compared; its own extra state is not among them
+
+    # Not strict: names were compared above, and the module's own extra state is saved elsewhere.
+    module.load_state_dict(saved, strict=False)
     for name, part in parts.items():
         part.load_state_dict(state["parts"][name])
     for name, generator in found.items():
@@ -54,7 +58,7 @@ def optimizers(module: nn.Module) -> dict[str, Optimizer]:
 
 
 def stateful(module: nn.Module) -> dict[str, Any]:
-    """Attributes, but for modules and tensors, with both verbs of a state_dict: optimizers, schedulers, scalers."""
+    """Attributes with state_dict and load_state_dict, except modules and tensors: optimizers, schedulers, scalers."""
     return attributes(module, lambda x: hasattr(x, "state_dict") and hasattr(x, "load_state_dict"))
 
 
@@ -64,7 +68,7 @@ def generators(module: nn.Module) -> dict[str, torch.Generator | np.random.Gener
 
 
 def attributes(module: nn.Module, wanted: Callable[[Any], bool]) -> dict[str, Any]:
-    """Attributes that are wanted, in containers too, each once, under the name it was first met by."""
+    """Attributes that are `wanted`, in containers too, each once, under the first name found."""
     found: dict[int, tuple[str, Any]] = {}
     for prefix, inner in module.named_modules():
         for name, value in leaves(vars(inner), prefix):
@@ -89,12 +93,12 @@ def leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
 
 
 def bare(name: str) -> str:
-    """A dotted name as it would be without torch.compile."""
+    """A dotted name without the additions of torch.compile."""
     return name.replace(COMPILED, "")
 
 
 def check_names(kind: str, saved: Iterable[str], present: Iterable[str]) -> None:
-    """ValueError that shows which names only one side has."""
+    """ValueError with the names that only one of the two has."""
     before, here = set(saved), set(present)
     if before != here:
         missing, unknown = sorted(before - here), sorted(here - before)
@@ -102,23 +106,23 @@ def check_names(kind: str, saved: Iterable[str], present: Iterable[str]) -> None
 
 
 def check_shapes(here: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
-    """ValueError that shows the first weights whose shapes differ."""
+    """ValueError with the first weights whose shapes differ."""
     for name, x in here.items():
-        extra = name.endswith(EXTRA)  # whose shape is for its module to know
+        extra = name.endswith(EXTRA)  # its module checks it
         if not extra and isinstance(x, Tensor) and x.shape != saved[name].shape:
             shapes = f"{list(saved[name].shape)} in it, {list(x.shape)} here"
             raise ValueError(f"the checkpoint is of another model: {bare(name)} has shape {shapes}")
 
 
 def generator_state(generator: torch.Generator | np.random.Generator) -> Any:
-    """The state of one generator, plain."""
+    """The state of one generator, as plain values."""
     if isinstance(generator, torch.Generator):
         return generator.get_state()
     return generator.bit_generator.state
 
 
 def set_generator_state(generator: torch.Generator | np.random.Generator, state: Any) -> None:
-    """Put back what `generator_state` gave."""
+    """Restore the result of `generator_state`."""
     if isinstance(generator, torch.Generator):
         generator.set_state(state)
     else:
@@ -126,9 +130,9 @@ def set_generator_state(generator: torch.Generator | np.random.Generator, state:
 
 
 def random_state() -> dict[str, Any]:
-    """The global random states, plain: Python, NumPy's legacy one, torch on the CPU and on the CUDA devices in use."""
+    """The global random states, as plain values: Python, NumPy's legacy one, torch on the CPU and on CUDA."""
     numpy: dict[str, Any] = np.random.get_state(legacy=False)
-    # Arrays of NumPy are not plain values, which checkpoints are made of.
+    # NumPy arrays are not plain values, of which checkpoints consist.
     key = numpy["state"]["key"].tolist()
     return {
         "python": random.getstate(),
@@ -139,7 +143,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Put back what `random_state` gave, as far as this machine has the devices."""
+    """Restore the result of `random_state`, for the devices that this machine has."""
     numpy = state["numpy"]
     key = np.asarray(numpy["state"]["key"], dtype=np.uint32)
     random.setstate(state["python"])
@@ -151,7 +155,7 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 @contextmanager
 def random_state_kept() -> Iterator[None]:
-    """Leave the global random states as they were, whatever happens inside."""
+    """Restore the global random states afterwards, whatever happens inside."""
     before = random_state()
     try:
         yield

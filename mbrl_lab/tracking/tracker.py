@@ -1,4 +1,4 @@
-"""Tracker: everything that a run writes while it trains."""
+"""Tracker: everything that a run writes during training."""
 
 from __future__ import annotations
 
@@ -24,19 +24,20 @@ Film = Callable[[Path, int, NDArray[Any]], None]
 """(path, seed, actions): replay an episode and write it as a video, or warn."""
 
 RECENT = 20
-"""Training episodes whose lengths estimate those of an evaluation."""
+"""Number of recent training episodes whose lengths estimate those of an evaluation."""
 
 
 class Tracker:
-    """Rows of metrics to every logger, episodes to their log, some of them filmed, and the line of progress.
+    """Writes rows of metrics to every logger, episodes to their log, videos of some, and the line of progress.
 
-    Training episodes that finish between two rows are averaged into the later one (`train/return`, `train/length`).
-    Entered twice, it closes when left for good.
+    Training episodes that finish between two rows are averaged in the later one (`train/return`, `train/length`).
+    It may be entered twice, and closes when it is left for the last time.
 
     Args:
-        loggers: by their name in the config. metrics.jsonl is always written, by `jsonl` or as Jsonl does.
+        folder: the run's folder.
+        loggers: by their name in the config. metrics.jsonl is always written, by `jsonl` or by a default one.
         film: writes a video of an episode, or warns.
-        film_every: every so many training episodes one is filmed; 0: none.
+        film_every: one of this number of training episodes is filmed; 0: none.
     """
 
     def __init__(self, folder: RunFolder, loggers: Mapping[str, MakeLogger], film: Film, film_every: int) -> None:
@@ -59,7 +60,7 @@ class Tracker:
 
         self.count = 0  # training episodes so far
         self.finished: list[tuple[float, int]] = []  # return and length of those since the last row
-        self.lengths: deque[int] = deque(maxlen=RECENT)  # of training episodes, for the line of progress alone
+        self.lengths: deque[int] = deque(maxlen=RECENT)  # of training episodes, only for the line of progress
 
     def __enter__(self) -> Tracker:
         # Runner.run and the command both enter it; loggers are started once.
@@ -78,7 +79,7 @@ class Tracker:
         self.episodes.close()
 
     def start(self, step: int, total: int) -> None:
-        """Begin the line of progress; with a total of 0 steps that of an evaluation alone."""
+        """Start the line of progress; with a total of 0 steps it is that of an evaluation."""
         self.progress_line = Progress(total, step)
 
     def stop(self) -> None:
@@ -90,7 +91,7 @@ class Tracker:
     def progress(
         self, step: int, train_return: float | None = None, eval_return: float | None = None, note: object = ""
     ) -> None:
-        """Move the line of progress on, with the returns there are."""
+        """Update the line of progress, with the returns that are known."""
         if self.progress_line is not None:
             self.progress_line.update(step, train_return, eval_return, note)
 
@@ -117,7 +118,7 @@ class Tracker:
             self._film(step, f"final-{k}.mp4", e)
 
     def _film(self, step: int, name: str, e: Episode) -> None:
-        """Announced, since a thousand frames take a while without a GPU. Training's random numbers are kept."""
+        """Write a video, announced first, since a thousand frames take a while without a GPU."""
         if self.progress_line is not None:
             self.progress_line.announce(f"filming {name}")
         # Rendering may draw random numbers, and a run must be the same with and without videos.
@@ -126,7 +127,7 @@ class Tracker:
         self.progress(step)
 
     def log(self, row: dict[str, float]) -> dict[str, float]:
-        """Write a row to every logger; returns it with what was added."""
+        """Write a row to every logger; returns it with the statistics of finished training episodes."""
         if self.finished:
             returns, lengths = np.array(self.finished).T
             row = row | {"train/return": float(returns.mean()), "train/length": float(lengths.mean())}
@@ -136,7 +137,7 @@ class Tracker:
         return row
 
     def attach(self, paths: Sequence[Path]) -> None:
-        """Pictures and videos for the loggers that take them."""
+        """Pass pictures and videos to the loggers that accept them."""
         for logger in self.loggers:
             if isinstance(logger, Gallery) and paths:
                 logger.attach(paths)
@@ -156,5 +157,5 @@ class Tracker:
         self.episodes.truncate(state["episodes"])
 
     def restart(self) -> None:
-        """Empty the files of an attempt that left no checkpoint."""
+        """Truncate the files of an attempt that left no checkpoint."""
         self.load_state_dict({"count": 0, "ended": [], "metrics": 0, "episodes": (0, 0)})

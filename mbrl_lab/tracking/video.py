@@ -1,4 +1,4 @@
-"""Videos: any logged episode, replayed from its seed and its actions."""
+"""Videos of logged episodes, which are replayed from their seeds and actions."""
 
 from __future__ import annotations
 
@@ -26,21 +26,23 @@ Frame = NDArray[np.uint8]  # [H, W, 3]
 MakeEnv = Callable[..., gymnasium.Env[Any, Any]]
 
 DEFAULT_FPS = 30.0
-CHANNELS = (1, 3, 4)  # of a picture: grey, red-green-blue, and those with an opacity
+CHANNELS = (1, 3, 4)  # of a picture: grey, RGB, RGBA
 WAYS: tuple[dict[str, Any], ...] = ({"render_mode": "rgb_array"}, {"render_mode": "rgb_array_list"}, {})
-"""Arguments with which an environment may render; they are tried in turn, since some take none and render anyway."""
+"""Arguments with which an environment may render, tried in turn: some accept no render_mode and render anyway."""
 
-SILENCE = {"train": "; video.every=0 asks for none", "final": "; video.final=0 asks for none"}
+SILENCE = {"train": "; video.every=0 turns videos off", "final": "; video.final=0 turns videos off"}
 """The end of a warning, by the first word of a video's name."""
 
 OFFSCREEN = {"egl": "libEGL.so.1", "osmesa": "libOSMesa.so.8"}  # MUJOCO_GL: the library it needs
 
 
 class Camera:
-    """Films episodes. Whatever goes wrong is one warning for each reason, as nothing is lost but a picture.
+    """Makes videos of episodes. Any error is only a warning, once for each reason.
 
-    `before` is called first: where only one environment can live at a time, it puts the one that trains away.
-    `steps`: of an episode the first so many are filmed; 0: all of them.
+    Args:
+        make_env: makes the environment that renders.
+        before: called first; if only one simulator can exist at a time, it closes the one for training.
+        steps: number of steps of an episode that are filmed; 0: all of them.
     """
 
     def __init__(self, make_env: MakeEnv, before: Callable[[], None] = lambda: None, steps: int = 0) -> None:
@@ -61,7 +63,7 @@ class Camera:
 
 
 def origin(error: Exception) -> Exception:
-    """The TypeError behind an error, as one of arguments that an environment does not take; else the error itself."""
+    """The TypeError behind an error, such as an unknown argument of an environment; otherwise the error itself."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, TypeError):
@@ -71,7 +73,7 @@ def origin(error: Exception) -> Exception:
 
 
 def reason(error: Exception) -> str:
-    """An error in a line, with its type unless it is one of ours, whose messages are complete."""
+    """An error in one line, with its type unless it is one of ours, whose messages are complete."""
     text = (str(error).strip().splitlines() or [""])[0]
     return (
         text if type(error) in (RuntimeError, ValueError) and text else f"{type(error).__name__}: {text}".rstrip(": ")
@@ -85,15 +87,15 @@ def record_episode(path: Path, make_env: MakeEnv, seed: int, actions: NDArray[An
 
 
 def render_episode(make_env: MakeEnv, seed: int, actions: NDArray[Any]) -> Iterator[Frame]:
-    """The frames of an episode one by one: the reset's, and one after each action until the episode or they end."""
+    """The frames of an episode one by one: the first state's, and one after each action."""
     with rendering(make_env) as env:
         yield from episode_frames(env, seed, actions)
 
 
 def write_video(path: Path, frames: Iterable[Frame], fps: float) -> None:
-    """Write [T, H, W, 3] uint8 frames, given at once or one by one, as H.264 in yuv420p, which every player shows.
+    """Write [T, H, W, 3] uint8 frames, as an array or one by one, as H.264 in yuv420p, which every player supports.
 
-    Frames of another size than the first are stretched to it. ValueError where there is none.
+    Frames of another size than the first are stretched to it. ValueError if there is no frame.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.stem}.unfinished{path.suffix}")
@@ -103,7 +105,7 @@ def write_video(path: Path, frames: Iterable[Frame], fps: float) -> None:
                 writer.append_data(frame)
         if not unfinished.exists():
             raise ValueError("the environment drew no frame")
-        # Under its name only when whole: a player must not find half a file.
+        # Renamed only when it is complete: a player must not find half a file.
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
@@ -118,13 +120,13 @@ def open_writer(path: Path, fps: float) -> Any:
 
 
 def even(frame: Frame) -> Frame:
-    """The frame with its last row or column repeated where their number is odd, as yuv420p needs."""
+    """The frame with its last row or column repeated if their number is odd, since yuv420p needs even numbers."""
     height, width, _ = frame.shape
     return np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
 
 
 def same_size(frames: Iterable[Frame]) -> Iterator[Frame]:
-    """Frames as large as the first, the others stretched by repeating or leaving out rows and columns."""
+    """Frames of the size of the first, the others stretched by repeating or leaving out rows and columns."""
     size: tuple[int, ...] = ()
     for frame in frames:
         size = size or frame.shape[:2]
@@ -148,26 +150,26 @@ def episode_frames(env: gymnasium.Env[Any, Any], seed: int, actions: NDArray[Any
 
 
 def frame_of(env: gymnasium.Env[Any, Any]) -> Frame:
-    """What the environment shows now."""
+    """The current picture of the environment."""
     return pictures(env.render())[-1]
 
 
 def frame_rate(env: gymnasium.Env[Any, Any]) -> float:
-    """Frames a second in the environment's metadata, or a default."""
+    """Frames per second by the environment's metadata, or a default."""
     fps = (env.metadata or {}).get("render_fps")
     return float(fps) if isinstance(fps, int | float | np.number) and fps > 0 else DEFAULT_FPS
 
 
 def pictures(drawn: Any) -> list[Frame]:
-    """[H, W, 3] bytes of what `render()` returned: a picture, or those since it was called before."""
+    """Frames [H, W, 3] from the result of `render()`: one picture, or all since the previous call."""
     several = isinstance(drawn, list | tuple) or getattr(drawn, "ndim", 0) == 4
     return [picture(x) for x in (drawn if several else [drawn])]
 
 
 def picture(drawn: Any) -> Frame:
-    """[H, W, 3] bytes of one picture: grey or in colours, opaque or not, of bytes or of numbers from 0 to 1.
+    """A frame [H, W, 3] from one picture: grey, RGB or RGBA, of bytes or of floats from 0 to 1 or 0 to 255.
 
-    ValueError where it is none.
+    ValueError if it is not a picture.
     """
     image = np.asarray(drawn)
 
@@ -193,8 +195,8 @@ def picture(drawn: Any) -> Frame:
 
 @contextmanager
 def rendering(make_env: MakeEnv) -> Iterator[gymnasium.Env[Any, Any]]:
-    """An environment that has drawn once, without a display if need be; RuntimeError or ValueError if it cannot."""
-    logging.getLogger("OpenGL").setLevel(logging.WARNING)  # it logs an accelerator that is not there
+    """An environment that has rendered once, without a display if there is none; RuntimeError or ValueError if not."""
+    logging.getLogger("OpenGL").setLevel(logging.WARNING)  # it logs an accelerator that is not installed
     if headless():
         prefer_offscreen()
     env = drawing_env(make_env)
@@ -212,15 +214,17 @@ def drawing_env(make_env: MakeEnv) -> gymnasium.Env[Any, Any]:
             return drawn_once(make_env, way)
         except Exception as error:
             errors.append(origin(error))
-    if isinstance(errors[0], TypeError):  # it knows no render_mode, so what it did without counts as well
+
+    # An environment without a render_mode argument: its error without one is the interesting one.
+    if isinstance(errors[0], TypeError):
         raise RuntimeError(f"the environment cannot draw ({'; '.join(map(reason, errors[::2]))})") from errors[0]
     raise errors[0]
 
 
 def drawn_once(make_env: MakeEnv, way: dict[str, Any]) -> gymnasium.Env[Any, Any]:
-    """The environment made so, once it has drawn something that is a picture."""
+    """The environment made in this way, after it has rendered a picture."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # gymnasium's advice to who wrote the environment
+        warnings.simplefilter("ignore")  # gymnasium's advice to the environment's author
         with drawing_errors():
             env = make_env(**way)
         try:
@@ -235,7 +239,7 @@ def drawn_once(make_env: MakeEnv, way: dict[str, Any]) -> gymnasium.Env[Any, Any
 
 
 def first_drawing(env: gymnasium.Env[Any, Any]) -> Any:
-    """What `render()` returns; gymnasium's checker rejects undeclared modes, but the first time only."""
+    """The result of `render()`; gymnasium's checker rejects undeclared modes, but only at the first call."""
     try:
         return env.render()
     except AssertionError:
@@ -244,7 +248,7 @@ def first_drawing(env: gymnasium.Env[Any, Any]) -> Any:
 
 @contextmanager
 def drawing_errors() -> Iterator[None]:
-    """Where there is no display, make what OpenGL raises (while imported or drawing) one line with what to do."""
+    """Without a display, turn OpenGL's exceptions (during import or drawing) into one line with the remedy."""
     try:
         yield
     except (DependencyNotInstalled, NotImplementedError, CannotDraw):
@@ -264,7 +268,7 @@ def headless() -> bool:
 
 
 def prefer_offscreen() -> None:
-    """Let pygame and MuJoCo draw in memory, unless the user has set where they draw."""
+    """Make pygame and MuJoCo render off-screen, unless the user has chosen a renderer."""
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     backend = next((name for name, library in OFFSCREEN.items() if loads(library)), None)
     if backend is not None:

@@ -1,1 +1,1 @@
-"""A search over settings: trials are runs, and any number of workers share one study."""
+"""Hyperparameter search: trials are runs, and any number of workers share one study."""

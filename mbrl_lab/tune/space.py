@@ -1,4 +1,4 @@
-"""What is searched: a file of settings with their ranges, and what all trials have in common."""
+"""The search space: a file with the ranges of settings, and the overrides that all trials have in common."""
 
 from __future__ import annotations
 
@@ -28,8 +28,13 @@ RANGE = {"low", "high", "log", "step"}
 class Space:
     """conf/tune/NAME.yaml: for each setting `{low, high, log, step}` or `{choices}`.
 
-    overrides: of every trial. metric: what is to be large. startup: trials drawn at random before any is guided or
-    pruned. config_dir: another folder of config files.
+    Attributes:
+        name: of the file.
+        overrides: of every trial.
+        metric: the metric to maximise.
+        startup: number of random trials before the sampler and the pruner begin.
+        distributions: Optuna's, by setting.
+        config_dir: another folder of config files.
     """
 
     name: str
@@ -52,31 +57,33 @@ class Space:
             raise ConfigError(f"trial {trial.number} is not of the search {self.name}: {what}")
 
     def describe(self) -> dict[str, str]:
-        """The search as a study keeps it, to be compared: one text a setting."""
+        """The search as a study stores it, to be compared: one text per setting."""
         ranges = {key: distribution_to_json(d) for key, d in self.distributions.items()}
         return {"overrides": " ".join(self.overrides), "metric": self.metric} | ranges
 
 
 def read_space(name: str, more: Sequence[str] = (), config_dir: str | None = None) -> Space:
-    """From conf/tune, there or in `config_dir`, or a file's path. ConfigError where something in it cannot be."""
+    """The space in conf/tune, or `tune` of `config_dir`, or at a path. ConfigError if something in it is invalid."""
     homes = [conf / "tune" for conf in conf_folders(config_dir)]
     path = next((home / f"{name}.yaml" for home in homes if (home / f"{name}.yaml").is_file()), Path(name))
     if not path.is_file():
         known = ", ".join(sorted(p.stem for home in homes for p in home.glob("*.yaml")))
         raise ConfigError(f"there is no search space {name!r}; there are {known}, or give a file's path")
+
     content = OmegaConf.to_container(OmegaConf.load(path))
     if not isinstance(content, dict) or set(content) != KEYS or not content["space"]:
         raise ConfigError(f"{path} must have {', '.join(sorted(KEYS))}, and at least one setting in space")
     distributions = {str(key): distribution(str(key), given) for key, given in content["space"].items()}
     overrides = (*map(str, content["overrides"]), *more)
 
+    # One trial is composed and checked, so that a misspelt setting is found before the search begins.
     space = Space(path.stem, overrides, str(content["metric"]), int(content["startup"]), distributions, config_dir)
     check(compose_config(space.words({key: _first(d) for key, d in distributions.items()}), config_dir))
     return space
 
 
 def distribution(key: str, given: Any) -> BaseDistribution:
-    """{choices} or {low, high, log, step} as Optuna's; whole numbers where both bounds are."""
+    """{choices} or {low, high, log, step} as Optuna's distribution; of integers if both bounds are integers."""
     given = given if isinstance(given, dict) else {}
     if set(given) == {"choices"} and isinstance(given["choices"], list) and given["choices"]:
         return CategoricalDistribution([_choice(x) for x in given["choices"]])
@@ -91,7 +98,7 @@ def distribution(key: str, given: Any) -> BaseDistribution:
 
 
 def _choice(x: Any) -> Any:
-    """Optuna knows no lists, so they are kept as text."""
+    """Optuna's choices cannot be lists, so these are stored as text."""
     return x if isinstance(x, bool | int | float | str | None) else json.dumps(x, separators=(",", ":"))
 
 

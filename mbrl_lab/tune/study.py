@@ -22,11 +22,11 @@ FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
 def open_study(path: Path, space: Space, seed: int | None = None) -> optuna.Study:
-    """The study in a folder, made if there is none. ConfigError where it searches another space."""
+    """The study in a folder, created if there is none. ConfigError if it searches another space."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     path.mkdir(parents=True, exist_ok=True)
     study = optuna.create_study(
-        # A file that is only appended to works on shared disks, unlike SQLite.
+        # A file that is only appended to also works on network disks, unlike SQLite.
         storage=JournalStorage(JournalFileBackend(str(path / JOURNAL))),
         sampler=optuna.samplers.TPESampler(n_startup_trials=space.startup, constant_liar=True, seed=seed),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=space.startup),
@@ -35,6 +35,7 @@ def open_study(path: Path, space: Space, seed: int | None = None) -> optuna.Stud
         load_if_exists=True,
     )
 
+    # Trials of another space would mislead the sampler.
     here, before = space.describe(), study.user_attrs.get("space")
     if before is None:
         study.set_user_attr("space", here)
@@ -51,7 +52,7 @@ def count(study: optuna.Study) -> int:
 
 
 def under_way(study: optuna.Study) -> list[Trial]:
-    """Trials that a worker began and did not finish; it may still work on them."""
+    """Trials that a worker began and did not finish; it may still be running them."""
     return [Trial(study, t._trial_id) for t in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))]
 
 
@@ -69,7 +70,7 @@ def end(study: optuna.Study, trial: Trial, value: float | None, pruned: bool = F
         state = TrialState.PRUNED
     else:
         state = TrialState.COMPLETE if value is not None and math.isfinite(value) else TrialState.FAIL
-    # Optuna keeps no reason of its own.
+    # Optuna itself stores no reason.
     if state == TrialState.FAIL:
         trial.set_user_attr("reason", reason or f"no finite value of the metric: {value}")
     study.tell(trial, value if state == TrialState.COMPLETE else None, state)
@@ -89,7 +90,7 @@ def write_preset(study: optuna.Study, space: Space, path: Path) -> Path | None:
         return None
     space.check_trial(found)
 
-    # What was found for a part goes to that part's section, so that another part does not take it.
+    # Values found for a part go to that part's section, so that another part does not get them.
     cfg = OmegaConf.create()
     chosen = choices_of(space.overrides, conf_folders(space.config_dir))
     for key, value in found.params.items():
@@ -100,6 +101,7 @@ def write_preset(study: optuna.Study, space: Space, path: Path) -> Path | None:
             cfg.setdefault(name, {})
             section = cfg[name]
         OmegaConf.update(section, key, OmegaConf.create(value) if _is_nested(value) else value)
+
     finished = len(study.get_trials(deepcopy=False, states=FINISHED))
     result = f"{space.metric} {found.value:.6g} in trial {found.number} of {finished}"
 

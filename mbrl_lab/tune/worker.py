@@ -1,4 +1,4 @@
-"""A worker: asks the study for trials, runs them as processes, reports their values, and stops pruned ones."""
+"""A worker: gets trials from the study, runs them as processes, reports their values, and stops pruned ones."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PAUSE = 0.2
 
 
 class Attempt(NamedTuple):
-    """A trial that this worker runs and holds the lock of."""
+    """A trial that this worker runs and whose lock it holds."""
 
     trial: Trial
     running: Running
@@ -33,7 +33,7 @@ class Attempt(NamedTuple):
 
 
 class Worker:
-    """Works on a study until it has `trials` of them, as many at once as there are places.
+    """Works on a study until it has `trials` of them, as many at a time as there are places.
 
     A run that fails, or whose metric is never a finite number, is a failed trial, and the search continues. A trial
     whose worker was killed is resumed by another one.
@@ -51,10 +51,10 @@ class Worker:
         self.device = str(cfg.runtime.device)
         self.places = choose_places([self.job(0, [])], workers, 1)
         self.attempts: list[Attempt] = []
-        self.reported: dict[int, int] = {}  # by trial: the last step in the study
+        self.reported: dict[int, int] = {}  # by trial: the last step reported to the study
 
     def run(self) -> None:
-        """Raises SystemExit after a signal: then all runs have saved, and another worker can resume them."""
+        """Run trials. SystemExit after a signal: by then all runs have saved, and another worker can resume them."""
         with Signals() as signals:
             try:
                 while not signals.received and (self.fill() or self.attempts):
@@ -62,7 +62,7 @@ class Worker:
                     for attempt in list(self.attempts):
                         self.check(attempt)
             finally:
-                # Also after an error: no run outlives its worker, so that another one can resume the trial.
+                # Also after an error: a run that outlived its worker would block the trial for others.
                 self.stop()
             if signals.received:
                 print(f"tune      {signals.received}: the same command resumes the unfinished trials", flush=True)
@@ -92,11 +92,11 @@ class Worker:
             return None
         trial = self.study.ask(dict(self.space.distributions))
         lock = self.lock(trial)
-        # Another worker may have taken the number over in between.
+        # Another worker may have taken over this trial in the meantime.
         return (trial, lock) if lock else self.ask()
 
     def lock(self, trial: Trial) -> Lock | None:
-        """This worker's claim to a trial, or None where another has it."""
+        """This worker's lock on a trial, or None if another worker has it."""
         folder = self.job(trial.number, []).folder
         folder.mkdir(parents=True, exist_ok=True)
         lock = Lock(folder / ".worker")
@@ -114,6 +114,8 @@ class Worker:
         except ConfigError as error:
             self.finish(trial, lock, end(self.study, trial, None, reason=str(error)), str(error))
             return
+
+        # A resumed trial has reported some steps already; Optuna would warn about repeated ones.
         self.reported[trial.number] = max(self.study.trials[trial.number].intermediate_values, default=-1)
         running = begin(self.sweep, self.job(trial.number, words), place)
         self.attempts.append(Attempt(trial, running, lock))
@@ -121,6 +123,8 @@ class Worker:
     def check(self, attempt: Attempt) -> None:
         """Report new values of a trial, and finish it if its run has exited or is pruned."""
         trial, running, lock = attempt
+
+        # The exit code before the metrics: a run that exits in between has written all of them.
         code = running.process.poll()
         values = self.values(running.job.folder)
         pruned = any(report(trial, value, step) for step, value in values if step > self.reported[trial.number])

@@ -53,9 +53,9 @@ def test_images_have_their_channels_first(picture: str) -> None:
 @pytest.mark.parametrize(
     ("id", "said"),
     [
-        ("LunarLandr-v3", "gymnasium knows none of this name; did you mean LunarLander-v3?"),
-        ("lunarlander-v3", "gymnasium knows none of this name; did you mean LunarLander-v3?"),
-        ("CartPole-v7", "gymnasium knows none of this name; did you mean CartPole-v1?"),
+        ("LunarLandr-v3", "gymnasium has no environment of this name; did you mean LunarLander-v3?"),
+        ("lunarlander-v3", "gymnasium has no environment of this name; did you mean LunarLander-v3?"),
+        ("CartPole-v7", "gymnasium has no environment of this name; did you mean CartPole-v1?"),
         ("no such id", "Malformed environment ID: no such id."),
         ("no_such_module:Thing-v0", "No module named 'no_such_module'."),
     ],
