@@ -126,7 +126,7 @@ def test_an_unknown_id_of_a_module_lists_what_that_registers(tmp_path: Path, mon
 def test_an_unknown_id_shows_the_spelling_for_a_users_module() -> None:
     with pytest.raises(ValueError, match=r"has no environment of this name\. An id that .* is my_module:NoRender-v0$"):
         make_gym("NoRender-v0")
-    with pytest.raises(ValueError, match=r"did you mean CartPole-v1\? One that .* my_module:CartPol-v1$"):
+    with pytest.raises(ValueError, match=r"did you mean CartPole-v1\? An id that .* my_module:CartPol-v1$"):
         make_gym("CartPol-v1")
 
 
