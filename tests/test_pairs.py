@@ -61,7 +61,10 @@ PAIRS: list[Pair] = [
         for p in PLANNERS
         if p != PLANNER[family]
     ),
-    *(("mpc", family, model, f"{PLANNER[family]}+ddqn") for family, model in product(FAMILIES, MODELS)),
+    *(
+        ("mpc", family, model, f"{PLANNER[family]}+{value}")
+        for family, model, value in product(FAMILIES, MODELS, ("ddqn", "sac"))
+    ),
 ]
 
 
@@ -72,10 +75,10 @@ RUNS = {
     *product(("ppo",), FAMILIES, ("",), ("ppo",)),
     *product(("ppo",), ("discrete", "continuous"), ("",), ("actor_critic",)),
     *product(("mpc",), ("discrete", "continuous"), ("ensemble",), PLANNERS),
-    *product(("mpc",), ("discrete",), ("analytic", "ensemble", "latent", "rssm_xs"), ("mppi", "mppi+ddqn")),
-    *product(("mpc",), ("continuous",), ("analytic", "ensemble", "latent", "rssm_xs"), ("cem",)),
-    *product(("mpc",), ("grid",), ("analytic", "grid", "latent", "rssm_xs"), ("mppi", "mppi+ddqn")),
-    *product(("mpc",), ("pixels",), ("frames", "latent", "rssm_xs"), ("mppi", "mppi+ddqn")),
+    *product(("mpc",), ("discrete",), ("analytic", "ensemble", "latent", "rssm_xs"), ("mppi", "mppi+ddqn", "mppi+sac")),
+    *product(("mpc",), ("continuous",), ("analytic", "ensemble", "latent", "rssm_xs"), ("cem", "cem+sac")),
+    *product(("mpc",), ("grid",), ("analytic", "grid", "latent", "rssm_xs"), ("mppi", "mppi+ddqn", "mppi+sac")),
+    *product(("mpc",), ("pixels",), ("frames", "latent", "rssm_xs"), ("mppi", "mppi+ddqn", "mppi+sac")),
     *product(("mbpo",), ("discrete",), ("analytic", "ensemble", "latent", "rssm_xs"), DISCRETE),
     *product(
         ("mbpo",),
@@ -137,7 +140,7 @@ def config(pair: Pair) -> DictConfig:
     if model in ("latent", "rssm_xs"):
         cfg.policy_encoder = part("encoder", "vector")
     if algo == "mpc" and policy:
-        cfg.merge_with(OmegaConf.load(CONF / "value" / "ddqn.yaml"))
+        cfg.merge_with(OmegaConf.load(CONF / "value" / f"{policy}.yaml"))
         cfg.pop("defaults")
     if algo == "mbpo":
         cfg.algo.rollouts.length = [2, 2, 0, 1]

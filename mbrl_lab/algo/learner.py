@@ -13,7 +13,10 @@ from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Step
 
 MOMENTS = 10_000
-"""Steps that scales are taken from, at most."""
+"""Steps that scales of observations are taken from, at most."""
+
+MOMENTS_EVERY = 1_000
+"""Environment steps between the times when they are taken anew."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,12 @@ class Updates:
         return warmup + min(self.catch_up * since, since + (warmup if self.catch_up > 1 else 0))
 
 
+def fit_normaliser(policy: Policy, replay: Replay) -> None:
+    """Give a policy the scales of real observations: of at most 10,000 steps, spread over replay."""
+    indices = replay.transitions()
+    policy.fit_normaliser(replay.read(indices[:: 1 + len(indices) // MOMENTS], 1).obs[0])
+
+
 class Learner(Algo):
     """An algorithm whose first `warmup` environment steps are random actions; then it is `ready`.
 
@@ -62,11 +71,6 @@ class Learner(Algo):
     def random_action(self, step: Step) -> Tensor:
         """[B] actions drawn uniformly, for the newest step."""
         return self.spec.random(len(step.first), step.first.device)
-
-    def fit_normaliser(self, policy: Policy, replay: Replay) -> None:
-        """Give a policy the scales of real observations: of at most 10,000 steps, spread over replay."""
-        indices = replay.transitions()
-        policy.fit_normaliser(replay.read(indices[:: 1 + len(indices) // MOMENTS], 1).obs[0])
 
     def warmup_ends(self, before: int, after: int) -> bool:
         """Whether the warm-up's last step lies in (before, after], two counts of environment steps."""

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map, tree_map_only
 
 from mbrl_lab.algo.imagined import Imagined, mean_length, mix
-from mbrl_lab.algo.learner import Learner, Updates
+from mbrl_lab.algo.learner import Learner, Updates, fit_normaliser
 from mbrl_lab.algo.off_policy import window_of
 from mbrl_lab.dynamics.rollout import rollout
 from mbrl_lab.ops import Means, clipped
@@ -178,7 +178,7 @@ class MBPO(Learner):
             metrics = metrics | self.keep_rollouts(self.imagine(states, step))
 
         if self.policy.normalises and self.model.feature_spec == self.model.spec:
-            self.fit_normaliser(self.policy, replay)
+            fit_normaliser(self.policy, replay)
         if self.model.measures_disagreement:
             probe = tree_map_only(Tensor, lambda x: x[:PROBE], states)
             disagreement = self.model.disagreement(probe, self.policy.act(self.model.features(probe), True))

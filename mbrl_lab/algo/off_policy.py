@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from mbrl_lab.algo.learner import Learner, Updates
+from mbrl_lab.algo.learner import MOMENTS_EVERY, Learner, Updates, fit_normaliser
 from mbrl_lab.ops import Means, clipped
 from mbrl_lab.protocols import Policy
 from mbrl_lab.replay import Replay
@@ -14,9 +14,6 @@ from mbrl_lab.types import EnvSpec, Metrics, Step, Tree
 
 EPSILON = 1e-6
 """Added to priorities, so that a window of TD error 0 may be drawn again."""
-
-MOMENTS_EVERY = 1_000
-"""Environment steps between the times when the scales of observations are taken anew."""
 
 
 class OffPolicy(Learner):
@@ -71,7 +68,7 @@ class OffPolicy(Learner):
         if self.warmup_ends(before, after):
             self.ready.fill_(True)
         if self.policy.normalises and self.fit_due(before, after, MOMENTS_EVERY):
-            self.fit_normaliser(self.policy, replay)
+            fit_normaliser(self.policy, replay)
         for _ in range(self.update.due(before, after, self.warmup)):
             if self.priority_exponent:
                 measured.add(self.learn_by_priority(replay, self.beta(after)))

@@ -1,4 +1,4 @@
-"""Value: a Q-network that bootstraps plans beyond their horizon, trained on the same replay."""
+"""Value: a policy's critics that bootstrap plans beyond their horizon, trained on the same replay."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from mbrl_lab.algo.learner import Updates
+from mbrl_lab.algo.learner import MOMENTS_EVERY, Updates, fit_normaliser
 from mbrl_lab.algo.off_policy import window_of
-from mbrl_lab.ops import Means, clipped
+from mbrl_lab.ops import Means, clipped, crossed
 from mbrl_lab.protocols import Policy, WorldModel
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Metrics
@@ -32,7 +32,7 @@ class Value(nn.Module):
         self.policy = policy(spec)
         if not self.policy.estimates_value:
             name = type(self.policy).__name__
-            raise ValueError(f"value.policy is {name}, which estimates no values: try policy=ddqn")
+            raise ValueError(f"value.policy is {name}, which estimates no values: try value=ddqn, or value=sac")
         self.window = window_of(self.policy)
         self.update = update
         self.reward_clip = reward_clip
@@ -40,6 +40,8 @@ class Value(nn.Module):
     def learn(self, model: WorldModel, replay: Replay, before: int, after: int, warmup: int) -> Metrics:
         """The updates due between the step counts `before` and `after`, past the warm-up, on the model's features."""
         measured = Means()
+        if self.policy.normalises and crossed(before - warmup, after - warmup, MOMENTS_EVERY) and after >= warmup:
+            fit_normaliser(self.policy, replay)
         for _ in range(self.update.due(before, after, warmup)):
             steps = model.sample_features(replay, self.update.batch, self.window, self.policy.n_step)
             measured.add(self.policy.update(clipped(steps, self.reward_clip)))

@@ -198,6 +198,7 @@ class SAC(Policy):
     """Steps in a window of replay: one transition."""
     n_step = 1
     learns_by_priority = True
+    estimates_value = True
     compilable = ("critic_loss", "actor_loss")
 
     def __init__(
@@ -273,6 +274,14 @@ class SAC(Policy):
     @torch.no_grad()
     def act(self, obs: Tensor, explore: bool) -> Tensor:
         return self.dist.act(fp32_if_small(self.actor, self.encode(obs)), explore)
+
+    @torch.no_grad()
+    def value(self, features: Tensor) -> Tensor:
+        """[B]: the least critic's value of the most likely action. It counts the entropy of later steps."""
+        encoded = self.encode(features)
+        action = self.dist.act(self.actor(encoded), False)
+        q = self.q_values(self.critic, encoded, None if self.dist.critic_inputs == 0 else action)
+        return self.dist.q_of(q, action).amin(0)
 
     def update(self, steps: Step) -> Metrics:
         return self.update_weighted(steps, torch.ones_like(steps.reward[0]))[0]

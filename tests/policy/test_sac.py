@@ -422,3 +422,34 @@ def test_compiled_update_equals_eager(spec: EnvSpec) -> None:
         torch.manual_seed(seed)
         theirs = compiled.update(steps)
         assert all(torch.allclose(ours[name], theirs[name], atol=1e-4) for name in ours)
+
+
+def test_a_value_is_the_least_critics_of_the_most_likely_action() -> None:
+    discrete = sac(DISCRETE)
+    set_outputs(discrete, [0.0, 2.0, 1.0], [1.0, 5.0, 9.0], [2.0, 3.0, 9.0])
+    assert discrete.value(torch.randn(4, 2)).tolist() == [3.0] * 4
+
+    continuous, obs = sac(CONTINUOUS), torch.randn(5, 2)
+    x = torch.cat([obs, continuous.act(obs, False)], -1)
+    expected = continuous.critic(x.expand(2, -1, -1)).squeeze(-1).amin(0)
+    torch.testing.assert_close(continuous.value(obs), expected)
+
+
+@BOTH
+def test_inputs_are_standardised_by_the_moments_it_was_given(spec: EnvSpec) -> None:
+    torch.manual_seed(0)
+    raw, scaled = sac(spec), sac(spec, normalise_obs=True)
+    scaled.load_state_dict(raw.state_dict(), strict=False)
+    obs = 5 + 3 * torch.randn(200, 2)
+    scaled.fit_normaliser(obs)
+    standardised = (obs - obs.mean(0)) / obs.std(0, correction=0)
+    torch.testing.assert_close(scaled.act(obs, False), raw.act(standardised, False))
+
+    t = transition(rows(spec))
+    inner = t._replace(obs=(t.obs - obs.mean(0)) / obs.std(0, correction=0))
+    inner = inner._replace(next_obs=(t.next_obs - obs.mean(0)) / obs.std(0, correction=0))
+    targets = []
+    for policy, of in ((scaled, t), (raw, inner)):
+        torch.manual_seed(1)
+        targets.append(policy.target_q(of, torch.tensor(0.5)))
+    torch.testing.assert_close(*targets)
