@@ -28,6 +28,7 @@ from mbrl_lab.cli import train as cli_train
 from mbrl_lab.cli.compare import main as compare_main
 from mbrl_lab.config import CONF, ConfigError, check, choose_device, compose_config
 from mbrl_lab.config import composition as config
+from mbrl_lab.config.parts import locate
 from mbrl_lab.doctor.job import parts
 from mbrl_lab.tracking.folder import ConfigMismatch, RunFolder
 from mbrl_lab.tracking.provenance import born
@@ -507,8 +508,10 @@ def test_warnings_look_the_same_with_and_without_hydra(capsys: pytest.CaptureFix
         logging.getLogger("mbrl_lab").warning("no video")
         logging.getLogger("mbrl_lab").info("not shown")
         logging.getLogger("hydra.core").info("Launching 2 jobs")
+        with pytest.raises(ConfigError, match="cannot be loaded"):  # which hydra.utils would log, in three lines
+            locate("mbrl_lab.nothing.Part")
     finally:
         root.handlers[:], root.level, own.handlers[:], own.level, own.propagate = before
     said = capsys.readouterr()
     assert said.err == "no video\n"
-    assert said.out.endswith("][HYDRA] Launching 2 jobs\n")
+    assert said.out.endswith("][HYDRA] Launching 2 jobs\n") and said.out.count("\n") == 1

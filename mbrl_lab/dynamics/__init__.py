@@ -8,6 +8,7 @@ from mbrl_lab.dynamics.grid import GridModel
 from mbrl_lab.dynamics.image_trainer import ImageTrainer
 from mbrl_lab.dynamics.latent import Latent
 from mbrl_lab.dynamics.rssm import RSSM
+from mbrl_lab.dynamics.sequence import SequenceModel
 from mbrl_lab.dynamics.sequence_trainer import SequenceTrainer
 from mbrl_lab.dynamics.termination import TerminationModel
 from mbrl_lab.dynamics.visual import Visual
@@ -21,6 +22,7 @@ __all__ = [
     "GridModel",
     "ImageTrainer",
     "Latent",
+    "SequenceModel",
     "SequenceTrainer",
     "TerminationModel",
     "Visual",
