@@ -85,6 +85,7 @@ def table(found: Sequence[Finding]) -> str:
     name = max(len(f.name) for f in found)
     cells = [textwrap.wrap(f.finding, WIDTH) or [""] for f in found]
     width = max(len(line) for lines in cells for line in lines)
+    # The first line of a finding has its name and state; the others continue below it.
     rows = []
     for f, (first, *more) in zip(found, cells, strict=True):
         rows.append(f"{f.name:{name}}  {first:{width}}  {f.state}")

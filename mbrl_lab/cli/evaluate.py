@@ -152,6 +152,7 @@ def write_results(path: Path, results: dict[str, Any], played: Sequence[Episode]
 
 def record_videos(runner: Runner, played: Sequence[Episode], name: str) -> list[Path]:
     """A video of each episode; those that could not be made gave a warning and are left out."""
+    # An older video of this name must not be mistaken for one that could not be made now.
     paths = [runner.folder.videos / f"evaluation-{name}-{k}.mp4" for k in range(len(played))]
     for path, e in zip(paths, played, strict=True):
         path.unlink(missing_ok=True)

@@ -53,6 +53,7 @@ def outline(runner: Runner, cfg: DictConfig) -> list[str]:
 
 def meeting(envs: Envs, cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
     """The environment: actions by name, speed, and a picture."""
+    # The picture is named by the environment, and by its id or game if the file leaves that open.
     words = [*(o.partition("=")[2] for o in overrides if o.startswith("env=")), "cartpole"][:1]
     words += [str(cfg.env[key]) for key in ("id", "game") if key in cfg.env]
     named = " ".join(f"{k}={name}" for k, name in enumerate(meanings(envs)))
@@ -73,6 +74,7 @@ def settings(cfg: DictConfig) -> list[str]:
 
 def setting_lines(group: str, node: Mapping[str, Any]) -> list[str]:
     """`planner   CEM: horizon=15 population=200 ...`, wrapped. Settings of another group are not repeated."""
+    # Interpolations put parts of other groups inside of this one; each is shown in its own place.
     own = flatten({k: v for k, v in node.items() if k not in GROUPS and k not in ("_target_", "_partial_")})
     words = [f"{key}={value_of(value)}" for key, value in own.items() if not key.endswith(("_target_", "_partial_"))]
     functions = [f"{k.removesuffix('._target_')}={class_of(v)}" for k, v in own.items() if k.endswith("._target_")]

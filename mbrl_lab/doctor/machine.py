@@ -76,6 +76,7 @@ def packages() -> list[Finding]:
     # Markers decide which requirements apply to this Python and system.
     found = {r.name: package(r, "missing") for r in needed if r.marker is None or r.marker.evaluate({"extra": ""})}
 
+    # A package of an extra that is needed anyway is listed once.
     for extra in extras:
         chosen = (r for r in needed if r.name not in found and r.marker and r.marker.evaluate({"extra": extra}))
         found |= {r.name: package(r, "optional") for r in chosen}
@@ -128,6 +129,7 @@ def disk() -> str:
     there = next(path for path in (outputs, *outputs.parents) if path.is_dir())
     if not os.access(there, os.W_OK):
         raise OSError(f"{there} cannot be written")
+
     free = shutil.disk_usage(there).free
     if free < ROOM:
         raise OSError(f"only {free / 2**30:.1f} GiB free in {outputs}")
@@ -175,6 +177,7 @@ def measure(name: str) -> str:
     cfg = compose_config([f"env={name}", "algo=random"])
     for key in left_open(cfg):
         return f"needs {key}=..."
+    # As a run makes them, so that a fault shows here first.
     _, make_envs = env_makers(cfg)
     with closing(make_envs(cfg.env.num, 0)) as envs:
         return f"{describe(envs.spec)}, {pace(envs):,.0f} steps/s"

@@ -37,6 +37,7 @@ def picture(envs: Envs, make: Callable[..., Any], path: Path) -> Path:
     Images: their channels side by side. Vectors: the rendered frame beside the numbers.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    # The same picture each time.
     torch.manual_seed(0)
     if len(envs.spec.obs_shape) == 3:
         return save(channels(observed(envs)[0].numpy(), getattr(envs.vector, "channels", ())), path)

@@ -61,7 +61,7 @@ class ImageTrainer(HoldoutTrainer[Visual]):
         train = train if len(train) else test
         if not len(train):
             most, num = model.lead + 1 + model.unroll, replay.num_envs
-            asked = f"dynamics.history={model.history} and dynamics.unroll={model.unroll} ask for {most} rows in a row"
+            asked = f"dynamics.history={model.history} and dynamics.unroll={model.unroll} need {most} consecutive steps"
             raise ValueError(f"{asked}, there are {len(replay)}: algo.warmup must be at least {most * num}")
         kinds = self.prepare(model, replay, train)
 

@@ -60,8 +60,8 @@ class SequenceTrainer(Trainer[SequenceModel]):
         if self.stored and not model.recurrent:
             name = type(model).__name__
             raise ValueError(
-                f"dynamics.trainer.latents is 'stored'; it must be recomputed with {name}, which has no memory, or the "
-                f"model one of dynamics=rssm_xs, rssm_s, rssm_m"
+                f"dynamics.trainer.latents is 'stored'; it must be recomputed with {name}, which is not recurrent; "
+                f"dynamics=rssm_xs, rssm_s and rssm_m are"
             )
 
     def scheduled(self, model: SequenceModel, replay: Replay) -> int:
@@ -113,4 +113,6 @@ class SequenceTrainer(Trainer[SequenceModel]):
         need, free = nbytes(model.spec, self.batch * model.length), free_memory(device)
         if need > free:
             given = f"dynamics.trainer.batch={self.batch} windows of dynamics.length={model.length} steps"
-            raise ValueError(f"{given} need {need / 1e9:.1f} GB, where {free / 1e9:.1f} GB are free: make one smaller")
+            raise ValueError(
+                f"{given} need {need / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free: make one of them smaller"
+            )

@@ -131,7 +131,7 @@ class ActorCritic(Policy):
         super().__init__()
         if len(spec.obs_shape) != 1:
             raise ValueError(
-                f"policy=actor_critic reads vectors, or what dynamics=latent and rssm_* make of images, not images of "
+                f"policy=actor_critic reads vectors, or features of dynamics=latent and rssm_*, not images of "
                 f"{spec.obs_shape}: try policy=ddqn, or algo=dreamer"
             )
         if gradient == "dynamics" and spec.discrete:

@@ -55,6 +55,7 @@ def draw_coverage(axes: Axes, below: Tensor) -> None:
     curves = torch.stack([coverage(below, float(level)) for level in levels])
     axes.plot([0, 1], [0, 1], "--", color=GREY, linewidth=0.9)
     for (label, d), colour in zip(shown(below.shape[1]).items(), COLOURS, strict=False):
+        # An output without predicted uncertainty has no quantiles, and so no coverage.
         if not curves[:, d].isnan().any():
             axes.plot(levels, curves[:, d].numpy(), color=colour, linewidth=1.3, label=label)
     set_labels(axes, "Coverage of central intervals", "probability of the interval", "fraction of true values in it")

@@ -40,12 +40,14 @@ def draw_curves(folder: RunFolder) -> list[Path]:
     figure, axes = make_panels(len(panels), 3, f"{folder.path.name}: learning curves")
     for panel, at in zip(panels, axes, strict=True):
         panel(at, rows, episodes)
+        # 100k instead of 100000, whose labels overlap.
         at.xaxis.set_major_formatter(EngFormatter(sep=""))
     return [save(figure, folder.diagnostics / "curves.png")]
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The rows of metrics.jsonl, oldest first; one that is still being written is left out."""
+    # A run may be writing: only lines that end with a newline are complete.
     text = path.read_text() if path.exists() else ""
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 

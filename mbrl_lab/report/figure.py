@@ -28,6 +28,7 @@ def make_panels(count: int, columns: int, title: str) -> tuple[Figure, list[Axes
     width, height = WIDTH * columns, HEIGHT * -(-count // columns) + HEADING
     figure = Figure(figsize=(width, height))
     figure.suptitle(title, color=INK, fontsize=12, y=1 - 0.12 / height, va="top")
+    # Axes are placed by hand; matplotlib's layout engines would measure every text.
     axes = []
     for k in range(count):
         x, y = WIDTH * (k % columns) + LEFT, height - HEADING - HEIGHT * (k // columns + 1) + BOTTOM

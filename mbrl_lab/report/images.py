@@ -56,6 +56,7 @@ def diagnose_images(runner: Runner, algo: Algo, num: int = ENVS, steps: int = ST
     objects = cast(ImageTrainer, model.trainer).objects
     with runner.separate_randomness(DIAGNOSIS), runner.autocast():
         played = play_policy(runner, algo, model, num, steps).steps
+        # Random play as well: a good policy rarely loses the ball, so its episodes have few terminations.
         both = Step(*(torch.cat(x, 1) for x in zip(played, play_random(runner, num, steps), strict=True)))
         loop, metrics, _ = assess(model, windows(both, model.lead + 1 + max(HORIZONS), VALIDATED), objects)
 
@@ -113,6 +114,7 @@ def video_frames(model: Visual, steps: Step) -> list[NDArray[np.uint8]]:
     for t in range(len(states) - 1):
         step = steps.at((t + 1, slice(0, 1)))
         restart = t % max(HORIZONS) == 0 or bool(step.first)
+        # The most likely frame, not a sample: a video of samples would flicker.
         state = model.expect(states[t] if restart else state, step.action)[0]
         state = states[t + 1] if step.first else state
 
@@ -124,6 +126,7 @@ def video_frames(model: Visual, steps: Step) -> list[NDArray[np.uint8]]:
 
 def coloured(frame: Tensor) -> NDArray[np.uint8]:
     """[C, H, W] -> [H', W', 3]: grey frames stay grey, channels of 0 and 1 get a colour each; enlarged."""
+    # Enlarged by an integer factor, so that pixels stay sharp.
     times = -(-SIZE // frame.shape[1])
     if len(frame) == 1:
         picture = frame[0, :, :, None].expand(-1, -1, 3).float()

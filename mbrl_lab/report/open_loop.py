@@ -43,6 +43,7 @@ def predict_open_loop(model: WorldModel, steps: Step, states: Tree, starts: Tens
 
     rows: list[tuple[Tensor, ...]] = []
     for h in range(1, horizon + 1):
+        # Starts near the end of the play read its last step again, and are not valid there.
         at = (t + h).clamp(max=last)
         # Valid until the episode is over; steps of the next one are never valid again.
         valid = valid & (t + h <= last) & ~steps.first[at, b]

@@ -39,6 +39,7 @@ def draw_predicted(far: OpenLoop, scale: Tensor, run: str, path: Path) -> Path:
     for at, (label, d) in zip(axes, shown.items(), strict=True):
         at.plot(fan[..., d], color=BLUE, alpha=0.35, linewidth=0.9)
         at.plot(true[:, d], color=INK, linewidth=1.8, label="true")
+        # One legend entry for all the thin lines.
         at.plot([], [], color=BLUE, linewidth=0.9, label="predicted")
         limit_to_truth(at, true[:, d], float(scale[d]))
         set_labels(at, label, "steps ahead")
@@ -117,6 +118,7 @@ def draw_termination(axes: Axes, termination: Tensor, left: Tensor) -> None:
         axes, "Predicted terminations, policy and random actions", "steps to the true termination", "probability"
     )
     axes.set_ylim(-0.03, 1.03)
+    # Time runs to the right: the termination is at 0.
     axes.set_xlim(NEAR + 0.5, -0.5)
 
     other = left > NEAR
@@ -142,6 +144,7 @@ def draw_planned(predicted_return: Tensor, achieved: Tensor, first: Tensor, run:
     figure, axes = make_panels(2, 2, f"{run}: predicted return of the plan, and return achieved over its horizon")
     draw_return_scatter(axes[0], *known_pairs(predicted_return, achieved))
 
+    # The last step of an episode has no plan whose return could follow.
     env, start, stop = longest_episode(first)
     axes[1].plot(predicted_return[start : stop - 1, env].numpy(), color=BLUE, label="planned")
     axes[1].plot(achieved[start : stop - 1, env].numpy(), color=ORANGE, label="achieved")

@@ -40,6 +40,7 @@ def play_policy(runner: Runner, algo: Algo, model: WorldModel, num: int, steps: 
         seconds.append(taken(began, runner.device))
         return chosen
 
+    # The carry holds the plan of each step, and with it the score that the planner expects.
     played, carries = play(runner, act, num, steps)
     predicted_return = torch.full_like(played.reward[1:], torch.nan)
     if algo.planner is not None:
@@ -55,6 +56,7 @@ def play_random(runner: Runner, num: int, steps: int) -> Step:
 
 def play(runner: Runner, act: Act, num: int, steps: int) -> tuple[Step, list[Tree]]:
     """[steps + 1, B] steps, and the carry of `act` at each but the last."""
+    # A stream of seeds of its own: these episodes are neither those of training nor of an evaluation.
     with closing(runner.make_envs(num, DIAGNOSIS)) as envs:
         return collect(envs, act, steps, runner.device)
 

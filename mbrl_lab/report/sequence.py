@@ -173,6 +173,7 @@ def draw_vectors(windows: DecodedWindows, rows: list[dict[str, float]], title: s
 def draw_images(windows: DecodedWindows, title: str, path: Path) -> Path:
     """Draw one window in three rows: the truth, the prediction, and their difference."""
     window = typical(windows)
+    # The whole context, then every fifth imagined step.
     columns = [*range(CONTEXT), *range(CONTEXT, int(windows.valid[:, window].sum()), IMAGINED // 9)]
     strip = np.concatenate([pictures(windows, window, t) for t in columns], 1)
     error = errors(windows.decoded_obs, windows)[:, window]
@@ -210,6 +211,7 @@ def pictures(windows: DecodedWindows, window: int, t: int) -> NDArray[np.uint8]:
 
 def coloured(image: Tensor) -> NDArray[np.uint8]:
     """[C, H, W] from 0 to 1 -> [H, W, 3] bytes: three channels are RGB, one is grey, others get a hue each."""
+    # Hues evenly around the colour circle, three phase-shifted cosines.
     channels = len(image)
     if channels not in (1, 3):
         hue = torch.arange(channels) / channels * 2 * torch.pi

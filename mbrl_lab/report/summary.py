@@ -40,6 +40,7 @@ def describe(diagnosis: Diagnosis, values: dict[str, float]) -> str:
     """The text that `scripts/evaluate.py RUN --model` prints."""
     source = "hold-out" if diagnosis.held_out else "fresh"
     *state, reward = by_dimension(diagnosis.validation)
+    # Humanoid has 348 dimensions.
     if len(state) > SHOWN:
         state = sorted(state, key=lambda row: -row["error"])[:SHOWN]
     ahead = [row for row in by_horizon(diagnosis.far, diagnosis.scale) if row["steps"] in SHOWN_STEPS and row["starts"]]

@@ -31,6 +31,7 @@ def by_dimension(validation: Validation) -> list[Row]:
 def by_horizon(far: OpenLoop, scale: Tensor) -> list[Row]:
     """A row for each number of steps ahead: medians and quartiles over starts."""
     error, spread, no_change = (f(far, scale) for f in (state_error, state_spread, no_change_error))
+    # The mean over copies is the model's prediction; rewards keep their own units.
     reward = (far.predicted.mean(1) - far.true)[..., -1].where(far.valid, float("nan"))
 
     return [

@@ -131,6 +131,7 @@ def environment(job: Job, place: Place) -> dict[str, str]:
 
 def conclude(finished: Running, stopping: bool) -> str:
     """One line about a finished job. If it could not write the reason into its status, that is done here."""
+    # Killed by SIGKILL, or failed while importing: the run itself wrote nothing.
     code, folder = finished.process.returncode, RunFolder(finished.job.folder)
     if code and not stopping:
         folder.bury(reason(code, finished.job.folder / OUTPUT))
@@ -146,6 +147,7 @@ def reason(code: int, output: Path) -> str:
     if code < 0:
         name = signal.Signals(-code).name
         return f"killed by {name}" + (": by a user, or by the system for lack of memory" if name == "SIGKILL" else "")
+    # The last line that begins with "error: ", or of a traceback its last line.
     lines = [line for line in output.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("error: ")]
     return (errors or lines or [f"exit code {code}"])[-1]

@@ -68,6 +68,7 @@ def found_job(run: Path) -> Job:
 
 def run_states(sweep: Sweep) -> list[RunState]:
     """Every run, in the order of the jobs."""
+    # One call of squeue for all jobs: it takes a second on a busy cluster.
     in_queue = queued(list(sweep.submitted.values()))
     return [run_state(name, job.folder, sweep.submitted.get(name) in in_queue) for name, job in sweep.jobs.items()]
 
