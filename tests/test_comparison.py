@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from mbrl_lab.cli import compare as comparison
 from mbrl_lab.cli.compare import algos_of, main, parser, threshold_of, title, words
 from mbrl_lab.config import CONF, check, compose_config
+from mbrl_lab.config.composition import composed
 from mbrl_lab.report.compare import Curve
 from mbrl_lab.tracking.folder import flatten, plain
 
@@ -117,9 +119,20 @@ def test_every_run_of_a_sweep_composes(name: str) -> None:
         pytest.skip(f"there is no {algo}")
     swept = OverridesParser.create().parse_overrides([f"{k}={v}" for k, v in params.items() if k != "seed"])
     choices = [[f"{x.key_or_group}={v}" for v in x.sweep_string_iterator()] for x in swept]
-    assert all(len(x) > 2 for x in choices)
+    assert all(len(x) >= 2 for x in choices)
     for combination in itertools.product(*choices):
         check(compose_config([f"algo={algo}", "env=pendulum", f"sweep={name}", *combination]))
+
+
+ABLATIONS = [name for name in SWEEPS if not name.startswith("seeds")]
+
+
+@pytest.mark.parametrize(("env", "label"), [(["env=pendulum"], "pendulum"), (["env=dmc", "env.task=a-b"], "a-b")])
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_the_folder_of_an_ablation(name: str, env: list[str], label: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = composed(["algo=mbpo", *env, f"sweep={name}"], [CONF], return_hydra_config=True)
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)  # Hydra's sweeper asks before it is set
+    assert cfg.hydra.sweep.dir == f"outputs/{name}/mbpo-{label}"
 
 
 @pytest.mark.parametrize(
