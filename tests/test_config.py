@@ -320,5 +320,7 @@ def test_smoke_leaves_nothing_that_takes_minutes(words: str) -> None:
     if "planner" in cfg:
         steps = cfg.planner.population * cfg.planner.horizon * cfg.planner.get("iterations", 1)
         assert steps <= 500 and (cfg.planner.get("elites") or 1) <= cfg.planner.population
+    if words == "algo=mpc env=cheetah":  # each step of two evaluations is planned in five networks of four layers
+        assert cfg.env.make.max_episode_steps == 200
     if cfg.family.name == "pixels":
         assert cfg.dynamics.width == 8 and cfg.dynamics.depth == 1
