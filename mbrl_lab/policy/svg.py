@@ -42,7 +42,7 @@ class SVG(SAC):
     """See the top of this file. ValueError for discrete actions, which pass no gradients."""
 
     learns_through_model = True
-    compilable = ("value_gradient_loss", "expansion_loss")
+    compilable = ("sample", "value_gradient_loss", "expansion_loss")
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class SVG(SAC):
         drawn: list[ActionSample] = []
 
         def choose(features: Tensor) -> Tensor:
-            drawn.append(self.dist.sample(self.actor(self.encode(features))))
+            drawn.append(self.sample(features))
             action = drawn[-1].action
             assert action is not None
             return action
@@ -99,6 +99,10 @@ class SVG(SAC):
         steps = model.imagine_trajectory(choose, state, self.horizon)
         last_action = choose(steps.features[-1])
         return SoftRollout(steps, torch.stack([x.log_prob.squeeze(-1) for x in drawn]), last_action)
+
+    def sample(self, features: Tensor) -> ActionSample:
+        """Actions from pi(. | s) for features [B, F], with gradients."""
+        return self.dist.sample(self.actor(self.encode(features)))
 
     def value_gradient_loss(self, rollout: SoftRollout) -> tuple[Tensor, Metrics]:
         """J_pi + J_alpha."""
