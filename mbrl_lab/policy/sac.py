@@ -199,7 +199,7 @@ class SAC(Policy):
     n_step = 1
     learns_by_priority = True
     estimates_value = True
-    compilable = ("critic_loss", "actor_loss")
+    compilable: tuple[str, ...] = ("critic_loss", "actor_loss")
 
     def __init__(
         self,
