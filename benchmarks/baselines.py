@@ -115,7 +115,7 @@ def ours(case: str, device: str, threads: int, words: str) -> Loop:
     words = f"{' '.join(rest)} {words} runtime.device={device}"
     folder = tempfile.mkdtemp()
     runner = make_run(algo.split("=")[1], env.split("=")[1], *words.split(), *never, folder=folder)
-    runner.begin()
+    runner.reset()
 
     def go(steps: int) -> None:
         end = runner.steps + steps

@@ -35,8 +35,8 @@ def from_second(rows: Step, steps: int, later: int) -> Step:
 def telling(model: SequenceModel, state: Tree, outcome: Outcome, row: Step, goes_on: Tensor) -> tuple[Tensor, ...]:
     """What an FramePredictions holds of one step [N] of episodes that went on until then."""
     first = goes_on & ~row.first
-    told = torch.cat([model.decode(part).round().byte() for part in parts(state)])
-    return told, row.obs, first & ~row.terminal, outcome.reward, row.reward, 1 - outcome.cont, row.terminal, first
+    predicted = torch.cat([model.decode(part).round().byte() for part in parts(state)])
+    return predicted, row.obs, first & ~row.terminal, outcome.reward, row.reward, 1 - outcome.cont, row.terminal, first
 
 
 def parts(state: Tree) -> list[Tree]:
@@ -46,30 +46,30 @@ def parts(state: Tree) -> list[Tree]:
 
 
 def seen(model: SequenceModel, rows: Step, states: Tree) -> FramePredictions:
-    """What is told of each of the rows [T, B] from the state in which it has been seen."""
+    """What is predicted of each of the rows [T, B] from the state in which it has been seen."""
     after = tree_map_only(Tensor, lambda x: x[2:].flatten(0, 1), states)
     row = from_second(rows, 1, 1)
-    told = telling(model, after, model.outcome(model.features(after)), row, torch.ones_like(row.first))
-    return compared(rows, 1, [told])
+    predicted = telling(model, after, model.outcome(model.features(after)), row, torch.ones_like(row.first))
+    return compared(rows, 1, [predicted])
 
 
 def imagined(model: SequenceModel, rows: Step, states: Tree, steps: int) -> FramePredictions:
-    """What is told of `steps` rows that were not seen, from the actions that were taken."""
+    """What is predicted of `steps` rows that were not seen, from the actions that were taken."""
     state = tree_map_only(Tensor, lambda x: x[1 : len(x) - steps].flatten(0, 1), states)
     goes_on = torch.ones_like(from_second(rows, steps, 0).first)
-    told = []
+    predicted = []
     for h in range(1, steps + 1):
         row = from_second(rows, steps, h)
         state, outcome = model.imagine(state, row.action)
-        told.append(telling(model, state, outcome, row, goes_on))
-        goes_on = told[-1][2]
-    return compared(rows, steps, told)
+        predicted.append(telling(model, state, outcome, row, goes_on))
+        goes_on = predicted[-1][2]
+    return compared(rows, steps, predicted)
 
 
-def compared(rows: Step, steps: int, told: list[tuple[Tensor, ...]]) -> FramePredictions:
-    """What was told of each step, beside the two frames that were last seen."""
+def compared(rows: Step, steps: int, predicted: list[tuple[Tensor, ...]]) -> FramePredictions:
+    """What was predicted of each step, beside the two frames that were last seen."""
     start, before = (from_second(rows, steps, later).obs for later in (0, -1))
-    return FramePredictions(start, before, *(torch.stack(x) for x in zip(*told, strict=True)))
+    return FramePredictions(start, before, *(torch.stack(x) for x in zip(*predicted, strict=True)))
 
 
 def main() -> None:
@@ -109,7 +109,7 @@ def main() -> None:
 
 
 REWARDS = {"reward_precision", "reward_recall", "reward_calibration"}
-"""Figures of a sign's probability: here rewards are told as they are."""
+"""Figures of a sign's probability: here rewards are predicted as they are."""
 
 
 if __name__ == "__main__":

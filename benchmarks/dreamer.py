@@ -205,7 +205,7 @@ def chosen(given: argparse.Namespace, model: str) -> tuple[DictConfig, EnvSpec]:
         f"algo.update.batch={given.starts}",
     ]
     words += ["policy.width=${dynamics.width}", "policy.norm=true", "policy.bins=255"]
-    words += ["dynamics.blocks=1"] if given.dreamerv3_torch else []
+    words += ["dynamics.state.blocks=1"] if given.dreamerv3_torch else []
     cfg = compose_config(words)
     envs = env_makers(cfg)[1](1, TRAIN)
     envs.close()
@@ -223,7 +223,7 @@ def rows(given: argparse.Namespace, spec: EnvSpec) -> Step:
         obs = torch.randint(2, (*shape, *spec.obs_shape), dtype=torch.uint8)
     else:
         obs = torch.randn(*shape, *spec.obs_shape)
-    action = spec.random(given.length * given.batch).unflatten(0, shape)
+    action = spec.sample(given.length * given.batch).unflatten(0, shape)
     no = torch.zeros(shape, dtype=torch.bool)
     return Step(action, obs, torch.randn(shape), no, no)
 

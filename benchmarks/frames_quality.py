@@ -76,11 +76,11 @@ def played(game: str, steps: int, seed: int, stack: int) -> Iterator[tuple[EnvSp
     random = torch.cat([torch.ones(NUM // 4), torch.linspace(0.5, 0.02, NUM - NUM // 4)])
     row = envs.reset()
     yield envs.spec, row
-    held = envs.spec.random(NUM)
+    held = envs.spec.sample(NUM)
     for _ in range(steps // NUM):
-        held = torch.where(torch.rand(NUM) < 0.2, envs.spec.random(NUM), held)
+        held = torch.where(torch.rand(NUM) < 0.2, envs.spec.sample(NUM), held)
         wise = follow(row.obs[:, -2:]) if game == "breakout" else held
-        row = envs.step(torch.where(torch.rand(NUM) < random, envs.spec.random(NUM), wise))
+        row = envs.step(torch.where(torch.rand(NUM) < random, envs.spec.sample(NUM), wise))
         yield envs.spec, row
     envs.close()
 
@@ -152,7 +152,7 @@ def measure(seen: FramePredictions, game: str) -> dict[str, float]:
     return found | {"earned": trusted_horizon(every["tiles"])}
 
 
-def train(model: FrameModel, fit: ImageTrainer, replay: Replay, args: argparse.Namespace, told: Any) -> None:
+def train(model: FrameModel, fit: ImageTrainer, replay: Replay, args: argparse.Namespace, report: Any) -> None:
     """So many updates, with a learning rate that falls to nothing over the last half."""
     indices, _ = fit.split(fit.windows(model, replay, args.unroll))
     kinds = fit.prepare(model, replay, indices)
@@ -163,7 +163,7 @@ def train(model: FrameModel, fit: ImageTrainer, replay: Replay, args: argparse.N
         with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16, cache_enabled=False):
             metrics = model.update(model_rows(model, replay, fit.oversample_events(drawn, kinds), args.unroll))[1]
         if (k + 1) % args.every == 0 or k + 1 == args.updates:
-            told(k + 1, time.monotonic() - begun, {n: float(v) for n, v in metrics.items()})
+            report(k + 1, time.monotonic() - begun, {n: float(v) for n, v in metrics.items()})
 
 
 def parsed() -> argparse.Namespace:
@@ -223,7 +223,9 @@ def main() -> None:
     )
     table: list[dict[str, Any]] = []
 
-    def told(updates: int, seconds: float, losses: dict[str, float], of: Any = model, name: str = args.target) -> None:
+    def report(
+        updates: int, seconds: float, losses: dict[str, float], of: Any = model, name: str = args.target
+    ) -> None:
         seen = look(of, rows, args.bf16)
         result = {"model": name, "game": args.game, "updates": updates, "samples": updates * args.batch * args.members,
                   "minutes": round(seconds / 60, 1)} | measure(seen, args.game)  # fmt: skip
@@ -240,10 +242,10 @@ def main() -> None:
         if args.csv:
             write(table, args.csv)
 
-    told(0, 0.0, {}, Copy(model), "copy")
+    report(0, 0.0, {}, Copy(model), "copy")
     if args.load:
-        told(args.begun, 0.0, {})
-    train(model, fit, replay, args, told)
+        report(args.begun, 0.0, {})
+    train(model, fit, replay, args, report)
 
 
 def write(table: list[dict[str, Any]], path: Path) -> None:

@@ -59,7 +59,7 @@ def main() -> None:
     print("horizon  population   calm  gliding  ms a plan")
     for horizon in given.horizons:
         for population in given.populations:
-            planner = MPPI(horizon, population, None, 1, 1, 1.0, 1.0, 0.7, 0.05, 0.1)
+            planner = MPPI(horizon, population, None, 1, 1, 1.0, 1.0)
             torch.manual_seed(0)
             began = time.perf_counter()
             shares = [survival(planner, starts(given.starts), given.steps) for starts in (calm, gliding)]

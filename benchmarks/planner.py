@@ -114,9 +114,9 @@ class Variant:
 
     def plan(self, obs: Tensor) -> Tensor:
         """[B, 4] -> [B, H, 1]: the best sequence found."""
-        warm = self.planner.start(SPEC, len(obs), self.device)
+        previous = self.planner.start(SPEC, len(obs), self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-            return self.planner.plan(self.model, obs, warm, PlanContext())[1]["mean"]
+            return self.planner.plan(self.model, obs, previous, PlanContext())[1]["mean"]
 
 
 def starts(device: str) -> Tensor:

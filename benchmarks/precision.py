@@ -79,7 +79,7 @@ def imagine(runner: Runner) -> Job:
     algo: Any = runner.algo
     fit(runner)()
     states = algo.model.start_states(runner.replay, algo.rollouts.starts)
-    actions = algo.spec.random(algo.rollouts.starts)
+    actions = algo.spec.sample(algo.rollouts.starts)
     return lambda: algo.model.imagine(states, actions)
 
 
@@ -129,9 +129,9 @@ def prepare(case: str, precision: str) -> tuple[Runner, Job]:
     never = ("eval.every=0", "checkpoint.every=0", "steps=10_000_000", "replay.capacity=20_000")
     folder = tempfile.mkdtemp()
     runner = make_run(algo, env, *rest, *never, f"runtime.precision={precision}", folder=folder)
-    runner.begin()
+    runner.reset()
     for _ in range(max(ROWS // runner.envs.num, getattr(runner.algo, "horizon", 0) + 1)):
-        runner.newest = runner.envs.step(runner.envs.spec.random(runner.envs.num)).to(runner.device)
+        runner.newest = runner.envs.step(runner.envs.spec.sample(runner.envs.num)).to(runner.device)
         runner.replay.add(runner.newest)
     with runner.autocast():
         return runner, make(runner)

@@ -230,9 +230,9 @@ def main() -> None:
         here, there = spawn.Pipe()
         spawn.Process(target=serve, args=(given.threads, make, there), daemon=True).start()
         there.close()  # so that a process that fails is noticed
-        told = here.recv()
-        units |= told
-        lines |= dict.fromkeys(told, here)
+        received = here.recv()
+        units |= received
+        lines |= dict.fromkeys(received, here)
     times: dict[str, list[tuple[float, float, float]]] = {name: [] for name in sorted(lines, key=lambda x: x[:9])}
     for _ in range(given.rounds):
         for name, each in times.items():

@@ -32,7 +32,7 @@ from mbrl_lab.env.vector import DIFFERENT
 from mbrl_lab.monitor import Monitor, Stop
 from mbrl_lab.nets.speed import compile_parts, keep_freed_memory
 from mbrl_lab.replay import Replay
-from mbrl_lab.runner import TRAIN, Runner, Schedule
+from mbrl_lab.runner import TRAIN, Compute, Runner, Schedule
 from mbrl_lab.scores import Reference
 from mbrl_lab.tracking.checkpoint import Checkpoint
 from mbrl_lab.tracking.folder import Opening, RunFolder, RunRefused, plain
@@ -187,8 +187,8 @@ def build_runner(cfg: DictConfig, folder: RunFolder) -> Runner:
     chosen = choose_arithmetic(cfg.runtime.precision, last, device, algo, began)
     if chosen.warning:
         log.warning(chosen.warning)
-    parts = (algo, make_envs, envs, replay, folder, tracker, monitor, schedule)
-    return Runner(*parts, cfg.seed, device, chosen.dtype, reference, chosen.why)
+    compute = Compute(device, chosen.dtype, chosen.why)
+    return Runner(algo, make_envs, envs, replay, tracker, monitor, schedule, cfg.seed, compute, reference)
 
 
 def stored_precisions(folder: RunFolder) -> tuple[str | None, str | None]:
@@ -252,7 +252,7 @@ def start(
 
     # The folder is opened last, so that a config that cannot be built leaves no trace in it.
     runner = build_runner(cfg, folder)
-    runner.algo.allocate()
+    runner.algo.allocate_memory()
     copied = warm_start(runner.algo, cfg, folder)
     opening = folder.open(as_started(cfg, runner), overrides, partial(default_of, overrides, confs))
     return runner, opening, copied

@@ -36,7 +36,7 @@ class WorldModel(nn.Module):
 
     recurrent = False
     """Whether its state is a belief that depends on all steps since the episode began."""
-    context = 1
+    context_length = 1
     """The least number of replay steps from which `sample_features` infers a belief."""
     measures_disagreement = False
     """Whether `disagreement` is implemented."""
@@ -84,9 +84,9 @@ class WorldModel(nn.Module):
             state, outcome = self.imagine(state, actions[-1])
             features.append(self.features(state))
             outcomes.append(outcome)
-        reward, discount = (torch.stack(x) for x in zip(*outcomes, strict=True))
+        reward, cont = (torch.stack(x) for x in zip(*outcomes, strict=True))
         valid = torch.ones_like(reward, dtype=torch.bool)
-        return Trajectory(torch.stack(features), torch.stack(actions), reward, discount, valid)
+        return Trajectory(torch.stack(features), torch.stack(actions), reward, cont, valid)
 
     def fit(self, replay: Replay, updates: int | None = None) -> FitResult:
         """Train on replay by the trainer's schedule, or for `updates` gradient steps; the default does nothing."""
@@ -122,7 +122,7 @@ class WorldModel(nn.Module):
         """
         if self.feature_spec == self.spec:
             return replay.sample(batch, length, n_step)
-        steps = replay.sample(batch, max(length, self.context))
+        steps = replay.sample(batch, max(length, self.context_length))
         states = tree_map_only(Tensor, lambda x: x[-length:].flatten(0, 1), self.infer(steps))
         features = self.features(states).unflatten(0, (length, batch))
         return bootstrap_windows(steps.at(slice(len(steps.first) - length, None))._replace(obs=features), n_step)
@@ -158,7 +158,7 @@ class WorldModel(nn.Module):
 
 
 class Candidates(NamedTuple):
-    """The sequences and scores of one planning iteration, passed to a planner's `watch` hook."""
+    """The sequences and scores of one planning iteration, passed to a planner's `on_candidates` hook."""
 
     iteration: int
     sequences: Tensor  # [B, N, H] int64 or [B, N, H, A] float32
@@ -168,14 +168,14 @@ class Candidates(NamedTuple):
 class Planner(Protocol):
     """A search for actions in a world model. It has no learned weights."""
 
-    watch: Callable[[Candidates], None] | None
+    on_candidates: Callable[[Candidates], None] | None
     horizon: int
     discount: float
 
     def start(self, spec: EnvSpec, batch: int, device: torch.device | str) -> Tree:
         """The initial plan, for `batch` environments."""
 
-    def plan(self, model: WorldModel, state: Tree, warm: Tree, context: PlanContext) -> tuple[Tensor, Tree]:
+    def plan(self, model: WorldModel, state: Tree, previous: Tree, context: PlanContext) -> tuple[Tensor, Tree]:
         """(model, state [B], the plan of the previous step, context) -> (action [B], plan).
 
         plan["score"] [B] is the predicted return: rewards up to the horizon plus the value after it.
@@ -231,7 +231,7 @@ class Policy(nn.Module):
         """Learn from [L, B] steps."""
         raise NotImplementedError
 
-    def update_own(self, steps: Step, chosen: Tensor) -> Metrics:
+    def update_on_policy(self, steps: Step, chosen: Tensor) -> Metrics:
         """`update` on [T + 1, B] steps of its own; `chosen` [T, B] is false where the environment chose the action."""
         return self.update(steps)
 
@@ -279,7 +279,7 @@ class Algo(nn.Module):
         """Make the updates that are due between two counts of environment steps."""
         raise NotImplementedError
 
-    def allocate(self) -> None:
+    def allocate_memory(self) -> None:
         """Allocate the memory of training. Raises a ValueError that names the settings if there is too little."""
 
     def get_extra_state(self) -> Tree:
@@ -304,7 +304,7 @@ class Logger(Protocol):
 
 
 @runtime_checkable
-class Gallery(Protocol):
+class FileLogger(Protocol):
     """A logger that also stores pictures and videos."""
 
     def attach(self, paths: Sequence[Path]) -> None:

@@ -168,7 +168,7 @@ class Replay:
 
     # ---- priorities
 
-    def draw(self, batch: int, length: int) -> tuple[Tensor, Tensor]:
+    def sample_by_priority(self, batch: int, length: int) -> tuple[Tensor, Tensor]:
         """Windows of `length` steps in proportion to their priorities: (indices [batch], ratios [batch]).
 
         A ratio is how many times as probable the window was as under uniform sampling. All draws from a replay have

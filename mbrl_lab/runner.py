@@ -25,7 +25,6 @@ from mbrl_lab.protocols import Algo
 from mbrl_lab.replay import Replay
 from mbrl_lab.scores import Reference, summary
 from mbrl_lab.tracking.checkpoint import Checkpoint
-from mbrl_lab.tracking.folder import RunFolder
 from mbrl_lab.tracking.progress import EvaluationNote
 from mbrl_lab.tracking.signals import UNDRAWN, Signals
 from mbrl_lab.tracking.state import (
@@ -60,6 +59,15 @@ class Schedule:
     best: str = "eval/return"  # the metric by which a policy is the best so far
 
 
+@dataclass(frozen=True)
+class Compute:
+    """Where, and in which precision, networks compute."""
+
+    device: torch.device
+    precision: torch.dtype  # float32 or bfloat16
+    why: str = ""  # the reason for the precision, printed at the start
+
+
 class EvaluationStopped(Exception):
     """A signal arrived during an evaluation. The evaluation has changed nothing and is still due."""
 
@@ -85,15 +93,12 @@ class Runner:
         make_envs: (number of environments, stream of episode seeds) -> environments to evaluate in.
         envs: environments to train in.
         replay: holds the steps of training.
-        folder: the folder that everything is written to.
-        tracker: writes metrics, episodes and videos.
+        tracker: writes metrics, episodes and videos into the run's folder.
         monitor: warns of odd metrics, and stops the run early.
         schedule: the length of the run and the intervals of its events.
         seed: the run's seed.
-        device: the device of the networks.
-        precision: float32 or bfloat16, the dtype in which networks compute.
+        compute: the device and precision of the networks.
         reference: returns by which scores are normalised.
-        precision_why: the reason for the precision, printed at the start.
     """
 
     def __init__(
@@ -102,29 +107,26 @@ class Runner:
         make_envs: Callable[[int, int], Envs],
         envs: Envs,
         replay: Replay,
-        folder: RunFolder,
         tracker: Tracker,
         monitor: Monitor,
         schedule: Schedule,
         seed: int,
-        device: torch.device,
-        precision: torch.dtype,
+        compute: Compute,
         reference: Reference | None = None,
-        precision_why: str = "",
     ) -> None:
         self.algo = algo
         self.make_envs = make_envs
         self.envs = envs
         self.replay = replay
-        self.folder = folder
+        self.folder = tracker.folder
         self.tracker = tracker
         self.monitor = monitor
         self.schedule = schedule
         self.seed = seed
-        self.device = device
-        self.precision = precision
+        self.device = compute.device
+        self.precision = compute.precision
+        self.precision_why = compute.why
         self.reference = reference
-        self.precision_why = precision_why
 
         self.steps = 0  # environment steps of training
         self.newest: Step | None = None  # the vector step that the policy acts on next
@@ -144,7 +146,7 @@ class Runner:
         loaded = checkpoint.load()
         with Signals() as self.signals, self.tracker:
             if loaded is None:
-                self.begin()
+                self.reset()
             else:
                 self.load_state_dict(loaded.state, loaded.steps)
 
@@ -162,17 +164,17 @@ class Runner:
 
             # Training is saved by now, so the rest can be repeated after a resume.
             episodes = self.evaluate_final()
-            with self.signals.at_once(self.preempt):
-                final = self.finish(episodes)
+            with self.signals.immediately(self.preempt):
+                final = self.log_final(episodes)
             self.folder.mark("done", self.steps)
             self.signals.words = UNDRAWN.format(shlex.quote(str(self.folder.path)))
 
             # Videos last: drawing may hang or crash, and no result depends on it.
-            with self.signals.at_once(self.signals.hand_over):
+            with self.signals.immediately(self.signals.hand_over):
                 self.tracker.film_final(episodes[: self.schedule.video_final], self.steps)
         return final
 
-    def begin(self) -> None:
+    def reset(self) -> None:
         """Reset the environments of a run that begins here."""
         self.tracker.restart()
         self._store(self.envs.reset())
@@ -266,7 +268,7 @@ class Runner:
             except EvaluationStopped:
                 self.preempt()
 
-    def finish(self, episodes: list[Episode]) -> dict[str, float]:
+    def log_final(self, episodes: list[Episode]) -> dict[str, float]:
         """Log the final evaluation, the last row of a run."""
         self.tracker.evaluated(episodes, self.steps)
         final = summary("final", episodes, self.reference)

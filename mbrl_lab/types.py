@@ -89,13 +89,13 @@ class EnvSpec:
         # The same numbers as one_hot, which looks for the extremes of its input first and counts in int64.
         return torch.nn.functional.embedding(action, torch.eye(self.action_dim, device=action.device))
 
-    def random(self, batch: int, device: torch.device | str = "cpu") -> Tensor:
+    def sample(self, batch: int, device: torch.device | str = "cpu") -> Tensor:
         """[batch] actions drawn uniformly."""
         if self.discrete:
             return torch.randint(self.action_dim, (batch,), device=device)
         return torch.rand(batch, self.action_dim, device=device) * 2 - 1
 
-    def no_action(self, batch: int, device: torch.device | str = "cpu") -> Tensor:
+    def zero_action(self, batch: int, device: torch.device | str = "cpu") -> Tensor:
         """[batch] zeros: the action of a step that begins an episode."""
         if self.discrete:
             return torch.zeros(batch, dtype=torch.int64, device=device)
@@ -112,7 +112,7 @@ class Trajectory(NamedTuple):
     features: Tensor  # [H + 1, B, F]
     action: Tensor  # [H, B] or [H, B, A]
     reward: Tensor  # [H, B]
-    discount: Tensor  # [H, B]: the probability that the episode continues after the step
+    cont: Tensor  # [H, B]: the probability that the episode continues after the step
     valid: Tensor  # [H, B] bool: false where an episode boundary lies between step t and t + 1
 
 

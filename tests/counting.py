@@ -111,6 +111,6 @@ def play(envs: Envs, count: int) -> tuple[list[Step], list[Tensor]]:
     """The first rows and `count` more, by random actions."""
     steps, actions = [envs.reset()], []
     for _ in range(count):
-        actions.append(envs.spec.random(envs.num))
+        actions.append(envs.spec.sample(envs.num))
         steps.append(envs.step(actions[-1]))
     return steps, actions

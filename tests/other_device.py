@@ -1,4 +1,4 @@
-"""A make-believe CUDA device: finds tensors on the wrong device where there is no GPU.
+"""A simulated CUDA device: finds tensors on the wrong device where there is no GPU.
 
     with OtherDevice() as gpu:
         x = torch.arange(3, device="cuda")
@@ -134,7 +134,7 @@ class OtherDevice:
             "is_bf16_supported": lambda *_, **__: True,
             "device_count": lambda: 1,
             "current_device": lambda: 0,
-            "get_device_name": lambda *_: "make-believe",
+            "get_device_name": lambda *_: "simulated",
             "get_device_capability": lambda *_: (7, 0),
             "mem_get_info": lambda *_: (FREE, FREE),
             "synchronize": lambda *_: None,

@@ -26,7 +26,13 @@ EXTRA = {"dmc": ["dm_control"]}
 SMALL = {
     **{"planner.population": 16, "planner.elites": 4, "planner.horizon": 5, "planner.iterations": 1},
     **{"dynamics.members": 2, "dynamics.elites": 2, "dynamics.width": 16, "policy.width": 16},
-    **{"dynamics.length": 5, "dynamics.units": 16, "dynamics.blocks": 2, "dynamics.groups": 4, "dynamics.classes": 4},
+    **{
+        "dynamics.length": 5,
+        "dynamics.state.units": 16,
+        "dynamics.state.blocks": 2,
+        "dynamics.state.groups": 4,
+        "dynamics.state.classes": 4,
+    },
 }
 OF_IMAGES = {"planner.population": 4, "planner.horizon": 2, "dynamics.width": 8, "dynamics.trainer.max_updates": 4}
 """Images are many numbers, and a plan foresees them."""

@@ -1,4 +1,4 @@
-"""Every recipe on a make-believe CUDA device: no tensor is on the wrong one, see tests/other_device.py."""
+"""Every recipe on a simulated CUDA device: no tensor is on the wrong one, see tests/other_device.py."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_reads_of_steps_on_the_cpu_arrive_on_the_device() -> None:
         replay = Replay(spec, 20, 2, seed=0, device="cuda", storage="cpu")
         for t in range(10):
             no = torch.zeros(2, dtype=torch.bool)
-            replay.add(Step(spec.no_action(2), torch.full((2, 2), float(t)), torch.zeros(2), no, no | (t == 0)))
+            replay.add(Step(spec.zero_action(2), torch.full((2, 2), float(t)), torch.zeros(2), no, no | (t == 0)))
         indices = replay.transitions()
         found = [
             *replay.sample(4, 3),
@@ -62,7 +62,7 @@ def test_reads_of_steps_on_the_cpu_arrive_on_the_device() -> None:
             *replay.rewards_and_terminals(indices),
             indices,
         ]
-        found += [replay.terminal_windows(2), replay.windows(4, 2), *replay.draw(4, 2)]
+        found += [replay.terminal_windows(2), replay.windows(4, 2), *replay.sample_by_priority(4, 2)]
         assert all(x.is_cuda for x in found)
         assert not replay.store.obs.is_cuda and not replay.steps(0, 10).obs.is_cuda
 
@@ -166,7 +166,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     ),
     "dreamer_continuous": (
         "policy.gradient=dynamics",
-        "dynamics.gaussian=true",
+        "dynamics.state.gaussian=true",
         "dynamics.bins=11",
         "dynamics.decode=false",
         "preset=none",

@@ -23,32 +23,32 @@ def row(*action: Any, first: int = -1) -> Step:
     return Step(torch.tensor(action), torch.zeros(b, 1), torch.zeros(b), torch.zeros(b, dtype=torch.bool), begins)
 
 
-def told(actions: Actions) -> tuple[dict[str, float], int]:
+def logged(actions: Actions) -> tuple[dict[str, float], int]:
     metrics, count = actions.metrics()
     return {k: float(v) for k, v in metrics.items()}, count
 
 
 def test_fractions_of_discrete_actions() -> None:
     actions = Actions(THREE)
-    assert told(actions) == ({}, 0)
+    assert logged(actions) == ({}, 0)
     for step in (row(0, 2), row(2, 2), row(0, 1, first=0)):
         actions.add(step)
     expected = {"actions/0": 0.2, "actions/1": 0.2, "actions/2": 0.6, "actions/top": 0.6}
-    assert told(actions) == (pytest.approx(expected), 5), "the action of a row that begins an episode was not taken"
-    assert told(actions) == ({}, 0), "told once"
+    assert logged(actions) == (pytest.approx(expected), 5), "the action of a row that begins an episode was not taken"
+    assert logged(actions) == ({}, 0), "logged once"
 
 
 def test_many_actions_have_only_their_largest_fraction() -> None:
     actions = Actions(EnvSpec((1,), torch.float32, 19, True))
     actions.add(row(18, 18, 3, 5))
-    assert told(actions) == ({"actions/top": 0.5}, 4)
+    assert logged(actions) == ({"actions/top": 0.5}, 4)
 
 
 def test_sizes_of_continuous_actions() -> None:
     actions = Actions(PLANE)
     actions.add(row([-1.0, 0.5], [9.0, 9.0], first=1))
     actions.add(row([0.0, 1.0], [-0.5, 0.0]))
-    metrics, count = told(actions)
+    metrics, count = logged(actions)
     sizes = torch.tensor([1, 0.5, 0, 1, 0.5, 0])
     assert count == 3 and metrics["actions/at_bounds"] == pytest.approx(2 / 6)
     assert metrics["actions/mean_abs"] == pytest.approx(0.5)
@@ -60,11 +60,11 @@ def test_action_fractions_are_the_same_to_the_bit_after_a_resume(
     spec: EnvSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "CHUNK", 7)
-    steps = [row(*spec.random(2).tolist()) for _ in range(60)]
+    steps = [row(*spec.sample(2).tolist()) for _ in range(60)]
     whole = Actions(spec)
     for step in steps:
         whole.add(step)
-    expected = told(whole)
+    expected = logged(whole)
     for stop in range(0, 60, 5):
         one, other = Actions(spec), Actions(spec)
         for step in steps[:stop]:
@@ -72,7 +72,7 @@ def test_action_fractions_are_the_same_to_the_bit_after_a_resume(
         other.load_state_dict(one.state_dict())
         for step in steps[stop:]:
             other.add(step)
-        assert told(other) == expected
+        assert logged(other) == expected
 
 
 def watch(monitor: Monitor, step: int, action: Any, count: int = 200, **metrics: float) -> None:

@@ -1,4 +1,4 @@
-"""The make-believe device refuses what CUDA refuses, and nothing that CUDA takes."""
+"""The simulated device refuses what CUDA refuses, and nothing that CUDA takes."""
 
 from __future__ import annotations
 

@@ -40,8 +40,14 @@ PLANNERS = ("random_shooting", "cem", "icem", "mppi")
 TINY: dict[str, Any] = {
     **{"algo.warmup": 12, "algo.update.batch": 4, "algo.update.number": 1, "algo.update.every": 8},
     **{"algo.rollouts.starts": 4, "algo.rollouts.epoch": 1000, "algo.pretrain": 1, "algo.horizon": 6},
-    **{"dynamics.width": 8, "dynamics.depth": 1, "dynamics.members": 2, "dynamics.elites": 2, "dynamics.latent": 8},
-    **{"dynamics.length": 4, "dynamics.units": 8, "dynamics.blocks": 2, "dynamics.groups": 2, "dynamics.classes": 2},
+    **{"dynamics.width": 8, "dynamics.depth": 1, "dynamics.members": 2, "dynamics.elites": 2, "dynamics.state.size": 8},
+    **{
+        "dynamics.length": 4,
+        "dynamics.state.units": 8,
+        "dynamics.state.blocks": 2,
+        "dynamics.state.groups": 2,
+        "dynamics.state.classes": 2,
+    },
     **{"dynamics.trainer.batch": 4, "dynamics.trainer.max_updates": 2, "dynamics.trainer.patience": 0},
     **{"planner.population": 6, "planner.elites": 2, "planner.horizon": 2, "planner.iterations": 2},
     **{"policy.width": 8, "policy.depth": 1, "policy.optim.epochs": 1, "policy.optim.minibatches": 2},
@@ -110,7 +116,7 @@ def recorded(family: str) -> tuple[EnvSpec, list[Step]]:
     envs = env_makers(base(family))[1](2, TRAIN)
     steps = [envs.reset()]
     for _ in range(13):
-        steps.append(envs.step(envs.spec.random(2)))
+        steps.append(envs.step(envs.spec.sample(2)))
     envs.close()
     return envs.spec, steps
 
@@ -161,7 +167,7 @@ def built(pair: Pair) -> Algo | str:
     try:
         check(cfg)
         algo: Algo = build(cfg.algo)(recorded(pair[1])[0])
-        algo.allocate()
+        algo.allocate_memory()
     except (ConfigError, ValueError) as error:
         return str(error)
     return algo

@@ -31,7 +31,7 @@ def more(replay: Replay, rows: int) -> None:
 
 def frequencies(replay: Replay, length: int, batch: int = 20_000) -> dict[int, float]:
     """How often each index is drawn."""
-    indices, counts = replay.draw(batch, length)[0].unique(return_counts=True)
+    indices, counts = replay.sample_by_priority(batch, length)[0].unique(return_counts=True)
     return {int(index): int(count) / batch for index, count in zip(indices, counts, strict=True)}
 
 
@@ -73,10 +73,10 @@ def test_a_priority_of_zero_is_never_drawn_however_sums_are_rounded() -> None:
 
 def test_indices_are_drawn_in_proportion_and_the_ratio_is_to_uniform() -> None:
     replay = filled(5, 10)
-    replay.draw(1, 2)
+    replay.sample_by_priority(1, 2)
     replay.set_priorities(torch.arange(4), torch.tensor([1.0, 2.0, 5.0, 8.0]))
     assert frequencies(replay, 2) == pytest.approx({0: 1 / 16, 1: 2 / 16, 2: 5 / 16, 3: 8 / 16}, abs=1e-3)
-    indices, ratio = replay.draw(1000, 2)
+    indices, ratio = replay.sample_by_priority(1000, 2)
     wanted = torch.tensor([1.0, 2.0, 5.0, 8.0], dtype=torch.float64) / 16 * 4
     torch.testing.assert_close(ratio, wanted[indices])
 
@@ -84,7 +84,7 @@ def test_indices_are_drawn_in_proportion_and_the_ratio_is_to_uniform() -> None:
 def test_each_draw_comes_from_a_stratum_of_its_own() -> None:
     replay = filled(9, 20)
     for _ in range(5):
-        assert replay.draw(8, 2)[0].tolist() == list(range(8))
+        assert replay.sample_by_priority(8, 2)[0].tolist() == list(range(8))
 
 
 def test_fresh_windows_get_the_largest_so_far_and_unfinished_ones_nothing() -> None:
@@ -103,12 +103,12 @@ def test_over_the_rings_seam_only_complete_windows_are_drawn(rows: int, num_envs
     """One row at a time, and in one go."""
     slow, fast = filled(4, 10, num_envs), filled(rows, 10, num_envs)
     while slow.added < rows:
-        slow.draw(3, 4)
+        slow.sample_by_priority(3, 4)
         more(slow, 1)
     wanted = set(range(fast.oldest * num_envs, (rows - 3) * num_envs))
     for replay in (slow, fast):
         assert set(frequencies(replay, 4, 2000)) == wanted
-        indices, ratio = replay.draw(50, 4)
+        indices, ratio = replay.sample_by_priority(50, 4)
         windows = replay.read(indices, 4).obs[..., 0]
         assert torch.equal(windows, indices + num_envs * torch.arange(4.0).unsqueeze(-1))
         assert (ratio - 1).abs().max() < 1e-12
@@ -116,7 +116,7 @@ def test_over_the_rings_seam_only_complete_windows_are_drawn(rows: int, num_envs
 
 def test_what_was_overwritten_loses_its_priority_and_cannot_get_another() -> None:
     replay = filled(10, 10)
-    replay.draw(1, 2)
+    replay.sample_by_priority(1, 2)
     replay.set_priorities(torch.arange(9), torch.full((9,), 0.5))
     replay.set_priorities(torch.tensor([2]), torch.tensor([100.0]))
     more(replay, 3)
@@ -132,7 +132,7 @@ def test_restored_it_draws_the_same_to_the_bit() -> None:
 
     def learn(r: Replay, error: Tensor) -> tuple[Tensor, Tensor]:
         more(r, 3)
-        indices, ratio = r.draw(len(error), 3)
+        indices, ratio = r.sample_by_priority(len(error), 3)
         r.set_priorities(indices, error)
         return indices, ratio
 
@@ -150,7 +150,7 @@ def test_restored_it_draws_the_same_to_the_bit() -> None:
 
 def test_windows_that_are_not_there_are_refused() -> None:
     with pytest.raises(ValueError, match=r"raise algo\.warmup"):
-        filled(3, 10).draw(4, 4)
+        filled(3, 10).sample_by_priority(4, 4)
 
 
 def test_a_million_indices_cost_little() -> None:

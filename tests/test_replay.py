@@ -141,7 +141,7 @@ def test_indices_never_change_while_steps_come() -> None:
     replay.add(envs.reset())
     remembered: dict[int, tuple[float, ...]] = {}
     for _ in range(60):
-        replay.add(envs.step(envs.spec.random(2)))
+        replay.add(envs.step(envs.spec.sample(2)))
         indices = replay.transitions()
         obs = replay.read(indices, 2).obs.movedim(0, 1).flatten(1)
         for index, x in zip(indices.tolist(), obs.tolist(), strict=True):

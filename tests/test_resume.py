@@ -388,11 +388,11 @@ def test_a_run_older_than_a_setting_resumes_with_its_default(tmp_path: Path) -> 
 
     resume()
     stored = RunFolder(tmp_path).config()
-    del stored["init_parts"], stored["replay"]["device"], stored["dynamics"]["free_nats"]
-    del stored["algo"]["dynamics"]["free_nats"]
+    del stored["init_parts"], stored["replay"]["device"], stored["dynamics"]["clip"]
+    del stored["algo"]["dynamics"]["clip"]
     OmegaConf.save(stored, tmp_path / "config.yaml")
-    with pytest.raises(RunRefused, match=r"\n  dynamics.free_nats: \(absent\) -> 2.5$"):
-        resume("dynamics.free_nats=2.5")
+    with pytest.raises(RunRefused, match=r"\n  dynamics.clip: \(absent\) -> 2.5$"):
+        resume("dynamics.clip=2.5")
     resume()
     del stored["planner"]["horizon"], stored["algo"]["planner"]["horizon"]  # which debug=smoke changes
     OmegaConf.save(stored, tmp_path / "config.yaml")
@@ -402,9 +402,9 @@ def test_a_run_older_than_a_setting_resumes_with_its_default(tmp_path: Path) -> 
 
 def test_stored_latents_resume_exactly(tmp_path: Path) -> None:
     model = [
-        "dynamics.units=16",
-        "dynamics.groups=4",
-        "dynamics.classes=4",
+        "dynamics.state.units=16",
+        "dynamics.state.groups=4",
+        "dynamics.state.classes=4",
         "algo.hybrid=2",
         "dynamics.trainer.accumulate=2",
     ]
@@ -414,7 +414,7 @@ def test_stored_latents_resume_exactly(tmp_path: Path) -> None:
         "replay.capacity=120",
         "dynamics.anneal_updates=30",
         "policy.optim.anneal_updates=20",
-        "policy.actor.tau=0.1",
+        "policy.optim.actor_tau=0.1",
     ]
     whole(words, tmp_path / "a")
     stopped(words, tmp_path / "b", 83)

@@ -19,13 +19,14 @@ from mbrl_lab.env import Envs, Episode, episode_seed
 from mbrl_lab.monitor import Monitor, Stop
 from mbrl_lab.protocols import Algo
 from mbrl_lab.replay import Replay
-from mbrl_lab.runner import EVAL, FINAL, TRAIN, Runner, Schedule, summary
+from mbrl_lab.runner import EVAL, FINAL, TRAIN, Compute, Runner, Schedule, summary
 from mbrl_lab.scores import Reference
 from mbrl_lab.tracking.folder import RunFolder
 from mbrl_lab.tracking.tracker import Tracker
 from mbrl_lab.types import EnvSpec, Metrics, Step, Tree
 
 SPEC = EnvSpec((1,), torch.float32, 2, True)
+CPU = Compute(torch.device("cpu"), torch.float32)
 EPISODE = Episode(0, 0, 7, 1.0, 1, np.zeros(1, np.int64))
 FOREVER = Schedule(6, 4, 0, 2, 2, 1, 0, 0)
 
@@ -114,17 +115,18 @@ def runner_on(tape: Tape, schedule: Schedule, monkeypatch: pytest.MonkeyPatch) -
     replay.__dict__.update(num_envs=2, storage=torch.device("cpu"))
     folder = Writes(tape, "folder")
     folder.__dict__.update(last="last", best="best")
+    tracker = Writes(tape, "tracker", state_dict=dict, log=dict)
+    tracker.__dict__.update(folder=folder)
     monkeypatch.setattr(Runner, "size", lambda self: 0)
     parts: dict[str, Any] = {
         "algo": Actor(tape),
         "make_envs": make_envs,
         "envs": make_envs(2, TRAIN),
         "replay": replay,
-        "folder": folder,
-        "tracker": Writes(tape, "tracker", state_dict=dict, log=dict),
+        "tracker": tracker,
         "monitor": Monitor(SPEC, Stop()),
     }
-    return Runner(**parts, schedule=schedule, seed=0, device=torch.device("cpu"), precision=torch.float32)
+    return Runner(**parts, schedule=schedule, seed=0, compute=CPU)
 
 
 def test_a_row_holds_the_means_since_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,11 +226,10 @@ def real(
     envs, folder = make_envs(num, TRAIN), RunFolder(tmp_path)
     folder.open({"steps": schedule.steps}, [])
     tracker = Tracker(folder, {}, lambda path, seed, actions: None, 0)
-    parts: dict[str, Any] = {"replay": Replay(envs.spec, 100, num, 0), "folder": folder, "tracker": tracker}
+    parts: dict[str, Any] = {"replay": Replay(envs.spec, 100, num, 0), "tracker": tracker}
     parts["monitor"] = Monitor(envs.spec, Stop() if stop is None else stop)
     algo = Drawing() if algo is None else algo
-    rest: dict[str, Any] = {"seed": 0, "device": torch.device("cpu"), "precision": torch.float32}
-    return Runner(algo=algo, make_envs=make_envs, envs=envs, schedule=schedule, **parts, **rest)
+    return Runner(algo=algo, make_envs=make_envs, envs=envs, schedule=schedule, **parts, seed=0, compute=CPU)
 
 
 class Drawing(Algo):

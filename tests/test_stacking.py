@@ -106,9 +106,9 @@ def test_what_is_drawn_by_priority_has_all_its_frames() -> None:
     made = rows(24)
     replay = filled(made[:12], capacity=8)
     for row in made[12:]:
-        replay.draw(1, 2)
+        replay.sample_by_priority(1, 2)
         replay.add(row)
-    indices, _ = replay.draw(400, 2)
+    indices, _ = replay.sample_by_priority(400, 2)
     assert sorted(set((indices // NUM).tolist())) == list(range(16, 23))
     truth = torch.stack([row.obs for row in made])
     assert torch.equal(replay.read(indices, 2).obs[1], truth[indices // NUM + 1, indices % NUM])

@@ -112,7 +112,7 @@ class Dreamer(Learner):
         index = torch.multinomial(alive, self.update.batch, replacement=True)
         return tree_map_only(Tensor, lambda x: x[index], windows.states)
 
-    def allocate(self) -> None:
+    def allocate_memory(self) -> None:
         self.model.check_memory()
 
     def get_extra_state(self) -> dict[str, Any]:

@@ -70,7 +70,7 @@ class Learner(Algo):
 
     def random_action(self, step: Step) -> Tensor:
         """[B] actions drawn uniformly, for the newest step."""
-        return self.spec.random(len(step.first), step.first.device)
+        return self.spec.sample(len(step.first), step.first.device)
 
     def warmup_ends(self, before: int, after: int) -> bool:
         """Whether the warm-up's last step lies in (before, after], two counts of environment steps."""

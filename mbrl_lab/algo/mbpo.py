@@ -233,7 +233,7 @@ class MBPO(Learner):
         length = self.rollouts.length_at(step - self.warmup)
         return min(length, self.trusted_horizon) if self.rollouts.adaptive else length
 
-    def allocate(self) -> None:
+    def allocate_memory(self) -> None:
         self.model.check_memory()
         if self.keeps_rollouts:
             # Rollouts are kept by fits: as many batches as there are fits in the epochs to keep.
@@ -242,7 +242,7 @@ class MBPO(Learner):
             self.imagined = Imagined(self.model.feature_spec, fits, self.rollouts.starts, longest, device)
 
     def imagined_steps(self) -> Imagined:
-        assert self.imagined is not None, "allocate comes first"
+        assert self.imagined is not None, "allocate_memory comes first"
         return self.imagined
 
     def get_extra_state(self) -> dict[str, Any]:

@@ -2,10 +2,10 @@
 
 for each environment step:
     s = belief, which the model filters along the episode
-    plan: sequences a_1..a_H from the warm plan, scored by the model from s, `particles` rollouts each:
+    plan: sequences a_1..a_H from the previous step's plan, scored by the model from s, `particles` rollouts each:
         score = E[ sum_k discount^(k-1) alive_k r_k  +  discount^H alive_H V(s_H) ]           V: `value`, if any
         weigh the sequences by their scores, refit the proposal, repeat                       planner/search.py
-    take the plan's first action, keep the rest as the next step's warm plan
+    take the plan's first action, keep the plan for the next step
     every `every` steps:  fit the model p(s', r, continue | s, a) to replay                   dynamics.trainer
 """
 
@@ -89,7 +89,7 @@ class MPC(Learner):
         value = self.value
         return PlanContext(value.policy, lambda state: value(self.model.features(state)), explore, self.steps)
 
-    def allocate(self) -> None:
+    def allocate_memory(self) -> None:
         self.model.check_memory()
 
     def learn(self, replay: Replay, before: int, after: int) -> Metrics:

@@ -12,7 +12,7 @@ from mbrl_lab.protocols import Policy
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Metrics, Step, Tree
 
-EPSILON = 1e-6
+MIN_PRIORITY = 1e-6
 """Added to priorities, so that a window of TD error 0 may be drawn again."""
 
 
@@ -79,7 +79,7 @@ class OffPolicy(Learner):
 
     def learn_by_priority(self, replay: Replay, beta: float) -> Metrics:
         """A gradient step on windows drawn by priority, whose priorities it then updates."""
-        indices, ratio = replay.draw(self.update.batch, self.window)
+        indices, ratio = replay.sample_by_priority(self.update.batch, self.window)
 
         # w = (N P)^-beta / max w: the ratio is N P, each window's probability relative to uniform sampling.
         weight = ratio**-beta
@@ -87,7 +87,7 @@ class OffPolicy(Learner):
 
         steps = clipped(replay.read(indices, self.window, self.policy.n_step), self.reward_clip)
         metrics, priority = self.policy.update_weighted(steps, weight)
-        replay.set_priorities(indices, (priority.double() + EPSILON) ** self.priority_exponent)
+        replay.set_priorities(indices, (priority.double() + MIN_PRIORITY) ** self.priority_exponent)
         return metrics | {"replay/weight": weight.mean()}
 
     def beta(self, step: int) -> float:

@@ -17,7 +17,7 @@ class Random(Algo):
         self.spec = spec
 
     def act(self, step: Step, carry: Tree | None, explore: bool) -> tuple[Tensor, Tree]:
-        return self.spec.random(len(step.first), step.first.device), carry
+        return self.spec.sample(len(step.first), step.first.device), carry
 
     def learn(self, replay: Replay, before: int, after: int) -> Metrics:
         return {}

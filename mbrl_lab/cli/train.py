@@ -89,7 +89,7 @@ def run(cfg: DictConfig, path: Path, overrides: Sequence[str], confs: Sequence[P
 
         # The run is done, and its results are stored: a picture that fails is only a warning.
         print_line("drawing   what was learned")  # with a planner it takes a minute
-        with runner.signals as signals, signals.at_once(signals.hand_over):
+        with runner.signals as signals, signals.immediately(signals.hand_over):
             pictures = draw(runner)
         files = [*sorted(folder.videos.glob("*.mp4")), *(path for path in pictures if path.suffix == ".png")]
         runner.tracker.attach(files)

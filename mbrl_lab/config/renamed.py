@@ -28,6 +28,13 @@ KEYS: dict[str, str] = {
     "value.batch": "value.update.batch",
     "value.updates": "value.update.number",
     "value.every": "value.update.every",
+    "dynamics.latent": "dynamics.state.size",
+    "dynamics.gaussian": "dynamics.state.gaussian",
+    "dynamics.consistency": "dynamics.state.consistency",
+    "dynamics.units": "dynamics.state.units",
+    "dynamics.blocks": "dynamics.state.blocks",
+    "dynamics.groups": "dynamics.state.groups",
+    "dynamics.classes": "dynamics.state.classes",
     "algo.ends": "dynamics.trainer.terminal_fraction",
     "algo.accumulate": "dynamics.trainer.accumulate",
     "algo.latents": "dynamics.trainer.latents",
@@ -40,10 +47,8 @@ KEYS: dict[str, str] = {
     "policy.entropy_share": "policy.temperature.entropy_fraction",
     "policy.actor_lr": "policy.optim.actor_lr",
     "policy.critic_lr": "policy.optim.critic_lr",
-    "policy.actor_tau": "policy.actor.tau",
-    "policy.unimix": "policy.actor.unimix",
-    "policy.min_std": "policy.actor.min_std",
-    "policy.max_std": "policy.actor.max_std",
+    "policy.actor_tau": "policy.optim.actor_tau",
+    "policy.actor.tau": "policy.optim.actor_tau",
     "policy.alpha_lr": "policy.optim.alpha_lr",
     "policy.double": "policy.target.double",
     "policy.dueling": "policy.head.dueling",
@@ -77,10 +82,19 @@ KEYS: dict[str, str] = {
 """Dotted setting -> dotted setting. An entry covers everything below it, too: `dynamics.ends` answers
 `dynamics.termination.lr`. `group=option` -> `group=option` is a config file that was renamed."""
 
+CONSTANTS = (
+    *(f"planner.{key}" for key in ("alpha", "init_std", "min_std", "uniform_mix", "decay", "keep_elites")),
+    *(f"policy.{key}" for key in ("td_lambda", "unimix", "min_std", "max_std", "actor")),
+    *(f"dynamics.{key}" for key in ("balance", "unimix", "kl_prior", "kl_posterior", "free_nats")),
+)
+"""Settings that became constants."""
+
 GONE: dict[str, str] = {
     "algo.batch": "it is algo.update.batch; with algo=mpc dynamics.trainer.batch; ppo and random have none",
     "algo.starts": "it is algo.rollouts.starts of mbpo, algo.update.batch of dreamer",
-    "algo.reward_clip": "with algo=dreamer it is dynamics.trainer.reward_clip; mpc and random have none",
+    "algo.reward_clip": "mpc, dreamer and random have none",
+    **dict.fromkeys(CONSTANTS, "its default was the only value in use, and is a constant of the code now"),
+    "dynamics.trainer.reward_clip": "models learn all rewards as they are",
     "fit": "dynamics= chooses the trainer, too; its settings are dynamics.trainer.*",
     "policy.anneal_updates": "it is policy.resets.anneal_updates of ddqn, policy.optim.anneal_updates of others",
 }

@@ -188,7 +188,7 @@ def pace(envs: Envs) -> float:
     envs.reset()
     began = time.perf_counter()
     while time.perf_counter() - began < SECONDS:
-        envs.step(envs.spec.random(envs.num))
+        envs.step(envs.spec.sample(envs.num))
     return envs.steps / (time.perf_counter() - began)
 
 

@@ -48,7 +48,7 @@ def observed(envs: Envs) -> Tensor:
     """[B, *obs_shape] after STEPS random actions of one episode; of the last step if no episode is that long."""
     row, since = envs.reset(), 0
     for _ in range(50 * STEPS):
-        row = envs.step(envs.spec.random(envs.num))
+        row = envs.step(envs.spec.sample(envs.num))
         # Until then a stack has empty frames.
         since = 0 if row.first[0] else since + 1
         if since == STEPS:
@@ -63,7 +63,7 @@ def rendered(envs: Envs, make: Callable[..., Any]) -> tuple[NDArray[np.uint8], N
     with rendering(make) as env:
         obs, _ = env.reset(seed=0)
         for _ in range(STEPS):
-            action = envs.spec.random(1)[0].numpy()
+            action = envs.spec.sample(1)[0].numpy()
             obs, _, terminated, truncated, _ = env.step(int(action) if envs.spec.discrete else action)
             if terminated or truncated:
                 break

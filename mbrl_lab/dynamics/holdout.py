@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -13,31 +15,24 @@ POISSON = (0.3679, 0.7358, 0.9197, 0.9810, 0.9963, 0.9994)
 """P(X <= k) of Poisson(1), k = 0..5: the limit of drawing n of n rows with replacement (Oza & Russell 2001)."""
 
 
+@dataclass(eq=False)
 class HoldoutTrainer(Trainer[Model]):
-    """Epochs over the indices that are not held out, until nothing is gained.
+    """Epochs over the indices that are not held out, until the hold-out error of no member falls any more."""
 
-    Args:
-        batch: transitions in a gradient step, of each member.
-        holdout: fraction of the transitions that are never trained on.
-        max_holdout: the newest so many of them are validated on.
-        patience: epochs without a gain before a fit stops.
-        gain: fraction by which some member's hold-out error must fall.
-        max_updates: gradient steps in a fit; 0: no bound.
-        bootstrap: whether each member has its own resampling of the data.
-    """
-
-    def __init__(
-        self,
-        batch: int,
-        holdout: float,
-        max_holdout: int,
-        patience: int,
-        gain: float,
-        max_updates: int,
-        bootstrap: bool,
-    ) -> None:
-        self.batch, self.holdout, self.max_holdout = batch, holdout, max_holdout
-        self.patience, self.gain, self.max_updates, self.bootstrap = patience, gain, max_updates, bootstrap
+    batch: int
+    """Transitions in a gradient step, of each member."""
+    holdout: float
+    """Fraction of the transitions that are never trained on."""
+    max_holdout: int
+    """The newest so many of them are validated on."""
+    patience: int
+    """Epochs without a gain before a fit stops."""
+    gain: float
+    """Fraction by which some member's hold-out error must fall."""
+    max_updates: int
+    """Gradient steps in a fit. 0: no bound."""
+    bootstrap: bool
+    """Whether each member has its own resampling of the data."""
 
     def spent(self, tally: Tally) -> bool:
         """Whether no more updates are allowed."""

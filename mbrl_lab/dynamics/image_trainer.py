@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -29,31 +30,19 @@ STUDIED = 1_000
 """Frames that a model may look at before a fit."""
 
 
+@dataclass(eq=False)
 class ImageTrainer(HoldoutTrainer[Visual]):
-    """Continues from the weights of the last fit, for at most `max_updates` gradient steps (0: no bound) on batches of
-    `batch` transitions for each member, until no member's hold-out loss has fallen by the fraction `gain` for
-    `patience` epochs. In the second half of the updates the learning rate falls to a hundredth: the gradient noise of
-    the last updates would add up over the steps of a rollout.
+    """Continues from the weights of the last fit.
 
-    The fraction `events` of a batch begins just before a reward or a termination, half of it before each if both occur.
-    The index of a transition decides whether it is held out, and how often each member's `bootstrap` repeats it.
-    `objects`: what to look for in images when the model is validated.
+    In the second half of the updates the learning rate falls to a hundredth: the gradient noise of the last updates
+    would add up over the steps of a rollout. The index of a transition decides whether it is held out, and how often
+    each member's `bootstrap` repeats it.
     """
 
-    def __init__(
-        self,
-        batch: int,
-        holdout: float,
-        max_holdout: int,
-        patience: int,
-        gain: float,
-        max_updates: int,
-        bootstrap: bool,
-        events: float,
-        objects: FindObjects | None,
-    ) -> None:
-        super().__init__(batch, holdout, max_holdout, patience, gain, max_updates, bootstrap)
-        self.events, self.objects = events, objects
+    events: float
+    """Fraction of a batch that begins just before a reward or a termination, half before each if both occur."""
+    objects: FindObjects | None
+    """What to look for in images when the model is validated."""
 
     def fit(self, model: Visual, replay: Replay, updates: int | None) -> FitResult:
         train, test = self.split(self.windows(model, replay, model.unroll))

@@ -2,7 +2,7 @@
 
     z_0 = encode(x_0)                       the first step of a window
     z_t = z_{t-1} + step(z_{t-1}, a_{t-1})  its other steps, unrolled with the actions taken
-    loss = consistency * [D(sg(encode(x_t)), z_t) + balance * D(encode(x_t), sg(z_t))]
+    loss = consistency * [D(sg(encode(x_t)), z_t) + 0.1 * D(encode(x_t), sg(z_t))]
            - log p(x_t, r_t, continue_t | z_t)
 
 With `gaussian` encode and step give means and stds, and D is the KL; without it D is the squared distance.
@@ -10,6 +10,7 @@ With `gaussian` encode and step give means and stds, and D is the KL; without it
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -27,6 +28,20 @@ from mbrl_lab.types import EnvSpec, Metrics, Outcome, Step, Tree
 
 MIN_LOG_STD, MAX_LOG_STD = -5.0, 1.0
 
+BALANCE = 0.1
+"""Weight of the consistency loss for the encoder, relative to 1 for the transition network."""
+
+
+@dataclass(frozen=True)
+class LatentState:
+    """The latent vector z, and how it is predicted."""
+
+    size: int
+    gaussian: bool
+    """Encoder and transition network output means and stds, and imagination samples."""
+    consistency: float
+    """Weight of the distance between predicted and encoded latents."""
+
 
 class Normal(NamedTuple):
     """Independent Gaussians."""
@@ -42,9 +57,9 @@ class Normal(NamedTuple):
 
 
 class Latent(SequenceModel):
-    """See the top of this file. Its state is a vector z of `latent` numbers.
+    """See the top of this file. Its state is the vector z.
 
-    With `decode` it also reconstructs the observation from z. Vector observations are standardised by the mean and std
+    Vector observations are standardised by the mean and std
     of all steps that it was trained on.
     """
 
@@ -52,23 +67,37 @@ class Latent(SequenceModel):
         self,
         spec: EnvSpec,
         encoder: MakeEncoder,
-        latent: int,
+        state: LatentState,
         width: int,
         depth: int,
         length: int,
-        gaussian: bool,
         decode: bool,
-        consistency: float,
-        balance: float,
         bins: int,
         lr: float,
         clip: float,
         anneal_updates: int,
         trainer: Trainer[SequenceModel],
     ) -> None:
-        super().__init__(spec, latent, length, lr, clip, anneal_updates, trainer)
-        self.gaussian, self.consistency, self.balance = gaussian, consistency, balance
-        hidden, outputs = [width] * depth, latent * (1 + gaussian)
+        """
+        Args:
+            spec: of the observations.
+            encoder: makes the encoder of observations.
+            state: the latent vector.
+            width: units of a hidden layer.
+            depth: hidden layers.
+            length: steps in a window.
+            decode: also reconstruct the observation from z.
+            bins: rewards are a distribution over so many bins (two-hot); 0: a number.
+            lr: learning rate of Adam.
+            clip: largest norm of the gradient; 0: not clipped.
+            anneal_updates: updates in whose second half the learning rate falls to a hundredth; 0: never.
+            trainer: fits the model to replay.
+        """
+        super().__init__(spec, state.size, length, lr, clip, anneal_updates, trainer)
+        self.gaussian = state.gaussian
+        self.consistency = state.consistency
+        latent, hidden = state.size, [width] * depth
+        outputs = latent * (1 + state.gaussian)
 
         self.see = encoder(spec)
         self.scale = make_standardiser(spec, self.see)
@@ -139,9 +168,9 @@ class Latent(SequenceModel):
         return Normal(z + out.mean, out.log_std)
 
     def _consistency_loss(self, encoded: Normal, predicted: Normal) -> Tensor:
-        """[L, B]: D(sg(encoded), predicted) trains the step; `balance` times D(encoded, sg(predicted)) the encoder."""
+        """[L, B]: D(sg(encoded), predicted) trains the step; BALANCE times D(encoded, sg(predicted)) the encoder."""
         measure = kl_gaussian if self.gaussian else squared_distance
-        return measure(encoded.detach(), predicted) + self.balance * measure(encoded, predicted.detach())
+        return measure(encoded.detach(), predicted) + BALANCE * measure(encoded, predicted.detach())
 
     def _termination_loss(self, z: Tensor, terminal: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(self.end(z).float().squeeze(-1), terminal, reduction="none")

@@ -45,7 +45,7 @@ def begin(spec: EnvSpec, obs: Tensor) -> Step:
     """A row in which episodes begin, with observations [B, ...]."""
     batch, device = len(obs), obs.device
     no = torch.zeros(batch, dtype=torch.bool, device=device)
-    return Step(spec.no_action(batch, device), obs, torch.zeros(batch, device=device), no, ~no)
+    return Step(spec.zero_action(batch, device), obs, torch.zeros(batch, device=device), no, ~no)
 
 
 def real_trajectory(steps: Step) -> Trajectory:

@@ -6,11 +6,13 @@ posterior z_t ~ q(z_t | h_t, x_t)
 decoder   p(x_t, r_t, continue_t | h_t, z_t)
 
 loss = -log p(x_t, r_t, continue_t | h_t, z_t)
-       + kl_prior     * max(free_nats, KL(sg(q) || p))     dynamics loss:       trains the prior
-       + kl_posterior * max(free_nats, KL(q || sg(p)))     representation loss: trains the posterior
+       + max(1, KL(sg(q) || p))                      dynamics loss:       trains the prior
+       + 0.1 * max(1, KL(q || sg(p)))                representation loss: trains the posterior
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -28,12 +30,34 @@ from mbrl_lab.nets.precision import fp32_if_few
 from mbrl_lab.ops import unimix
 from mbrl_lab.types import EnvSpec, Metrics, Outcome, Step, Tree
 
+UNIMIX = 0.01
+"""Fraction of a uniform distribution in prior and posterior, which keeps their KL finite (DreamerV3)."""
+
+KL_POSTERIOR = 0.1
+"""Weight of the representation loss (DreamerV3). Below 1, the dynamics loss's (KL balancing), the prior learns faster
+than the posterior is pulled towards it."""
+
+FREE_NATS = 1.0
+"""A KL below it adds no gradient (DreamerV3)."""
+
+
+@dataclass(frozen=True)
+class StateSize:
+    """The sizes of a recurrent state."""
+
+    units: int
+    """Of the deterministic state, deter."""
+    blocks: int
+    """Of the GRU's recurrent weights (block-diagonal). 1: a plain GRU."""
+    groups: int
+    """Categorical latents of the stochastic state, stoch."""
+    classes: int
+    """Of each latent."""
+
 
 class RSSM(SequenceModel):
     """See the top of this file.
 
-    `kl_prior` above `kl_posterior` (KL balancing) makes the prior learn faster than the posterior is pulled towards it.
-    Both distributions are mixed with the fraction `unimix` of a uniform one, which keeps their KL finite.
     Observations are standardised by the mean and std of the first steps of the windows that it was trained on.
     States hold deter as `memory` and stoch as `latent`; checkpoints rely on these names.
     """
@@ -45,27 +69,35 @@ class RSSM(SequenceModel):
         self,
         spec: EnvSpec,
         encoder: MakeEncoder,
-        units: int,
-        blocks: int,
-        groups: int,
-        classes: int,
+        state: StateSize,
         width: int,
         depth: int,
         length: int,
-        unimix: float,
-        kl_prior: float,
-        kl_posterior: float,
-        free_nats: float,
         bins: int,
         lr: float,
         clip: float,
         anneal_updates: int,
         trainer: Trainer[SequenceModel],
     ) -> None:
-        super().__init__(spec, units + groups * classes, length, lr, clip, anneal_updates, trainer)
-        self.unimix, self.units, self.groups, self.classes = unimix, units, groups, classes
-        self.kl_prior, self.kl_posterior, self.free_nats = kl_prior, kl_posterior, free_nats
-        stoch_dim, hidden = groups * classes, [width] * depth
+        """
+        Args:
+            spec: of the observations.
+            encoder: makes the encoder of observations.
+            state: sizes of the recurrent state.
+            width: units of a hidden layer.
+            depth: hidden layers.
+            length: steps in a window.
+            bins: rewards are a distribution over so many bins (two-hot); 0: a number.
+            lr: learning rate of Adam.
+            clip: largest norm of the gradient; 0: not clipped.
+            anneal_updates: updates in whose second half the learning rate falls to a hundredth; 0: never.
+            trainer: fits the model to replay.
+        """
+        units, stoch_dim, hidden = state.units, state.groups * state.classes, [width] * depth
+        super().__init__(spec, units + stoch_dim, length, lr, clip, anneal_updates, trainer)
+        self.units = units
+        self.groups = state.groups
+        self.classes = state.classes
 
         # Encoder: the posterior reads the embedded observation.
         self.see = encoder(spec)
@@ -74,7 +106,7 @@ class RSSM(SequenceModel):
         self.embed = deep if spec.obs_dtype == torch.float32 else nn.Linear(self.see.dim, width)
 
         # State transition, prior and posterior.
-        self.gru = BlockGRU(stoch_dim + spec.action_dim, units, width, blocks)
+        self.gru = BlockGRU(stoch_dim + spec.action_dim, units, width, state.blocks)
         self.prior = mlp([units, *hidden, stoch_dim], True, activation=nn.SiLU)
         self.expect = nn.Linear(units, width)
         self.posterior = nn.Sequential(nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, stoch_dim))
@@ -136,8 +168,8 @@ class RSSM(SequenceModel):
             "obs/loss": learned * self.decoder.loss(self.decoder(features), steps.obs, self.scale),
             "reward/loss": arrived * self.head.loss(self.reward(features), steps.reward),
             "termination/loss": arrived * self._termination_loss(features, steps.terminal.float()),
-            "kl_prior": learned * self.kl_prior * kl[0].clamp(min=self.free_nats),
-            "kl_posterior": learned * self.kl_posterior * kl[1].clamp(min=self.free_nats),
+            "kl_prior": learned * kl[0].clamp(min=FREE_NATS),
+            "kl_posterior": learned * KL_POSTERIOR * kl[1].clamp(min=FREE_NATS),
         }
         metrics: Metrics = {f"model/train/{name}": x.mean() for name, x in loss.items()}
         total = torch.stack([x.mean() for x in loss.values()]).sum()
@@ -208,7 +240,7 @@ class RSSM(SequenceModel):
         return self._log_probs(self.posterior(self.expect(deter) + embedded))
 
     def _log_probs(self, logits: Tensor) -> Tensor:
-        return unimix(logits.float().unflatten(-1, (self.groups, self.classes)), self.unimix)
+        return unimix(logits.float().unflatten(-1, (self.groups, self.classes)), UNIMIX)
 
     def _embed(self, obs: Tensor) -> Tensor:
         return self.embed(self.see(self.scaled(obs)))

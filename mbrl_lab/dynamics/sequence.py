@@ -48,7 +48,7 @@ class SequenceModel(WorldModel):
         self.dim, self.length, self.lr, self.clip, self.anneal_updates = dim, length, lr, clip, anneal_updates
         self.trainer = trainer
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
-        self.context = length if self.recurrent else 1
+        self.context_length = length if self.recurrent else 1
         trainer.check_model(self)
 
     @property

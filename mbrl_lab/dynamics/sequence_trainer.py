@@ -11,7 +11,6 @@ from mbrl_lab.dynamics.latents import Latents
 from mbrl_lab.dynamics.sequence import SequenceModel
 from mbrl_lab.dynamics.tally import Tally
 from mbrl_lab.dynamics.trainer import Trainer
-from mbrl_lab.ops import clipped
 from mbrl_lab.replay import Replay, free_memory, nbytes
 from mbrl_lab.types import FitResult, Metrics, Tree, Windows
 
@@ -27,7 +26,6 @@ class SequenceTrainer(Trainer[SequenceModel]):
         accumulate: parts of a batch whose gradients are added up, to need less memory at once.
         latents: what a window of a recurrent model begins with: nothing (`recomputed`), or the state that was inferred
             at its first step, kept beside replay and refreshed whenever the model sees it (`stored`, as in DreamerV3).
-        reward_clip: rewards are cut to +- this before the model learns them; 0: not.
     """
 
     def __init__(
@@ -37,14 +35,12 @@ class SequenceTrainer(Trainer[SequenceModel]):
         terminal_fraction: float,
         accumulate: int,
         latents: str,
-        reward_clip: float,
     ) -> None:
         self.batch = batch
         self.max_updates = max_updates
         self.terminal_fraction = terminal_fraction
         self.accumulate = accumulate
         self.stored = latents == "stored"
-        self.reward_clip = reward_clip
         self.latents: Latents | None = None
         self.saved: dict[str, Any] = {}  # what a checkpoint knew of them, until replay is there
 
@@ -70,8 +66,8 @@ class SequenceTrainer(Trainer[SequenceModel]):
 
     def step(self, model: SequenceModel, replay: Replay) -> tuple[Metrics, Windows]:
         """One gradient step, and the windows that it was taken on."""
-        indices = self.draw(model, replay)
-        steps = clipped(replay.read(indices, model.length), self.reward_clip)
+        indices = self.sample_windows(model, replay)
+        steps = replay.read(indices, model.length)
         if not self.stored:
             states, metrics = model.update(steps, parts=self.accumulate)
             return metrics, Windows(steps, states)
@@ -80,7 +76,7 @@ class SequenceTrainer(Trainer[SequenceModel]):
         latents.refresh(indices, states)
         return metrics, Windows(steps, states)
 
-    def draw(self, model: SequenceModel, replay: Replay) -> Tensor:
+    def sample_windows(self, model: SequenceModel, replay: Replay) -> Tensor:
         """[batch] indices of the steps where windows begin; the first ones lead to a termination."""
         indices = replay.windows(self.batch, model.length)
         endings = replay.terminal_windows(model.length) if self.terminal_fraction else indices[:0]

@@ -114,7 +114,7 @@ class Envs:
         no, zero = torch.zeros(self.num, dtype=torch.bool), torch.zeros(self.num)
         observed = self._observe(obs)
         self._check(observed, zero)
-        return Step(self.spec.no_action(self.num), observed, zero, terminal=no, first=~no)
+        return Step(self.spec.zero_action(self.num), observed, zero, terminal=no, first=~no)
 
     def step(self, action: Tensor) -> Step:
         """[num] actions, on any device -> [num] steps on the CPU.
@@ -229,7 +229,7 @@ class Envs:
 
     def _replay(self, actions: list[Tensor | None]) -> None:
         """A step of the environments that have an action; the others are reset later, so their step does not matter."""
-        idle = self.spec.no_action(1)[0]
+        idle = self.spec.zero_action(1)[0]
         sent = torch.stack([idle if a is None else a for a in actions]).numpy()
         _, reward, terminated, truncated, _ = self.vector.step(sent)
         self._return += reward

@@ -31,7 +31,7 @@ class BlockGRU(nn.Module):
     def __init__(self, inputs: int, units: int, width: int, blocks: int) -> None:
         super().__init__()
         if units % blocks:
-            raise ValueError(f"dynamics.blocks is {blocks}; it must divide dynamics.units, {units}")
+            raise ValueError(f"dynamics.state.blocks is {blocks}; it must divide dynamics.state.units, {units}")
         self.blocks, part = blocks, units // blocks
         self.enter = nn.Sequential(nn.Linear(inputs, width), nn.LayerNorm(width), nn.SiLU())
         self.mix = BlockLinear(blocks, part + width, part)

@@ -8,9 +8,12 @@ from mbrl_lab.planner.proposal import Adaptive, require
 from mbrl_lab.planner.search import Search, elite_weights
 from mbrl_lab.types import EnvSpec
 
+ALPHA = 0.1
+"""Fraction of the old parameters that an iteration keeps (PETS)."""
+
 
 class CEM(Search):
-    """As in PETS (Chua et al. 2018): `alpha` of the old parameters stays, and the mean's first action is taken."""
+    """As in PETS (Chua et al. 2018): part of the old parameters stays, and the mean's first action is taken."""
 
     def __init__(
         self,
@@ -20,13 +23,8 @@ class CEM(Search):
         iterations: int,
         particles: int,
         discount: float,
-        alpha: float,
-        init_std: float,
-        min_std: float,
-        uniform_mix: float,
     ) -> None:
-        proposal = Adaptive(init_std, min_std, uniform_mix, alpha)
-        super().__init__(proposal, horizon, population, iterations, particles, discount)
+        super().__init__(Adaptive(alpha=ALPHA), horizon, population, iterations, particles, discount)
         allowed = f"between 1 and planner.population, {population}"
         require(lambda x: 1 <= x <= population, "elites", elites, allowed, whole=True)
         self.elites = elites

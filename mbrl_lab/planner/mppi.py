@@ -14,7 +14,7 @@ class MPPI(Search):
     """Williams et al. (2017). The action is the weighted mean's, so for discrete actions a weighted vote.
 
     `temperature` is in units of return. Where `elites` is given only the best so many count, as in TD-MPC (Hansen et
-    al. 2022). With more than one iteration the spread is refitted too, down to `min_std`.
+    al. 2022). With more than one iteration the spread is refitted too.
     """
 
     def __init__(
@@ -26,12 +26,8 @@ class MPPI(Search):
         particles: int,
         discount: float,
         temperature: float,
-        init_std: float,
-        min_std: float,
-        uniform_mix: float,
     ) -> None:
-        proposal = Adaptive(init_std, min_std, uniform_mix)
-        super().__init__(proposal, horizon, population, iterations, particles, discount)
+        super().__init__(Adaptive(), horizon, population, iterations, particles, discount)
         require(lambda x: x > 0, "temperature", temperature, "above 0")
         allowed = f"between 1 and planner.population, {population}, or null"
         if elites is not None:

@@ -74,7 +74,7 @@ class Uniform(Proposal):
 
     def sample(self, plan: Plan, count: int) -> Tensor:
         batch, horizon, _ = plan["mean"].shape
-        flat = self.spec.random(batch * count * horizon, plan["mean"].device)
+        flat = self.spec.sample(batch * count * horizon, plan["mean"].device)
         return flat.view(batch, count, horizon, *flat.shape[1:])
 
 
@@ -124,19 +124,20 @@ class Gaussian(Proposal):
 
 @dataclass(frozen=True)
 class Adaptive:
-    """The settings of a proposal that learns, and the one of them that suits an environment's actions."""
+    """Makes the proposal that suits an environment's actions; it is fitted to the best sequences."""
 
-    init_std: float
-    min_std: float
-    uniform_mix: float
+    init_std: float = 0.7
+    """Standard deviation of continuous actions before the first fit."""
+    min_std: float = 0.05
+    """Lower bound of that standard deviation."""
+    uniform_mix: float = 0.1
+    """Fraction of discrete actions' probability that is spread evenly."""
     alpha: float = 0.0
+    """Fraction of the old parameters that a fit keeps."""
     noise_beta: float = 0.0
+    """Exponent of the coloured noise's spectrum over time; 0: white."""
 
     def __post_init__(self) -> None:
-        require(lambda x: x > 0, "init_std", self.init_std, "above 0")
-        require(lambda x: x >= 0, "min_std", self.min_std, "at least 0")
-        require(lambda x: 0 <= x <= 1, "uniform_mix", self.uniform_mix, "in [0, 1]")
-        require(lambda x: 0 <= x < 1, "alpha", self.alpha, "in [0, 1)")
         require(lambda x: x >= 0, "noise_beta", self.noise_beta, "at least 0")
 
     def __call__(self, spec: EnvSpec) -> Proposal:

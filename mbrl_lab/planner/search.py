@@ -134,7 +134,7 @@ class Search(ABC):
         require(lambda x: 0 < x <= 1, "discount", discount, "in (0, 1]")
         self.proposal, self.horizon, self.population = proposal, horizon, population
         self.iterations, self.particles, self.discount = iterations, particles, discount
-        self.watch: Callable[[Candidates], None] | None = None
+        self.on_candidates: Callable[[Candidates], None] | None = None
 
     @abstractmethod
     def weigh(self, scores: Tensor, spec: EnvSpec) -> Tensor:
@@ -144,20 +144,20 @@ class Search(ABC):
         return self.proposal(spec).prior(batch, self.horizon, device) | {"score": torch.zeros(batch, device=device)}
 
     @torch.no_grad()
-    def plan(self, model: WorldModel, state: Tree, warm: Plan, context: PlanContext) -> tuple[Tensor, Plan]:
+    def plan(self, model: WorldModel, state: Tree, previous: Plan, context: PlanContext) -> tuple[Tensor, Plan]:
         proposal = self.proposal(model.spec)
-        plan = self.shift(proposal, warm)
+        plan = self.shift(proposal, previous)
         for iteration in range(self.iterations):
             sequences = self.candidates(proposal, plan, iteration)
             scores = evaluate(model, state, sequences, self.particles, self.discount, context.value)
-            if self.watch is not None:
-                self.watch(Candidates(iteration, sequences, scores))
+            if self.on_candidates is not None:
+                self.on_candidates(Candidates(iteration, sequences, scores))
             plan = self.improve(proposal, plan, sequences, scores)
         return self.choose(proposal, plan), plan
 
-    def shift(self, proposal: Proposal, warm: Plan) -> Plan:
+    def shift(self, proposal: Proposal, previous: Plan) -> Plan:
         """Where the search begins: the plan of the step before, one step on."""
-        return proposal.shift(warm)
+        return proposal.shift(previous)
 
     def candidates(self, proposal: Proposal, plan: Plan, iteration: int) -> Tensor:
         """[B, N, H(, A)]: the sequences to score in this iteration."""

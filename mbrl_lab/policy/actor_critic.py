@@ -39,23 +39,14 @@ RANGE_DECAY = 0.99
 """Of the return range's moving average, at each update."""
 
 
-@dataclass(frozen=True)
-class ActorOptions:
-    """The actor's distribution over actions. ValueError for bounds in the wrong order."""
+UNIMIX = 0.01
+"""Fraction of discrete actions' probability that is spread evenly (DreamerV3)."""
 
-    unimix: float
-    """Fraction of discrete actions' probability that is spread evenly (DreamerV3: 0.01)."""
-    min_std: float
-    """The least standard deviation of continuous actions."""
-    max_std: float
-    """The largest standard deviation of continuous actions."""
-    tau: float
-    """Fraction by which the averaged actor, which evaluations show, moves at each update. 1: the actor itself."""
+STD = (0.1, 1.0)
+"""Bounds of the standard deviation of continuous actions (DreamerV3)."""
 
-    def __post_init__(self) -> None:
-        if self.min_std > self.max_std:
-            given = f"policy.actor.min_std is {self.min_std}"
-            raise ValueError(f"{given}; it must be at most policy.actor.max_std, {self.max_std}")
+LAMBDA = 0.95
+"""Of lambda-returns (DreamerV3). 0: returns of one step; 1: of all steps to come."""
 
 
 @dataclass(frozen=True)
@@ -68,23 +59,24 @@ class ActorCriticOptim:
     """Largest norm of a gradient. 0: not clipped."""
     anneal_updates: int
     """Updates in whose second half learning rates and the entropy's weight fall to a hundredth. 0: never."""
+    actor_tau: float
+    """Fraction by which the averaged actor, which evaluations use, moves at each update. 1: the actor itself."""
 
 
 class Actor(nn.Module):
     """Features [..., F] -> a distribution over actions [...]; continuous ones are a Gaussian clipped to [-1, 1]."""
 
-    def __init__(self, spec: EnvSpec, width: int, depth: int, norm: bool, options: ActorOptions) -> None:
+    def __init__(self, spec: EnvSpec, width: int, depth: int, norm: bool) -> None:
         super().__init__()
         self.discrete = spec.discrete
-        self.options = options
         outputs = spec.action_dim if spec.discrete else 2 * spec.action_dim
         self.net = zero_output(mlp([spec.obs_shape[0], *[width] * depth, outputs], norm, activation=nn.SiLU))
 
     def forward(self, features: Tensor) -> Distribution:
         out = self.net(features).float()
         if self.discrete:
-            return Categorical(unimix(out, self.options.unimix))
-        low, high = self.options.min_std, self.options.max_std
+            return Categorical(unimix(out, UNIMIX))
+        low, high = STD
         mean, raw_std = out.chunk(2, -1)
         # The network's first outputs are 0; with 2 added the standard deviation starts near its upper bound.
         std = low + (high - low) * (raw_std + 2).sigmoid()
@@ -107,10 +99,8 @@ class ActorCritic(Policy):
         bins: int,
         gradient: str,
         gamma: float,
-        td_lambda: float,
         tau: float,
         entropy_coef: float,
-        actor: ActorOptions,
         optim: ActorCriticOptim,
     ) -> None:
         """
@@ -122,11 +112,9 @@ class ActorCritic(Policy):
             bins: the critic is a distribution over so many returns (two-hot); 0: a number, in units of 1 / (1 - gamma).
             gradient: of the actor: reinforce | dynamics.
             gamma: discount.
-            td_lambda: lambda. 0: returns of one step; 1: of all steps to come.
             tau: fraction of the way that the target critic moves at each update.
             entropy_coef: eta.
-            actor: the actor's distribution.
-            optim: Adam.
+            optim: Adam, and the averaging of the actor's weights.
         """
         super().__init__()
         if len(spec.obs_shape) != 1:
@@ -138,13 +126,11 @@ class ActorCritic(Policy):
             raise ValueError("policy.gradient is 'dynamics'; it must be reinforce where actions are discrete")
         self.gradient = gradient
         self.gamma = gamma
-        self.td_lambda = td_lambda
         self.tau = tau
         self.entropy_coef = entropy_coef
         self.optim = optim
 
-        self.actor = Actor(spec, width, depth, norm, actor)
-        self.actor_tau = actor.tau
+        self.actor = Actor(spec, width, depth, norm)
         self.averaged_actor = copy.deepcopy(self.actor).requires_grad_(False)
         # A critic of numbers is in units of the largest return of rewards up to 1, so that its outputs are near 1.
         self.head = make_head(bins, 1 / (1 - gamma) if gamma < 1 else 1.0)
@@ -191,13 +177,13 @@ class ActorCritic(Policy):
             returns, value = self.returns_and_values(rollout)
         self._update_return_range(returns)
         features = rollout.features[:-1].detach()
-        weight = rollout.valid * reach_probability(rollout.discount)
+        weight = rollout.valid * reach_probability(rollout.cont)
 
         # Actor.
         eta = annealing_factor(updates, self.optim.anneal_updates) * self.entropy_coef
         loss, entropy = self.actor_loss(rollout, features, returns, value, weight, eta, gradient)
         norm = self.actor_opt.minimise_clipped(loss, self.optim.clip)
-        polyak(self.averaged_actor.parameters(), self.actor.parameters(), self.actor_tau)
+        polyak(self.averaged_actor.parameters(), self.actor.parameters(), self.optim.actor_tau)
 
         # Critic, on the same targets.
         critic_loss = self._critic_step(features, returns.detach(), weight)
@@ -211,7 +197,7 @@ class ActorCritic(Policy):
             "policy/return_range": self.return_range.clone(),
             "policy/gradient_norm": norm,
             "policy/imagined_reward": rollout.reward.detach().mean(),
-            "policy/imagined_termination": 1 - rollout.discount.detach().mean(),
+            "policy/imagined_termination": 1 - rollout.cont.detach().mean(),
         }
 
     def returns_and_values(self, rollout: Trajectory) -> tuple[Tensor, Tensor]:
@@ -220,8 +206,8 @@ class ActorCritic(Policy):
 
         # A row that is no transition cuts the sum: its return is V' of the state where the episode was left.
         reward = torch.where(rollout.valid, rollout.reward, value[:-1])
-        discount = self.gamma * rollout.discount * rollout.valid
-        return lambda_returns(reward, discount, value[1:], self.td_lambda), value[:-1].detach()
+        discount = self.gamma * rollout.cont * rollout.valid
+        return lambda_returns(reward, discount, value[1:], LAMBDA), value[:-1].detach()
 
     def actor_loss(
         self,

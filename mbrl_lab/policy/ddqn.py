@@ -255,7 +255,7 @@ class DDQN(Policy):
             return self.greedy(obs)
         batch, device = len(obs), obs.device
         random = torch.rand(batch, device=device) < (self.epsilon() if explore else self.exploration.epsilon_eval)
-        drawn = self.spec.random(batch, device)
+        drawn = self.spec.sample(batch, device)
 
         # Early on, when nearly all actions are random, the network is often not needed. A GPU would be waited for.
         if device.type == "cpu" and random.all():

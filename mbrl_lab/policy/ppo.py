@@ -175,13 +175,14 @@ class PPO(Policy):
         return self.critic(features).squeeze(-1)
 
     def update(self, steps: Step) -> Metrics:
-        return self.update_own(steps, torch.ones_like(steps.first[1:]))
+        return self.update_on_policy(steps, torch.ones_like(steps.first[1:]))
 
-    def update_own(self, steps: Step, chosen: Tensor) -> Metrics:
+    def update_on_policy(self, steps: Step, chosen: Tensor) -> Metrics:
         """Learn from [T + 1, B] rows that this policy made, each transition once an epoch."""
         batch = self.targets(steps, chosen)
         explained = explained_variance(batch)
-        # Over the whole update: in a minibatch of one transition there would be no advantage at all.
+
+        # Over the whole update: in a minibatch of one transition the standardised advantage is always 0.
         if self.normalise.advantage:
             batch = batch._replace(advantage=standardised(batch.advantage, batch.chosen))
 

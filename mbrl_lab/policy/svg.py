@@ -124,7 +124,7 @@ class SVG(SAC):
         target = self.expanded_returns(rollout)
         features, action = rollout.steps.features[:-1].flatten(0, 1), rollout.steps.action.flatten(0, 1)
         q = self.q_of(self.critic, features, action)
-        weight = reach_probability(rollout.steps.discount).flatten()
+        weight = reach_probability(rollout.steps.cont).flatten()
         weight = weight / weight.sum()
         loss = ((q - target.flatten()).square() * weight).sum()
         metrics: Metrics = {
@@ -146,7 +146,7 @@ class SVG(SAC):
 
 def soft_returns(rollout: SoftRollout, last_value: Tensor, gamma: float, alpha: Tensor) -> Tensor:
     """[H, B]: G_t, where `last_value` [B] is that of the last state and action."""
-    cont, reward = rollout.steps.discount, rollout.steps.reward
+    cont, reward = rollout.steps.cont, rollout.steps.reward
     returns, after = [], last_value
     for t in reversed(range(len(reward))):
         after = reward[t] + gamma * cont[t] * (after - alpha * rollout.log_prob[t + 1])

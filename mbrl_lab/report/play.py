@@ -51,7 +51,7 @@ def play_policy(runner: Runner, algo: Algo, model: WorldModel, num: int, steps: 
 def play_random(runner: Runner, num: int, steps: int) -> Step:
     """[steps + 1, B] steps of uniform actions, which need no policy, and often lead to terminations."""
     spec = runner.envs.spec
-    return play(runner, lambda row, carry: (spec.random(len(row.first), row.first.device), None), num, steps)[0]
+    return play(runner, lambda row, carry: (spec.sample(len(row.first), row.first.device), None), num, steps)[0]
 
 
 def play(runner: Runner, act: Act, num: int, steps: int) -> tuple[Step, list[Tree]]:

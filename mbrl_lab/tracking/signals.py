@@ -39,7 +39,7 @@ class Signals:
         self.stop: Callable[[], None] | None = None
 
     @contextmanager
-    def at_once(self, stop: Callable[[], None]) -> Iterator[None]:
+    def immediately(self, stop: Callable[[], None]) -> Iterator[None]:
         """While entered, a signal calls `stop` as soon as it arrives, and so does one that was recorded before."""
         self.stop = stop
         try:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mbrl_lab.env import Episode
-from mbrl_lab.protocols import Gallery, Logger
+from mbrl_lab.protocols import FileLogger, Logger
 from mbrl_lab.tracking.episodes import EpisodeLog
 from mbrl_lab.tracking.folder import RunFolder
 from mbrl_lab.tracking.loggers import Jsonl
@@ -139,7 +139,7 @@ class Tracker:
     def attach(self, paths: Sequence[Path]) -> None:
         """Pass pictures and videos to the loggers that accept them."""
         for logger in self.loggers:
-            if isinstance(logger, Gallery) and paths:
+            if isinstance(logger, FileLogger) and paths:
                 logger.attach(paths)
 
     def state_dict(self) -> dict[str, Any]:

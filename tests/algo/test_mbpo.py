@@ -94,7 +94,7 @@ def mbpo(
     algo = MBPO(
         SPEC, lambda spec: World(spec, **(world or {})), student, rollouts=parts[0], uncertainty=parts[1], **loop
     )
-    algo.allocate()
+    algo.allocate_memory()
     return algo
 
 
@@ -349,8 +349,8 @@ def test_imagined_stacks_are_those_that_were_imagined() -> None:
 
 def test_rollouts_are_as_long_as_the_model_has_earned() -> None:
     algo = mbpo(length=[4, 4, 0, 1], adaptive=True)
-    told = [m["model/rollout/length"] for m in run(algo, 20) if "model/rollout/length" in m]
-    assert told == [1, 3, 4]
+    lengths = [m["model/rollout/length"] for m in run(algo, 20) if "model/rollout/length" in m]
+    assert lengths == [1, 3, 4]
     other = mbpo(length=[4, 4, 0, 1], adaptive=True)
     other.set_extra_state(algo.get_extra_state())
     assert other.length(20) == 4 and mbpo(length=[4, 4, 0, 1]).length(20) == 4

@@ -40,7 +40,7 @@ class Model(WorldModel):
 class Planner:
     """Always takes action 4; its plan counts the steps since it started."""
 
-    watch = None
+    on_candidates = None
 
     def __init__(self) -> None:
         self.seen: list[tuple[list[float], list[float]]] = []
@@ -48,9 +48,9 @@ class Planner:
     def start(self, spec: EnvSpec, batch: int, device: torch.device | str) -> Tree:
         return {"mean": torch.zeros(batch, 3, 2), "score": torch.zeros(batch)}
 
-    def plan(self, model: Any, state: Tensor, warm: Tree, context: PlanContext) -> tuple[Tensor, Tree]:
-        self.seen.append((state.tolist(), warm["score"].tolist()))
-        return torch.full((len(state),), 4), {"mean": warm["mean"], "score": warm["score"] + 1}
+    def plan(self, model: Any, state: Tensor, previous: Tree, context: PlanContext) -> tuple[Tensor, Tree]:
+        self.seen.append((state.tolist(), previous["score"].tolist()))
+        return torch.full((len(state),), 4), {"mean": previous["mean"], "score": previous["score"] + 1}
 
 
 def row(obs: list[float], first: list[bool]) -> Step:
@@ -201,10 +201,10 @@ def test_with_a_value_planners_see_what_comes_after_and_it_learns_after_the_warm
     seen: list[Any] = []
 
     class Asking(Planner):
-        def plan(self, model: Any, state: Tensor, warm: Tree, context: PlanContext) -> tuple[Tensor, Tree]:
+        def plan(self, model: Any, state: Tensor, previous: Tree, context: PlanContext) -> tuple[Tensor, Tree]:
             assert context.value is not None
             seen.append((context.value(state).tolist(), context.policy, context.explore, context.steps))
-            return super().plan(model, state, warm, context)
+            return super().plan(model, state, previous, context)
 
     value = partial(Value, policy=Critic, update=Updates(5, 2, 3), reward_clip=1.0)  # type: ignore[arg-type]
     algo = MPC(SPEC, Shown, Asking(), warmup=4, every=4, value=value)

@@ -29,7 +29,7 @@ class Student(Policy):
     def act(self, features: Tensor, explore: bool) -> Tensor:
         return torch.full((len(features),), 4 if explore else 3)
 
-    def update_own(self, steps: Step, chosen: Tensor) -> Metrics:
+    def update_on_policy(self, steps: Step, chosen: Tensor) -> Metrics:
         self.seen.append(steps)
         self.chosen.append(chosen.tolist())
         return {"policy/loss": float(len(self.seen))}

@@ -68,7 +68,7 @@ def grown(replay: Replay, steps: int, noise: float = 0.0, ends: bool = False) ->
     newest = replay.latest(1).at(0) if len(replay) else None
     for _ in range(steps):
         over = torch.ones(num, dtype=torch.bool) if newest is None else newest.terminal | (torch.rand(num) < 0.04)
-        action = SPEC.random(num)
+        action = SPEC.sample(num)
         obs = torch.randn(num, 3) if newest is None else newest.obs
         after = true_next(obs, action) + noise * torch.randn(num, 3)
         after = torch.where(over[:, None], torch.randn(num, 3).clamp(max=EDGE), after)
@@ -86,4 +86,4 @@ def data(steps: int, num: int = 4, noise: float = 0.0, ends: bool = False) -> Re
 
 def queries(count: int = 500) -> tuple[Tensor, Tensor]:
     """States like those in the data, and actions."""
-    return torch.randn(count, 3), SPEC.random(count)
+    return torch.randn(count, 3), SPEC.sample(count)

@@ -21,7 +21,7 @@ SPEC = EnvSpec((1,), torch.float32, 1, discrete=False)
 class Sum(WorldModel):
     """Its belief is the sum of all observations of the episode; a policy sees it, and a 7 beside it."""
 
-    recurrent, context = True, 4
+    recurrent, context_length = True, 4
 
     def __init__(self, spec: EnvSpec = SPEC) -> None:
         super().__init__(spec, spec.of_features(2))
@@ -91,7 +91,7 @@ def mbpo() -> Any:
         SPEC, Sum, Echo, warmup=6, every=5, real_ratio=0.5, update=Updates(40, 1, 1),
         reward_clip=0.0, rollouts=Rollouts(8, [2, 2, 0, 1], 10, 1, False), uncertainty=Uncertainty(0.0, 0.0),
     )  # fmt: skip
-    algo.allocate()
+    algo.allocate_memory()
     return algo
 
 

@@ -297,9 +297,9 @@ def test_a_model_of_a_constant_dimension_leaves_it_alone() -> None:
     replay = Replay(spec, 1000, 1, seed=0)
     for t in range(300):
         obs = torch.tensor([[5.0, torch.randn(()).item()]])
-        replay.add(Step(SPEC.random(1), obs, torch.ones(1), torch.zeros(1).bool(), torch.full((1,), t == 0)))
+        replay.add(Step(SPEC.sample(1), obs, torch.ones(1), torch.zeros(1).bool(), torch.full((1,), t == 0)))
     model = ensemble(spec)
     fit(max_updates=100)(model, replay)
-    after, outcome = model.imagine(torch.tensor([[5.0, 0.3]] * 5), SPEC.random(5))
+    after, outcome = model.imagine(torch.tensor([[5.0, 0.3]] * 5), SPEC.sample(5))
     torch.testing.assert_close(after[:, 0], torch.full((5,), 5.0), atol=0.05, rtol=0)
     torch.testing.assert_close(outcome.reward, torch.ones(5), atol=0.05, rtol=0)

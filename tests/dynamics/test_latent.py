@@ -21,7 +21,9 @@ from mbrl_lab.types import Step
 
 def latent(**settings: Any) -> Latent:
     """conf/dynamics/latent.yaml with other values."""
-    model = build(node("dynamics/latent.yaml", **({"encoder": None, "width": 32} | settings)))(SPEC, encoder=Vector)
+    state = {key: settings.pop(key) for key in ("size", "gaussian", "consistency") if key in settings}
+    given = {"encoder": None, "width": 32, "state": state} | settings
+    model = build(node("dynamics/latent.yaml", **given))(SPEC, encoder=Vector)
     assert isinstance(model, Latent)
     return model
 
@@ -49,12 +51,12 @@ def test_kl_gaussian_is_torchs() -> None:
 
 @pytest.mark.parametrize("gaussian", [False, True])
 def test_balance_weighs_the_gradient_of_the_encoder(gaussian: bool) -> None:
-    model = latent(gaussian=gaussian, balance=0.25)
+    model = latent(gaussian=gaussian)
     encoded, predicted = (Normal(*(x.requires_grad_() for x in normal(3, 1, 4))) for _ in range(2))
     to_encoded, to_predicted = torch.autograd.grad(
         model._consistency_loss(encoded, predicted).sum(), [encoded.mean, predicted.mean]
     )
-    torch.testing.assert_close(to_encoded, -0.25 * to_predicted)
+    torch.testing.assert_close(to_encoded, -0.1 * to_predicted)
 
 
 def test_rows_after_an_episodes_end_are_not_of_the_window() -> None:

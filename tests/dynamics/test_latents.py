@@ -21,9 +21,9 @@ WORDS = [
 ]
 SMALL = [
     "dynamics.length=5",
-    "dynamics.units=16",
-    "dynamics.groups=4",
-    "dynamics.classes=4",
+    "dynamics.state.units=16",
+    "dynamics.state.groups=4",
+    "dynamics.state.classes=4",
     "dynamics.bins=41",
     "policy.bins=41",
 ]
@@ -49,7 +49,7 @@ def test_what_is_stored_is_what_observing_everything_gives(tmp_path: Path) -> No
     still(algo)
     state, truth = None, []
     with runner.tracker:
-        runner.begin()
+        runner.reset()
         for _ in range(80):
             with torch.no_grad():
                 state = algo.model.observe(state, runner.newest)

@@ -13,11 +13,13 @@ from torch.distributions import Categorical, kl_divergence
 
 from mbrl_lab.config import build
 from mbrl_lab.dynamics import RSSM
+from mbrl_lab.dynamics import rssm as module
 from mbrl_lab.nets.encoder import Grid, Vector
 from mbrl_lab.nets.precision import SMALL_BATCH
 from mbrl_lab.types import EnvSpec, Step
 
-SMALL = {"encoder": None, "units": 32, "blocks": 4, "groups": 4, "classes": 8, "width": 32, "length": 8, "bins": 41}
+STATE = {"units": 32, "blocks": 4, "groups": 4, "classes": 8}
+SMALL = {"encoder": None, "state": STATE, "width": 32, "length": 8, "bins": 41}
 
 
 def rssm(spec: EnvSpec = SPEC, **settings: Any) -> RSSM:
@@ -37,8 +39,9 @@ def logp(*shape: int) -> Tensor:
     return torch.randn(*shape).log_softmax(-1)
 
 
-def test_probabilities_are_mixed_with_even_ones() -> None:
-    model = rssm(unimix=0.08)
+def test_probabilities_are_mixed_with_even_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "UNIMIX", 0.08)
+    model = rssm()
     logits = torch.zeros(1, 32)
     logits[0, :8] = torch.tensor([100.0, *[0.0] * 7])
     probability = model._log_probs(logits).exp()
@@ -68,12 +71,14 @@ def test_kl_losses_are_torchs_and_each_trains_one_side() -> None:
     assert torch.autograd.grad(to_posterior.sum(), [posterior, prior], allow_unused=True)[1] is None
 
 
-def test_kl_is_balanced_and_its_first_nats_are_free() -> None:
+def test_kl_is_balanced_and_its_first_nats_are_free(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gradients of the loss with respect to what is drawn from, where nothing but relative entropy counts."""
     steps = rows()
     for free, balanced in ((0.0, True), (1e3, False)):
         torch.manual_seed(1)
-        model = rssm(free_nats=free, kl_prior=1.0, kl_posterior=0.0)
+        monkeypatch.setattr(module, "FREE_NATS", free)
+        monkeypatch.setattr(module, "KL_POSTERIOR", 0.0)
+        model = rssm()
         loss, *_ = model.loss(steps, None)
         gradients = torch.autograd.grad(loss, list(model.prior.parameters()), allow_unused=True)
         moved = any(g is not None and bool(g.abs().sum() > 0) for g in gradients)
@@ -206,6 +211,7 @@ def test_its_steps_can_be_compiled_for_any_number_of_rows() -> None:
 @pytest.mark.parametrize("size", ["xs", "s", "m"])
 def test_sizes_build(size: str) -> None:
     sizes = {k: v for k, v in node(f"dynamics/rssm_{size}.yaml").items() if k != "defaults"}
-    model = rssm(**({"units": 512, "blocks": 8, "groups": 32, "classes": 32, "width": 256} | sizes))
+    state = {"units": 512, "blocks": 8, "groups": 32, "classes": 32} | dict(sizes.pop("state", {}))
+    model = rssm(**({"width": 256} | sizes | {"state": state}))
     count = sum(p.numel() for p in model.parameters()) / 1e6
     assert {"xs": 0.5, "s": 1.5, "m": 5}[size] < count < {"xs": 2, "s": 6, "m": 20}[size]

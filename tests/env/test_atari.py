@@ -35,7 +35,7 @@ def envs_of(num: int, seed: int = 0, **changed: Any) -> Envs:
 def play(envs: Envs, steps: int, seed: int = 0) -> list[Step]:
     """The first row and one for each random step."""
     torch.manual_seed(seed)
-    return [envs.reset(), *(envs.step(envs.spec.random(envs.num)) for _ in range(steps))]
+    return [envs.reset(), *(envs.step(envs.spec.sample(envs.num)) for _ in range(steps))]
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,7 @@ def test_it_resumes_where_it_was() -> None:
     other.load_state_dict(whole.state_dict())
     torch.manual_seed(1)
     for _ in range(60):
-        action = whole.spec.random(2)
+        action = whole.spec.sample(2)
         a, b = whole.step(action), other.step(action)
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 

@@ -212,10 +212,10 @@ def test_several_resume_exactly(task: str) -> None:
         one, other = Envs(make, 2, seed=5), Envs(make, 2, seed=5)
         one.reset()
         for _ in range(stop):
-            one.step(one.spec.random(2))
+            one.step(one.spec.sample(2))
         other.load_state_dict(one.state_dict())
         for _ in range(20):
-            action = one.spec.random(2)
+            action = one.spec.sample(2)
             pairs = zip(one.step(action), other.step(action), strict=True)
             assert all(torch.equal(a, b) for a, b in pairs), stop
 

@@ -24,7 +24,7 @@ def equal(a: Step, b: Step) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def told(envs: Envs) -> list[tuple[int | float | list[float], ...]]:
+def recorded(envs: Envs) -> list[tuple[int | float | list[float], ...]]:
     """What finished, all of it."""
     return [(e.env, e.index, e.seed, e.ret, e.length, e.actions.tolist()) for e in envs.finished()]
 
@@ -120,7 +120,7 @@ def test_processes_of_their_own_change_nothing(make: Callable[[], gymnasium.Env]
         rows, actions = play(here, 30)
         assert equal(rows[0], there.reset())
         assert all(equal(row, there.step(a)) for row, a in zip(rows[1:], actions, strict=True))
-        assert told(here) == told(there)
+        assert recorded(here) == recorded(there)
     finally:
         there.close()
 
@@ -134,9 +134,9 @@ def go_on(make: Callable[[], gymnasium.Env], stop: int, asynchronous: bool = Fal
         other.load_state_dict(envs.state_dict())
         assert other.steps == envs.steps
         for _ in range(40):
-            action = envs.spec.random(3)
+            action = envs.spec.sample(3)
             assert equal(envs.step(action), other.step(action))
-        assert told(envs) == told(other)
+        assert recorded(envs) == recorded(other)
     finally:
         envs.close()
         other.close()
@@ -196,7 +196,7 @@ def test_what_is_not_finite_is_named_by_step_environment_and_episode(what: str) 
     with pytest.raises(FloatingPointError) as caught:
         while step < 100:
             step += 1
-            assert envs.step(envs.spec.random(3)).obs.isfinite().all()
+            assert envs.step(envs.spec.sample(3)).obs.isfinite().all()
     index = int(envs._index[broken])
     seed = episode_seed(0, 0, broken, index)
     assert f"step {3 * step}, environment {broken}, episode {index} (seed {seed})" in str(caught.value)

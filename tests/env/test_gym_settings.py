@@ -358,8 +358,8 @@ def test_a_life_lost_in_a_skipped_frame_counts() -> None:
 
 
 def test_actions_are_those_reported_or_else_those_sent() -> None:
-    told = {"action": np.array([0, 1, 0]), "_action": np.array([False, True, False])}
-    assert taken_actions(told, np.array([3, 3, 3])).tolist() == [3, 1, 3]
+    info = {"action": np.array([0, 1, 0]), "_action": np.array([False, True, False])}
+    assert taken_actions(info, np.array([3, 3, 3])).tolist() == [3, 1, 3]
     assert taken_actions({"action": np.array([5, 6])}, np.array([3, 3])).tolist() == [5, 6]
-    told = {"action": np.ones((2, 1)), "_action": np.array([False, True])}
-    assert taken_actions(told, np.zeros((2, 1))).tolist() == [[0], [1]]
+    info = {"action": np.ones((2, 1)), "_action": np.array([False, True])}
+    assert taken_actions(info, np.zeros((2, 1))).tolist() == [[0], [1]]

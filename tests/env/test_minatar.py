@@ -278,8 +278,8 @@ def test_many_in_one_play_as_each_alone(game: str) -> None:
     rows, actions = play(apart, 200)
     kept = [together.reset(), *(together.step(a) for a in actions)]
     assert all(equal(a, b) for a, b in zip(rows, kept, strict=True)), "and no row was written over"
-    told, same = ([(e.env, e.index, e.seed, e.ret, e.length) for e in x.finished()] for x in (apart, together))
-    assert told == same and len(told) > 10
+    separate, same = ([(e.env, e.index, e.seed, e.ret, e.length) for e in x.finished()] for x in (apart, together))
+    assert separate == same and len(separate) > 10
     assert apart.spec == together.spec
 
 
@@ -290,7 +290,7 @@ def test_many_in_one_resume_exactly(game: str) -> None:
         play(one, stop)
         other.load_state_dict(one.state_dict())
         for _ in range(60):
-            action = one.spec.random(3)
+            action = one.spec.sample(3)
             assert equal(one.step(action), other.step(action))
 
 

@@ -114,7 +114,7 @@ def test_an_ensemble_can_take_them(env: str, propagation: str) -> None:
     spec = spec_of(real.observation_space, real.action_space)
     model = build(cfg.dynamics)(spec)
     obs = torch.randn(40, *spec.obs_shape)
-    after, outcome = model.imagine(obs, action := spec.random(40))
+    after, outcome = model.imagine(obs, action := spec.sample(40))
     physics_of = build(cfg.env.physics)
     assert torch.equal(outcome.reward, physics_of["reward"](obs, action, after))
     assert torch.equal(outcome.cont, 1 - physics_of["termination"](obs, action, after).float())

@@ -25,7 +25,7 @@ def test_it_is_played_and_resumes_exactly(case: Case) -> None:
     assert case.shape in (None, envs.spec.obs_shape)
     rows = [envs.reset()]
     for _ in range(13):
-        rows.append(envs.step(envs.spec.random(2)))
+        rows.append(envs.step(envs.spec.sample(2)))
         assert rows[-1].obs.shape == (2, *envs.spec.obs_shape) and rows[-1].obs.dtype == envs.spec.obs_dtype
         assert not rows[-1].terminal.any() or case.wrap.get("max_steps") != 4
     assert any(row.first.any() for row in rows[1:])
@@ -35,7 +35,7 @@ def test_it_is_played_and_resumes_exactly(case: Case) -> None:
     resumed = Envs(partial(make_gym_with, case.id, case.wrap, **case.kwargs), 2, seed=0)
     resumed.load_state_dict(envs.state_dict())
     for _ in range(7):
-        action = envs.spec.random(2)
+        action = envs.spec.sample(2)
         assert all(torch.equal(a, b) for a, b in zip(envs.step(action), resumed.step(action), strict=True))
 
 
@@ -45,7 +45,7 @@ def test_it_is_rejected_in_one_line(case: Case) -> None:
         envs = envs_of(case)
         envs.reset()
         for _ in range(30):
-            envs.step(envs.spec.random(2))
+            envs.step(envs.spec.sample(2))
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
 
 

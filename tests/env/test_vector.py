@@ -126,7 +126,7 @@ def test_workers_in_a_step_that_nobody_waits_for_are_killed() -> None:
     envs = Envs(Stuck, 2, 0, asynchronous=True)
     envs.reset()
     workers = list(envs.vector.processes)
-    envs.vector.step_async(envs.spec.random(2).numpy())
+    envs.vector.step_async(envs.spec.sample(2).numpy())
     for worker in workers:
         for name in vector.STOP_SIGNALS:
             os.kill(worker.pid, signal.Signals[name])

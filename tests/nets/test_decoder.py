@@ -60,8 +60,8 @@ def test_image_loss_is_the_kl_divergence_about_the_mean_image() -> None:
     mean = pixels.reconstruct(nothing_else, scale)
     torch.testing.assert_close(mean[0, 0, :40], torch.full((40, 84), 51.0))
     torch.testing.assert_close(mean[0, 1], torch.full((84, 84), 255 * MIN_PROBABILITY))
-    told = (mean / 255).expand_as(seen)
-    true = kl_divergence(Bernoulli(probs=seen / 255), Bernoulli(probs=told)).sum((1, 2, 3))
+    predicted = (mean / 255).expand_as(seen)
+    true = kl_divergence(Bernoulli(probs=seen / 255), Bernoulli(probs=predicted)).sum((1, 2, 3))
     torch.testing.assert_close(pixels.loss(nothing_else.expand_as(seen), seen, scale), true, rtol=1e-4, atol=1e-2)
 
 

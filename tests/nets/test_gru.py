@@ -36,5 +36,5 @@ def test_one_block_is_a_gru() -> None:
 
 
 def test_blocks_must_divide_the_units() -> None:
-    with pytest.raises(ValueError, match=r"^dynamics.blocks is 3; it must divide dynamics.units, 8$"):
+    with pytest.raises(ValueError, match=r"^dynamics.state.blocks is 3; it must divide dynamics.state.units, 8$"):
         BlockGRU(3, 8, 16, blocks=3)

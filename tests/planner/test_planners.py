@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map
 from worlds import Lock, Toy, Track
 
 from mbrl_lab import planner as planners
+from mbrl_lab.planner.proposal import Adaptive
 from mbrl_lab.planner.search import Search
 from mbrl_lab.protocols import Candidates, PlanContext
 from mbrl_lab.types import EnvSpec, Outcome, Tree
@@ -113,7 +114,7 @@ def test_particles_average_the_noise_away() -> None:
     model, seen = Noise(EnvSpec((1,), torch.float32, 1, discrete=False)), []
     for particles in (1, 100):
         planner = make("random_shooting", horizon=1, population=500, particles=particles)
-        planner.watch = seen.append
+        planner.on_candidates = seen.append
         planner.plan(model, {"time": torch.zeros(1)}, planner.start(model.spec, 1, "cpu"), PlanContext())
     error = [(c.scores - 0.1 * c.sequences[:, :, 0, 0]).std().item() for c in seen]
     assert error == pytest.approx([1.0, 0.1], rel=0.15)
@@ -154,7 +155,7 @@ def test_watch_sees_every_candidate_of_every_iteration(name: str, model: Track |
     goal = torch.zeros(2, 4, 2) if isinstance(model, Track) else torch.zeros(2, 4, dtype=torch.int64)
     planner = make(name, horizon=4, population=100, elites=10, iterations=2)
     seen: list[Candidates] = []
-    planner.watch = seen.append
+    planner.on_candidates = seen.append
     planner.plan(model, model.begin(goal), planner.start(model.spec, 2, "cpu"), PlanContext())
     counts = {"icem": [103, 80 + 3 + 1], "random_shooting": [100]}.get(name, [100, 100])
     assert [c.iteration for c in seen] == list(range(len(counts)))
@@ -164,9 +165,10 @@ def test_watch_sees_every_candidate_of_every_iteration(name: str, model: Track |
 
 def test_the_plan_before_is_where_the_next_search_begins() -> None:
     model, target = Track(), torch.rand(2, 6, 2) - 0.5
-    planner = make("cem", horizon=5, init_std=1e-6, min_std=0.0, population=4, elites=2)
-    warm = {"mean": target[:, :5], "std": torch.full((2, 5, 2), 1e-6), "score": torch.zeros(2)}
-    action, plan = planner.plan(model, model.begin(target[:, 1:]), warm, PlanContext())
+    planner = make("cem", horizon=5, population=4, elites=2)
+    planner.proposal = Adaptive(init_std=1e-6, min_std=0.0)
+    previous = {"mean": target[:, :5], "std": torch.full((2, 5, 2), 1e-6), "score": torch.zeros(2)}
+    action, plan = planner.plan(model, model.begin(target[:, 1:]), previous, PlanContext())
     torch.testing.assert_close(action, target[:, 1], atol=1e-4, rtol=0)
     torch.testing.assert_close(plan["mean"][:, :4], target[:, 1:5], atol=1e-4, rtol=0)
     torch.testing.assert_close(plan["mean"][:, 4], torch.zeros(2, 2), atol=1e-4, rtol=0)
@@ -186,21 +188,21 @@ def test_icem_tries_its_elites_again_one_step_on() -> None:
     model, code = Lock(), torch.tensor([[2, 0, 1, 1]])
     planner = make("icem", horizon=4, population=50, elites=10)
     seen: list[Candidates] = []
-    planner.watch = seen.append
-    warm = planner.start(model.spec, 1, "cpu")
-    warm["elites"] = torch.tensor(
+    planner.on_candidates = seen.append
+    previous = planner.start(model.spec, 1, "cpu")
+    previous["elites"] = torch.tensor(
         [[[0, 2, 1, 2], [1, 1, 1, 1], [2, 2, 2, 2], [0, 1, 0, 1], [1, 0, 1, 0], [2, 0, 2, 0]]]
     )
-    planner.plan(model, model.begin(code), warm, PlanContext())
+    planner.plan(model, model.begin(code), previous, PlanContext())
     tried = {tuple(s) for s in seen[0].sequences[0, :, :3].tolist()}
-    assert {tuple(s) for s in warm["elites"][0, :, 1:].tolist()} <= tried
+    assert {tuple(s) for s in previous["elites"][0, :, 1:].tolist()} <= tried
 
 
 def test_icem_never_forgets_its_best_sequence() -> None:
     model, target = Track(), torch.rand(3, 5, 2) * 2 - 1
     planner = make("icem", horizon=5, population=40, elites=5, iterations=6)
     best: list[Tensor] = []
-    planner.watch = lambda c: best.append(c.scores.amax(1))
+    planner.on_candidates = lambda c: best.append(c.scores.amax(1))
     action, plan = planner.plan(model, model.begin(target), planner.start(model.spec, 3, "cpu"), PlanContext())
     rises = torch.stack(best).diff(dim=0)
     assert (rises >= -1e-5).all() and (rises > 0).any()
@@ -212,17 +214,9 @@ def test_icem_never_forgets_its_best_sequence() -> None:
     [
         *((name, key, 0) for name in NAMES for key in ("horizon", "population", "particles", "discount")),
         *((name, "discount", 1.1) for name in NAMES),
-        *(
-            (name, key, value)
-            for name in ("cem", "icem")
-            for key, value in [("elites", 201), ("elites", 0), ("alpha", 1)]
-        ),
-        *((name, key, -0.1) for name in ("cem", "icem", "mppi") for key in ("init_std", "min_std", "uniform_mix")),
+        *((name, key, value) for name in ("cem", "icem") for key, value in [("elites", 201), ("elites", 0)]),
         *((name, "iterations", 0) for name in ("cem", "icem", "mppi")),
-        *(
-            ("icem", key, value)
-            for key, value in [("noise_beta", -1), ("decay", 0.9), ("keep_elites", 0), ("keep_elites", 2)]
-        ),
+        ("icem", "noise_beta", -1),
         *(("mppi", key, value) for key, value in [("temperature", 0), ("elites", 0), ("elites", 1001)]),
         ("random_shooting", "vote", -1),
     ],

@@ -40,14 +40,13 @@ def returns(planner: Search, model: Analytic, obs: Tensor, steps: int) -> Tensor
 
 
 def small(planner: str) -> Search:
-    common = {"particles": 1, "discount": 1.0, "init_std": 0.7, "min_std": 0.05, "uniform_mix": 0.1}
+    common = {"particles": 1, "discount": 1.0}
     if planner == "mppi":
         return MPPI(horizon=15, population=600, elites=None, iterations=1, temperature=1.0, **common)
     if planner == "cem":
-        return CEM(horizon=15, population=150, elites=20, iterations=3, alpha=0.1, **common)
+        return CEM(horizon=15, population=150, elites=20, iterations=3, **common)
     assert planner == "icem", planner
-    extra = {"alpha": 0.1, "noise_beta": 2.0, "decay": 1.25, "keep_elites": 0.3}
-    return ICEM(horizon=15, population=150, elites=20, iterations=2, **common, **extra)
+    return ICEM(horizon=15, population=150, elites=20, iterations=2, noise_beta=2.0, **common)
 
 
 def test_a_vote_holds_the_cartpole_for_500_steps_where_the_best_of_many_ties_drops_it() -> None:

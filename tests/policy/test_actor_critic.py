@@ -15,6 +15,7 @@ from mbrl_lab.config import CONF, build
 from mbrl_lab.dynamics.rollout import real_trajectory
 from mbrl_lab.dynamics.sequence import SequenceModel
 from mbrl_lab.ops import unimix
+from mbrl_lab.policy import actor_critic as module
 from mbrl_lab.policy.actor_critic import ActorCritic
 from mbrl_lab.protocols import WorldModel
 from mbrl_lab.types import EnvSpec, Outcome, Step, Trajectory, Tree
@@ -23,10 +24,7 @@ DISCRETE = EnvSpec((2,), torch.float32, 3, discrete=True)
 CONTINUOUS = EnvSpec((2,), torch.float32, 1, discrete=False)
 
 
-GROUPS = {
-    "actor": ("unimix", "min_std", "max_std"),
-    "optim": ("actor_lr", "critic_lr", "clip", "anneal_updates"),
-}
+GROUPS = {"optim": ("actor_lr", "critic_lr", "clip", "anneal_updates")}
 
 
 def actor_critic(spec: EnvSpec = DISCRETE, **changed: Any) -> ActorCritic:
@@ -66,21 +64,22 @@ def test_unimix_mixes_in_a_uniform_distribution() -> None:
     logits = torch.tensor([[0.0, 40.0, -40.0]])
     torch.testing.assert_close(unimix(logits, 0.3).exp(), torch.tensor([[0.1, 0.8, 0.1]]))
     torch.testing.assert_close(unimix(logits, 0.0), logits.log_softmax(-1))
-    probability = actor_critic(unimix=0.3).actor(torch.randn(5, 2)).logp.exp()
+    probability = actor_critic().actor(torch.randn(5, 2)).logp.exp()
     torch.testing.assert_close(probability, torch.full((5, 3), 1 / 3), msg="it begins without a preference")
 
 
 def test_std_lies_between_its_bounds() -> None:
-    policy = actor_critic(CONTINUOUS, min_std=0.2, max_std=0.5)
-    for out, std in ((-50.0, 0.2), (50.0, 0.5)):
+    policy = actor_critic(CONTINUOUS)
+    for out, std in ((-50.0, 0.1), (50.0, 1.0)):
         policy.actor.net[-1].bias.data.fill_(out)
         chosen = policy.actor(torch.randn(4, 2))
         torch.testing.assert_close(chosen.log_std.exp(), torch.full((4, 1), std))
         assert chosen.mean.abs().max() <= 1
 
 
-def test_lambda_returns_are_discounted_by_continue_and_cut_at_boundaries() -> None:
-    policy = actor_critic(gamma=0.5, td_lambda=1.0)
+def test_lambda_returns_are_discounted_by_continue_and_cut_at_boundaries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LAMBDA", 1.0)
+    policy = actor_critic(gamma=0.5)
     policy.target_critic = nn.Linear(2, 1)
     nn.init.constant_(policy.target_critic.weight, 0.5)
     nn.init.constant_(policy.target_critic.bias, 0.0)
@@ -100,7 +99,7 @@ def test_a_dream_is_what_the_model_says() -> None:
     seen = Target(DISCRETE, 0.75).imagine_trajectory(lambda f: torch.full((len(f),), 2), torch.zeros(5, 2), 3)
     assert seen.features[:, 0, 0].tolist() == [0, 1, 2, 3]
     torch.testing.assert_close(seen.reward, torch.full((3, 5), -0.16))
-    assert seen.discount.unique().tolist() == [0.75] and seen.valid.all()
+    assert seen.cont.unique().tolist() == [0.75] and seen.valid.all()
 
 
 def test_a_dream_is_kept_in_the_digits_that_networks_compute_in() -> None:
@@ -118,7 +117,7 @@ def test_rows_of_replay_read_as_a_dream() -> None:
     seen = real_trajectory(
         Step(torch.tensor([[0], [1], [0]]), obs, torch.tensor([[0.0], [2.0], [0.0]]), terminal, first)
     )
-    assert seen.discount.flatten().tolist() == [0, 1] and seen.valid.flatten().tolist() == [True, False]
+    assert seen.cont.flatten().tolist() == [0, 1] and seen.valid.flatten().tolist() == [True, False]
     assert seen.action.flatten().tolist() == [1, 0] and seen.reward.flatten().tolist() == [2, 0]
 
 
@@ -142,10 +141,13 @@ def test_the_world_model_gets_no_gradients(spec: EnvSpec, gradient: str) -> None
     ("spec", "gradient", "best"),
     [(DISCRETE, "reinforce", 2.0), (CONTINUOUS, "reinforce", 0.6), (CONTINUOUS, "dynamics", 0.6)],
 )
-def test_finds_the_best_action_and_its_value(spec: EnvSpec, gradient: str, best: float, bins: int) -> None:
+def test_finds_the_best_action_and_its_value(
+    spec: EnvSpec, gradient: str, best: float, bins: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
+    monkeypatch.setattr(module, "STD", (0.1, 0.2))
     rates = {"actor_lr": 1e-2, "critic_lr": 1e-2, "tau": 0.2, "gamma": 0.5}
-    policy = actor_critic(spec, gradient=gradient, bins=bins, min_std=0.1, max_std=0.2, **rates)
+    policy = actor_critic(spec, gradient=gradient, bins=bins, **rates)
     world = Target(spec)
     for _ in range(150):
         policy.learn_in(world, torch.zeros(64, 2), 4)
@@ -199,5 +201,3 @@ def test_invalid_settings_are_rejected() -> None:
         actor_critic(EnvSpec((4, 10, 10), torch.uint8, 6, discrete=True))
     with pytest.raises(ValueError, match=r"^policy.gradient is 'dynamics'; it must be reinforce where actions"):
         actor_critic(gradient="dynamics")
-    with pytest.raises(ValueError, match=r"^policy.actor.min_std is 2.0; it must be at most policy.actor.max_std, 1.0"):
-        actor_critic(CONTINUOUS, min_std=2.0)

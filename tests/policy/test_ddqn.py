@@ -324,7 +324,7 @@ def seen(make: Any, steps: int) -> tuple[Replay, EnvSpec]:
     replay = Replay(envs.spec, 10_000, 4, seed=0)
     replay.add(envs.reset())
     for _ in range(steps):
-        replay.add(envs.step(envs.spec.random(4)))
+        replay.add(envs.step(envs.spec.sample(4)))
     return replay, envs.spec
 
 

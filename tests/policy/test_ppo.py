@@ -65,7 +65,7 @@ def played(policy: PPO, spec: EnvSpec, time: int = 6, batch: int = 8) -> Step:
     """[time + 1, batch] of an unbroken episode in which the policy acted on noise."""
     no = torch.zeros(time + 1, batch, dtype=torch.bool)
     obs = torch.randn(time + 1, batch, *spec.obs_shape)
-    action = torch.stack([spec.no_action(batch), *(policy.act(x, explore=True) for x in obs[:-1])])
+    action = torch.stack([spec.zero_action(batch), *(policy.act(x, explore=True) for x in obs[:-1])])
     return Step(action, obs, torch.randn(time + 1, batch), no, no)
 
 
@@ -238,15 +238,15 @@ def test_actions_of_the_environment_train_the_value_only(spec: EnvSpec) -> None:
     policy = ppo(spec, entropy_coef=0.1, normalise_advantage=True, epochs=2)
     steps, other, third = played(policy, spec), copy.deepcopy(policy), copy.deepcopy(policy)
     forced = torch.rand(6, 8) < 0.3
-    changed = torch.where(forced.view(6, 8, *[1] * (steps.action.ndim - 2)), spec.no_action(8), steps.action[1:])
+    changed = torch.where(forced.view(6, 8, *[1] * (steps.action.ndim - 2)), spec.zero_action(8), steps.action[1:])
     replaced = steps._replace(action=torch.cat([steps.action[:1], changed]))
     for learner, rows in ((policy, steps), (other, replaced)):
         torch.manual_seed(1)
-        learner.update_own(rows, ~forced)
+        learner.update_on_policy(rows, ~forced)
     assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), other.parameters(), strict=True))
 
     before = copy.deepcopy(third)
-    third.update_own(steps, torch.zeros_like(forced))
+    third.update_on_policy(steps, torch.zeros_like(forced))
     assert all(torch.equal(a, b) for a, b in zip(third.actor.parameters(), before.actor.parameters(), strict=True))
     assert not torch.equal(third.critic[0].weight, before.critic[0].weight)
 
@@ -289,9 +289,9 @@ def test_learning_rate_is_annealed_to_zero() -> None:
 
 def test_gradient_norm_is_clipped() -> None:
     policy, steps = ppo(DISCRETE, clip=0.01), played(ppo(DISCRETE), DISCRETE)
-    told = policy.update(steps)["policy/gradient_norm"]
+    reported = policy.update(steps)["policy/gradient_norm"]
     norm = torch.stack([p.grad.norm() for p in policy.parameters() if p.grad is not None]).norm()
-    assert float(told) > 0.05 and norm.item() == pytest.approx(0.01, rel=1e-3)
+    assert float(reported) > 0.05 and norm.item() == pytest.approx(0.01, rel=1e-3)
 
 
 def test_act_explores_or_is_greedy() -> None:
@@ -301,7 +301,7 @@ def test_act_explores_or_is_greedy() -> None:
         greedy, drawn = policy.act(obs, explore=False), policy.act(obs, explore=True)
         torch.testing.assert_close(greedy, greedy[:1].expand_as(greedy))
         assert not torch.allclose(drawn, drawn[:1])
-        assert greedy.shape == drawn.shape == spec.random(4000).shape and drawn.dtype == spec.random(1).dtype
+        assert greedy.shape == drawn.shape == spec.sample(4000).shape and drawn.dtype == spec.sample(1).dtype
     assert drawn.abs().max() == 1
 
 

@@ -50,7 +50,7 @@ def sac(spec: EnvSpec, **changed: Any) -> SAC:
 def rows(spec: EnvSpec, batch: int = 8) -> Step:
     """[2, batch] of an unbroken episode."""
     no = torch.zeros(2, batch, dtype=torch.bool)
-    action = torch.stack([spec.random(batch), spec.random(batch)])
+    action = torch.stack([spec.sample(batch), spec.sample(batch)])
     return Step(action, torch.randn(2, batch, *spec.obs_shape), torch.randn(2, batch), no, no)
 
 
@@ -352,8 +352,8 @@ def pulls(spec: EnvSpec, payoff: Any) -> Replay:
     """A bandit: episodes of one step, in one state, that end terminally."""
     replay, one = Replay(spec, 2000, 1, seed=0), torch.ones(1)
     for _ in range(1000):
-        action = spec.random(1)
-        replay.add(Step(spec.no_action(1), one[None], 0 * one, one < 0, one > 0))
+        action = spec.sample(1)
+        replay.add(Step(spec.zero_action(1), one[None], 0 * one, one < 0, one > 0))
         replay.add(Step(action, one[None], payoff(action), one > 0, one < 0))
     return replay
 

@@ -78,14 +78,14 @@ def test_targets_are_the_models_rewards_and_the_target_critics_at_the_end() -> N
         steps, alpha = rollout.steps, 0.1
         last = torch.cat([steps.features[-1], rollout.last_action], -1)
         last_q = policy.target_critic(last.expand(2, -1, -1)).squeeze(-1).amin(0)
-    assert 0 < steps.discount.mean() < 1, "some terminate and some do not"
+    assert 0 < steps.cont.mean() < 1, "some terminate and some do not"
 
     for b in range(20):
         for t in range(3):
             expected, factor = 0.0, 1.0
             for k in range(t, 3):
                 expected += factor * float(steps.reward[k, b])
-                factor *= 0.9 * float(steps.discount[k, b])
+                factor *= 0.9 * float(steps.cont[k, b])
                 expected -= factor * alpha * float(rollout.log_prob[k + 1, b])
             expected += factor * float(last_q[b])
             assert float(target[t, b]) == pytest.approx(expected, rel=1e-4, abs=1e-5)

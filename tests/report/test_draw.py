@@ -79,7 +79,7 @@ def test_the_true_dynamics_make_no_error_and_predict_the_achieved_return(make: M
         reward_fn=physics.cartpole_reward,
         termination_fn=physics.cartpole_termination,
     )
-    planner = CEM(4, 24, 4, 1, 1, discount=1.0, alpha=0.1, init_std=0.7, min_std=0.05, uniform_mix=0.1)
+    planner = CEM(4, 24, 4, 1, 1, discount=1.0)
     algo = MPC(runner.envs.spec, truth, planner, warmup=1, every=1)
     algo.ready.fill_(True)
     seen = diagnose(runner, algo, num=2, steps=60)
@@ -98,7 +98,7 @@ def test_the_true_dynamics_make_no_error_and_predict_the_achieved_return(make: M
 def test_the_runner_does_not_notice(make: MakeRunner) -> None:
     runner = make("mpc", "cartpole", "planner=cem", **TINY)
     assert isinstance(runner.algo, MPC)
-    runner.begin()
+    runner.reset()
     before = torch.get_rng_state(), runner.envs.state_dict(), [p.clone() for p in runner.algo.parameters()]
     first = numbers(diagnose(runner, runner.algo, steps=20))
     assert torch.equal(before[0], torch.get_rng_state())
@@ -116,7 +116,7 @@ def test_a_model_is_validated_on_its_hold_out(make: MakeRunner) -> None:
     assert isinstance(runner.algo, MPC) and isinstance(runner.algo.model, Ensemble)
     runner.replay.add(runner.envs.reset())
     for _ in range(100):
-        runner.replay.add(runner.envs.step(runner.envs.spec.random(1)))
+        runner.replay.add(runner.envs.step(runner.envs.spec.sample(1)))
     seen = diagnose(runner, runner.algo, steps=20)
     train, test = runner.algo.model.trainer.split(runner.replay.transitions())
     assert seen.held_out and len(seen.validation.true) == len(test) > 0

@@ -94,13 +94,13 @@ def test_an_interrupt_handed_over_is_an_interrupt() -> None:
 def test_where_it_may_stop_anywhere_a_signal_stops_it_at_once_even_one_that_came_before() -> None:
     heard: list[str | None] = []
     with Signals() as signals:
-        with signals.at_once(lambda: heard.append(signals.received)):
+        with signals.immediately(lambda: heard.append(signals.received)):
             assert heard == []
             os.kill(os.getpid(), signal.SIGTERM)
             assert heard == ["SIGTERM"]
         os.kill(os.getpid(), signal.SIGUSR2)
         assert heard == ["SIGTERM"]
-        with signals.at_once(lambda: heard.append("again")):
+        with signals.immediately(lambda: heard.append("again")):
             assert heard == ["SIGTERM", "again"]
 
 

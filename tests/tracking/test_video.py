@@ -297,8 +297,8 @@ def test_one_that_cannot_be_closed_has_its_video(
     assert caplog.messages == ["close() of the environment failed: OSError: no answer"]
 
 
-@pytest.mark.parametrize(("told", "rate"), [(12, 12.0), (None, 30.0), (0, 30.0), ("fast", 30.0)])
-def test_a_frame_rate_that_is_none_is_not_taken(told: Any, rate: float) -> None:
+@pytest.mark.parametrize(("fps", "rate"), [(12, 12.0), (None, 30.0), (0, 30.0), ("fast", 30.0)])
+def test_a_frame_rate_that_is_none_is_not_taken(fps: Any, rate: float) -> None:
     env = Lamp()
-    env.metadata = {"render_fps": told}  # type: ignore[misc]
+    env.metadata = {"render_fps": fps}  # type: ignore[misc]
     assert frame_rate(env) == rate
