@@ -77,7 +77,7 @@ PAIRS: list[Pair] = [
 RUNS = {
     *product(("ddqn", "sac"), FAMILIES, ("",), ("sac",)),
     *product(("ddqn", "sac"), ("discrete", "grid", "pixels"), ("",), ("ddqn",)),
-    *product(("ddqn", "sac"), ("continuous",), ("",), ("crossq", "svg")),
+    *product(("ddqn", "sac"), ("continuous",), ("",), ("crossq",)),
     *product(("ppo",), FAMILIES, ("",), ("ppo",)),
     *product(("ppo",), ("discrete", "continuous"), ("",), ("actor_critic",)),
     *product(("mpc",), ("discrete", "continuous"), ("ensemble",), PLANNERS),

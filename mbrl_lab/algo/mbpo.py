@@ -113,7 +113,7 @@ class MBPO(Learner):
         super().__init__(spec, warmup)
         self.model = dynamics(spec)
         self.policy = policy(self.model.feature_spec)
-        self.on_policy = self.policy.window is None
+        self.on_policy = self.policy.window is None and not self.policy.learns_through_model
         uncertainty.check(self.model)
         if self.policy.learns_through_model:
             check_gradients(self.model, self.policy, real_ratio, reward_clip)
@@ -266,6 +266,9 @@ def check_gradients(model: WorldModel, policy: Policy, real_ratio: float | None,
         raise ValueError(
             f"algo.reward_clip is {reward_clip}; with {name} it must be 0, as a clipped reward has no gradient"
         )
+    if real_ratio != 1 and (model.recurrent or model.feature_spec != model.spec):
+        why = f"as kept rollouts hold features, not states of {type(model).__name__}"
+        raise ValueError(f"algo.real_ratio is {real_ratio}; with {name} it must be 1, {why}")
 
 
 def real_windows(real_ratio: float | None, on_policy: bool, batch: int) -> int:

@@ -29,9 +29,9 @@ class OnPolicy(Algo):
         """
         super().__init__()
         self.policy = policy(spec)
-        if self.policy.window is not None:
+        if self.policy.window is not None or self.policy.learns_through_model:
             name = type(self.policy).__name__
-            raise ValueError(f"algo=ppo cannot learn with {name}, which needs windows of replay: try policy=ppo")
+            raise ValueError(f"algo=ppo cannot learn with {name}, which needs replay or a model: try policy=ppo")
         self.horizon = horizon
         self.reward_clip = reward_clip
         self.actions: list[Tensor] = []  # [B] each, chosen since the previous update

@@ -194,7 +194,7 @@ class CriticAux(NamedTuple):
 class SAC(Policy):
     """See the top of this file. The encoder learns from the critics alone."""
 
-    window = 2
+    window: int | None = 2
     """Steps in a window of replay: one transition."""
     n_step = 1
     learns_by_priority = True

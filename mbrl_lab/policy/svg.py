@@ -41,6 +41,7 @@ class SoftRollout(NamedTuple):
 class SVG(SAC):
     """See the top of this file. ValueError for discrete actions, which pass no gradients."""
 
+    window = None
     learns_through_model = True
     compilable = ("sample", "value_gradient_loss", "expansion_loss")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from mbrl_lab import make_run
 from mbrl_lab.algo import MBPO
 from mbrl_lab.algo.imagined import Imagined, mix
 from mbrl_lab.algo.learner import Updates
-from mbrl_lab.algo.mbpo import Rollouts, Uncertainty
+from mbrl_lab.algo.mbpo import Rollouts, Uncertainty, check_gradients
+from mbrl_lab.dynamics import Analytic
 from mbrl_lab.protocols import Policy, WorldModel
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, FitResult, Metrics, Outcome, Step, Tree
@@ -354,3 +356,27 @@ def test_rollouts_are_as_long_as_the_model_has_earned() -> None:
     other = mbpo(length=[4, 4, 0, 1], adaptive=True)
     other.set_extra_state(algo.get_extra_state())
     assert other.length(20) == 4 and mbpo(length=[4, 4, 0, 1]).length(20) == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["env=cartpole"], "must be continuous: try policy=sac"),
+        (["env=pendulum", "algo.reward_clip=1"], "algo.reward_clip is 1.0; with SVG it must be 0"),
+        (["env=pendulum", "dynamics=latent", "algo.real_ratio=0.5"], "algo.real_ratio is 0.5; with SVG it must be 1"),
+    ],
+    ids=["discrete", "clipped", "features"],
+)
+def test_what_value_gradients_cannot_follow_is_rejected(words: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make_run("mbpo", words[0].removeprefix("env="), *words[1:], "policy=svg", "debug=smoke", folder=tmp_path)
+
+
+class NoGradients(Analytic):
+    differentiable = False
+
+
+def test_a_model_without_gradients_is_rejected() -> None:
+    check_gradients(Analytic(SPEC, *[lambda *x: x[0]] * 3), Policy(), 1.0, 0.0)  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="NoGradients has none: dynamics=ensemble"):
+        check_gradients(NoGradients(SPEC, *[lambda *x: x[0]] * 3), Policy(), 1.0, 0.0)  # type: ignore[list-item]
