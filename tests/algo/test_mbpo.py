@@ -362,7 +362,7 @@ def test_rollouts_are_as_long_as_the_model_has_earned() -> None:
     ("words", "message"),
     [
         (["env=cartpole"], "must be continuous: try policy=sac"),
-        (["env=pendulum", "algo.reward_clip=1"], "algo.reward_clip is 1.0; with SVG it must be 0"),
+        (["env=pendulum", "algo.reward_clip=1"], "algo.reward_clip is 1; with SVG it must be 0"),
         (["env=pendulum", "dynamics=latent", "algo.real_ratio=0.5"], "algo.real_ratio is 0.5; with SVG it must be 1"),
     ],
     ids=["discrete", "clipped", "features"],
