@@ -1,4 +1,4 @@
-"""Replay: a ring of steps, read by `sample`, `draw`, `latest` and `read`."""
+"""Replay: a ring of steps, read by `sample`, `sample_by_priority`, `latest` and `read`."""
 
 from __future__ import annotations
 
@@ -111,6 +111,8 @@ class Replay:
         indices = indices.to(self.storage) + time * self.num_envs
         action, _, reward, terminal, first = self.store
         action, reward, terminal, first = self._take((action, reward, terminal, first), indices)
+
+        # Slots beyond the newest step hold the oldest ones, or nothing yet: as `first` no transition leads there.
         first |= indices >= self.added * self.num_envs
 
         observed = indices
@@ -180,6 +182,7 @@ class Replay:
         assert self.priorities.length == length, (self.priorities.length, length)
         self.priorities.sync(self.added)
 
+        # Drawn on the CPU, for the same reason as windows: a seed gives the same ones on every device.
         uniform = torch.rand(batch, generator=self.generator, dtype=torch.float64).to(self.device)
         indices, probability = self.priorities.draw(uniform)
         return indices, probability * starts * self.num_envs

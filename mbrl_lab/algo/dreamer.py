@@ -80,6 +80,8 @@ class Dreamer(Learner):
     def learn(self, replay: Replay, before: int, after: int) -> Metrics:
         measured = Means()
         self.model.store(replay, self.belief)
+
+        # The model learns alone at first: a policy would learn from rollouts of an untrained model.
         if self.warmup_ends(before, after):
             self.ready.fill_(True)
             for _ in range(self.pretrain):

@@ -79,3 +79,11 @@ class Learner(Algo):
     def fit_due(self, before: int, after: int, every: int) -> bool:
         """Whether a fit is due in (before, after]: when the warm-up finishes, and every `every` steps after that."""
         return after >= self.warmup and crossed(before - self.warmup, after - self.warmup, every) > 0
+
+
+def window_of(policy: Policy) -> int:
+    """Steps in the windows of replay that a policy learns from. Raises ValueError if it cannot learn from replay."""
+    if policy.window is None:
+        name = type(policy).__name__
+        raise ValueError(f"{name} learns from its own rollouts alone, not from replay: try policy=ddqn or sac")
+    return policy.window

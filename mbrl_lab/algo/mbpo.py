@@ -24,8 +24,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map, tree_map_only
 
 from mbrl_lab.algo.imagined import Imagined, mean_length, mix
-from mbrl_lab.algo.learner import Learner, Updates, fit_normaliser
-from mbrl_lab.algo.off_policy import window_of
+from mbrl_lab.algo.learner import Learner, Updates, fit_normaliser, window_of
 from mbrl_lab.dynamics.rollout import rollout
 from mbrl_lab.ops import Means, clipped
 from mbrl_lab.protocols import Policy, WorldModel

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from mbrl_lab.algo.learner import MOMENTS_EVERY, Learner, Updates, fit_normaliser
+from mbrl_lab.algo.learner import MOMENTS_EVERY, Learner, Updates, fit_normaliser, window_of
 from mbrl_lab.ops import Means, clipped
 from mbrl_lab.protocols import Policy
 from mbrl_lab.replay import Replay
@@ -94,11 +94,3 @@ class OffPolicy(Learner):
         """The exponent of importance weights at an environment step."""
         fraction = min(step / self.importance_steps, 1.0) if self.importance_steps else 0.0
         return self.importance_exponent + fraction * (1 - self.importance_exponent)
-
-
-def window_of(policy: Policy) -> int:
-    """Steps in the windows of replay that a policy learns from. Raises ValueError if it cannot learn from replay."""
-    if policy.window is None:
-        name = type(policy).__name__
-        raise ValueError(f"{name} learns from its own rollouts alone, not from replay: try policy=ddqn or sac")
-    return policy.window

@@ -7,8 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from mbrl_lab.algo.learner import MOMENTS_EVERY, Updates, fit_normaliser
-from mbrl_lab.algo.off_policy import window_of
+from mbrl_lab.algo.learner import MOMENTS_EVERY, Updates, fit_normaliser, window_of
 from mbrl_lab.ops import Means, clipped, crossed
 from mbrl_lab.protocols import Policy, WorldModel
 from mbrl_lab.replay import Replay

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from mbrl_lab.dynamics.ensemble import Ensemble
-from mbrl_lab.dynamics.holdout import HoldoutTrainer
-from mbrl_lab.dynamics.tally import Tally
+from mbrl_lab.dynamics.trainer import HoldoutTrainer, Tally
 from mbrl_lab.ops import hash_uniform
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import FitResult, Metrics, Step, Windows

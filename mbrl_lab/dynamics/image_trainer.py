@@ -8,12 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mbrl_lab.dynamics.holdout import HoldoutTrainer
 from mbrl_lab.dynamics.quality import HORIZONS, FramePredictions, image_metrics, open_loop
-from mbrl_lab.dynamics.tally import Tally
+from mbrl_lab.dynamics.trainer import HoldoutTrainer, Tally
 from mbrl_lab.dynamics.visual import Visual
 from mbrl_lab.env.objects import FindObjects
-from mbrl_lab.nets.anneal import anneal
+from mbrl_lab.nets.adam import anneal
 from mbrl_lab.replay import Replay, free_memory
 from mbrl_lab.types import FitResult, Metrics, Step
 
@@ -45,6 +44,7 @@ class ImageTrainer(HoldoutTrainer[Visual]):
     """What to look for in images when the model is validated."""
 
     def fit(self, model: Visual, replay: Replay, updates: int | None) -> FitResult:
+        # Also the last step of an unrolled window must not be held out.
         train, test = self.split(self.windows(model, replay, model.unroll))
         train = train[~self.in_test(train + (model.unroll - 1) * replay.num_envs, test)]
         train = train if len(train) else test
@@ -63,11 +63,14 @@ class ImageTrainer(HoldoutTrainer[Visual]):
                 tally.add(model.update(steps)[1])
                 if 0 < limit <= tally.updates:
                     break
+
+            # Validation only stops the fit: weights of an earlier epoch are not restored.
             if not 0 < limit <= tally.updates and updates is None:
                 error = self.validate(model, replay, test if len(test) else train)
                 stale = 0 if (error < best * (1 - self.gain)).any() else stale + 1
                 best = torch.minimum(best, error)
 
+        # Open-loop metrics take longer than a gradient step, so fits of a few updates leave them out.
         held = self.unseen(model, replay, max(HORIZONS), VALIDATED)
         if updates is not None or held is None:
             return FitResult(tally.checked())
@@ -100,16 +103,21 @@ class ImageTrainer(HoldoutTrainer[Visual]):
 
     def held(self, indices: Tensor) -> Tensor:
         """[N] bool: whether indices [N] are in blocks that are held out; the second block is, if any are."""
+        # 1e-9 guards against rounding: block 1 gives exactly 0, which might come out as almost 1.
         return ((indices // BLOCK).double() * GOLDEN + (1 - GOLDEN) + 1e-9).frac() < self.holdout
 
     def prepare(self, model: Visual, replay: Replay, train: Tensor) -> list[Tensor]:
-        """Tell the model the sampling weights, and return the indices of each kind of event that occurs."""
+        """Set the model's sampling weights, and return the indices of each kind of event that occurs."""
         reward, terminal = replay.rewards_and_terminals(train)
         events = [x for x in (reward != 0, terminal) if x.any()]
         kinds = [train[x] for x in events]
+
+        # w in the loss: how much more often a batch has a transition with an event than replay has.
         fraction = self.event_fraction(kinds)
         more = [fraction / len(kinds) / x.double().mean() if x.any() else 0.0 for x in (reward != 0, terminal)]
         model.set_sampling_weights(torch.tensor([1 - fraction, *more]))
+
+        # Statistics of a sample of frames, newest of each stack, as replay may hold a million.
         some = train[torch.randint(len(train), (STUDIED,), device=train.device)]
         model.update_statistics(replay.read(some, 1).obs[0][:, -model.shape[0] :])
         return kinds
@@ -139,9 +147,12 @@ class ImageTrainer(HoldoutTrainer[Visual]):
 
     def unseen(self, model: Visual, replay: Replay, steps: int, most: int) -> Step | None:
         """[lead + 1 + steps, N] held-out rows, N at most `most`, evenly spread; None where there are none."""
+        # Windows whose first and last step lie in held-out blocks.
         held = self.split(self.windows(model, replay, steps))[1]
         after = held + steps * replay.num_envs
         held = held[torch.isin(after // BLOCK, held // BLOCK)]
+
+        # Longer windows leave out other indices at the newest end, so the split of the fit decides again.
         test = self.split(self.windows(model, replay, model.unroll))[1]
         held = held[self.in_test(held, test)]
         if not len(held):

@@ -41,7 +41,7 @@ class FramePredictions(NamedTuple):
 def open_loop(model: Visual, steps: Step, oracle: bool = False) -> FramePredictions:
     """Predict along steps [lead + 1 + H, N], of which the first lead + 1 give the start state.
 
-    `oracle`: go on from the model's outcome that fits the true frame best, not from the likeliest one.
+    `oracle`: continue from the model's outcome that fits the true frame best, not from the likeliest one.
     """
     lead, channels = model.lead, model.shape[0]
     state = model.initial_state(steps.at(slice(0, lead + 1)))
@@ -57,6 +57,7 @@ def open_loop(model: Visual, steps: Step, oracle: bool = False) -> FramePredicti
         following, outcome = model.expect(state, row.action)
         state = model.closest_outcome(state, row.action, true) if oracle else following
 
+        # `first`: the step belongs to the episode; `alive`: and the episode continues after it.
         first = alive & ~row.first
         alive = first & ~row.terminal
         frames = (state[:, -channels:], true, alive)
@@ -137,6 +138,8 @@ def average_precision(score: Tensor, label: Tensor) -> float:
     """
     if not label.any():
         return math.nan
+
+    # The place of the last of equal scores: precision there does not depend on the order among them.
     order = score.argsort(descending=True, stable=True)
     score, label = score[order], label[order].double()
     last = torch.searchsorted(-score, -score, right=True) - 1

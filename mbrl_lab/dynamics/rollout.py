@@ -1,4 +1,4 @@
-"""Imagined rollouts: a policy acts in a world model, and what comes of it looks like steps of replay."""
+"""Imagined rollouts: a policy acts in a world model, and the result looks like steps of replay."""
 
 from __future__ import annotations
 
@@ -18,31 +18,33 @@ def rollout(
     bound: float = 0.0,
     bonus: float = 0.0,
 ) -> Step:
-    """[horizon + 1, B] rows, as if the policy had acted from states [B] on; the first row holds these.
+    """[horizon + 1, B] steps of the policy from states [B], which the first step holds.
 
-    An episode goes on with the model's probability. What would come after its end is marked `first`, so no transition
-    leads there. Rollouts stop before a step on which the model's disagreement is above `bound` (0: never), and a step
-    pays `bonus` for each unit of it.
+    An episode continues with the model's probability. Steps after a termination are marked `first`, so no transition
+    leads there. Rollouts stop before a step on which the model's disagreement is above `bound` (0: never). The reward
+    of a step includes `bonus` for each unit of disagreement.
     """
     obs = model.features(state)
-    rows = [begin(model.spec, obs)]
-    over = torch.zeros_like(rows[0].first)
+    rows = [first_step(model.spec, obs)]
+    stopped = torch.zeros_like(rows[0].first)
     for _ in range(horizon):
         action = policy.act(obs, True)
         uncertainty = model.disagreement(state, action) if bound or bonus else None
         uncertainty = torch.zeros_like(rows[0].reward) if uncertainty is None else uncertainty
         if bound:
-            over = over | (uncertainty > bound)
+            stopped = stopped | (uncertainty > bound)
+
+        # All B rollouts are imagined to the horizon, also those that have stopped: shapes stay the same.
         state, outcome = model.imagine(state, action)
         obs = model.features(state)
-        ends = torch.rand_like(outcome.cont) >= outcome.cont
-        rows.append(Step(action, obs, outcome.reward + bonus * uncertainty, ends & ~over, over))
-        over = over | ends
+        terminated = torch.rand_like(outcome.cont) >= outcome.cont
+        rows.append(Step(action, obs, outcome.reward + bonus * uncertainty, terminated & ~stopped, stopped))
+        stopped = stopped | terminated
     return Step(*(torch.stack(field) for field in zip(*rows, strict=True)))
 
 
-def begin(spec: EnvSpec, obs: Tensor) -> Step:
-    """A row in which episodes begin, with observations [B, ...]."""
+def first_step(spec: EnvSpec, obs: Tensor) -> Step:
+    """The first step of B episodes, with observations [B, ...]."""
     batch, device = len(obs), obs.device
     no = torch.zeros(batch, dtype=torch.bool, device=device)
     return Step(spec.zero_action(batch, device), obs, torch.zeros(batch, device=device), no, ~no)

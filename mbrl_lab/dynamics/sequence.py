@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map, tree_map_only
 
 from mbrl_lab.dynamics.trainer import Trainer
-from mbrl_lab.nets.anneal import anneal
+from mbrl_lab.nets.adam import anneal
 from mbrl_lab.nets.precision import autocast_dtype, differentiate
 from mbrl_lab.nets.running import Standardise
 from mbrl_lab.ops import clip_norm

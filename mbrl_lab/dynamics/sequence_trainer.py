@@ -9,8 +9,7 @@ from torch import Tensor
 
 from mbrl_lab.dynamics.latents import Latents
 from mbrl_lab.dynamics.sequence import SequenceModel
-from mbrl_lab.dynamics.tally import Tally
-from mbrl_lab.dynamics.trainer import Trainer
+from mbrl_lab.dynamics.trainer import Tally, Trainer
 from mbrl_lab.replay import Replay, free_memory, nbytes
 from mbrl_lab.types import FitResult, Metrics, Tree, Windows
 
@@ -71,6 +70,8 @@ class SequenceTrainer(Trainer[SequenceModel]):
         if not self.stored:
             states, metrics = model.update(steps, parts=self.accumulate)
             return metrics, Windows(steps, states)
+
+        # Windows begin in stored states, and the newer model's states replace those of the later steps.
         latents = self.stored_latents(model, replay)
         states, metrics = model.update(steps, latents.read(indices), self.accumulate)
         latents.refresh(indices, states)
@@ -79,6 +80,8 @@ class SequenceTrainer(Trainer[SequenceModel]):
     def sample_windows(self, model: SequenceModel, replay: Replay) -> Tensor:
         """[batch] indices of the steps where windows begin; the first ones lead to a termination."""
         indices = replay.windows(self.batch, model.length)
+
+        # A termination at a window's last step: an earlier one would be followed by steps of another episode.
         endings = replay.terminal_windows(model.length) if self.terminal_fraction else indices[:0]
         count = int(self.batch * self.terminal_fraction) if len(endings) else 0
         drawn = torch.randint(max(len(endings), 1), (count,), device=endings.device)

@@ -240,20 +240,19 @@ class Visual(WorldModel):
         """One gradient step on U transitions: steps [lead + 1 + U, B] for all members, or [.., K, B] for each."""
         each = [self._of_member(steps, k) for k in range(self.members)]
 
+        # Gradients are accumulated member by member, so that only one graph is in memory at a time.
         self.opt.zero_grad()
-        losses = [self._backward(k, rows) for k, rows in enumerate(each)]
+        losses = []
+        for member, rows in enumerate(each):
+            loss, parts = self.loss(member, rows)
+            differentiate(loss)
+            losses.append(parts)
         metrics: Metrics = {k: torch.stack([x[k] for x in losses]).mean() for k in losses[0]}
 
         if self.clip:
             metrics["model/train/gradient_norm"] = clip_norm(self.parameters(), self.clip)
         self.opt.step()
         return self.initial_state(each[0].at(slice(0, self.lead + 1))), metrics
-
-    def _backward(self, member: int, rows: Step) -> dict[str, Tensor]:
-        """Accumulate the gradient of one member's loss, so that only one graph is in memory at a time."""
-        loss, parts = self.loss(member, rows)
-        differentiate(loss)
-        return parts
 
     def loss(self, member: int, steps: Step) -> tuple[Tensor, dict[str, Tensor]]:
         """The mean loss [] of steps [lead + 1 + U, B], of which the last U are predicted, and its parts."""

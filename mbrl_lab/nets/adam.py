@@ -1,4 +1,4 @@
-"""Adam with little around its arithmetic."""
+"""Adam with little around its arithmetic, and learning rates that fall with the count of updates."""
 
 from __future__ import annotations
 
@@ -31,6 +31,9 @@ def fused_kernel(library: Any = torch) -> Callable[..., None] | None:
 
 KERNEL = fused_kernel()
 """What a step calls; None: torch.optim.Adam's own step, which takes longer and computes the same."""
+
+FINAL_FACTOR = 0.01
+"""Of the learning rate, at the end of annealing."""
 
 
 class Adam(torch.optim.Adam):
@@ -105,3 +108,15 @@ class Adam(torch.optim.Adam):
         zeros = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
         self.state[p] = {"step": torch.zeros((), device=p.device), **zeros}
         return self.state[p]
+
+
+def annealing_factor(updates: Tensor | int, over: int) -> float:
+    """1 for the first half of `over` updates, then linearly down to a hundredth at its end; `over` 0: always 1."""
+    return min(max(2 - 2 * int(updates) / over, FINAL_FACTOR), 1.0) if over else 1.0
+
+
+def anneal(opt: torch.optim.Optimizer, lr: float, updates: Tensor | int, over: int) -> None:
+    """Set an optimizer's learning rate to `lr` times the factor after so many updates []."""
+    if over:
+        for group in opt.param_groups:
+            group["lr"] = lr * annealing_factor(updates, over)

@@ -91,9 +91,12 @@ def convolve(obs: Tensor, layer: nn.Conv2d, scale: float) -> Tensor:
         image = obs.to(dtype).contiguous(memory_format=torch.channels_last)
         return nn.functional.conv2d(image, weight, layer.bias, layer.stride, layer.padding)
 
+    # The kernel [O, C, k, k] in the same order: C * stride * stride channels, k / stride places each way.
     patches = layer.kernel_size[0] // stride
     weight = weight.unflatten(2, (patches, stride)).unflatten(4, (patches, stride)).permute(0, 1, 3, 5, 2, 4)
     weight = weight.flatten(1, 3).contiguous(memory_format=torch.channels_last)
+
+    # Bytes are moved before they are cast, as a float takes four times the memory.
     image = space_to_depth(obs.to(dtype) if obs.is_floating_point() else obs, stride).to(dtype).movedim(-1, 1)
     return nn.functional.conv2d(image, weight, layer.bias)
 

@@ -56,6 +56,8 @@ class TwoHotHead(Head):
         if bins % 2 == 0:
             raise ValueError(f"bins is {bins}; it must be an odd number, so that one of the bins is 0")
         self.outputs = bins
+
+        # Mirrored, so that bins of opposite sign cancel to the bit.
         upper = symexp(torch.linspace(0, SYMLOG_RANGE, bins // 2 + 1))
         self.register_buffer("bins", torch.cat([-upper.flip(0)[:-1], upper]), persistent=False)
 

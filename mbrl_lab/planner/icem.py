@@ -66,6 +66,8 @@ class ICEM(Search):
         """
         fresh = max(int(self.population / DECAY**iteration), min(2 * self.elites, self.population))
         groups = [proposal.sample(plan, fresh), plan["elites"]]
+
+        # Only at the end, as in the paper: earlier, the mean would narrow the proposal too soon.
         if iteration == self.iterations - 1:
             groups.append(proposal.mode(plan)[:, None])
         sequences = torch.cat(groups, 1)

@@ -26,9 +26,12 @@ def coloured_noise(shape: tuple[int, ...], beta: float, device: torch.device | s
     white = torch.randn(shape, device=device)
     if beta == 0:
         return white
+    # Frequency 0 gets the gain of the lowest other one, as its own would be infinite.
     steps = shape[-1]
     frequency = torch.fft.fftfreq(steps, device=device).abs().clamp(min=1 / steps)
     gain = frequency ** (-beta / 2)
+
+    # Unit variance whatever beta is: the mean power over all frequencies is 1.
     gain = gain / gain.square().mean().sqrt()
     return torch.fft.irfft(torch.fft.rfft(white) * gain[: steps // 2 + 1], n=steps)
 
@@ -93,6 +96,8 @@ class Categorical(Proposal):
         probabilities = (1 - self.uniform_mix) * plan["mean"] + self.uniform_mix / actions
         noise = coloured_noise((batch, count, horizon), self.noise_beta, plan["mean"].device)
         quantile = torch.special.ndtr(noise).transpose(1, 2).contiguous()
+
+        # Rounding may leave the last cumulative sum below 1, and so a quantile beyond it.
         drawn = torch.searchsorted(probabilities.cumsum(-1), quantile, right=True)
         return drawn.clamp(max=actions - 1).transpose(1, 2)
 

@@ -30,19 +30,25 @@ def evaluate(
 ) -> Tensor:
     """Mean return over particles [B, N] of sequences [B, N, H(, A)] from state [B]; -inf where anything is not finite.
 
-    The `value` of the last states [M] adds to what a sequence gets, where the episode goes on after it.
+    The `value` of the last states [M] is added for episodes that continue beyond the horizon.
     The model sees P * N * B rows ordered by particle, sequence, environment: an ensemble that gives each member a
     contiguous block of rows then shows every environment's sequences to all members. Rows whose episode is over for
     certain are dropped on the way, and every member loses the same number of them.
     """
     batch, count = sequences.shape[:2]
     copies = particles * count
+
+    # Filled up to a multiple of the blocks, which must have equal sizes; the rows added are copies that do not count.
     rows = torch.arange(copies * batch + -copies * batch % model.row_blocks, device=sequences.device)
     wide = tree_map_only(Tensor, lambda x: x[rows % batch], state)
+
+    # Time comes first, so that the actions of a step are contiguous.
     by_step = sequences.movedim(2, 0).transpose(1, 2).flatten(1, 2)  # [H, N * B(, A)]
     actions = by_step[:, rows % (count * batch)]
+
+    # `totals` and `alives` keep all rows in order; `total` and `alive` are those still imagined.
     totals = torch.zeros(len(rows), device=sequences.device)
-    alives = (rows < copies * batch).float()  # no row that only fills the last block
+    alives = (rows < copies * batch).float()
     total, alive = totals.clone(), alives.clone()
 
     horizon = len(actions)
@@ -52,6 +58,8 @@ def evaluate(
         alive = alive * outcome.cont * discount
         if step % CHECK_EVERY or step == horizon - 1:
             continue
+
+        # Counting the finished rows waits for a GPU, and dropping them copies the state: neither at each step.
         kept = unfinished(alive, model.row_blocks)
         if kept is not None:
             totals[rows], alives[rows] = total, alive
@@ -64,6 +72,8 @@ def evaluate(
         total = total + alive * value(wide)
     totals[rows], alives[rows] = total, alive
     totals, alives = totals[: copies * batch], alives[: copies * batch]
+
+    # A NaN of one particle makes its sequence the worst: as a mean it would compare false with any other score.
     sane = totals.isfinite() & alives.isfinite()
     return totals.where(sane, -torch.inf).view(particles, count, batch).mean(0).T.contiguous()
 
@@ -77,6 +87,8 @@ def unfinished(alive: Tensor, blocks: int) -> Tensor | None:
     most = finished.shape[1] - int(finished.sum(1).min())
     if most > WORTHWHILE * finished.shape[1]:
         return None
+
+    # Stable, so that the rows that are kept stay in order.
     alive_first = finished.sort(dim=1, stable=True).indices[:, :most]
     start = torch.arange(0, len(alive), finished.shape[1], device=alive.device)
     return (alive_first + start.unsqueeze(1)).flatten()
@@ -93,6 +105,8 @@ def elite_weights(scores: Tensor, elites: int) -> Tensor:
     All that tie with the last elite share the places left. Rewards for survival make hundreds tie: a choice is noise.
     """
     scores = _anchored(scores)
+
+    # Elites are found by their score, not by position: topk would break ties by an order that is not specified.
     last = scores.topk(elites, 1).values[:, -1:]
     better, tied = (scores > last).float(), (scores == last).float()
     places = (elites - better.sum(1, keepdim=True)) / tied.sum(1, keepdim=True)

@@ -24,8 +24,7 @@ from torch import Tensor, nn
 
 from mbrl_lab.dynamics.rollout import real_trajectory
 from mbrl_lab.nets.actor import Categorical, ClippedGaussian, Distribution
-from mbrl_lab.nets.adam import Adam
-from mbrl_lab.nets.anneal import anneal, annealing_factor
+from mbrl_lab.nets.adam import Adam, anneal, annealing_factor
 from mbrl_lab.nets.heads import make_head, zero_output
 from mbrl_lab.nets.mlp import mlp
 from mbrl_lab.ops import lambda_returns, polyak, unimix
