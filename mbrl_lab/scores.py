@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mbrl_lab.env import Episode
+
+Array = NDArray[np.float64]
 
 RESAMPLES = 2_000
 """Bootstrap samples; rliable's default for intervals of point estimates."""
@@ -19,6 +21,10 @@ class Reference(NamedTuple):
 
     random: float
     human: float
+
+    def normalise(self, returns: Any) -> Any:
+        """Human-normalised scores of returns, one or an array."""
+        return (returns - self.random) / (self.human - self.random)
 
 
 def statistics(episodes: Sequence[Episode], reference: Reference | None = None) -> dict[str, float]:
@@ -35,7 +41,7 @@ def statistics(episodes: Sequence[Episode], reference: Reference | None = None) 
     }
 
     if reference is not None:
-        numbers["hns"] = (mean - reference.random) / (reference.human - reference.random)
+        numbers["hns"] = reference.normalise(mean)
     return numbers
 
 
@@ -44,16 +50,56 @@ def summary(phase: str, episodes: Sequence[Episode], reference: Reference | None
     return {f"{phase}/{name}": value for name, value in statistics(episodes, reference).items()}
 
 
-def interquartile_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def interquartile_mean(values: Array) -> Array:
     """[S, ...] -> [...]: the mean over S without the floor(S / 4) lowest and highest values (Agarwal et al. 2021)."""
     cut = len(values) // 4
     return np.sort(values, 0)[cut : len(values) - cut].mean(0)
 
 
-def interval(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """95 % bootstrap interval of the interquartile mean over S seeds of [S, N]; about the range for two or three."""
+def interval(*strata: Array) -> tuple[Array, Array]:
+    """95 % stratified bootstrap interval of the interquartile mean of all runs of S seeds in [S, N] values.
+
+    A stratum is an environment: its runs are resampled among themselves. With one of two or three seeds the interval
+    spans about the range.
+    """
+    samples = interquartile_mean(np.concatenate(resample(strata), 1).swapaxes(0, 1))
+    return central(samples)
+
+
+def performance_profile(scores: Array, *strata: Array) -> tuple[Array, Array, Array]:
+    """Fraction of runs, of [S] in each environment, above each of T scores, with 95 % intervals: three times [T]."""
+    above = [(stratum[:, None] > scores).astype(np.float64) for stratum in strata]
+    low, high = central(np.concatenate(resample(above), 1).mean(1))
+    return np.concatenate(above).mean(0), low, high
+
+
+def probability_of_improvement(pairs: Sequence[tuple[Array, Array]]) -> tuple[float, float, float]:
+    """P(X > Y) of two algorithms' runs, and its 95 % interval (Agarwal et al. 2021, equation 2).
+
+    Args:
+        pairs: the scores [S] of X and [R] of Y in each environment. Ties count half, environments count equally.
+    """
+    better = [_better(x, y) for x, y in pairs]
+    drawn = resample([scores for pair in pairs for scores in pair])
+    samples = np.mean([_better(x, y) for x, y in zip(drawn[::2], drawn[1::2], strict=True)], 0)
+    low, high = central(samples)
+    return float(np.mean(better)), float(low), float(high)
+
+
+def _better(x: Array, y: Array) -> Array:
+    """[..., S] and [..., R] -> [...]: the fraction of pairs in which x is higher; ties count half."""
+    difference = x[..., :, None] - y[..., None, :]
+    return (0.5 + 0.5 * np.sign(difference)).mean((-2, -1))
+
+
+def resample(strata: Sequence[Array]) -> list[Array]:
+    """[S, ...] of each stratum -> [RESAMPLES, S, ...], drawn with replacement from that stratum alone."""
     # A fixed seed, so that the same runs give the same figure.
-    drawn = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
-    samples = interquartile_mean(values[drawn].swapaxes(0, 1))
+    generator = np.random.default_rng(0)
+    return [values[generator.integers(len(values), size=(RESAMPLES, len(values)))] for values in strata]
+
+
+def central(samples: Array) -> tuple[Array, Array]:
+    """The central 95 % of samples along the first axis."""
     low, high = np.quantile(samples, (0.025, 0.975), axis=0)
     return low, high

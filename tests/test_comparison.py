@@ -14,10 +14,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from mbrl_lab.cli import compare as comparison
-from mbrl_lab.cli.compare import algos_of, main, parser, threshold_of, title, words
+from mbrl_lab.cli.compare import algos_of, main, parser, words
 from mbrl_lab.config import CONF, check, compose_config
 from mbrl_lab.config.composition import composed
-from mbrl_lab.report.compare import Curve
+from mbrl_lab.report.compare import Curve, environment_name, threshold_of
 from mbrl_lab.tracking.folder import flatten, plain
 
 SMALL = ["debug=smoke", "eval.every=100", "steps=120", "+env.make.max_episode_steps=30"]
@@ -148,7 +148,7 @@ def test_the_folder_of_an_ablation(name: str, env: list[str], label: str, monkey
 def test_a_figure_is_called_after_its_environment(env: dict[str, Any], overrides: dict[str, str], said: str) -> None:
     none = np.zeros(0)
     first = Curve(Path("home/run"), 0, {}, overrides, none, none, none)
-    assert title(flatten({"env": env}), first) == said
+    assert environment_name(flatten({"env": env}), first) == said
 
 
 def test_a_folder_may_have_an_equals_sign(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,6 +21,7 @@ from mbrl_lab.cli import compare as comparison
 from mbrl_lab.cli import sweep as sweeping
 from mbrl_lab.cli import tune as tuning
 from mbrl_lab.cli.evaluate import parser
+from mbrl_lab.cli.report import parser as report_parser
 from mbrl_lab.config import CONF, check, compose_config
 from mbrl_lab.config import composition as config
 from mbrl_lab.config.messages import flat_keys
@@ -29,7 +30,24 @@ from mbrl_lab.tune.space import read_space
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "outputs").glob("*.md")])
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
-FILES = ("py", "md", "yaml", "yml", "json", "jsonl", "csv", "bin", "txt", "mp4", "png", "pt", "toml", "log", "journal")
+FILES = (
+    "py",
+    "md",
+    "yaml",
+    "yml",
+    "json",
+    "jsonl",
+    "csv",
+    "bin",
+    "txt",
+    "mp4",
+    "png",
+    "pt",
+    "toml",
+    "log",
+    "journal",
+    "html",
+)
 NOT_SETTINGS = ("hydra", "torch", "mbrl_lab")
 
 
@@ -146,6 +164,9 @@ def test_commands_compose(page: str, line: list[str], with_examples: None) -> No
     assert (ROOT / script).exists()
     if script == "scripts/evaluate.py":
         parser().parse_args(words)
+        return
+    if script == "scripts/report.py":
+        report_parser().parse_args(words)
         return
     if script == "scripts/compare.py":
         args = comparison.parser().parse_intermixed_args(words)

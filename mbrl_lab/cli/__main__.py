@@ -13,6 +13,7 @@ COMMANDS = {
     "train": "train, e.g. algo=mpc env=cartpole, or resume a run",
     "evaluate": "play whole episodes with a run's weights",
     "compare": "train several algorithms with equal seeds, or use existing runs, and draw them in one figure",
+    "report": "show runs, their statistics, videos and diagnostics in one HTML file",
     "sweep": "show the runs of a sweep, start some again, collect results",
     "tune": "search for hyperparameters",
     "doctor": "examine this machine, or the parts of a job",

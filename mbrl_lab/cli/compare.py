@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import gymnasium
 from omegaconf import DictConfig, OmegaConf
 
 from mbrl_lab.cli.terminal import attempt
 from mbrl_lab.cli.train import run
 from mbrl_lab.config import ConfigError, check, compose_config, conf_folders
-from mbrl_lab.report.compare import Curve, by_group, by_run, draw_comparison, find_runs, grouped, read_run
+from mbrl_lab.report.compare import (
+    by_group,
+    by_run,
+    draw_comparison,
+    environment_name,
+    find_runs,
+    grouped,
+    read_run,
+    threshold_of,
+)
 from mbrl_lab.report.tables import table, write_csv
 from mbrl_lab.tracking.folder import ConfigMismatch, RunFolder, flatten, plain
 from mbrl_lab.tracking.signals import STOPPED
@@ -151,24 +158,6 @@ def show(places: Sequence[Path], out: Path, threshold: float | None) -> None:
     target = threshold if threshold is not None else threshold_of(settings)
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    draw_comparison(groups, title(settings, curves[0]), target, out)
+    draw_comparison(groups, environment_name(settings, curves[0]), target, out)
     print(table(by_group(groups, target)))
     print(f"picture   {out}\nnumbers   {write_csv(by_run(groups, target), out.with_suffix('.csv'))}")
-
-
-def title(settings: Mapping[str, Any], first: Curve) -> str:
-    """The environment: its gymnasium id, its game, its task, or its file, whichever the settings contain."""
-    known = (
-        settings.get("env.make.id"),
-        settings.get("env.game"),
-        settings.get("env.task"),
-        first.overrides.get("env"),
-    )
-    return str(next(filter(None, known), first.folder.parent.name))
-
-
-def threshold_of(settings: Mapping[str, Any]) -> float | None:
-    """The environment file's `threshold`, or gymnasium's `reward_threshold`, if there is one."""
-    given = settings.get("env.threshold")
-    known = gymnasium.registry.get(str(settings.get("env.make.id")))
-    return given if given is not None else known.reward_threshold if known else None

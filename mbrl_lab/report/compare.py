@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import gymnasium
 import numpy as np
 from matplotlib.ticker import EngFormatter
 from numpy.typing import NDArray
@@ -37,6 +38,7 @@ class Curve(NamedTuple):
     steps: Array  # [N]
     seconds: Array  # [N] without evaluations
     returns: Array  # [N]
+    final: float = math.nan  # mean return of the final policy; NaN: not evaluated yet
 
 
 class Group(NamedTuple):
@@ -75,9 +77,28 @@ def read_run(folder: Path) -> Curve:
     kept = {k: v for k, v in overrides.items() if k.split(".")[0] not in IGNORED}
 
     # Time of evaluations is excluded: the algorithm does not need them.
-    keys = "time/seconds", "time/evaluation", "eval/return"
-    steps, seconds, evaluating, returns = series(read_metrics(home.metrics), *keys)
-    return Curve(folder, int(config.get("seed", 0)), settings, kept, steps, seconds - evaluating, returns)
+    rows = read_metrics(home.metrics)
+    steps, seconds, evaluating, returns = series(rows, "time/seconds", "time/evaluation", "eval/return")
+    final = last(series(rows, "final/return")[1])
+    return Curve(folder, int(config.get("seed", 0)), settings, kept, steps, seconds - evaluating, returns, final)
+
+
+def environment_name(settings: Mapping[str, Any], first: Curve) -> str:
+    """The environment's gymnasium id, game, task or file, whichever the settings contain."""
+    known = (
+        settings.get("env.make.id"),
+        settings.get("env.game"),
+        settings.get("env.task"),
+        first.overrides.get("env"),
+    )
+    return str(next(filter(None, known), first.folder.parent.name))
+
+
+def threshold_of(settings: Mapping[str, Any]) -> float | None:
+    """The environment file's `threshold`, or gymnasium's `reward_threshold`, if there is one."""
+    given = settings.get("env.threshold")
+    known = gymnasium.registry.get(str(settings.get("env.make.id")))
+    return given if given is not None else known.reward_threshold if known else None
 
 
 def grouped(curves: Sequence[Curve]) -> list[Group]:
@@ -94,7 +115,7 @@ def labels(groups: Sequence[Sequence[Curve]], differing: Sequence[str]) -> list[
     """A name for each group: the first override in which all differ, alone or with algo, or settings, or a folder."""
     first = [group[0] for group in groups]
     if len(first) == 1:
-        return [first[0].overrides.get("algo", first[0].folder.name)]
+        return [shown_value(first[0], "algo") or first[0].folder.name]
     differing_overrides = [
         k for k in keys_of(c.overrides for c in first) if len({shown_value(c, k) for c in first}) > 1
     ]
@@ -190,24 +211,37 @@ def by_run(groups: Sequence[Group], threshold: float | None) -> list[Row]:
 
 
 def by_group(groups: Sequence[Group], threshold: float | None) -> list[Row]:
-    """A row for each group, for a terminal; medians over seeds of steps and seconds to the threshold."""
+    """A row for each group, for a terminal: the return at the last evaluation that all its seeds have."""
     rows = []
     for group in groups:
         steps, seconds, returns = aligned(group)
-        low, high = interval(returns)
-
         row: Row = {"of": group.label, "seeds": len(group.curves), "steps": whole(last(steps))}
-        row |= {"seconds": whole(last(seconds)), "mean": f"{last(returns.mean(0)):.1f}"}
-        row["IQM"] = f"{last(interquartile_mean(returns)):.1f}"
-        row["95 % of IQM"] = f"{last(low):.1f} to {last(high):.1f}"
-
-        if threshold is not None:
-            took = [first_reaching(c.steps, c.returns, threshold) for c in group.curves]
-            time = [first_reaching(c.seconds, c.returns, threshold) for c in group.curves]
-            row[f"reached {threshold:g}"] = f"{sum(map(math.isfinite, took))} of {len(took)}"
-            row |= {"after steps": whole(float(np.median(took))), "after seconds": whole(float(np.median(time)))}
-        rows.append(row)
+        row |= {"seconds": whole(last(seconds))} | score_columns(returns[:, -1:])
+        rows.append(row | threshold_columns(group, threshold))
     return rows
+
+
+def score_columns(returns: Array) -> Row:
+    """Mean and IQM over seeds of one return each, and the interval of the IQM, of [S, 1]; dashes for [S, 0]."""
+    if not returns.size:
+        return dict.fromkeys(("mean", "IQM", "95 % of IQM"), "-")
+    low, high = interval(returns)
+    return {
+        "mean": f"{returns.mean():.1f}",
+        "IQM": f"{last(interquartile_mean(returns)):.1f}",
+        "95 % of IQM": f"{last(low):.1f} to {last(high):.1f}",
+    }
+
+
+def threshold_columns(group: Group, threshold: float | None) -> Row:
+    """Number of seeds that reached the threshold; medians over seeds of the steps and seconds that it took."""
+    if threshold is None:
+        return {}
+    took = [first_reaching(c.steps, c.returns, threshold) for c in group.curves]
+    time = [first_reaching(c.seconds, c.returns, threshold) for c in group.curves]
+    reached = f"{sum(map(math.isfinite, took))} of {len(took)}"
+    medians = [whole(float(np.median(x))) for x in (took, time)]
+    return {f"reached {threshold:g}": reached, "after steps": medians[0], "after seconds": medians[1]}
 
 
 def last(x: Array) -> float:

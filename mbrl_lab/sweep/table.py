@@ -86,15 +86,9 @@ def run_state(name: str, path: Path, in_queue: bool) -> RunState:
 
 
 def state_of(folder: RunFolder, status: Mapping[str, Any], in_queue: bool) -> str:
-    """The state in a run's status, or a later one that its process could not write."""
-    # The lock first: a process that was requeued runs again although its last status is `preempted`.
-    state = str(status.get("state", "waiting"))
-    if folder.running(status):
-        return "running"
-    if in_queue and state != "done":
-        return "queued"
-    # A killed process leaves `running` behind.
-    return "killed" if state == "running" else state
+    """The state of a run's folder, or `queued` if SLURM has its job and it does not run yet."""
+    state = folder.state(status)
+    return "queued" if in_queue and state not in ("running", "done") else state
 
 
 def latest(rows: Sequence[Mapping[str, Any]]) -> float | None:

@@ -123,6 +123,15 @@ class RunFolder:
         here = status.get("state") == "running" and status["host"] == socket.gethostname()
         return here and alive(status["pid"], status["born"])
 
+    def state(self, status: Mapping[str, Any]) -> str:
+        """`waiting` (never started), `running`, `killed` (its process is gone), or the final state in its status."""
+        # The lock first: a process that was requeued runs again although its last status is `preempted`.
+        if self.running(status):
+            return "running"
+        # A killed process leaves `running` behind.
+        state = str(status.get("state", "waiting"))
+        return "killed" if state == "running" else state
+
     def status(self) -> dict[str, Any]:
         """`status.json`, or {} if no run ever started here."""
         return _read_json(self.path / "status.json")

@@ -1,0 +1,1 @@
+"""The report of runs as one HTML file that needs no network: curves, statistics, videos, diagnostics and origins."""
