@@ -88,7 +88,7 @@ MEANINGS: dict[str, str] = {
     "policy/value": "actor-critic: mean value of imagined states by the target critic",
     "policy/return": "actor-critic: mean lambda-return",
     "policy/return_range": "actor-critic: range by which returns are divided if it is above 1",
-    "policy/imagined_reward": "actor-critic: mean imagined reward",
+    "policy/imagined_reward": "actor-critic and svg: mean imagined reward",
     "policy/imagined_termination": "actor-critic: mean imagined probability of a termination",
     "policy/entropy": "entropy of the policy in nats",
     "policy/alpha": "SAC: the temperature",
