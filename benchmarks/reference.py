@@ -111,6 +111,9 @@ PAIRS: dict[str, list[str]] = {
     "mbpo_grid+rssm": ["dynamics=rssm_xs", "dynamics.state.units=32", "dynamics.width=16", "dynamics.length=5"],
     "mbpo_continuous+latent": ["dynamics=latent", "dynamics.width=32", "dynamics.trainer.batch=3"],
     "mbpo_discrete+sac": ["policy=sac", "policy.width=32"],
+    "mbpo_continuous+svg": ["policy=svg", "policy.width=32", "policy.horizon=2", "algo.real_ratio=0.5"],
+    "sac_continuous+crossq": ["policy=crossq", "policy.width=32", "policy.critic.width=32"],
+    "mpc_continuous+value": ["value=sac", "policy.width=32"],
     "mbpo_grid+uncertainty": ["algo.uncertainty.max=0.5", "algo.uncertainty.bonus=0.1"],
     "dreamer_discrete+rssm": [
         "dynamics=rssm_xs",

@@ -47,6 +47,22 @@ def test_a_run_keeps_its_tensors_where_they_belong(recipe: str, place: str, tmp_
         assert runner.replay.store.obs.is_cuda == (place == "auto")
 
 
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        ("mbpo_continuous", ["policy=svg", "algo.real_ratio=0.5", "policy.horizon=2", "dynamics.norm=true"]),
+        ("sac_continuous", ["policy=crossq", "policy.critic.width=16"]),
+        ("mpc_continuous", ["value=sac", "policy.normalise_obs=true"]),
+    ],
+    ids=["svg", "crossq", "value"],
+)
+def test_other_policies_keep_their_tensors_where_they_belong(recipe: str, words: list[str], tmp_path: Path) -> None:
+    with OtherDevice():
+        runner = started(recipe, tmp_path, *BRIEF[recipe.partition("_")[0]], *words)
+        runner.run()
+        assert all(x.device.type == "cuda" for x in tensors(runner))
+
+
 def test_reads_of_steps_on_the_cpu_arrive_on_the_device() -> None:
     spec = EnvSpec((2,), torch.float32, 3, True)
     with OtherDevice():
