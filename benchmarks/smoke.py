@@ -48,8 +48,7 @@ def pairs() -> list[str]:
     words = [f"algo={algo} env={ENV_OF[family]}" for algo, family in recipes]
     words += [f"algo=random env={env} {NEEDS.get(env, '')}".strip() for env in names["env"]]
     tuned = (name.split("_", 1) for name in names["preset"] if "_" in name)
-    # A preset may also be of a policy, as svg_cheetah is.
-    there = [(algo, env) for algo, env in tuned if env in names["env"] and algo in dict(recipes)]
+    there = [(algo, env) for algo, env in tuned if env in names["env"]]
     words += [f"algo={algo} env={env} {NEEDS.get(env, '')}".strip() for algo, env in there]
     words += [f"algo=mpc env={env} planner={planner}" for env in ENV_OF.values() for planner in PLANNERS]
     words += [f"algo=mpc env={env} dynamics={model}" for env, models in MODELS.items() for model in models]

@@ -212,7 +212,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "a file in a file": (["env=cartpole/x"], ["env=cartpole/x does not exist", "pendulum"]),
     "a module": (["env.make._target_=nowhere.make"], ["no module 'nowhere' in ", "PYTHONPATH"]),
     "an id's module": (["env=gym", "env.id=nowhere:E-v0"], ["no module 'nowhere' in ", "PYTHONPATH"]),
-    "a class": (["algo=mpc", "dynamics._target_=mbrl_lab.dynamics.Nix"], ["mbrl_lab.dynamics.Nix", "cannot be loaded"]),
+    "a class": (["algo=mpc", "planner._target_=mbrl_lab.planner.Nix"], ["mbrl_lab.planner.Nix", "cannot be loaded"]),
     "a function": (["algo=random", "env.make._target_=mbrl_lab.env.nix"], ["mbrl_lab.env.nix", "cannot be loaded"]),
 }
 

@@ -155,8 +155,9 @@ def test_a_pairs_preset_is_of_a_pair() -> None:
     """Every file is a pair's, or one that others are made from or a choice; none is left behind under another name."""
     algos, envs = ({path.stem for path in (CONF / group).glob("*.yaml")} for group in ("algo", "env"))
     pairs = {f"{algo}_{env}" for algo in algos for env in envs}
-    bases = {"none", "ddqn_atari", "ppo_atari", "mbpo_atari", "mbpo_mujoco", "mpc_mujoco"}
+    bases = {"none", "ddqn_atari", "ppo_atari", "ppo_mujoco", "mbpo_atari", "mbpo_mujoco", "mpc_mujoco"}
     others = {path.stem for path in (CONF / "preset").glob("*.yaml")} - pairs - bases
     assert others == {
-        f"mbpo_{name}" for name in ("fast_cheetah", "fast_inverted_pendulum", "small_breakout", "small_spaceinvaders")
+        f"mbpo_{name}"
+        for name in ("fast_cheetah", "fast_inverted_pendulum", "small_breakout", "small_spaceinvaders", "svg_cheetah")
     }

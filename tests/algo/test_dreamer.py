@@ -167,7 +167,8 @@ def test_what_cannot_be_is_said_before_anything_runs(words: list[str], said: str
 
 def test_windows_that_no_memory_holds_are_refused() -> None:
     with pytest.raises(
-        ValueError, match=r"^dynamics.trainer.batch=\d+ windows of dynamics.length=3 steps need .* make one smaller"
+        ValueError,
+        match=r"^dynamics.trainer.batch=\d+ windows of dynamics.length=3 steps need .* make one of them smaller",
     ):
         dreamer(batch=10**12).allocate_memory()
 

@@ -221,5 +221,7 @@ def test_with_a_value_planners_see_what_comes_after_and_it_learns_after_the_warm
 
 
 def test_a_value_needs_a_policy_that_has_one() -> None:
-    with pytest.raises(ValueError, match=r"value\.policy is Policy, which estimates no values: try policy=ddqn"):
+    with pytest.raises(
+        ValueError, match=r"value\.policy is Policy, which estimates no values: try value=ddqn, or value=sac"
+    ):
         Value(SPEC, lambda spec: Policy(), Updates(1, 1, 1), 0.0)

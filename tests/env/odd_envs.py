@@ -263,8 +263,8 @@ CASES = [
     Case("TooBounded", acts(Box(5, np.inf, (1,), np.float32)), {"action_bound": 2.0}, "choose a larger one"),
     Case("HugeBox", acts(Box(np.finfo(np.float32).min, np.finfo(np.float32).max, (1,))), error="env.action_bound"),
     Case("EmptyBox", acts(Box(-1, 1, (0,), np.float32)), error="nothing to choose"),
-    Case("Several", acts(spaces.MultiDiscrete([2, 3])), error="a number for each combination"),
-    Case("Switches", acts(spaces.MultiBinary(3)), error="a number for each combination"),
+    Case("Several", acts(spaces.MultiDiscrete([2, 3])), error="one discrete action for each combination"),
+    Case("Switches", acts(spaces.MultiBinary(3)), error="one discrete action for each combination"),
     Case("Both", acts(spaces.Tuple([Discrete(2), Box(-1, 1, (1,))])), error="actions must be"),
     Case("Named", acts(spaces.Dict({"gas": Box(0, 1, (1,))})), error="actions must be"),
     # time

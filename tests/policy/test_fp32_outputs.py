@@ -55,12 +55,12 @@ def dreamer_critic(bins: int = 0) -> Net:
 
 
 def reward_head(bins: int = 0) -> Net:
-    model = made("dynamics/latent", latent=11, bins=bins)
+    model = made("dynamics/latent", state={"size": 11}, bins=bins)
     return model.reward, model.reward[-1].weight, model.reward[-1].bias
 
 
 def rssm_reward_head() -> Net:
-    model = made("dynamics/rssm", units=8, blocks=1, groups=1, classes=3, bins=0)
+    model = made("dynamics/rssm", state={"units": 8, "blocks": 1, "groups": 1, "classes": 3}, bins=0)
     return model.reward, model.reward[-1].weight, model.reward[-1].bias
 
 
