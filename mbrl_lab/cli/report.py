@@ -5,18 +5,21 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
-from mbrl_lab.cli.terminal import attempt
+from mbrl_lab.cli.terminal import attempt, print_line
 from mbrl_lab.config import ConfigError
-from mbrl_lab.report.page.runs import read_runs
+from mbrl_lab.report.page.runs import Run, read_runs
+from mbrl_lab.report.page.serve import Pages, make_server
 from mbrl_lab.tracking.atomic import write_text
 from mbrl_lab.tracking.signals import STOPPED
 
 MEGABYTE = 1_000_000
+PORT = 8265
 
 
 def main(argv: Sequence[str]) -> int:
@@ -33,7 +36,16 @@ def parser() -> argparse.ArgumentParser:
     """Every option."""
     p = argparse.ArgumentParser(prog="report.py", description=__doc__)
     p.add_argument("places", metavar="FOLDER", nargs="+", type=Path, help="runs, sweeps, or folders with runs")
-    p.add_argument("--out", metavar="FILE", type=Path, help="the file (report.html in the first folder)")
+    where = p.add_mutually_exclusive_group()
+    where.add_argument("--out", metavar="FILE", type=Path, help="the file (report.html in the first folder)")
+    where.add_argument(
+        "--serve",
+        metavar="PORT",
+        type=int,
+        nargs="?",
+        const=PORT,
+        help=f"no file, but a page at http://localhost:PORT ({PORT}) that follows runs while they train",
+    )
     p.add_argument("--threshold", type=float, help="a return to count steps to (env.threshold, or gymnasium's own)")
     p.add_argument(
         "--embed",
@@ -57,15 +69,26 @@ def report(args: argparse.Namespace) -> None:
     except ModuleNotFoundError as error:
         raise ConfigError(f'{error.name} is not installed: pip install "mbrl_lab[report]"') from error
 
-    runs, problems = read_runs(args.places)
-    out = args.out or args.places[0] / "report.html"
-    home = out.resolve().parent
-    page = render(content(runs, problems, args.threshold, int(args.embed * MEGABYTE), partial(relative, home)))
+    def page_of(read: tuple[list[Run], list[str]], link: Callable[[Path], str], version: str | None = None) -> str:
+        return render(content(*read, args.threshold, int(args.embed * MEGABYTE), link), version)
 
+    if args.serve is not None:
+        # The first page before the server: an error is a line here, not in the browser.
+        pages = Pages(args.places, lambda link, version: page_of(read_runs(args.places), link, version))
+        pages.current()
+        with make_server(pages, args.serve) as server, suppress(KeyboardInterrupt):
+            print_line(f"report    http://localhost:{server.server_port} follows the runs; Ctrl-C stops")
+            server.serve_forever()
+        return
+
+    out = args.out or args.places[0] / "report.html"
+    runs, problems = read_runs(args.places)
+    page = page_of((runs, problems), partial(relative, out.resolve().parent))
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, page)
-    print("\n".join(f"note      {line}" for line in problems), end="\n" if problems else "")
-    print(f"report    {out} ({len(page.encode()) / MEGABYTE:.1f} MB, {len(runs)} runs)")
+    for line in problems:
+        print(f"note      {line}")
+    print(f"report    {out} ({len(page.encode()) / MEGABYTE:.1f} MB, {len(runs)} run{'' if len(runs) == 1 else 's'})")
 
 
 def relative(home: Path, path: Path) -> str:

@@ -5,54 +5,28 @@ from __future__ import annotations
 import base64
 import json
 import re
+import shutil
 import sys
+import threading
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
 import pytest
 import vl_convert
 from omegaconf import OmegaConf
+from runs import PNG, put_run
 
 from mbrl_lab.cli.report import main
 from mbrl_lab.report.page import render
 from mbrl_lab.report.page.charts import COLOURS, curve_chart, profile_chart, profile_strata, style
+from mbrl_lab.report.page.content import content
 from mbrl_lab.report.page.groups import environments, group_labels, improvement_table, score_table
 from mbrl_lab.report.page.media import in_turns
 from mbrl_lab.report.page.runs import read_runs
-
-PNG = b"\x89PNG\r\n\x1a\n" + b"0" * 100
-
-
-def put_run(folder: Path, returns: list[float], final: float | None = None, **config: Any) -> Path:
-    """A run's folder as training leaves it, with an evaluation each 100 steps that took 10 seconds."""
-    algo, seed = config.pop("algo", "sac"), config.pop("seed", 0)
-    env = config.pop("env", {"make": {"id": "Pendulum-v1"}, "threshold": 2.5})
-    folder.mkdir(parents=True)
-    tree = {"seed": seed, "steps": 100 * len(returns), "algo": {"_target_": f"x.{algo.upper()}"}, "env": env, **config}
-    OmegaConf.save(OmegaConf.create(tree), folder / "config.yaml")
-    (folder / "overrides.txt").write_text(f"algo={algo}\nseed={seed}\n")
-
-    rows: list[dict[str, float]] = [
-        {"step": 100 * k, "eval/return": value, "time/seconds": 12.0 * k, "time/evaluation": 2.0 * k}
-        for k, value in enumerate(returns, 1)
-    ]
-    rows += [{"step": 100 * len(returns), "final/return": final}] if final is not None else []
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    status = {
-        "state": "done",
-        "step": 100 * len(returns),
-        "attempt": 1,
-        "pid": 1,
-        "born": "",
-        "host": "h",
-        "error": None,
-    }
-    (folder / "status.json").write_text(json.dumps(status))
-    hardware = {"host": "h", "cpu": "a processor", "cores": 2, "gpus": []}
-    origin = {"started": "2026-01-01T00:00:00", "git": {"commit": "abc", "dirty": False}, "hardware": hardware}
-    (folder / "env.json").write_text(json.dumps(origin | {"python": "3.11", "packages": {"torch": "2.9"}}))
-    return folder
+from mbrl_lab.report.page.serve import Pages, make_server
 
 
 @pytest.fixture
@@ -118,9 +92,9 @@ def test_scores_and_thresholds_by_hand(two: Path) -> None:
         "2 of 3",
         "200",
     )
-    better, worse = improvement_table([environment])
+    (better,) = improvement_table([environment])
     # Of the nine pairs mbpo is higher in 2 (3 above 1 and 2) + 3 (4) + 1 (1.5 above 1).
-    assert (better["X"], better["P(X > Y)"], worse["P(X > Y)"]) == ("mbpo", "0.667", "0.333")
+    assert (better["X"], better["Y"], better["P(X > Y)"]) == ("mbpo", "sac", "0.667")
 
 
 def test_without_a_final_evaluation_the_last_common_one_counts(two: Path) -> None:
@@ -139,7 +113,8 @@ def test_the_page_has_charts_tables_commands_and_origins(two: Path, capsys: pyte
     assert page.count("mbrl-lab train algo=mbpo seed=1") == 1
     assert [a["data-group"] for a in found.all("input")] == ["mbpo", "sac"]
     # Nothing is loaded from anywhere else.
-    assert not [a for tag, a in found.tags if tag in ("script", "link", "iframe") and ("src" in a or "href" in a)]
+    loaded = [a.get("src") or a.get("href") for tag, a in found.tags if tag in ("script", "link", "iframe", "base")]
+    assert [address for address in loaded if address] == ["data:,"]
     assert not re.findall(r"""(?:src|href)=["']?(?:https?:)?//""", page)
 
 
@@ -194,7 +169,7 @@ def test_nothing_of_a_config_is_resolved_or_built(tmp_path: Path, capsys: pytest
 def test_damaged_and_unfinished_folders_are_a_line_each(two: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (two / "config_only").mkdir()
     OmegaConf.save(OmegaConf.create({"seed": 1}), two / "config_only" / "config.yaml")
-    for name, file, content in (
+    for name, file, text in (
         ("not_yaml", "config.yaml", "a: [1\n"),
         ("no_settings", "config.yaml", "[1]\n"),
         ("no_text", "config.yaml", ""),
@@ -208,7 +183,7 @@ def test_damaged_and_unfinished_folders_are_a_line_each(two: Path, capsys: pytes
         ("bad_seed", "config.yaml", "seed: x\n"),
     ):
         path = put_run(two / name, [1.0]) / file
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
     half = put_run(two / "half", [1.0, 2.0])
     with (half / "metrics.jsonl").open("a") as file:
         file.write('{"step": 300, "eval/ret')
@@ -272,3 +247,65 @@ def test_the_extra_is_named_if_it_is_missing(
     monkeypatch.setitem(sys.modules, "vl_convert", None)
     assert main([str(two)]) == 2
     assert capsys.readouterr().err == 'error: vl_convert is not installed: pip install "mbrl_lab[report]"\n'
+
+
+@pytest.fixture
+def served(two: Path) -> Iterator[tuple[Pages, int]]:
+    """A server of the runs, and its port."""
+    (two / "sac-0" / "videos").mkdir()
+    (two / "sac-0" / "videos" / "final-0.mp4").write_bytes(PNG)
+
+    def write(link: Callable[[Path], str], version: str) -> str:
+        return render.render(content(*read_runs([two]), None, 0, link), version)
+
+    pages = Pages([two], write)
+    with make_server(pages, 0) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield pages, server.server_port
+        server.shutdown()
+        thread.join()
+
+
+def get(port: int, path: str, host: str = "localhost") -> tuple[int, bytes]:
+    """Status and body of an answer."""
+    connection = HTTPConnection("127.0.0.1", port)
+    connection.request("GET", path, headers={"Host": f"{host}:{port}"})
+    answer = connection.getresponse()
+    body = answer.read()
+    connection.close()
+    return answer.status, body
+
+
+def test_a_served_page_is_written_anew_when_a_run_changes(served: tuple[Pages, int], two: Path) -> None:
+    _, port = served
+    status, page = get(port, "/")
+    version = get(port, "/version")[1].decode()
+    assert status == 200 and version == get(port, "/version")[1].decode()
+    assert f'data-version="{version}"' in page.decode()
+    file = two / "sac-0" / "status.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"state": "preempted"}))
+    assert get(port, "/version")[1].decode() != version and b"1 preempted" in get(port, "/")[1]
+
+    shutil.rmtree(two)
+    status, page = get(port, "/")
+    assert status == 500 and b"holds no run" in page
+
+
+def test_only_files_of_the_page_are_served_and_only_to_this_machine(served: tuple[Pages, int]) -> None:
+    _, port = served
+    (address,) = re.findall(rb'src="(files/\w+.mp4)"', get(port, "/")[1])
+    assert get(port, f"/{address.decode()}") == (200, PNG)
+    for path in ("/files/1.mp4", "/files/../../etc/passwd", "//etc/passwd", "/sac-0/config.yaml"):
+        assert get(port, path)[0] == 404, path
+    # A name of somebody else's that resolves to this machine.
+    assert get(port, "/", "example.com")[0] == 403
+
+
+def test_a_port_in_use_is_one_line(served: tuple[Pages, int], two: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, port = served
+    assert main([str(two), "--serve", str(port)]) == 2
+    said = f"port {port} of 127.0.0.1 is in use or not allowed: give another to --serve"
+    assert capsys.readouterr().err == f"error: {said}\n"
+    assert main([str(two), "--serve", "65536"]) == 2
+    assert "--serve is 65536; it must be a port from 0 to 65535" in capsys.readouterr().err

@@ -84,9 +84,9 @@ def curve_chart(environment: Environment, labels: Sequence[str], x: str) -> Spec
         {"data": {"values": curve_rows(environment.groups)}, "transform": [visible()], "layer": curves},
     ]
     if environment.threshold is not None:
-        rule = {"mark": {"type": "rule", "strokeDash": [4, 4], "color": "currentColor", "opacity": 0.6}}
-        rule["encoding"] = {"y": {"datum": environment.threshold}}
-        layers.append(rule)
+        mark = {"type": "rule", "strokeDash": [4, 4], "color": "currentColor", "opacity": 0.6, "aria": False}
+        level = {"values": [{"threshold": environment.threshold}]}
+        layers.append({"data": level, "mark": mark, "encoding": {"y": up("threshold")}})
     return chart(layers, f"Return of evaluations on {environment.name} against {title}. The numbers are in a table.")
 
 
@@ -178,7 +178,16 @@ def chart(layers: Sequence[Spec], description: str) -> Spec:
         "background": None,
         "params": [{"name": "hidden", "value": []}, {"name": "seeds", "value": False}],
         "layer": [bound, *others],
-        "config": {"axis": {**text, "gridOpacity": 0.15, "titleFontWeight": "normal"}, "view": {"stroke": None}},
+        "config": {
+            "axis": {
+                **text,
+                "gridOpacity": 0.15,
+                "titleFontWeight": "normal",
+                "labelFontSize": 11,
+                "titleFontSize": 12,
+            },
+            "view": {"stroke": None},
+        },
     }
 
 

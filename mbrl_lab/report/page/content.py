@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,12 +30,22 @@ LONGEST_TABLE = 200
 """Rows of a CSV file that are shown."""
 
 
+NUMERIC = re.compile(r"[-+\d.,%() ]*(?:(?:e[-+]?|to|of|nan|inf)[-+\d.,%() ]*)*")
+"""Cells of a column that is aligned to the right: 1.5, 1e-3, "5 of 5", "1.2 to 1.4"."""
+
+
 class Table(NamedTuple):
-    """A table with its caption. Cells that are numbers are aligned to the right."""
+    """A table with its caption."""
 
     caption: str
     columns: list[str]
     rows: list[list[str]]
+
+    @property
+    def kinds(self) -> list[str]:
+        """The class of each column: `number`, which is aligned to the right, or `text`."""
+        columns = zip(*self.rows, strict=True)
+        return ["number" if all(map(NUMERIC.fullmatch, column)) else "text" for column in columns]
 
 
 def make_table(caption: str, rows: Sequence[Row]) -> Table | None:
@@ -144,7 +155,10 @@ def settings_table(found: Sequence[Environment]) -> Table | None:
         for group in environment.groups
     ]
     trees = [group.curves[0].settings for _, group in groups]
-    differing = [key for key in keys_of(trees) if len({str(value(tree, key)) for tree in trees}) > 1]
+    families = [[group.curves[0].settings for group in environment.groups] for environment in found]
+    differing = [key for key in keys_of(trees) if differs(key, trees)]
+    # Environments differ by what they are; their settings count only among groups of one of them.
+    differing = [key for key in differing if not key.startswith("env.") or any(differs(key, f) for f in families)]
     # Interpolations repeat an algorithm's parts inside of it; each difference is shown once.
     shown = [key for key in differing if key.removeprefix("algo.") not in differing or not key.startswith("algo.")]
     rows = [
@@ -152,6 +166,10 @@ def settings_table(found: Sequence[Environment]) -> Table | None:
         for key in shown
     ]
     return make_table("Settings that differ between groups", rows)
+
+
+def differs(key: str, trees: Sequence[Mapping[str, Any]]) -> bool:
+    return len({str(value(tree, key)) for tree in trees}) > 1
 
 
 def machine_table(runs: Sequence[Run]) -> Table | None:
@@ -203,7 +221,7 @@ def described(runs: Sequence[Run], limit: int, link: Callable[[Path], str]) -> l
             "headline": headline(str(run.status["error"])) if run.status.get("error") else None,
             "error": run.status.get("error"),
             "host": (run.origin.get("hardware") or {}).get("host"),
-            "started": str(run.origin.get("started", ""))[:19],
+            "started": str(run.origin.get("started", ""))[:16].replace("T", " "),
             "media": [media[path] for path in files],
             "tables": diagnosis_tables(run),
         }

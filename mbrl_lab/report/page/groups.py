@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import permutations
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -112,10 +112,10 @@ def scores_by_group(found: Sequence[Environment]) -> dict[str, dict[str, Array]]
 
 
 def improvement_table(found: Sequence[Environment]) -> list[Row]:
-    """A row for each ordered pair of groups that share environments: the probability that the first is better."""
+    """A row for each pair of groups that share environments: the probability that X is better; of Y it is the rest."""
     scores = scores_by_group(found)
     rows = []
-    for x, y in permutations(scores, 2):
+    for x, y in combinations(scores, 2):
         shared = [name for name in scores[x] if name in scores[y]]
         if shared:
             middle, low, high = probability_of_improvement([(scores[x][name], scores[y][name]) for name in shared])

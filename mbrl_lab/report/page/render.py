@@ -14,12 +14,12 @@ from markupsafe import Markup
 HERE = Path(__file__).parent
 
 
-def render(content: Mapping[str, Any], served: bool = False) -> str:
-    """The page. All text of the runs is escaped; `served` pages ask their server for changes."""
+def render(content: Mapping[str, Any], version: str | None = None) -> str:
+    """The page. All text of the runs is escaped. A page with a `version` asks its server for newer ones."""
     # Names of runs, errors and configs are somebody else's text, so autoescape is on for the whole template.
     jinja = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     parts = {"style": inline("report.css"), "script": inline("report.js"), "library": library()}
-    return jinja.get_template("report.html").render(**content, **parts, served=served)
+    return jinja.get_template("report.html").render(**content, **parts, version=version)
 
 
 def inline(name: str) -> Markup:

@@ -6,6 +6,21 @@ const specs = JSON.parse(document.getElementById("specs").textContent);
 const options = { mode: "vega-lite", renderer: "svg", ast: true, actions: false, logLevel: 1 };
 const views = [];
 
+// A page that is reloaded by itself keeps what the reader has switched and opened.
+const version = document.body.dataset.version;
+const kept = version && JSON.parse(sessionStorage.getItem("kept") ?? "null");
+if (kept) {
+  for (const box of document.querySelectorAll("input[data-group]")) box.checked = !kept.hidden.includes(box.dataset.group);
+  document.getElementById("seeds")?.setAttribute("aria-pressed", String(kept.seeds));
+  document.querySelectorAll("details").forEach((part, k) => { part.open = kept.open.includes(k); });
+}
+
+function keep() {
+  const open = Array.from(document.querySelectorAll("details"), (part, k) => (part.open ? k : -1));
+  const seeds = document.getElementById("seeds")?.getAttribute("aria-pressed") === "true";
+  sessionStorage.setItem("kept", JSON.stringify({ hidden: hidden(), seeds, open: open.filter((k) => k >= 0) }));
+}
+
 function hidden() {
   const off = document.querySelectorAll("input[data-group]:not(:checked)");
   return Array.from(off, (box) => box.dataset.group);
@@ -35,3 +50,23 @@ document.getElementById("seeds")?.addEventListener("click", (event) => {
   button.setAttribute("aria-pressed", String(pressed));
   views.forEach(apply);
 });
+
+const pause = document.getElementById("pause");
+pause?.addEventListener("click", () => {
+  pause.setAttribute("aria-pressed", String(pause.getAttribute("aria-pressed") !== "true"));
+});
+
+async function follow() {
+  const playing = Array.from(document.querySelectorAll("video")).some((video) => !video.paused);
+  if (document.hidden || playing || pause.getAttribute("aria-pressed") === "true") return;
+  const live = document.getElementById("live");
+  try {
+    const answer = await fetch("version");
+    if (!answer.ok) throw new Error(answer.statusText);
+    if (await answer.text() !== version) { keep(); location.reload(); }
+    live.textContent = "This page follows the runs.";
+  } catch {
+    live.textContent = "The server does not answer; this page shows the last state.";
+  }
+}
+if (version) setInterval(follow, 5000);
