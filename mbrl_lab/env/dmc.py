@@ -6,6 +6,7 @@ import difflib
 import math
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -148,6 +149,7 @@ def load_suite() -> Any:
     except ModuleNotFoundError as error:
         raise ValueError(f'env=dmc: {error.name} is not installed: pip install "mbrl_lab[dmc]"') from error
     forget_missing_fields()
+    spare_standard_error()
     load_mujoco()  # dm_control takes MuJoCo's warnings, and prints them
     return suite
 
@@ -166,6 +168,17 @@ def no_opengl() -> Iterator[None]:
         del os.environ["MUJOCO_GL"]
         if asked is not None:
             os.environ["MUJOCO_GL"] = asked
+
+
+def spare_standard_error() -> None:
+    """Keep absl's logging, which dm_control imports, from closing what stood for standard error at its import.
+
+    Any configuration of Python's logging closes all handlers, and absl's closes its stream unless it is the process'
+    own standard error.
+    """
+    from absl import logging
+
+    logging.get_absl_handler().python_handler.setStream(sys.__stderr__)
 
 
 def forget_missing_fields() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -175,3 +176,14 @@ def test_a_task_that_is_not_there(task: str, said: str) -> None:
 
 def test_there_are_tasks_enough() -> None:
     assert set(TASKS) < set(tasks()) and len(tasks()) >= 48 and not set(tasks()) & set(LEFT_OUT)
+
+
+def test_a_configuration_of_logging_leaves_the_standard_error_of_a_caller_open() -> None:
+    """absl's handler closed it, and with it pytest's: all later tests failed."""
+    logging = pytest.importorskip("absl.logging")
+    caller = io.StringIO()
+    logging.get_absl_handler().python_handler.setStream(caller)
+    load_suite.cache_clear()
+    load_suite()
+    logging.get_absl_handler().close()
+    assert not caller.closed
