@@ -52,7 +52,9 @@ def find_runs(places: Sequence[Path]) -> list[Path]:
     """The folders of runs in and below some places. ValueError if a place has none."""
     found: list[Path] = []
     for place in places:
-        runs = sorted({path.parent for path in place.rglob("config.yaml")}, key=natural)
+        # wandb keeps a config.yaml of its own inside of a run's folder.
+        configs = (path for path in place.rglob("config.yaml") if "wandb" not in path.relative_to(place).parts)
+        runs = sorted({path.parent for path in configs}, key=natural)
         if not runs:
             raise ValueError(f"{place} holds no run: there is no config.yaml in it")
         found += [run for run in runs if run not in found]

@@ -23,7 +23,12 @@ from mbrl_lab.report.compare import (
     grouped,
     read_run,
 )
-from mbrl_lab.scores import interquartile_mean, interval
+from mbrl_lab.scores import (
+    interquartile_mean,
+    interval,
+    performance_profile,
+    probability_of_improvement,
+)
 
 
 def curve(seed: int, overrides: dict[str, str], returns: list[float], **settings: Any) -> Curve:
@@ -54,7 +59,7 @@ def test_a_run_is_read_from_its_folder(tmp_path: Path) -> None:
 
 
 def test_runs_are_found_below_a_folder_in_order(tmp_path: Path) -> None:
-    for name in ("b/members10-seed0", "b/members2-seed0", "c"):
+    for name in ("b/members10-seed0", "b/members2-seed0", "c", "c/wandb/run-1/files"):
         run_at(tmp_path / name, [], [])
     found = find_runs([tmp_path / "b", tmp_path])
     assert [path.name for path in found] == ["members2-seed0", "members10-seed0", "c"]
@@ -149,3 +154,25 @@ def test_tables_by_hand(tmp_path: Path) -> None:
     assert [row["steps_to_threshold"] for row in rows[:4]] == [200, 200, 200, 300] and len(rows) == 5
     assert math.isnan(rows[4]["steps_to_threshold"]) and rows[4]["return"] == 3
     assert draw_comparison(groups, "title", 4.0, tmp_path / "c.png").stat().st_size > 0
+
+
+def test_statistics_over_environments_are_those_of_rliable() -> None:
+    """rliable 1.2 on the same scores: equal, but for the noise of 2,000 resamples in intervals (50,000 of its IQM)."""
+    rng = np.random.default_rng(7)
+    x, y = rng.gamma(2, 1, size=(10, 4)).round(3), (rng.gamma(2, 1, size=(8, 4)) + 0.3).round(3)
+    for scores, middle, bounds in ((x, 1.46005, (1.1923, 1.7859)), (y, 1.8809375, (1.4298, 2.3822))):
+        assert interquartile_mean(scores.ravel()) == pytest.approx(middle, abs=1e-9)
+        assert np.concatenate(interval(*np.split(scores, 4, 1))) == pytest.approx(bounds, abs=0.02)
+
+    better = probability_of_improvement(list(zip(x.T, y.T, strict=True)))
+    assert better == pytest.approx((0.39375, 0.2625, 0.5375), abs=0.02) and better[0] == pytest.approx(0.39375)
+    fraction, low, high = performance_profile(np.linspace(0, 6, 7), *x.T)
+    assert fraction == pytest.approx([1, 0.7, 0.225, 0.1, 0.05, 0.025, 0])
+    assert (low[1], high[1]) == pytest.approx((0.55, 0.825), abs=0.03)
+
+
+def test_runs_are_resampled_within_their_environment() -> None:
+    """Scores that are equal within each environment leave nothing to chance; pooled, they would."""
+    low, high = interval(np.full((3, 1), 1.0), np.full((3, 1), 9.0))
+    assert (low.item(), high.item()) == (5.0, 5.0)
+    assert probability_of_improvement([(np.ones(3), np.ones(2)), (np.ones(3), np.zeros(2))]) == (0.75, 0.75, 0.75)
