@@ -37,9 +37,9 @@ def test_settings_of_updates(word: str, said: str) -> None:
 
 @pytest.fixture
 def names(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three renames of what never was a setting here, so that the real tables may be empty."""
+    """Three renames of names that never were here, so that the real tables may be empty."""
     monkeypatch.setattr(
-        renamed, "KEYS", {"policy.rate": "policy.lr", "algo.old": "algo.fit", "preset=yore": "preset=none"}
+        renamed, "KEYS", {"policy.rate": "policy.optim.lr", "algo.old": "algo.update", "preset=yore": "preset=none"}
     )
     monkeypatch.setattr(renamed, "GONE", {"algo.luck": "the policy needs none"})
     monkeypatch.setitem(renamed.TARGETS, "mbrl_lab.policy.DeepQ", "mbrl_lab.policy.DDQN")
@@ -49,9 +49,9 @@ def names(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("word", "said"),
     [
-        ("policy.rate=1", "policy.rate is now policy.lr"),
-        ("+policy.rate=1", "policy.rate is now policy.lr"),
-        ("algo.old.batch=1", "algo.old.batch is now algo.fit.batch"),
+        ("policy.rate=1", "policy.rate is now policy.optim.lr"),
+        ("+policy.rate=1", "policy.rate is now policy.optim.lr"),
+        ("algo.old.batch=1", "algo.old.batch is now algo.update.batch"),
         ("algo.luck=1", "algo.luck is gone: the policy needs none"),
         ("preset=yore", "preset=yore is now preset=none"),
         (
@@ -70,7 +70,7 @@ def test_an_old_word_on_the_command_line(word: str, said: str) -> None:
 def test_an_old_word_in_a_file_of_the_users(tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\npolicy:\n  rate: 1\n")
-    with pytest.raises(ConfigError, match=r"^policy\.rate is now policy\.lr$"):
+    with pytest.raises(ConfigError, match=r"^policy\.rate is now policy\.optim\.lr$"):
         check(compose_config(["algo=ddqn", "experiment=mine"], tmp_path))
 
 
@@ -91,7 +91,7 @@ def test_an_old_word_in_a_runs_folder(key: str, tmp_path: Path) -> None:
         lambda: make_run("ddqn", "cartpole", *QUICK, f"init_from={tmp_path / 'run'}", folder=tmp_path / "new"),
         lambda: wanted(tmp_path / "run", wanted_cfg, lambda key: None),
     ]
-    new = {"policy.rate": "policy.lr", "policy._target_": "mbrl_lab.policy.DDQN"}[key]
+    new = {"policy.rate": "policy.optim.lr", "policy._target_": "mbrl_lab.policy.DDQN"}[key]
     for read in readers:
         with pytest.raises(ConfigError, match=rf"config\.yaml: {key} is .*now {new}; an older version wrote it$"):
             read()
@@ -105,3 +105,9 @@ def test_a_class_may_keep_a_name_that_another_gave_up(monkeypatch: pytest.Monkey
     gave_up = {"_target_": "mbrl_lab.algo.Random", "width": 1}
     assert renamed.answer_config({"policy": gave_up}) == "policy.width is now policy.net.width"
     assert renamed.answer_config({"policy": {"_target_": "mine.Policy", "width": 1}}) is None
+
+
+def test_a_new_name_that_the_chosen_part_lacks_is_not_suggested() -> None:
+    """`policy.tau` is `policy.target.tau` of DDQN, and nothing of CrossQ."""
+    with pytest.raises(ConfigError, match=r"^policy.tau=0.1: there is no setting 'policy.tau'"):
+        check(compose_config(["algo=sac", "env=pendulum", "policy=crossq", "policy.tau=0.1"]))

@@ -31,8 +31,8 @@ class Updates:
     """Environment steps between these times."""
 
     catch_up: int = 1
-    """After the warm-up, so many times the usual number until its steps have had their gradient steps, too. 1: they
-    never get any."""
+    """Factor on the number of gradient steps after the warm-up, until their total is what it would be without one. 1:
+    the steps of the warm-up never get any."""
 
     def due(self, before: int, after: int, warmup: int) -> int:
         """How many gradient steps are due in (before, after], two counts of environment steps, past the warm-up."""
@@ -85,5 +85,7 @@ def window_of(policy: Policy) -> int:
     """Steps in the windows of replay that a policy learns from. Raises ValueError if it cannot learn from replay."""
     if policy.window is None:
         name = type(policy).__name__
+        if policy.learns_through_model:
+            raise ValueError(f"{name} follows gradients through a model, which only algo=mbpo has for it")
         raise ValueError(f"{name} learns from its own rollouts alone, not from replay: try policy=ddqn or sac")
     return policy.window

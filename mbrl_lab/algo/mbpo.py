@@ -115,7 +115,7 @@ class MBPO(Learner):
         self.on_policy = self.policy.window is None and not self.policy.learns_through_model
         uncertainty.check(self.model)
         if self.policy.learns_through_model:
-            check_gradients(self.model, self.policy, real_ratio, reward_clip)
+            check_gradients(self.model, self.policy, real_ratio, reward_clip, uncertainty)
 
         self.every = every
         self.rollouts = rollouts
@@ -255,16 +255,22 @@ class MBPO(Learner):
             self.imagined_steps().set_extra_state(state)
 
 
-def check_gradients(model: WorldModel, policy: Policy, real_ratio: float | None, reward_clip: float) -> None:
+def check_gradients(
+    model: WorldModel, policy: Policy, real_ratio: float | None, reward_clip: float, uncertainty: Uncertainty
+) -> None:
     """ValueError where a policy cannot follow gradients through the model."""
     name = type(policy).__name__
     if not model.differentiable:
-        allowed = "dynamics=ensemble, latent and rssm_* do"
+        allowed = "dynamics=ensemble, latent, rssm_* and analytic have"
         raise ValueError(f"{name} follows gradients through the model, and {type(model).__name__} has none: {allowed}")
     if reward_clip:
         raise ValueError(
             f"algo.reward_clip is {reward_clip}; with {name} it must be 0, as a clipped reward has no gradient"
         )
+    if uncertainty.bonus or (uncertainty.max and real_ratio == 1):
+        key, value = ("bonus", uncertainty.bonus) if uncertainty.bonus else ("max", uncertainty.max)
+        why = "as its own rollouts neither earn a bonus nor stop early"
+        raise ValueError(f"algo.uncertainty.{key} is {value}; with {name} it must be 0, {why}")
     if real_ratio != 1 and (model.recurrent or model.feature_spec != model.spec):
         why = f"as kept rollouts hold features, not states of {type(model).__name__}"
         raise ValueError(f"algo.real_ratio is {real_ratio}; with {name} it must be 1, {why}")

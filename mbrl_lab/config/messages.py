@@ -120,10 +120,11 @@ def _unknown(key: str, overrides: Sequence[str], confs: Sequence[Path], keys: Se
             return f"{given}: launcher=local has no settings; add launcher=parallel or launcher=slurm"
         algo = next((o.partition("=")[2] for o in reversed(overrides) if o.startswith("algo=")), "mpc")
         return f"{given}: algo={algo} uses no {head}; leave it out"
-    if renamed := answer_key(key):
+    names = {p for k in keys for p in _prefixes(k)} | groups
+    # The new name may belong to another part than the chosen one, which has neither.
+    if (renamed := answer_key(key)) and new_name(key) in names | {key}:
         return renamed
 
-    names = {p for k in keys for p in _prefixes(k)} | groups
     whole = [k for k in keys if k.endswith(f".{key}")][:SHOWN]  # a setting without the part that it belongs to
     meant = f"; did you mean {' or '.join(whole)}?" if whole else did_you_mean(key, names)
     return f"{given}: there is no setting {key!r}{meant} `--cfg job` shows all of them"

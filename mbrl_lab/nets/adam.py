@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -50,11 +50,14 @@ class Adam(torch.optim.Adam):
         differentiate(loss, self.parameters())
         self.step()
 
-    def minimise_clipped(self, loss: Tensor, max_norm: float) -> Tensor:
-        """`minimise` with gradients scaled to a norm of at most `max_norm` (0: not); returns the norm before that."""
+    def minimise_clipped(self, loss: Tensor, max_norm: float, clipped: Iterable[Tensor] | None = None) -> Tensor:
+        """`minimise` with gradients scaled to a norm of at most `max_norm` (0: not); returns the norm before that.
+
+        `clipped`: the parameters that this is about; None: all.
+        """
         params = self.parameters()
         differentiate(loss, params)
-        norm = clip_norm(params, max_norm or math.inf)
+        norm = clip_norm(params if clipped is None else clipped, max_norm or math.inf)
         self.step()
         return norm
 

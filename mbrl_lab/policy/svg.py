@@ -7,12 +7,13 @@ probabilities c_t; Q' are the target critics:
     G_t    = r_t + gamma c_t (G_t+1 - alpha log pi(a_t+1 | s_t+1))
     J_pi   = mean of alpha log pi(a_0 | s_0) - G_0                  actor_loss; gradients through model and policy
     y_t    = G_t with min_k Q'_k(s_H, a_H) at the end               expanded_returns, without gradients
-    J_Q    = mean over t of w_t sum_k (Q_k(s_t, a_t) - y_t)^2       w_t = c_0 ... c_t-1
-    J_alpha, Q' as in SAC
+    J_Q    = sum_t w_t sum_k (Q_k(s_t, a_t) - y_t)^2 / sum_t w_t    w_t = c_0 ... c_t-1, the probability to get to s_t
+    J_alpha as in SAC, with the entropy at all s_t, weighted by w_t;  Q' as in SAC
 
 The actor's loss is that of stochastic value gradients (Heess et al. 2015; with entropy: Amos et al. 2021), the target
-is model-based value expansion (Feinberg et al. 2018). With H = 0 both would be SAC's. Settings follow Kubo et al.
-(2025).
+is model-based value expansion (Feinberg et al. 2018). Unlike theirs, all actions are the policy's and all rewards the
+model's: no real transition trains the critics (Kubo et al. 2025). With H = 1 the critics' target is SAC's, on an
+imagined transition. Target critics read the online encoder.
 """
 
 from __future__ import annotations
@@ -78,7 +79,8 @@ class SVG(SAC):
         """One step of all networks on a rollout from states [B]; the model gets no gradients."""
         rollout = self.imagine(model, state)
         actor_loss, metrics = self.value_gradient_loss(rollout)
-        norm = self.actor_opt.minimise_clipped(actor_loss, self.clip)
+        # Alpha shares the optimiser, and its gradient may be many times the actor's.
+        norm = self.actor_opt.minimise_clipped(actor_loss, self.clip, self.actor.parameters())
 
         # The critics learn from the rollout that the actor as it was made.
         rollout = SoftRollout(Trajectory(*(x.detach() for x in rollout.steps)), *(x.detach() for x in rollout[1:]))
@@ -111,12 +113,14 @@ class SVG(SAC):
         last_value = self.q_of(self.critic, rollout.steps.features[-1], rollout.last_action).mean(0)
         returns = soft_returns(rollout, last_value, self.gamma, alpha)
         loss = (alpha * rollout.log_prob[0] - returns[0]).mean()
-        entropy = -rollout.log_prob.detach().mean()
+        cont = rollout.steps.cont.detach()
+        reached = torch.cat([reach_probability(cont), cont.prod(0, keepdim=True)])  # [H + 1, B]
+        entropy = -(rollout.log_prob.detach() * reached).sum() / reached.sum()
         metrics: Metrics = {
             "policy/actor_loss": loss.detach(),
             "policy/alpha": alpha,
             "policy/entropy": entropy,
-            "policy/imagined_reward": rollout.steps.reward.detach().mean(),
+            "policy/imagined_reward": (rollout.steps.reward.detach() * reached[:-1]).sum() / reached[:-1].sum(),
         }
         return loss + self.alpha_loss(entropy), metrics
 

@@ -363,9 +363,10 @@ def test_rollouts_are_as_long_as_the_model_has_earned() -> None:
     [
         (["env=cartpole"], "must be continuous: try policy=sac"),
         (["env=pendulum", "algo.reward_clip=1"], "algo.reward_clip is 1; with SVG it must be 0"),
+        (["env=pendulum", "algo.uncertainty.bonus=0.5"], "algo.uncertainty.bonus is 0.5; with SVG it must be 0"),
         (["env=pendulum", "dynamics=latent", "algo.real_ratio=0.5"], "algo.real_ratio is 0.5; with SVG it must be 1"),
     ],
-    ids=["discrete", "clipped", "features"],
+    ids=["discrete", "clipped", "bonus", "features"],
 )
 def test_what_value_gradients_cannot_follow_is_rejected(words: list[str], message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
@@ -377,6 +378,6 @@ class NoGradients(Analytic):
 
 
 def test_a_model_without_gradients_is_rejected() -> None:
-    check_gradients(Analytic(SPEC, *[lambda *x: x[0]] * 3), Policy(), 1.0, 0.0)  # type: ignore[list-item]
+    check_gradients(Analytic(SPEC, *[lambda *x: x[0]] * 3), Policy(), 1.0, 0.0, Uncertainty(0.0, 0.0))  # type: ignore[list-item]
     with pytest.raises(ValueError, match="NoGradients has none: dynamics=ensemble"):
-        check_gradients(NoGradients(SPEC, *[lambda *x: x[0]] * 3), Policy(), 1.0, 0.0)  # type: ignore[list-item]
+        check_gradients(NoGradients(SPEC, *[lambda *x: x[0]] * 3), Policy(), 1.0, 0.0, Uncertainty(0.0, 0.0))  # type: ignore[list-item]
