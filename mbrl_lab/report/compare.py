@@ -28,6 +28,10 @@ MANY = 3
 """Maximum number of settings in a label; if runs differ in more, and in no override, it is their folder's name."""
 
 
+LONGEST = 60
+"""Letters of a label made of overrides; if one is longer, labels are the folders' names, where these differ."""
+
+
 class Curve(NamedTuple):
     """A run's evaluations during training: mean returns by real steps and by seconds of training."""
 
@@ -126,11 +130,17 @@ def labels(groups: Sequence[Sequence[Curve]], differing: Sequence[str]) -> list[
     for keys in (*([k] for k in differing_overrides), *(["algo", k] for k in differing_overrides), differing_overrides):
         named = [", ".join(filter(None, (shown_word(k, shown_value(c, k)) for k in keys))) for c in first]
         if len(set(named)) == len(first):
-            return named
+            break
+    else:
+        named = []
 
-    if len(differing) <= MANY:
+    # Runs that were started one by one may differ in a dozen overrides, which no legend has room for.
+    folders = [re.sub(r"-?seed\d+.*", "", c.folder.name) or c.folder.name for c in first]
+    if named and (max(map(len, named)) <= LONGEST or len(set(folders)) < len(first)):
+        return named
+    if not named and len(differing) <= MANY:
         return [", ".join(shown_word(k, value(c.settings, k)) for k in differing) for c in first]
-    return [re.sub(r"-?seed\d+.*", "", c.folder.name) or c.folder.name for c in first]
+    return folders
 
 
 def shown_value(curve: Curve, key: str) -> str:

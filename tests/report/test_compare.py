@@ -97,6 +97,14 @@ def test_groups_are_named_by_how_they_differ(kinds: list[Any], expected: list[st
     assert [[c.seed for c in group.curves] for group in groups] == [[0, 1]] * len(kinds)
 
 
+def test_a_label_that_no_legend_has_room_for_is_the_folders_name() -> None:
+    words = [{f"part.setting_{k}": str(run >> k % 2 & 1) for k in range(8)} for run in range(4)]
+    curves = [curve(0, w, [1.0], **{"a": n})._replace(folder=Path(f"tried{n}-seed0")) for n, w in enumerate(words)]
+    assert [group.label for group in grouped(curves)] == ["tried0", "tried1", "tried2", "tried3"]
+    same = [c._replace(folder=Path("run")) for c in curves]
+    assert len({group.label for group in grouped(same)}) == 4, "names of folders must differ"
+
+
 def test_seeds_alone_make_one_group() -> None:
     (group,) = grouped([curve(seed, {"algo": "sac"}, [1.0], a=1) for seed in range(3)])
     assert group.label == "sac" and len(group.curves) == 3
