@@ -396,7 +396,7 @@ def test_a_run_older_than_a_setting_resumes_with_its_default(tmp_path: Path) -> 
     resume()
     del stored["planner"]["horizon"], stored["algo"]["planner"]["horizon"]  # which debug=smoke changes
     OmegaConf.save(stored, tmp_path / "config.yaml")
-    with pytest.raises(RunRefused, match=r"\n  planner.horizon: \(absent\) -> 5$"):
+    with pytest.raises(RunRefused, match=r"\n  planner.horizon: \(absent\) -> 3$"):
         resume()
 
 
