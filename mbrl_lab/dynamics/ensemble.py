@@ -28,14 +28,14 @@ Head = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class Ensemble(WorldModel):
-    """`members` networks as one. The state is the observation; row blocks are predicted by one elite each.
+    """`members` networks as one. The state is the observation; each elite predicts an equal block of rows.
 
     Targets are the change of observation, or with `predicts: next` the next observation, and the reward. Each is
-    standardised apart, or with `target_scale: common` all are divided by one scale. With `gaussian` their variances are
-    predicted too, within learned bounds (Chua et al. 2018, appendix A.1). Terminations have networks of their own,
-    since on a shared trunk the Gaussian likelihood drowns them. `reward_fn` and `termination_fn` replace what would be
-    learned.
-    `propagation`: ts_inf keeps a row with its member, ts1 draws a member at every step, expectation averages means.
+    standardised by itself, or with `target_scale: common` all are centred and divided by one scale. With `gaussian`
+    their variances are predicted too, within learned bounds (Chua et al. 2018, appendix A.1). Terminations have
+    networks of their own, since on a shared trunk the Gaussian likelihood drowns them. `reward_fn` and
+    `termination_fn` replace what would be learned. `propagation`: ts_inf keeps a row with its member, ts1 draws a
+    member at every step, expectation averages the outputs, from which a Gaussian ensemble still draws.
     `noise`: Gaussian, added to the observations it learns from and to those it predicts, of this share of each one's
     absolute mean.
     """

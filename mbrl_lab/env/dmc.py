@@ -72,14 +72,14 @@ class ControlTask(gymnasium.Env[Array, Array]):
         from dm_control.rl.control import PhysicsError
 
         try:
-            moment = self.inner.step(action)
+            time_step = self.inner.step(action)
         except PhysicsError as error:
             # An error here would stop the run at the same step whenever it is resumed.
             warn_once(f"env.task={self.task}: {' '.join(str(error).split())} Such an episode is truncated")
             return self.obs, 0.0, False, True, {}
-        self.obs = flat(moment.observation)
-        terminated = moment.last() and moment.discount == 0
-        return self.obs, float(moment.reward), terminated, moment.last() and not terminated, {}
+        self.obs = flat(time_step.observation)
+        terminated = time_step.last() and time_step.discount == 0
+        return self.obs, float(time_step.reward), terminated, time_step.last() and not terminated, {}
 
     def render(self) -> Array:
         """[480, 480, 3], by the task's first camera."""

@@ -11,7 +11,7 @@ from mbrl_lab.nets.ensemble import Layers, affine, uniform
 from mbrl_lab.nets.precision import without_autocast
 
 LARGEST_RATIO, LARGEST_SHIFT = 3.0, 5.0
-"""r_max and d_max of Ioffe (2017), after the warm-up."""
+"""r_max and d_max after the warm-up, all at once as in CrossQ's code; Ioffe (2017) raises them gradually."""
 
 EPSILON = 1e-3
 """Added to variances."""

@@ -277,7 +277,7 @@ class SAC(Policy):
 
     @torch.no_grad()
     def value(self, features: Tensor) -> Tensor:
-        """[B]: the least critic's value of the most likely action. It counts the entropy of later steps."""
+        """[B]: the least critic's value of the mean action. It is a soft value: the entropy of later steps counts."""
         encoded = self.encode(features)
         action = self.dist.act(self.actor(encoded), False)
         q = self.q_values(self.critic, encoded, None if self.dist.critic_inputs == 0 else action)
