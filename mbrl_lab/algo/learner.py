@@ -86,6 +86,6 @@ def window_of(policy: Policy) -> int:
     if policy.window is None:
         name = type(policy).__name__
         if policy.learns_through_model:
-            raise ValueError(f"{name} follows gradients through a model, which only algo=mbpo has for it")
+            raise ValueError(f"{name} follows gradients through a model: try algo=mbpo, or policy=sac")
         raise ValueError(f"{name} learns from its own rollouts alone, not from replay: try policy=ddqn or sac")
     return policy.window
