@@ -230,7 +230,7 @@ def described(runs: Sequence[Run], limit: int, link: Callable[[Path], str]) -> l
 
 
 def diagnosis_tables(run: Run) -> list[Table]:
-    """The numbers of diagnostics/, and of evaluations by `mbrl-lab evaluate`."""
+    """The numbers of diagnostics/."""
     tables = []
     for path in sorted([*run.folder.diagnostics.rglob("*.json"), *run.folder.diagnostics.rglob("*.csv")]):
         inside = path.relative_to(run.folder.path).as_posix()
