@@ -209,3 +209,18 @@ def test_the_pairs_are_as_many_as_the_docs_say() -> None:
     assert set(PAIRS) >= RUNS
     said = f"{len(RUNS)} of {len(PAIRS)} pairs"
     assert said in (CONF.parent / "docs" / "design.md").read_text(), said
+
+
+@pytest.mark.parametrize("model", ["ensemble", "latent"])
+def test_scales_of_a_value_are_those_of_observations_and_features_have_none(model: str) -> None:
+    """Features of another size than observations once ended in an error."""
+    torch.manual_seed(0)
+    cfg = config(("mpc", "continuous", model, "cem+sac"))
+    cfg.policy.normalise_obs = True
+    check(cfg)
+    algo = build(cfg.algo)(recorded("continuous")[0])
+    algo.allocate_memory()
+    drive(algo, "continuous")
+    assert algo.value is not None
+    taken = bool((algo.value.policy.inputs.mean != 0).any())
+    assert taken == (model == "ensemble")

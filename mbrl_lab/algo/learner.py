@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mbrl_lab.ops import crossed
-from mbrl_lab.protocols import Algo, Policy
+from mbrl_lab.protocols import Algo, Policy, WorldModel
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Step
 
@@ -16,7 +16,7 @@ MOMENTS = 10_000
 """Steps that scales of observations are taken from, at most."""
 
 MOMENTS_EVERY = 1_000
-"""Environment steps between the times when they are taken anew."""
+"""Environment steps between the times when they are taken again."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,18 @@ class Updates:
         return warmup + min(self.catch_up * since, since + (warmup if self.catch_up > 1 else 0))
 
 
-def fit_normaliser(policy: Policy, replay: Replay) -> None:
-    """Give a policy the scales of real observations: of at most 10,000 steps, spread over replay."""
+def fit_due(warmup: int, before: int, after: int, every: int) -> bool:
+    """Whether a fit is due in (before, after]: when the warm-up finishes, and every `every` steps after that."""
+    return after >= warmup and crossed(before - warmup, after - warmup, every) > 0
+
+
+def fit_normaliser(policy: Policy, replay: Replay, model: WorldModel | None = None) -> None:
+    """Give a policy the scales of real observations: of at most 10,000 steps, spread over replay.
+
+    It does nothing for a policy without scales, or one whose inputs are features of the model, not observations.
+    """
+    if not policy.normalises or (model is not None and model.feature_spec != model.spec):
+        return
     indices = replay.transitions()
     policy.fit_normaliser(replay.read(indices[:: 1 + len(indices) // MOMENTS], 1).obs[0])
 
@@ -77,8 +87,8 @@ class Learner(Algo):
         return before < self.warmup <= after
 
     def fit_due(self, before: int, after: int, every: int) -> bool:
-        """Whether a fit is due in (before, after]: when the warm-up finishes, and every `every` steps after that."""
-        return after >= self.warmup and crossed(before - self.warmup, after - self.warmup, every) > 0
+        """Whether a fit is due in (before, after], two counts of environment steps."""
+        return fit_due(self.warmup, before, after, every)
 
 
 def window_of(policy: Policy) -> int:

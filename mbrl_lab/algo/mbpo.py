@@ -176,8 +176,7 @@ class MBPO(Learner):
         if self.keeps_rollouts:
             metrics = metrics | self.keep_rollouts(self.imagine(states, step))
 
-        if self.policy.normalises and self.model.feature_spec == self.model.spec:
-            fit_normaliser(self.policy, replay)
+        fit_normaliser(self.policy, replay, self.model)
         if self.model.measures_disagreement:
             probe = tree_map_only(Tensor, lambda x: x[:PROBE], states)
             disagreement = self.model.disagreement(probe, self.policy.act(self.model.features(probe), True))
@@ -269,7 +268,7 @@ def check_gradients(
         )
     if uncertainty.bonus or (uncertainty.max and real_ratio == 1):
         key, value = ("bonus", uncertainty.bonus) if uncertainty.bonus else ("max", uncertainty.max)
-        why = "as its own rollouts neither earn a bonus nor stop early"
+        why = "as its own rollouts neither get a bonus nor stop early"
         raise ValueError(f"algo.uncertainty.{key} is {value}; with {name} it must be 0, {why}")
     if real_ratio != 1 and (model.recurrent or model.feature_spec != model.spec):
         why = f"as kept rollouts hold features, not states of {type(model).__name__}"

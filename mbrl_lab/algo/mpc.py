@@ -76,7 +76,7 @@ class MPC(Learner):
         if not self.ready:
             return self.random_action(step), {"state": state, "plan": plan}
 
-        # Training and evaluation plan alike; the figures that are logged are those of training.
+        # Training and evaluation plan in the same way; the figures that are logged are those of training.
         began = time.monotonic()
         action, plan = self.planner.plan(self.model, state, plan, self.context(explore))
         if explore:

@@ -67,7 +67,7 @@ class OffPolicy(Learner):
         # Evaluations during the warm-up use the untrained policy, but training still acts at random.
         if self.warmup_ends(before, after):
             self.ready.fill_(True)
-        if self.policy.normalises and self.fit_due(before, after, MOMENTS_EVERY):
+        if self.fit_due(before, after, MOMENTS_EVERY):
             fit_normaliser(self.policy, replay)
         for _ in range(self.update.due(before, after, self.warmup)):
             if self.priority_exponent:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from mbrl_lab.algo.learner import MOMENTS_EVERY, Updates, fit_normaliser, window_of
-from mbrl_lab.ops import Means, clipped, crossed
+from mbrl_lab.algo.learner import MOMENTS_EVERY, Updates, fit_due, fit_normaliser, window_of
+from mbrl_lab.ops import Means, clipped
 from mbrl_lab.protocols import Policy, WorldModel
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Metrics
@@ -39,8 +39,8 @@ class Value(nn.Module):
     def learn(self, model: WorldModel, replay: Replay, before: int, after: int, warmup: int) -> Metrics:
         """The updates due between the step counts `before` and `after`, past the warm-up, on the model's features."""
         measured = Means()
-        if self.policy.normalises and crossed(before - warmup, after - warmup, MOMENTS_EVERY) and after >= warmup:
-            fit_normaliser(self.policy, replay)
+        if fit_due(warmup, before, after, MOMENTS_EVERY):
+            fit_normaliser(self.policy, replay, model)
         for _ in range(self.update.due(before, after, warmup)):
             steps = model.sample_features(replay, self.update.batch, self.window, self.policy.n_step)
             measured.add(self.policy.update(clipped(steps, self.reward_clip)))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from mbrl_lab.cli.terminal import attempt
+from mbrl_lab.cli.terminal import command
 from mbrl_lab.cli.train import run
 from mbrl_lab.config import ConfigError, check, compose_config, conf_folders
 from mbrl_lab.report.compare import (
@@ -24,7 +23,6 @@ from mbrl_lab.report.compare import (
 )
 from mbrl_lab.report.tables import table, write_csv
 from mbrl_lab.tracking.folder import ConfigMismatch, RunFolder, flatten, plain
-from mbrl_lab.tracking.signals import STOPPED
 
 ALGOS = {"continuous": ("mpc", "mbpo", "sac"), "discrete": ("mpc", "mbpo", "ddqn")}
 """Algorithms that are compared by default, by family."""
@@ -36,11 +34,7 @@ OTHERS = ("ddqn", "ppo", "sac")
 def main(argv: Sequence[str]) -> int:
     """The command line; returns its exit code: 2, with one line, for errors that a user can fix."""
     args = parser().parse_intermixed_args(argv)
-    try:
-        return attempt(lambda: compare(args))
-    except KeyboardInterrupt:
-        print(STOPPED, file=sys.stderr)
-        return 130
+    return command(lambda: compare(args))
 
 
 def parser() -> argparse.ArgumentParser:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import closing
@@ -18,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from mbrl_lab import scores
 from mbrl_lab.app import load_run, precision_line, stored_config
 from mbrl_lab.arithmetic import AS_BEGAN
-from mbrl_lab.cli.terminal import attempt
+from mbrl_lab.cli.terminal import command
 from mbrl_lab.config import CONF, ConfigError, build
 from mbrl_lab.env import Envs, Episode
 from mbrl_lab.runner import Runner
@@ -32,11 +31,7 @@ from mbrl_lab.tracking.video import headless, origin, reason, record_episode
 def main(argv: Sequence[str]) -> int:
     """The command line; returns its exit code: 2, and one line, for errors that a user can fix."""
     args = parser().parse_args(argv)
-    try:
-        return attempt(lambda: answer(args))
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
+    return command(lambda: answer(args), "stopped")
 
 
 def answer(args: argparse.Namespace) -> None:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
-from mbrl_lab.cli.terminal import attempt, print_line
+from mbrl_lab.cli.terminal import command, print_line
 from mbrl_lab.config import ConfigError
 from mbrl_lab.report.page.runs import Run, read_runs
 from mbrl_lab.report.page.serve import Pages, make_server
 from mbrl_lab.tracking.atomic import write_text
-from mbrl_lab.tracking.signals import STOPPED
 
 MEGABYTE = 1_000_000
 PORT = 8265
@@ -25,11 +23,7 @@ PORT = 8265
 def main(argv: Sequence[str]) -> int:
     """The command line; returns its exit code: 2, with one line, for errors that a user can fix."""
     args = parser().parse_args(argv)
-    try:
-        return attempt(lambda: report(args))
-    except KeyboardInterrupt:
-        print(STOPPED, file=sys.stderr)
-        return 130
+    return command(lambda: report(args))
 
 
 def parser() -> argparse.ArgumentParser:

@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mbrl_lab.cli.terminal import attempt
+from mbrl_lab.cli.terminal import command
 from mbrl_lab.config import ConfigError, conf_folders
 from mbrl_lab.sweep.jobs import SCRIPT, Job, Sweep
 from mbrl_lab.sweep.start import start
 from mbrl_lab.sweep.table import TO_RETRY, collect, open_sweep, run_states, table
 from mbrl_lab.sweep.trust import check_sweep
-from mbrl_lab.tracking.signals import STOPPED
 
 
 def main(argv: Sequence[str], script: Path = SCRIPT) -> int:
     """The command line; `script` starts runs. Returns the exit code: 2, with a line, for errors a user can fix."""
     args = parser().parse_args(argv)
-    try:
-        return attempt(lambda: {"status": show, "retry": retry, "collect": gather}[args.verb](args, script))
-    except KeyboardInterrupt:
-        print(STOPPED, file=sys.stderr)
-        return 130
+    return command(lambda: {"status": show, "retry": retry, "collect": gather}[args.verb](args, script))
 
 
 def parser() -> argparse.ArgumentParser:

@@ -17,6 +17,7 @@ from mbrl_lab.config import (
 from mbrl_lab.config.messages import deleted_key
 from mbrl_lab.tracking.folder import RunRefused
 from mbrl_lab.tracking.progress import hush
+from mbrl_lab.tracking.signals import STOPPED
 
 
 def message_of_error(error: BaseException) -> str | None:
@@ -50,6 +51,15 @@ def attempt(work: Callable[[], None]) -> int:
         print(f"error: {lines}", file=sys.stderr)
         return 2
     return 0
+
+
+def command(work: Callable[[], None], stopped: str = STOPPED) -> int:
+    """`attempt`, and the line `stopped` with exit code 130 after Ctrl-C."""
+    try:
+        return attempt(work)
+    except KeyboardInterrupt:
+        print(stopped, file=sys.stderr)
+        return 130
 
 
 def write_any_letter() -> None:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mbrl_lab.cli.terminal import attempt
+from mbrl_lab.cli.terminal import command
 from mbrl_lab.config import ConfigError
 from mbrl_lab.sweep.jobs import SCRIPT
-from mbrl_lab.tracking.signals import STOPPED
 
 PRESET = "preset.yaml"
 
@@ -19,11 +17,7 @@ PRESET = "preset.yaml"
 def main(argv: Sequence[str], script: Path = SCRIPT) -> int:
     """The command line; `script` starts runs. Returns the exit code: 2, with a line, for errors a user can fix."""
     args = parser().parse_intermixed_args(argv)
-    try:
-        return attempt(lambda: tune(args, script))
-    except KeyboardInterrupt:
-        print(STOPPED, file=sys.stderr)
-        return 130
+    return command(lambda: tune(args, script))
 
 
 def parser() -> argparse.ArgumentParser:

@@ -28,7 +28,7 @@ def explain(error: Exception, overrides: Sequence[str], confs: Sequence[Path], k
         confs: the folders of configs, ours and `--config-dir`.
         keys: the settings that exist without the overrides.
     """
-    # Hydra has few exception classes, so most errors can only be told apart by their texts.
+    # Hydra has few exception classes, so most errors can only be distinguished by their texts.
     text = str(error)
     if isinstance(error, YAMLError | UnicodeDecodeError):
         return f"a config file cannot be read: {one_line(error)}"

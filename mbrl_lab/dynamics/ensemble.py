@@ -137,7 +137,7 @@ class Ensemble(WorldModel):
     def _imagine(self, elites: FrozenEnsemble, obs: Tensor, action: Tensor) -> tuple[Tensor, Outcome]:
         x = torch.cat([obs, self.spec.encode(action)], -1)
         predicted, reward = self._sample(self._by_block(x, elites.net.predict))
-        next_obs = obs + predicted if self.predicts_change else predicted
+        next_obs = self._next_obs(obs, predicted)
         if self.reward_fn is not None:
             reward = self.reward_fn(obs, action, next_obs)
         return next_obs, Outcome(reward, self._discount(elites, obs, action, next_obs))
@@ -170,7 +170,7 @@ class Ensemble(WorldModel):
         return net(x.view(elites, -1, x.shape[-1])).flatten(0, 1)[:rows]
 
     def update(self, steps: Step, terminations: Step | None = None) -> tuple[Tensor, Metrics]:
-        """Steps [L, B] for all members alike, or [L, K, B] for each its own; `terminations`: for that model."""
+        """Steps [L, B] for all members, or [L, K, B] for each its own; `terminations`: for that model."""
         t = steps.transitions()
         self.net.train()  # with dropout, which predictions and validation are without
         loss = self.loss(self._by_member(self._noised(t)))
@@ -212,8 +212,8 @@ class Ensemble(WorldModel):
         mean = out[..., : self.outputs]
         std = (0.5 * self._bounded(out[..., self.outputs :])).exp() if self.gaussian else None
         obs, action, ended = (x.flatten(0, 1) for x in (t.obs, t.action, t.terminal))
-        next_obs = mean.mean(0)[:, :-1] * self.targets.scale[:-1] + self.targets.mean[:-1]
-        next_obs = obs + next_obs if self.predicts_change else next_obs
+        predicted = mean.mean(0)[:, :-1] * self.targets.scale[:-1] + self.targets.mean[:-1]
+        next_obs = self._next_obs(obs, predicted)
         end = 1 - self._discount(self.elites(), obs, action, next_obs)
         reward = None
         if self.reward_fn is not None:
@@ -292,6 +292,10 @@ class Ensemble(WorldModel):
 
     def _targets(self, t: Transition) -> Tensor:
         return self.targets(self._raw_targets(t))
+
+    def _next_obs(self, obs: Tensor, predicted: Tensor) -> Tensor:
+        """[N, D]: the next observation, of which the change or itself was predicted."""
+        return obs + predicted if self.predicts_change else predicted
 
     def _raw_targets(self, t: Transition) -> Tensor:
         """[..., O]: the change of observation, or the next one, and the reward, in the environment's units."""

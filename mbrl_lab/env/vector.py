@@ -55,7 +55,7 @@ class Workers(AsyncVectorEnv):
                 self._kill.cancel()
                 return
         except (EOFError, OSError):
-            log.debug("a worker exited before it was told to close")
+            log.debug("a worker exited before it was closed")
 
         # Here a worker is busy, or gone.
         self._kill()

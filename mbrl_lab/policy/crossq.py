@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from mbrl_lab.nets.adam import Adam
 from mbrl_lab.nets.batch_renorm import RenormMLP
-from mbrl_lab.policy.sac import SquashedGaussian, Temperature
+from mbrl_lab.policy.sac import SquashedGaussian, Temperature, weighted_transitions
 from mbrl_lab.protocols import Policy
 from mbrl_lab.types import EnvSpec, Metrics, Step, Transition
 
@@ -95,8 +95,7 @@ class CrossQ(Policy):
         self.gamma = gamma
         self.policy_delay = optim.policy_delay
         self.dist = SquashedGaussian(spec.action_dim)
-        target = temperature.target_entropy
-        self.target_entropy = self.dist.default_target_entropy if target is None else target
+        self.target_entropy = temperature.target_of(self.dist)
 
         dim, norm = spec.obs_shape[0], (renorm.momentum, renorm.warmup)
         self.actor = RenormMLP(1, dim, self.dist.actor_outputs, width, depth, *norm)
@@ -116,9 +115,7 @@ class CrossQ(Policy):
 
     def update_weighted(self, steps: Step, importance: Tensor) -> tuple[Metrics, Tensor]:
         """One step of the critics, and every `policy_delay` of the actor; see `SAC.update_weighted`."""
-        t = Transition(*(x.flatten(0, 1) for x in steps.transitions()))
-        weight = t.valid / t.valid.sum().clamp(min=1)
-
+        t, weight = weighted_transitions(steps)
         loss, td_error = self.critic_loss(t, importance * weight)
         self.critic_opt.minimise(loss)
         metrics: Metrics = {"policy/critic_loss": loss.detach() / self.number}

@@ -77,6 +77,10 @@ class Temperature:
         if target is not None and not (isinstance(target, int | float) and math.isfinite(target)):
             raise ValueError(f"policy.temperature.target_entropy is {target!r}; it must be null or a number of nats")
 
+    def target_of(self, dist: ActionDist) -> float:
+        """The entropy at which alpha settles, for a distribution over actions."""
+        return dist.default_target_entropy if self.target_entropy is None else self.target_entropy
+
 
 @dataclass(frozen=True)
 class SACOptim:
@@ -236,8 +240,7 @@ class SAC(Policy):
             if spec.discrete
             else SquashedGaussian(spec.action_dim)
         )
-        target = temperature.target_entropy
-        self.target_entropy = self.dist.default_target_entropy if target is None else target
+        self.target_entropy = temperature.target_of(self.dist)
 
         # Networks. The critics' last layer is float32 even in bf16, which has every second number near 500 only.
         self.encoder = encoder(spec)
@@ -320,9 +323,7 @@ class SAC(Policy):
 
     def critic_loss(self, steps: Step, importance: Tensor) -> tuple[Tensor, CriticAux]:
         """J_Q (eq. 5): squared errors, summed over critics, averaged over valid transitions."""
-        t = Transition(*(x.flatten(0, 1) for x in steps.transitions()))
-        # Transitions across a boundary get weight 0; without them shapes would change, and compiled code with them.
-        weight = t.valid / t.valid.sum().clamp(min=1)
+        t, weight = weighted_transitions(steps)
 
         features = self.encode(t.obs)
         q = self.dist.q_of(self.q_values(self.critic, features, t.action), t.action)
@@ -346,7 +347,7 @@ class SAC(Policy):
         return t.reward + self.gamma * ~t.terminal * v
 
     def least_of(self, q: Tensor) -> Tensor:
-        """[K, ...] -> [...]: the least of all critics, or of `target_subset` of them that are drawn anew each time."""
+        """[K, ...] -> [...]: the least of all critics, or of `target_subset` of them, drawn each time."""
         if self.critics.target_subset is not None:
             q = q[torch.randperm(len(q), device=q.device)[: self.critics.target_subset]]
         return q.amin(0)
@@ -370,3 +371,10 @@ class SAC(Policy):
         """[K, N, C]: Q_k(s, a) for features [N, D] and actions; C is 1, or all discrete actions."""
         x = self.dist.critic_input(features, action)
         return critic(x.expand(self.critics.number, *x.shape))
+
+
+def weighted_transitions(steps: Step) -> tuple[Transition, Tensor]:
+    """Windows [2, B] as N transitions, and the weight [N] of each in a mean over the valid ones."""
+    t = Transition(*(x.flatten(0, 1) for x in steps.transitions()))
+    # Transitions across a boundary get weight 0; without them shapes would change, and compiled code with them.
+    return t, t.valid / t.valid.sum().clamp(min=1)

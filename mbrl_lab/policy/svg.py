@@ -38,6 +38,11 @@ class SoftRollout(NamedTuple):
     log_prob: Tensor  # [H + 1, B]: log pi(a_t | s_t)
     last_action: Tensor  # [B, A]: a_H
 
+    def reach(self) -> Tensor:
+        """[H + 1, B]: w_t, the probability that the episode gets to s_t."""
+        cont = self.steps.cont
+        return reach_probability(torch.cat([cont, cont[-1:]]))
+
 
 class SVG(SAC):
     """See the top of this file. ValueError for discrete actions, which pass no gradients."""
@@ -113,14 +118,13 @@ class SVG(SAC):
         last_value = self.q_of(self.critic, rollout.steps.features[-1], rollout.last_action).mean(0)
         returns = soft_returns(rollout, last_value, self.gamma, alpha)
         loss = (alpha * rollout.log_prob[0] - returns[0]).mean()
-        cont = rollout.steps.cont.detach()
-        reached = torch.cat([reach_probability(cont), cont.prod(0, keepdim=True)])  # [H + 1, B]
-        entropy = -(rollout.log_prob.detach() * reached).sum() / reached.sum()
+        reach = rollout.reach()
+        entropy = -(rollout.log_prob.detach() * reach).sum() / reach.sum()
         metrics: Metrics = {
             "policy/actor_loss": loss.detach(),
             "policy/alpha": alpha,
             "policy/entropy": entropy,
-            "policy/imagined_reward": (rollout.steps.reward.detach() * reached[:-1]).sum() / reached[:-1].sum(),
+            "policy/imagined_reward": (rollout.steps.reward.detach() * reach[:-1]).sum() / reach[:-1].sum(),
         }
         return loss + self.alpha_loss(entropy), metrics
 
@@ -129,7 +133,7 @@ class SVG(SAC):
         target = self.expanded_returns(rollout)
         features, action = rollout.steps.features[:-1].flatten(0, 1), rollout.steps.action.flatten(0, 1)
         q = self.q_of(self.critic, features, action)
-        weight = reach_probability(rollout.steps.cont).flatten()
+        weight = rollout.reach()[:-1].flatten()
         weight = weight / weight.sum()
         loss = ((q - target.flatten()).square() * weight).sum()
         metrics: Metrics = {

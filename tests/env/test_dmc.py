@@ -20,7 +20,7 @@ from mbrl_lab.tracking.video import frame_rate, rendering
 pytestmark = pytest.mark.skipif(find_spec("dm_control") is None, reason="dm-control is not installed")
 
 TASKS = ["hopper-stand", "point_mass-hard"]
-"""One with contacts; one that draws its actuators anew in every episode, and keeps them in its model."""
+"""One with contacts; one that draws its actuators in every episode, and keeps them in its model."""
 
 
 def actions_of(env: Any, number: int, seed: int = 0) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A local web server for the page, which is written anew when a file of a run has changed."""
+"""A local web server for the page, which is written again when a file of a run has changed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Pages:
         self.lock = Lock()
 
     def current(self) -> str:
-        """The version of the runs' files now. The page is written anew if it is older."""
+        """The version of the runs' files now. The page is written again if it is older."""
         with self.lock:
             version = version_of(self.places)
             if version != self.version:
