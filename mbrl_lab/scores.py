@@ -60,16 +60,16 @@ def interval(*strata: Array) -> tuple[Array, Array]:
     """95 % stratified bootstrap interval of the interquartile mean of all runs of S seeds in [S, N] values.
 
     A stratum is an environment: its runs are resampled among themselves. With one of two or three seeds the interval
-    spans about the range.
+    spans about the range; one run in each stratum has no interval: NaN.
     """
     samples = interquartile_mean(np.concatenate(resample(strata), 1).swapaxes(0, 1))
-    return central(samples)
+    return central(samples, strata)
 
 
 def performance_profile(scores: Array, *strata: Array) -> tuple[Array, Array, Array]:
     """Fraction of runs, of [S] in each environment, above each of T scores, with 95 % intervals: three times [T]."""
     above = [(stratum[:, None] > scores).astype(np.float64) for stratum in strata]
-    low, high = central(np.concatenate(resample(above), 1).mean(1))
+    low, high = central(np.concatenate(resample(above), 1).mean(1), strata)
     return np.concatenate(above).mean(0), low, high
 
 
@@ -80,9 +80,10 @@ def probability_of_improvement(pairs: Sequence[tuple[Array, Array]]) -> tuple[fl
         pairs: the scores [S] of X and [R] of Y in each environment. Ties count half, environments count equally.
     """
     better = [_better(x, y) for x, y in pairs]
-    drawn = resample([scores for pair in pairs for scores in pair])
+    strata = [scores for pair in pairs for scores in pair]
+    drawn = resample(strata)
     samples = np.mean([_better(x, y) for x, y in zip(drawn[::2], drawn[1::2], strict=True)], 0)
-    low, high = central(samples)
+    low, high = central(samples, strata)
     return float(np.mean(better)), float(low), float(high)
 
 
@@ -99,7 +100,9 @@ def resample(strata: Sequence[Array]) -> list[Array]:
     return [values[generator.integers(len(values), size=(RESAMPLES, len(values)))] for values in strata]
 
 
-def central(samples: Array) -> tuple[Array, Array]:
-    """The central 95 % of samples along the first axis."""
+def central(samples: Array, strata: Sequence[Array]) -> tuple[Array, Array]:
+    """The central 95 % of bootstrap samples along the first axis; NaN if no stratum has two runs to resample."""
     low, high = np.quantile(samples, (0.025, 0.975), axis=0)
+    if all(len(values) < 2 for values in strata):
+        low, high = np.full_like(low, np.nan), np.full_like(high, np.nan)
     return low, high

@@ -12,6 +12,7 @@ import pytest
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
+from runs import put_run
 
 from mbrl_lab.cli import compare as comparison
 from mbrl_lab.cli.compare import algos_of, main, parser, words
@@ -143,12 +144,35 @@ def test_the_folder_of_an_ablation(name: str, env: list[str], label: str, monkey
         ({"make": {}, "task": "hopper-stand"}, {"env": "dmc"}, "hopper-stand"),
         ({"make": {"task": "reacher"}}, {"env": "reacher_cs285"}, "reacher_cs285"),
         ({"make": {}}, {}, "home"),
+        ({"make": {}, "game": "pong", "protocol": "100k"}, {}, "pong (100k)"),
     ],
 )
 def test_a_figure_is_called_after_its_environment(env: dict[str, Any], overrides: dict[str, str], said: str) -> None:
     none = np.zeros(0)
-    first = Curve(Path("home/run"), 0, {}, overrides, none, none, none)
-    assert environment_name(flatten({"env": env}), first) == said
+    run = Curve(Path("home/run"), 0, flatten({"env": env}), overrides, none, none, none)
+    assert environment_name(run) == said
+
+
+def test_environments_and_protocols_have_a_table_and_a_picture_each(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pong = {"make": {}, "game": "pong", "protocol": "dqn"}
+    put_run(tmp_path / "a", [1.0, 2.0], algo="sac")
+    put_run(tmp_path / "b", [5.0, 6.0], algo="mbpo")
+    put_run(tmp_path / "c", [-21.0], algo="sac", env=pong)
+    put_run(tmp_path / "d", [-20.0], algo="sac", env=pong | {"protocol": "100k"})
+    assert main([str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "note      runs of 3 environments: a table and a picture of each"
+    titles = ["Pendulum-v1", "pong (dqn)", "pong (100k)"]
+    assert [line for line in lines if line in titles] == titles
+    first = lines[lines.index(titles[0]) : lines.index(titles[1])]
+    assert [line.split()[0] for line in first[2:4]] == ["sac", "mbpo"] and len(first) == 5, "only its own runs"
+    names = ["compare-Pendulum-v1.png", "compare-pong-100k.png", "compare-pong-dqn.png"]
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == names
+    rows = list(csv.DictReader((tmp_path / "compare.csv").read_text().splitlines()))
+    assert [(row["environment"], row["of"]) for row in rows[:2]] == [("Pendulum-v1", "sac"), ("Pendulum-v1", "mbpo")]
+    assert [row["environment"] for row in rows[2:]] == titles[1:]
 
 
 def test_a_folder_may_have_an_equals_sign(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -347,6 +347,16 @@ def test_a_loss_that_is_not_finite_stops_with_its_name(
     assert RunFolder(tmp_path / "run").status()["state"] == "failed"
 
 
+@pytest.mark.parametrize("words", [["checkpoint.every=10"], ["eval.every=10"], []], ids=["saved", "evaluated", "done"])
+def test_a_folder_removed_while_it_trains_is_a_line(
+    words: list[str], train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(Random, "learn", lambda *_: shutil.rmtree(tmp_path / "run", ignore_errors=True) or {})
+    message = refused(train(*QUICK, *words))
+    assert message.endswith("run or its status.json was removed while the run was training: start it again")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_fault_of_the_program_keeps_its_traceback(
     train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

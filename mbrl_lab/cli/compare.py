@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from mbrl_lab.cli.terminal import command
 from mbrl_lab.cli.train import run
 from mbrl_lab.config import ConfigError, check, compose_config, conf_folders
 from mbrl_lab.report.compare import (
+    Curve,
     by_group,
     by_run,
     draw_comparison,
@@ -22,7 +24,7 @@ from mbrl_lab.report.compare import (
     threshold_of,
 )
 from mbrl_lab.report.tables import table, write_csv
-from mbrl_lab.tracking.folder import ConfigMismatch, RunFolder, flatten, plain
+from mbrl_lab.tracking.folder import ConfigMismatch, RunFolder, plain
 
 ALGOS = {"continuous": ("mpc", "mbpo", "sac"), "discrete": ("mpc", "mbpo", "ddqn")}
 """Algorithms that are compared by default, by family."""
@@ -141,17 +143,29 @@ def finished(place: Path, cfg: DictConfig) -> bool:
 
 
 def show(places: Sequence[Path], out: Path, threshold: float | None) -> None:
-    """One figure, a CSV file beside it, and a table."""
+    """A figure and a table for each environment, since their returns cannot be compared, and one CSV file."""
     curves = [curve for curve in map(read_run, find_runs(places)) if len(curve.steps)]
     if not curves:
         raise ConfigError(f"nothing was evaluated yet in {places[0]}: eval.every may be 0")
 
-    # Values only: nothing of a stored config is built here.
-    groups = grouped(curves)
-    settings = flatten(RunFolder(curves[0].folder).config())
-    target = threshold if threshold is not None else threshold_of(settings)
+    environments: dict[str, list[Curve]] = {}
+    for curve in curves:
+        environments.setdefault(environment_name(curve), []).append(curve)
+    if several := len(environments) > 1:
+        print(f"note      runs of {len(environments)} environments: a table and a picture of each")
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    draw_comparison(groups, environment_name(settings, curves[0]), target, out)
-    print(table(by_group(groups, target)))
-    print(f"picture   {out}\nnumbers   {write_csv(by_run(groups, target), out.with_suffix('.csv'))}")
+    rows, pictures = [], []
+    for name, members in environments.items():
+        # Values only: nothing of a stored config is built here.
+        groups = grouped(members)
+        target = threshold if threshold is not None else threshold_of(members[0].settings)
+
+        picture = out.with_stem(f"{out.stem}-{re.sub(r'[^A-Za-z0-9.]+', '-', name).strip('-')}") if several else out
+        pictures.append(draw_comparison(groups, name, target, picture))
+        rows += by_run(groups, target)
+        print((f"\n{name}\n" if several else "") + table(by_group(groups, target)))
+
+    for picture in pictures:
+        print(f"picture   {picture}")
+    print(f"numbers   {write_csv(rows, out.with_suffix('.csv'))}")

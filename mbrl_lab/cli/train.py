@@ -83,7 +83,7 @@ def run(cfg: DictConfig, path: Path, overrides: Sequence[str], confs: Sequence[P
             raise
         except KeyboardInterrupt:
             # After a first Ctrl-C the run has saved, and Python's own handler, called then, raises this too.
-            if folder.status()["state"] not in ("preempted", "done"):
+            if folder.status().get("state") not in ("preempted", "done"):
                 folder.mark("failed", runner.steps, error=AT_ONCE)
             raise
 

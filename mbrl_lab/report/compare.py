@@ -89,15 +89,19 @@ def read_run(folder: Path) -> Curve:
     return Curve(folder, int(config.get("seed", 0)), settings, kept, steps, seconds - evaluating, returns, final)
 
 
-def environment_name(settings: Mapping[str, Any], first: Curve) -> str:
-    """The environment's gymnasium id, game, task or file, whichever the settings contain."""
+def environment_name(run: Curve) -> str:
+    """The environment's gymnasium id, game, task or file, whichever the settings contain, with Atari's protocol.
+
+    Returns of two protocols must not be compared.
+    """
     known = (
-        settings.get("env.make.id"),
-        settings.get("env.game"),
-        settings.get("env.task"),
-        first.overrides.get("env"),
+        run.settings.get("env.make.id"),
+        run.settings.get("env.game"),
+        run.settings.get("env.task"),
+        run.overrides.get("env"),
     )
-    return str(next(filter(None, known), first.folder.parent.name))
+    name, protocol = next(filter(None, known), run.folder.parent.name), run.settings.get("env.protocol")
+    return f"{name} ({protocol})" if protocol else str(name)
 
 
 def threshold_of(settings: Mapping[str, Any]) -> float | None:
@@ -207,6 +211,7 @@ def by_run(groups: Sequence[Group], threshold: float | None) -> list[Row]:
     """A row for each run, for a CSV file."""
     return [
         {
+            "environment": environment_name(c),
             "of": group.label,
             "seed": c.seed,
             "folder": str(c.folder),
@@ -234,15 +239,23 @@ def by_group(groups: Sequence[Group], threshold: float | None) -> list[Row]:
 
 
 def score_columns(returns: Array) -> Row:
-    """Mean and IQM over seeds of one return each, and the interval of the IQM, of [S, 1]; dashes for [S, 0]."""
+    """Mean and IQM over seeds of one return each, and the interval of the IQM, of [S, 1]; dashes for [S, 0].
+
+    One seed has no interval.
+    """
     if not returns.size:
         return dict.fromkeys(("mean", "IQM", "95 % of IQM"), "-")
     low, high = interval(returns)
     return {
         "mean": f"{returns.mean():.1f}",
         "IQM": f"{last(interquartile_mean(returns)):.1f}",
-        "95 % of IQM": f"{last(low):.1f} to {last(high):.1f}",
+        "95 % of IQM": range_text(last(low), last(high), ".1f"),
     }
+
+
+def range_text(low: float, high: float, form: str) -> str:
+    """The two ends of an interval; a dash if it is unknown."""
+    return f"{low:{form}} to {high:{form}}" if math.isfinite(low) else "-"
 
 
 def threshold_columns(group: Group, threshold: float | None) -> Row:

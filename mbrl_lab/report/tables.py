@@ -67,7 +67,9 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def number(value: Any, unknown: str = "-", precision: int = 3) -> str:
-    """A number with a few significant digits; `unknown` for NaN."""
+    """A number with a few significant digits; `unknown` for NaN and None."""
+    if value is None:
+        return unknown
     if not isinstance(value, float):
         return str(value)
     return unknown if value != value else f"{value:.{precision}g}"

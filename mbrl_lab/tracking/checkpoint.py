@@ -83,7 +83,9 @@ class Checkpoint:
     def save(self, state: dict[str, Any], replay: Ring | None = None) -> None:
         """Replace the checkpoint. `state`: dicts, lists and tuples of tensors and plain values, else TypeError."""
         check_plain(state)
-        self.directory.mkdir(parents=True, exist_ok=True)
+        # Not the run's folder: if that was removed, no part of it must come back.
+        self.directory.parent.mkdir(exist_ok=True)
+        self.directory.mkdir(exist_ok=True)
 
         # Chunks first: whenever the process is killed, the state on disk names only complete chunks.
         first, chunks = (0, []) if replay is None else self._write_steps(replay)

@@ -137,8 +137,15 @@ class RunFolder:
         return _read_json(self.path / "status.json")
 
     def mark(self, state: State, step: int | None = None, error: str | None = None) -> None:
-        """Write the status. Without `step` the step is kept; without `error` the error is cleared."""
+        """Write the status. Without `step` the step is kept; without `error` the error is cleared.
+
+        FileNotFoundError, one line, if the folder or its status was removed since the run opened it.
+        """
         status = self.status()
+        if not status:
+            raise FileNotFoundError(
+                f"{self.path} or its status.json was removed while the run was training: start it again"
+            )
         self._write_status(state, status["step"] if step is None else step, status["attempt"], error)
         if state in ("failed", "done"):
             self.lock.release()

@@ -117,8 +117,8 @@ def test_seeds_are_taken_together_as_far_as_all_have_come() -> None:
 
 
 def test_the_interval_narrows_with_more_seeds() -> None:
-    """Of one seed it is a point, of three from lowest to highest; the IQM of normal samples has 1.195 / n variance."""
-    assert [x.tolist() for x in interval(np.array([[4.0]]))] == [[4.0], [4.0]]
+    """Of one seed there is none, of three from lowest to highest; the IQM of normal samples has 1.195 / n variance."""
+    assert all(np.isnan(x).tolist() == [True, True] for x in interval(np.array([[4.0, 5.0]])))
     assert [x.tolist() for x in interval(np.array([[1.0], [2.0], [9.0]]))] == [[1.0], [9.0]]
     many = np.random.default_rng(1).normal(size=(400, 1))
     low, high = interval(many)
@@ -162,6 +162,18 @@ def test_tables_by_hand(tmp_path: Path) -> None:
     assert [row["steps_to_threshold"] for row in rows[:4]] == [200, 200, 200, 300] and len(rows) == 5
     assert math.isnan(rows[4]["steps_to_threshold"]) and rows[4]["return"] == 3
     assert draw_comparison(groups, "title", 4.0, tmp_path / "c.png").stat().st_size > 0
+
+
+def test_one_seed_has_no_interval(tmp_path: Path) -> None:
+    (row,) = by_group([Group("alone", [curve(0, {}, [1.0, 2.0])])], None)
+    assert (row["mean"], row["IQM"], row["95 % of IQM"]) == ("2.0", "2.0", "-")
+    alone = np.array([3.0])
+    better, *bounds = probability_of_improvement([(alone, alone + 1)])
+    assert better == 0 and np.isnan(bounds).all()
+    fraction, low, high = performance_profile(np.array([2.0, 4.0]), alone)
+    assert fraction.tolist() == [1, 0] and np.isnan([low, high]).all()
+    # One run of X against three of Y: those of Y can be resampled.
+    assert not np.isnan(probability_of_improvement([(alone, np.arange(3.0))])).any()
 
 
 def test_statistics_over_environments_are_those_of_rliable() -> None:

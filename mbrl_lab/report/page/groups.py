@@ -14,6 +14,7 @@ from mbrl_lab.report.compare import (
     aligned,
     grouped,
     last,
+    range_text,
     score_columns,
     threshold_columns,
     threshold_of,
@@ -97,7 +98,7 @@ def normalised_text(strata: Sequence[Array]) -> str:
         return "-"
     low, high = interval(*(scores[:, None] for scores in strata))
     middle = interquartile_mean(np.concatenate(strata))
-    return f"{middle:.3f} ({low[0]:.3f} to {high[0]:.3f})"
+    return f"{middle:.3f} ({range_text(low[0], high[0], '.3f')})"
 
 
 def scores_by_group(found: Sequence[Environment]) -> dict[str, dict[str, Array]]:
@@ -119,7 +120,7 @@ def improvement_table(found: Sequence[Environment]) -> list[Row]:
         shared = [name for name in scores[x] if name in scores[y]]
         if shared:
             middle, low, high = probability_of_improvement([(scores[x][name], scores[y][name]) for name in shared])
-            row: Row = {"X": x, "Y": y, "P(X > Y)": f"{middle:.3f}", "95 % interval": f"{low:.3f} to {high:.3f}"}
+            row: Row = {"X": x, "Y": y, "P(X > Y)": f"{middle:.3f}", "95 % interval": range_text(low, high, ".3f")}
             rows.append(row | {"environments": len(shared)})
     return rows
 

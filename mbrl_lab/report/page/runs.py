@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,17 +88,11 @@ def open_run(name: str, path: Path) -> Run:
         folder=folder,
         curve=curve,
         settings=settings,
-        environment=protocol_name(settings, curve),
+        environment=environment_name(curve),
         status=status,
         state=folder.state(status),
         origin=folder.env(),
     )
-
-
-def protocol_name(settings: Mapping[str, Any], curve: Curve) -> str:
-    """The environment with Atari's protocol: returns of two protocols must not be compared."""
-    name, protocol = environment_name(settings, curve), settings.get("env.protocol")
-    return f"{name} ({protocol})" if protocol else name
 
 
 def without_config(places: Sequence[Path], folders: Sequence[Path]) -> list[Path]:
