@@ -41,10 +41,13 @@ class ControlTask(gymnasium.Env[Array, Array]):
     """One task, DOMAIN-TASK as dm_control names it.
 
     Observes all arrays of the task in dm_control's order, flattened, as float32. dm_control's discount 0 is a
-    termination, its time limit a truncation; so is a simulation that diverges, which is rare.
+    termination, its time limit a truncation. A simulation that diverges, which is rare, has no next state: the episode
+    is truncated at the state before, with `diverged` in its infos, by which `Envs` stores no transition.
     An episode is a function of its seed and its actions: `reset` seeds the task's random state, and dm_control resets
     everything of MuJoCo's state, the time and the solver's warm start too.
     """
+
+    trusted_infos = ("diverged",)
 
     def __init__(self, task: str, render_mode: str | None = None) -> None:
         domain, name = checked_task(task)
@@ -75,8 +78,8 @@ class ControlTask(gymnasium.Env[Array, Array]):
             time_step = self.inner.step(action)
         except PhysicsError as error:
             # An error here would stop the run at the same step whenever it is resumed.
-            warn_once(f"env.task={self.task}: {' '.join(str(error).split())} Such an episode is truncated")
-            return self.obs, 0.0, False, True, {}
+            warn_once(f"env.task={self.task}: {' '.join(str(error).split())} The episode is cut before that step")
+            return self.obs, 0.0, False, True, {"diverged": True}
         self.obs = flat(time_step.observation)
         terminated = time_step.last() and time_step.discount == 0
         return self.obs, float(time_step.reward), terminated, time_step.last() and not terminated, {}

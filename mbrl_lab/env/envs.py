@@ -23,7 +23,7 @@ from mbrl_lab.types import EnvSpec, Step
 
 log = logging.getLogger("mbrl_lab")
 
-TRUSTED = ("action", "life_lost")
+TRUSTED = ("action", "life_lost", "diverged")
 """Infos that are used, if an environment declares them."""
 
 
@@ -47,8 +47,9 @@ class Envs:
     from `reset(seed=episode_seed(seed, stream, env, episode))`.
 
     Infos are ignored unless the environment declares them in an attribute `trusted_infos`: "life_lost" [num] is true
-    where a life was lost (terminal, but the episode continues), and "action" [num] has the actions that were taken
-    instead of those sent. A vector environment may also have the attributes `stack`, the number of frames in its
+    where a life was lost (terminal, but the episode continues), "action" [num] has the actions that were taken
+    instead of those sent, and "diverged" [num] is true where the simulation has no next state: the episode is cut
+    before that step, so that no transition is stored. A vector environment may also have the attributes `stack`, the number of frames in its
     observations, and `games_per_seed`, the number of consecutive episodes with consecutive seeds.
 
     Args:
@@ -148,13 +149,14 @@ class Envs:
         self._done = terminated | truncated
         self._finish(truncated)
 
-        # The first step of an episode is a reset: no action led to it, so zeros are stored.
-        begins = torch.as_tensor(first)
+        # The first step of an episode is a reset: no action led to it, so zeros are stored. Marked so, the step of a
+        # diverged simulation, which observes the last state again, is no transition either.
+        begins = torch.as_tensor(first | info.get("diverged", False))
         shape = (-1,) + (1,) * (action.ndim - 1)
         return Step(
             action=torch.as_tensor(taken).masked_fill(begins.view(shape), 0),
             obs=observed,
-            reward=reward32,
+            reward=reward32.masked_fill(begins, 0),
             terminal=torch.as_tensor(terminated | info.get("life_lost", False)),
             first=begins,
         )

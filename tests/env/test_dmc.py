@@ -108,8 +108,35 @@ def test_a_simulation_that_diverges_is_truncated(caplog: pytest.LogCaptureFixtur
         assert env.reset(seed=0)[0].tolist() == start.tolist()
     said = [record.getMessage() for record in caplog.records if "env.task" in record.getMessage()]
     assert len(said) == 1 and said[0].startswith("env.task=hopper-stand: Physics state is invalid.")
-    assert said[0].endswith("Such an episode is truncated")
+    assert said[0].endswith("The episode is cut before that step")
     assert not np.isnan(play(env, 1, actions_of(env, 5))[-1]).any()
+
+
+@pytest.mark.parametrize("skip", [1, 3])
+def test_a_step_that_diverges_is_no_transition(skip: int) -> None:
+    """Neither the reward nor the state after it is known, so nothing of it may be learned from."""
+    envs = Envs(partial(make_dmc, "cartpole-balance", skip), 2, seed=0)
+    inner: Any = envs.vector.envs[0].unwrapped.inner
+    take, left = inner.step, [1 + 2 * skip - (skip > 1)]  # in the last of the frames of a step
+
+    def step(action: np.ndarray) -> Any:
+        left[0] -= 1
+        if left[0] == 0:
+            inner.physics.data.qvel[:] = 1e12
+        return take(action)
+
+    inner.step = step
+    action = torch.full((2, 1), 0.5)
+    steps = [envs.reset(), *(envs.step(action) for _ in range(5))]
+    cut = next(k for k, step in enumerate(steps[1:], 1) if step.first[0])
+    valid = torch.stack([step.first for step in steps]).logical_not()
+
+    assert valid[1:, 1].all() and not valid[cut : cut + 2, 0].any() and valid[cut + 2, 0]
+    assert not steps[cut].terminal[0] and steps[cut].reward[0] == 0 and not steps[cut].action[0].any()
+    assert torch.isfinite(steps[cut].obs).all()
+    (episode,) = envs.finished()
+    assert episode.truncated and episode.length == cut and len(episode.actions) == cut
+    envs.close()
 
 
 def test_actions_are_within_their_bounds_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
