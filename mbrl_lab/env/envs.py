@@ -49,8 +49,9 @@ class Envs:
     Infos are ignored unless the environment declares them in an attribute `trusted_infos`: "life_lost" [num] is true
     where a life was lost (terminal, but the episode continues), "action" [num] has the actions that were taken
     instead of those sent, and "diverged" [num] is true where the simulation has no next state: the episode is cut
-    before that step, so that no transition is stored. A vector environment may also have the attributes `stack`, the number of frames in its
-    observations, and `games_per_seed`, the number of consecutive episodes with consecutive seeds.
+    before that step, so that no transition is stored. A vector environment may also have the attributes `stack`, the
+    number of frames in its observations, and `games_per_seed`, the number of consecutive episodes with consecutive
+    seeds.
 
     Args:
         make: builds one environment.
