@@ -95,9 +95,7 @@ class WorldModel(nn.Module):
     @torch.no_grad()
     def start_states(self, replay: Replay, count: int) -> Tree:
         """[count, ...]: the start states of real transitions, drawn with replacement."""
-        indices = replay.transitions()
-        indices = indices[torch.randint(len(indices), (count,), device=indices.device)]
-        return self.observe(None, replay.read(indices, 1).at(0))
+        return self.observe(None, replay.read(replay.sample_transitions(count), 1).at(0))
 
     @torch.no_grad()
     def infer(self, steps: Step) -> Tree:

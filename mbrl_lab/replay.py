@@ -95,6 +95,18 @@ class Replay:
         valid = ~self.store.first[(number + 1) % self.slots]
         return self._indices(number)[valid].to(self.device)
 
+    def sample_transitions(self, count: int) -> Tensor:
+        """Indices [count] at which a valid transition begins, uniform over those in replay, with replacement."""
+        # Twice as many windows hold enough transitions, as only one window of an episode crosses into the next. So the
+        # cost does not grow with replay, of which the list of all transitions is needed only where episodes are short.
+        indices = self._windows(2 * count, 2).to(self.storage)
+        (crosses,) = self._take((self.store.first,), indices + self.num_envs)
+        valid = indices[~crosses][:count].to(self.device)
+        if len(valid) == count:
+            return valid
+        every = self.transitions()
+        return every[torch.randint(len(every), (count,), generator=self.generator).to(every.device)]
+
     def rewards_and_terminals(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """(reward, terminal) [N] of the transitions that begin at indices [N], without their observations."""
         arrival = indices.to(self.storage) + self.num_envs

@@ -161,6 +161,14 @@ def test_rollouts_begin_in_real_states_that_something_follows() -> None:
     assert set(starts) == set(range(10)) and min(starts.values()) > 20
 
 
+def test_start_states_are_drawn_without_listing_all_of_replay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An update of SVG draws some, and must not take longer as replay fills."""
+    algo, replay = mbpo(), Replay(SPEC, 1000, 1, seed=0)
+    run(algo, 30, replay)
+    monkeypatch.setattr(replay, "transitions", lambda: pytest.fail("all of replay is listed"))
+    assert algo.model.start_states(replay, 8).shape == (8, 2)
+
+
 @pytest.mark.parametrize(
     ("step", "length"), [(100, 1), (119, 1), (120, 1), (130, 3), (139, 3), (140, 5), (160, 9), (500, 9)]
 )
