@@ -172,7 +172,7 @@ class MBPO(Learner):
         metrics, trusted_horizon, _ = self.model.fit(replay)
         self.trusted_horizon = max(1, trusted_horizon or 1)
 
-        states = self.model.start_states(replay, self.rollouts.starts)
+        states = self.model.start_states(replay, self.rollouts.starts if self.keeps_rollouts else PROBE)
         if self.keeps_rollouts:
             metrics = metrics | self.keep_rollouts(self.imagine(states, step))
 
@@ -182,7 +182,11 @@ class MBPO(Learner):
             disagreement = self.model.disagreement(probe, self.policy.act(self.model.features(probe), True))
             assert disagreement is not None, type(self.model)
             metrics = metrics | {"model/rollout/disagreement": disagreement.mean()}
-        return metrics | {"model/rollout/length": float(self.length(step))}
+
+        # Rollouts that a policy makes itself, to learn through the model, are as long as its horizon.
+        if self.keeps_rollouts or self.on_policy:
+            metrics = metrics | {"model/rollout/length": float(self.length(step))}
+        return metrics
 
     def keep_rollouts(self, steps: Step) -> Metrics:
         """Keep imagined rollouts [length + 1, starts]; ValueError if none of them has a single step."""
@@ -209,7 +213,15 @@ class MBPO(Learner):
         if not imagined:
             return states
         branched = self.model.observe(None, self.imagined_steps().sample(imagined, 1).at(0))
-        return branched if states is None else tree_map(lambda *x: torch.cat(x), states, branched)
+        if states is None:
+            return branched
+        states = tree_map(lambda *x: torch.cat(x), states, branched)
+        if self.model.row_blocks == 1:
+            return states
+
+        # Shuffled, as each member predicts one block of the batch: the real states would always meet the first one.
+        order = torch.randperm(self.update.batch, device=self.ready.device)
+        return tree_map_only(Tensor, lambda x: x[order], states)
 
     def sample_real(self, replay: Replay, batch: int) -> Step:
         """[window, batch] real windows as the policy sees them."""

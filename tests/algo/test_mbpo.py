@@ -18,6 +18,7 @@ from mbrl_lab.algo import MBPO
 from mbrl_lab.algo.imagined import Imagined, mix
 from mbrl_lab.algo.learner import Updates
 from mbrl_lab.algo.mbpo import Rollouts, Uncertainty, check_gradients
+from mbrl_lab.config import compose_config
 from mbrl_lab.dynamics import Analytic
 from mbrl_lab.protocols import Policy, WorldModel
 from mbrl_lab.replay import Replay
@@ -364,6 +365,53 @@ def test_rollouts_are_as_long_as_the_model_has_earned() -> None:
     other = mbpo(length=[4, 4, 0, 1], adaptive=True)
     other.set_extra_state(algo.get_extra_state())
     assert other.length(20) == 4 and mbpo(length=[4, 4, 0, 1]).length(20) == 4
+
+
+class ThroughModel(Student):
+    """Learns from rollouts that it makes itself; remembers the states they begin in."""
+
+    window, learns_through_model = None, True  # type: ignore[assignment]
+
+    def learn_through(self, model: WorldModel, state: Tree) -> Metrics:
+        self.seen.append(state)
+        return {}
+
+
+class Blocks(World):
+    """Each half of the batch is another member's."""
+
+    differentiable, row_blocks = True, 2  # type: ignore[assignment]
+
+
+def through_model(real_ratio: float) -> Any:
+    update, rollouts = Updates(40, number=3, every=1), Rollouts(8, [1, 1, 0, 1], 10, 1, False)
+    algo = MBPO(SPEC, Blocks, ThroughModel, 10, 5, rollouts, Uncertainty(0.0, 0.0), real_ratio, update, 0.0)
+    algo.allocate_memory()
+    return algo
+
+
+def test_real_start_states_meet_every_member() -> None:
+    algo, replay = through_model(real_ratio=0.1), Replay(SPEC, 1000, 1, seed=0)
+    run(algo, 20, replay)
+    algo.model.start_states = lambda replay, count: torch.full((count, 2), -1.0)
+    real = torch.stack([algo.sample_starts(replay)[:, 0] == -1 for _ in range(30)])
+    assert (real.sum(1) == 4).all() and real[:, :20].sum() > 20 and real[:, 20:].sum() > 20
+
+
+def test_the_length_of_rollouts_is_logged_only_where_there_are_some() -> None:
+    def logged(algo: Any) -> bool:
+        return any("model/rollout/length" in metrics for metrics in run(algo, 12))
+
+    assert logged(mbpo()) and logged(mbpo(student=OnPolicyStudent, real_ratio=0.0)) and logged(through_model(0.1))
+    assert not logged(through_model(1.0))
+
+
+def test_a_member_is_drawn_at_each_step_unless_told_otherwise() -> None:
+    """TS1, as in MBPO's paper, also where no preset names it; MPC plans with TS-infinity."""
+    words = ["algo=mbpo", "env=gym", "env.id=MountainCarContinuous-v0"]
+    for policy in ("sac", "svg"):
+        assert compose_config([*words, f"policy={policy}"]).dynamics.propagation == "ts1"
+    assert compose_config(["algo=mpc", *words[1:]]).dynamics.propagation == "ts_inf"
 
 
 @pytest.mark.parametrize(
