@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from mbrl_lab.nets.adam import Adam
 from mbrl_lab.nets.batch_renorm import RenormMLP
-from mbrl_lab.policy.sac import SquashedGaussian, Temperature, weighted_transitions
+from mbrl_lab.policy.sac import CriticAux, SquashedGaussian, Temperature, weighted_transitions
 from mbrl_lab.protocols import Policy
-from mbrl_lab.types import EnvSpec, Metrics, Step, Transition
+from mbrl_lab.types import EnvSpec, Metrics, Step
 
 
 @dataclass(frozen=True)
@@ -115,31 +115,39 @@ class CrossQ(Policy):
 
     def update_weighted(self, steps: Step, importance: Tensor) -> tuple[Metrics, Tensor]:
         """One step of the critics, and every `policy_delay` of the actor; see `SAC.update_weighted`."""
-        t, weight = weighted_transitions(steps)
-        loss, td_error = self.critic_loss(t, importance * weight)
-        self.critic_opt.minimise(loss)
-        metrics: Metrics = {"policy/critic_loss": loss.detach() / self.number}
+        critic_loss, aux = self.critic_loss(steps, importance)
+        self.critic_opt.minimise(critic_loss)
+        metrics = aux.metrics
 
         self.updates += 1
         if int(self.updates) % self.policy_delay == 0:
-            actor_loss, actor_metrics = self.actor_loss(t.obs, weight)
+            actor_loss, actor_metrics = self.actor_loss(aux.features, aux.weight)
             self.actor_opt.minimise(actor_loss)
-            metrics |= actor_metrics
-        return metrics, t.valid * td_error
+            metrics = metrics | actor_metrics
+        return metrics, aux.td_error
 
-    def critic_loss(self, t: Transition, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """J_Q, and the size of the critics' mean error [N]."""
+    def critic_loss(self, steps: Step, importance: Tensor) -> tuple[Tensor, CriticAux]:
+        """J_Q on windows [2, B] of importance [B]."""
+        t, weight = weighted_transitions(steps)
         alpha = self.log_alpha.detach().exp()
         with torch.no_grad():
             pi = self.dist.sample(self.actor(t.next_obs.unsqueeze(0)).squeeze(0))
         assert pi.action is not None
+
+        # Two passes would give the norms two sets of moments, neither of which is that of the values compared.
         both = torch.cat([torch.cat([t.obs, t.action], -1), torch.cat([t.next_obs, pi.action], -1)])
         self.critic.train()
         q, next_q = self.q_values(both).chunk(2, -1)
         self.critic.eval()
+
         v = next_q.detach().amin(0) - alpha * pi.log_prob.squeeze(-1)
         td_error = q - (t.reward + self.gamma * ~t.terminal * v)
-        return (td_error.square() * weight).sum(), td_error.detach().mean(0).abs()
+        loss = (td_error.square() * (importance * weight)).sum()
+        metrics: Metrics = {
+            "policy/critic_loss": loss.detach() / self.number,
+            "policy/q": (q.detach().mean(0) * weight).sum(),
+        }
+        return loss, CriticAux(t.obs, weight, t.valid * td_error.detach().mean(0).abs(), metrics)
 
     def actor_loss(self, obs: Tensor, weight: Tensor) -> tuple[Tensor, Metrics]:
         """J_pi + J_alpha on observations [N, D] that count `weight` [N]."""
@@ -155,7 +163,6 @@ class CrossQ(Policy):
             "policy/actor_loss": loss.detach(),
             "policy/alpha": alpha,
             "policy/entropy": entropy,
-            "policy/q": (q * weight).sum().detach(),
         }
         return loss + self.log_alpha * (entropy - self.target_entropy), metrics
 

@@ -114,7 +114,7 @@ class ActionDist(Protocol):
     default_target_entropy: float
 
     def act(self, out: Tensor, explore: bool) -> Tensor:
-        """[N, actor_outputs] -> [N] actions: drawn, or the most likely ones."""
+        """[N, actor_outputs] -> [N] actions: drawn, or for evaluations tanh of the mean, or the most likely one."""
 
     def sample(self, out: Tensor) -> ActionSample:
         """[N, actor_outputs] -> actions with their log-probabilities."""
@@ -280,11 +280,14 @@ class SAC(Policy):
 
     @torch.no_grad()
     def value(self, features: Tensor) -> Tensor:
-        """[B]: the least critic's value of the mean action. It is a soft value: the entropy of later steps counts."""
+        """[B]: Q of the action of evaluations, as the actor's loss reads the critics.
+
+        It is a soft value: the entropy of later steps counts.
+        """
         encoded = self.encode(features)
         action = self.dist.act(self.actor(encoded), False)
         q = self.q_values(self.critic, encoded, None if self.dist.critic_inputs == 0 else action)
-        return self.dist.q_of(q, action).amin(0)
+        return self.actor_q(self.dist.q_of(q, action))
 
     def update(self, steps: Step) -> Metrics:
         return self.update_weighted(steps, torch.ones_like(steps.reward[0]))[0]
@@ -352,12 +355,15 @@ class SAC(Policy):
             q = q[torch.randperm(len(q), device=q.device)[: self.critics.target_subset]]
         return q.amin(0)
 
+    def actor_q(self, q: Tensor) -> Tensor:
+        """[K, ...] -> [...]: what the actor maximises, the least of all critics, or their mean with a subset (REDQ)."""
+        return q.amin(0) if self.critics.target_subset is None else q.mean(0)
+
     def actor_loss(self, features: Tensor, weight: Tensor) -> tuple[Tensor, Metrics]:
         """J_pi + J_alpha (eqs. 9 and 18) on features [N, D] that count `weight` [N]."""
         alpha = self.log_alpha.detach().exp()
         pi = self.dist.sample(self.actor(features))
-        q = self.q_values(self.critic, features, pi.action)
-        q = q.amin(0) if self.critics.target_subset is None else q.mean(0)
+        q = self.actor_q(self.q_values(self.critic, features, pi.action))
         loss = (pi.expectation(alpha * pi.log_prob - q) * weight).sum()
         entropy = (-pi.expectation(pi.log_prob) * weight).sum().detach()
         metrics: Metrics = {"policy/actor_loss": loss.detach(), "policy/alpha": alpha, "policy/entropy": entropy}

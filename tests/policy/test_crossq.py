@@ -42,10 +42,10 @@ def transition(steps: Step) -> Transition:
 
 
 def test_both_batches_pass_the_critics_at_once() -> None:
-    policy, t = crossq(), transition(rows())
-    weight = torch.full((32,), 1 / 32)
+    policy, steps = crossq(), rows()
+    t = transition(steps)
     torch.manual_seed(1)
-    loss, td_error = policy.critic_loss(t, weight)
+    loss, aux = policy.critic_loss(steps, torch.ones(32))
     moments = policy.critic.norms[0].mean.clone()
 
     again = crossq()
@@ -56,17 +56,18 @@ def test_both_batches_pass_the_critics_at_once() -> None:
         again.critic.train()
         q, next_q = again.critic(torch.cat([now, after]).expand(2, -1, -1)).squeeze(-1).chunk(2, -1)
         y = t.reward + 0.9 * ~t.terminal * (next_q.amin(0) - 0.5 * pi.log_prob.squeeze(-1))
-    assert loss.item() == pytest.approx(((q - y).square() * weight).sum().item(), rel=1e-5)
-    torch.testing.assert_close(td_error, (q - y).mean(0).abs())
+    assert loss.item() == pytest.approx(((q - y).square() / 32).sum().item(), rel=1e-5)
+    torch.testing.assert_close(aux.td_error, (q - y).mean(0).abs())
+    assert float(aux.metrics["policy/q"]) == pytest.approx(q.mean().item()), "of the actions in replay, as SAC's"
     mixture = torch.cat([now, after]).mean(0)
     torch.testing.assert_close(moments[0, 0], 0.1 * mixture, rtol=1e-4, atol=1e-5)
 
 
 def test_targets_pass_no_gradients_and_terminal_steps_bootstrap_nothing() -> None:
-    policy, t = crossq(), transition(rows(terminal=True))
-    weight = torch.full((32,), 1 / 32)
+    policy, steps = crossq(), rows(terminal=True)
+    t = transition(steps)
     torch.manual_seed(1)
-    loss, _ = policy.critic_loss(t, weight)
+    loss, _ = policy.critic_loss(steps, torch.ones(32))
     (gradient,) = torch.autograd.grad(loss, [policy.critic.weights[-1]])
 
     again = crossq()

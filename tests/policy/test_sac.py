@@ -424,7 +424,12 @@ def test_compiled_update_equals_eager(spec: EnvSpec) -> None:
         assert all(torch.allclose(ours[name], theirs[name], atol=1e-4) for name in ours)
 
 
-def test_a_value_is_the_least_critics_of_the_most_likely_action() -> None:
+def test_a_value_is_q_of_the_action_of_evaluations_as_the_actor_reads_it() -> None:
+    """The least of all critics, and with a subset of them in the target their mean (REDQ)."""
+    redq = sac(DISCRETE, target_subset=1)
+    set_outputs(redq, [0.0, 2.0, 1.0], [1.0, 5.0, 9.0], [2.0, 3.0, 9.0])
+    assert redq.value(torch.randn(4, 2)).tolist() == [4.0] * 4
+
     discrete = sac(DISCRETE)
     set_outputs(discrete, [0.0, 2.0, 1.0], [1.0, 5.0, 9.0], [2.0, 3.0, 9.0])
     assert discrete.value(torch.randn(4, 2)).tolist() == [3.0] * 4
