@@ -10,6 +10,8 @@ probabilities c_t; Q' are the target critics:
     J_Q    = sum_t w_t sum_k (Q_k(s_t, a_t) - y_t)^2 / sum_t w_t    w_t = c_0 ... c_t-1, the probability to get to s_t
     J_alpha as in SAC, with the entropy at all s_t, weighted by w_t;  Q' as in SAC
 
+Critics predict where in [low, high] a value lies, and the target's last value is clipped to it: see ValueRange.
+
 The actor's loss is that of stochastic value gradients (Heess et al. 2015; with entropy: Amos et al. 2021), the target
 is model-based value expansion (Feinberg et al. 2018). Unlike theirs, all actions are the policy's and all rewards the
 model's: no real transition trains the critics (Kubo et al. 2025). With H = 1 the critics' target is SAC's, on an
@@ -21,12 +23,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mbrl_lab.nets import EnsembleMLP
 from mbrl_lab.nets.encoder import MakeEncoder
 from mbrl_lab.policy.actor_critic import reach_probability
 from mbrl_lab.policy.sac import SAC, ActionSample, Critics, SACOptim, Temperature
+from mbrl_lab.policy.value_range import ValueRange
 from mbrl_lab.protocols import WorldModel
 from mbrl_lab.types import EnvSpec, Metrics, Trajectory, Tree
 
@@ -37,6 +40,10 @@ class SoftRollout(NamedTuple):
     steps: Trajectory
     log_prob: Tensor  # [H + 1, B]: log pi(a_t | s_t)
     last_action: Tensor  # [B, A]: a_H
+
+    def soft_reward(self, alpha: Tensor) -> Tensor:
+        """[H, B]: w_t (r_t - alpha log pi(a_t | s_t))."""
+        return self.reach()[:-1] * (self.steps.reward - alpha * self.log_prob[:-1])
 
     def reach(self) -> Tensor:
         """[H + 1, B]: w_t, the probability that the episode gets to s_t."""
@@ -80,9 +87,17 @@ class SVG(SAC):
         self.horizon = horizon
         self.clip = clip
 
+        # Values start in the middle of their range, for which the critics' outputs are 0.
+        self.value_range = ValueRange(gamma)
+        for critics in (self.critic, self.target_critic):
+            for last in critics.layers()[-1]:
+                nn.init.zeros_(last)
+
     def learn_through(self, model: WorldModel, state: Tree) -> Metrics:
         """One step of all networks on a rollout from states [B]; the model gets no gradients."""
         rollout = self.imagine(model, state)
+        self.value_range.update(rollout.soft_reward(self.log_alpha.exp()))
+
         actor_loss, metrics = self.value_gradient_loss(rollout)
         # Alpha shares the optimiser, and its gradient may be many times the actor's.
         norm = self.actor_opt.minimise_clipped(actor_loss, self.clip, self.actor.parameters())
@@ -146,7 +161,11 @@ class SVG(SAC):
     def expanded_returns(self, rollout: SoftRollout) -> Tensor:
         """[H, B]: y_t, the model's rewards up to the horizon and the target critics after it."""
         last_value = self.least_of(self.q_of(self.target_critic, rollout.steps.features[-1], rollout.last_action))
-        return soft_returns(rollout, last_value, self.gamma, self.log_alpha.exp())
+        return soft_returns(rollout, self.value_range.clip(last_value), self.gamma, self.log_alpha.exp())
+
+    def q_values(self, critic: EnsembleMLP, features: Tensor, action: Tensor | None) -> Tensor:
+        """[K, N, 1]: Q_k(s, a) for features [N, D] and actions."""
+        return self.value_range.value(super().q_values(critic, features, action))
 
     def q_of(self, critic: EnsembleMLP, features: Tensor, action: Tensor) -> Tensor:
         """[K, N]: Q_k(s, a)."""

@@ -12,6 +12,7 @@ from mbrl_lab.dynamics import Analytic
 from mbrl_lab.nets.encoder import Vector
 from mbrl_lab.policy import SVG
 from mbrl_lab.policy.sac import Critics, SACOptim, Temperature
+from mbrl_lab.policy.value_range import RATE, ValueRange
 from mbrl_lab.types import EnvSpec
 
 SPEC = EnvSpec((2,), torch.float32, 1, discrete=False)
@@ -77,7 +78,7 @@ def test_targets_are_the_models_rewards_and_the_target_critics_at_the_end() -> N
         target = policy.expanded_returns(rollout)
         steps, alpha = rollout.steps, 0.1
         last = torch.cat([steps.features[-1], rollout.last_action], -1)
-        last_q = policy.target_critic(last.expand(2, -1, -1)).squeeze(-1).amin(0)
+        last_q = policy.value_range.value(policy.target_critic(last.expand(2, -1, -1)).squeeze(-1)).amin(0)
     assert 0 < steps.cont.mean() < 1, "some terminate and some do not"
 
     for b in range(20):
@@ -126,3 +127,40 @@ def test_it_finds_the_gain_of_the_linear_regulator() -> None:
 def test_discrete_actions_are_refused() -> None:
     with pytest.raises(ValueError, match="policy=sac"):
         svg(spec=EnvSpec((2,), torch.float32, 2, discrete=True))
+
+
+def test_values_are_predicted_in_the_range_of_what_rewards_can_earn() -> None:
+    values = ValueRange(gamma=0.9)
+    values.update(torch.tensor([-0.5, 3.0]))
+    assert values.value(torch.tensor([-1.0, 0.0, 1.0])).tolist() == pytest.approx([-5, 12.5, 30])
+    assert values.clip(torch.tensor([-9.0, 7.0, 99.0])).tolist() == pytest.approx([-5, 7, 30])
+
+    # Later rewards move it slowly; it keeps 0, the value of an episode that has ended.
+    values.update(torch.tensor([1.0, 13.0]))
+    assert values.low.item() == pytest.approx(-5 + RATE * 5)
+    assert values.high.item() == pytest.approx(30 + RATE * 100)
+
+
+def test_critics_start_in_the_middle_of_the_range_and_learn_as_fast_for_large_rewards() -> None:
+    def error_after(scale: float) -> float:
+        """Relative error of the critics' values after some updates, where every step earns `scale`."""
+        spec, ones = SPEC, torch.ones
+        model = Analytic(spec, lambda x, u: x, lambda x, u, y: scale * ones(len(x)), lambda x, u, y: 0 * x[:, 0])
+        policy = svg(temperature=Temperature(1e-9, None, 0.98), tau=0.1)
+        for _ in range(100):
+            policy.learn_through(model, torch.randn(16, 2))
+        return (policy.value(torch.randn(50, 2)) / (10 * scale) - 1).abs().mean().item()
+
+    assert error_after(1.0) == pytest.approx(error_after(1_000.0), rel=0.1)
+
+
+def test_rewards_after_a_termination_do_not_count_for_the_range() -> None:
+    policy, model = svg(), linear(terminates=-100.0)
+    with torch.no_grad():
+        rollout = policy.imagine(model, torch.randn(20, 2))
+    assert (rollout.soft_reward(torch.tensor(0.1))[1:] == 0).all()
+
+
+def test_a_discount_of_1_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"policy\.gamma is 1.0"):
+        svg(gamma=1.0)
