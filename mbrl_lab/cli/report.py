@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -12,9 +13,14 @@ from urllib.parse import quote
 
 from mbrl_lab.cli.terminal import command, print_line
 from mbrl_lab.config import ConfigError
-from mbrl_lab.report.page.runs import Run, read_runs
+from mbrl_lab.report.page.runs import UNREADABLE, Run, Waiting, read_runs
 from mbrl_lab.report.page.serve import Pages, make_server
+from mbrl_lab.sweep.jobs import NAME, read_sweep
+from mbrl_lab.sweep.table import not_started
 from mbrl_lab.tracking.atomic import write_text
+from mbrl_lab.tracking.folder import one_line
+
+Read = tuple[list[Run], list[str], list[Waiting]]
 
 MEGABYTE = 1_000_000
 PORT = 8265
@@ -63,12 +69,14 @@ def report(args: argparse.Namespace) -> None:
     except ModuleNotFoundError as error:
         raise ConfigError(f'{error.name} is not installed: pip install "mbrl_lab[report]"') from error
 
-    def page_of(read: tuple[list[Run], list[str]], link: Callable[[Path], str], version: str | None = None) -> str:
-        return render(content(*read, args.threshold, int(args.embed * MEGABYTE), link), version)
+    def page_of(read: Read, link: Callable[[Path], str], version: str | None = None) -> str:
+        runs, problems, waiting = read
+        shown = content(runs, problems, args.threshold, int(args.embed * MEGABYTE), link, waiting)
+        return render(shown, version)
 
     if args.serve is not None:
         # The first page before the server: an error is a line here, not in the browser.
-        pages = Pages(args.places, lambda link, version: page_of(read_runs(args.places), link, version))
+        pages = Pages(args.places, lambda link, version: page_of(read(args.places), link, version))
         pages.current()
         with make_server(pages, args.serve) as server, suppress(KeyboardInterrupt):
             print_line(f"report    http://localhost:{server.server_port} follows the runs; Ctrl-C stops")
@@ -76,13 +84,33 @@ def report(args: argparse.Namespace) -> None:
         return
 
     out = args.out or args.places[0] / "report.html"
-    runs, problems = read_runs(args.places)
-    page = page_of((runs, problems), partial(relative, out.resolve().parent))
+    runs, problems, waiting = read(args.places)
+    page = page_of((runs, problems, waiting), partial(relative, out.resolve().parent))
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, page)
     for line in problems:
         print(f"note      {line}")
     print(f"report    {out} ({len(page.encode()) / MEGABYTE:.1f} MB, {len(runs)} run{'' if len(runs) == 1 else 's'})")
+
+
+def read(places: Sequence[Path]) -> Read:
+    """The runs in and below some places, the jobs of sweeps there that have not started, and a line for each problem.
+
+    ValueError, one line, if no run has started.
+    """
+    runs, problems = read_runs(places)
+    waiting = []
+    for file in sorted({file.resolve() for place in places for file in place.rglob(NAME)}):
+        try:
+            sweep = read_sweep(file.parent)
+            assert sweep is not None, file
+            states = not_started(sweep)
+            commands = {name: shlex.join(["mbrl-lab", "train", *sweep.jobs[name].overrides]) for name in states}
+        except UNREADABLE as error:
+            problems.append(f"{file} is damaged: {one_line(error) or type(error).__name__}")
+            continue
+        waiting += [Waiting(name, state, commands[name]) for name, state in states.items()]
+    return runs, problems, waiting
 
 
 def relative(home: Path, path: Path) -> str:

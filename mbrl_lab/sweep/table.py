@@ -73,6 +73,16 @@ def run_states(sweep: Sweep) -> list[RunState]:
     return [run_state(name, job.folder, sweep.submitted.get(name) in in_queue) for name, job in sweep.jobs.items()]
 
 
+def not_started(sweep: Sweep) -> dict[str, str]:
+    """The jobs that have no run yet, with their states: waiting, or queued by SLURM."""
+    jobs = {name: job for name, job in sweep.jobs.items() if not (job.folder / "config.yaml").exists()}
+    in_queue = queued([sweep.submitted[name] for name in jobs if name in sweep.submitted])
+    states = {
+        name: state_of(RunFolder(job.folder), {}, sweep.submitted.get(name) in in_queue) for name, job in jobs.items()
+    }
+    return {name: state for name, state in states.items() if state != "running"}
+
+
 def run_state(name: str, path: Path, in_queue: bool) -> RunState:
     """One run."""
     folder = RunFolder(path)

@@ -27,6 +27,7 @@ from mbrl_lab.report.page.groups import environments, group_labels, improvement_
 from mbrl_lab.report.page.media import in_turns
 from mbrl_lab.report.page.runs import read_runs
 from mbrl_lab.report.page.serve import Pages, make_server
+from mbrl_lab.sweep.jobs import Job, Sweep
 
 
 @pytest.fixture
@@ -116,6 +117,35 @@ def test_the_page_has_charts_tables_commands_and_origins(two: Path, capsys: pyte
     loaded = [a.get("src") or a.get("href") for tag, a in found.tags if tag in ("script", "link", "iframe", "base")]
     assert [address for address in loaded if address] == ["data:,"]
     assert not re.findall(r"""(?:src|href)=["']?(?:https?:)?//""", page)
+
+
+def test_evaluations_after_training_are_a_table(two: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    numbers = {"checkpoint": "best", "step": 200, "episodes": 2, "return": 4.25, "hns": 0.5}
+    (two / "sac-0" / "evaluations").mkdir()
+    path = two / "sac-0" / "evaluations" / "best-2.json"
+    path.write_text(json.dumps(numbers | {"played": [{"return": 1.0}, {"return": 7.5}]}))
+    path.with_name("last-2.json").write_text("{")
+    page = Reader(page_of(capsys, two))
+    assert any(attrs.get("aria-label") == "Evaluations after training" for attrs in page.all("div"))
+    cells = [cell for cell in page.cells[page.cells.index("checkpoint") - 1 :] if cell.strip()]
+    assert cells[:7] == ["run", "checkpoint", "step", "episodes", "return", "hns", "damaged"]
+    assert cells[7:14] == ["sac-0", "best", "200", "2", "4.25", "0.5", "-"]
+    assert any("Expecting property name" in cell for cell in page.cells), "a damaged file is a row"
+    assert "7.5" not in page.cells, "not every episode"
+
+
+def test_jobs_of_a_sweep_that_have_not_started_are_listed(two: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    jobs = {name: Job(two / name, (f"algo={name[:3]}", "name=<b>")) for name in ("sac-0", "ppo-0", "ppo-1")}
+    Sweep(two, "train.py", str(two), {"kind": "parallel"}, jobs).write()
+    page = page_of(capsys, two)
+    assert "<p>8 runs: 6 done, 2 waiting." in page and "mbrl-lab train algo=ppo &#39;name=&lt;b&gt;&#39;" in page
+    cells = Reader(page).cells
+    assert (cells.count("ppo-0"), cells.count("ppo-1"), cells.count("waiting")) == (1, 1, 2)
+
+    content = json.loads((two / "sweep.json").read_text())
+    (two / "sweep.json").write_text(json.dumps(content | {"jobs": {"../outside": content["jobs"]["ppo-0"]}}))
+    page = page_of(capsys, two)
+    assert "<p>6 runs: 6 done." in page and "outside of" in page
 
 
 def test_charts_are_valid_and_named(two: Path) -> None:

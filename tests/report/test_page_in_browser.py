@@ -11,7 +11,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from runs import PNG, put_run
 
 from mbrl_lab.cli.report import main
@@ -21,6 +23,7 @@ from mbrl_lab.report.page.runs import read_runs
 from mbrl_lab.report.page.serve import Pages, make_server
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+pypdfium2 = pytest.importorskip("pypdfium2", reason="needs pypdfium2")
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="needs Chromium")]
 
@@ -109,6 +112,42 @@ def test_it_opens_offline_draws_and_obeys_the_keyboard(report: str, browser: Any
     assert not it.complaints
     assert {url.partition(":")[0] for url in it.requests} <= {"file", "data"}
     assert [url for url in it.requests if url.startswith("file:")] == [report]
+
+
+@pytest.mark.parametrize("kind", ["svg", "png"])
+def test_a_chart_is_saved_with_a_legend_and_without_hidden_groups(report: str, browser: Any, kind: str) -> None:
+    it = Page(browser, report, color_scheme="dark")
+    it.page.get_by_role("checkbox", name="sac").press("Space")
+    button = it.page.get_by_role("button", name=f"Save the chart as {kind.upper()}: Return against environment steps")
+    with it.page.expect_download() as download:
+        button.first.press("Enter")
+    saved = Path(download.value.path())
+    assert re.fullmatch(rf"steps-\d\.{kind}", download.value.suggested_filename)
+    if kind == "svg":
+        drawing = saved.read_text()
+        assert drawing.count(">mbpo</text>") == 1, "a legend"
+        assert 'fill="white"' in drawing and "currentColor" not in drawing
+        assert len(re.findall(r'<path[^>]*stroke-width="2"[^>]*>', drawing)) >= 1
+    else:
+        picture = np.asarray(Image.open(saved).convert("RGB"))
+        assert picture.shape[1] > 1_000 and picture[0, 0].tolist() == [255] * 3 and picture.min() < 60
+    assert not it.complaints
+
+
+def test_it_prints_all_charts_and_tables_on_white_paper(report: str, browser: Any) -> None:
+    it = Page(browser, report, color_scheme="dark")
+    document = pypdfium2.PdfDocument(it.page.pdf(format="A4", prefer_css_page_size=True))
+    pages = [*document]
+    it.page.emulate_media(media="print")
+    assert it.page.evaluate("getComputedStyle(document.querySelector('.chart svg')).maxWidth") == "100%"
+    text = "".join(page.get_textpage().get_text_bounded() for page in pages)
+    assert "Final scores on Hopper-v5" in text and "Performance profile" in text and "mbrl-lab train" in text
+    assert "SVG" not in text and "Show every seed" not in text
+    for page in pages:
+        picture = page.render(scale=0.5).to_numpy()
+        assert np.median(picture) == 255, "paper"
+        assert all((edge == 255).all() for edge in (picture[:9], picture[-9:], picture[:, :9], picture[:, -9:]))
+    document.close()
 
 
 def test_a_reader_without_a_mouse_or_a_screen_finds_everything_by_name(report: str, browser: Any) -> None:

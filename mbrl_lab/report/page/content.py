@@ -22,7 +22,7 @@ from mbrl_lab.report.page.groups import (
     score_table,
 )
 from mbrl_lab.report.page.media import files_of, in_turns, place
-from mbrl_lab.report.page.runs import UNREADABLE, Run
+from mbrl_lab.report.page.runs import UNREADABLE, Run, Waiting
 from mbrl_lab.report.tables import Row, number
 from mbrl_lab.tracking.folder import headline, one_line
 
@@ -61,6 +61,7 @@ def content(
     threshold: float | None,
     limit: int,
     link: Callable[[Path], str],
+    waiting: Sequence[Waiting] = (),
 ) -> dict[str, Any]:
     """Everything that the page shows.
 
@@ -70,7 +71,9 @@ def content(
         threshold: return to count steps to; None: the environments' own.
         limit: bytes of pictures and videos that are embedded.
         link: address of a file that is not.
+        waiting: jobs of sweeps that have not started.
     """
+    states = [*(run.state for run in runs), *(job.state for job in waiting)]
     found = environments(runs, threshold)
     labels = group_labels(found)
     specs: dict[str, charts.Spec] = {}
@@ -78,7 +81,7 @@ def content(
     return {
         "title": page_title(found, runs),
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "states": {state: sum(run.state == state for run in runs) for state in dict.fromkeys(r.state for r in runs)},
+        "states": {state: states.count(state) for state in dict.fromkeys(states)},
         "problems": [*problems, *remarks(runs, found)],
         "labels": [{"name": name, **style} for name, style in zip(labels, charts.style(labels), strict=True)],
         "sections": sections,
@@ -87,6 +90,8 @@ def content(
         "machines": machine_table(runs),
         "versions": version_table(runs),
         "runs": described(runs, limit, link),
+        "waiting": waiting,
+        "evaluations": make_table("Evaluations after training", evaluation_rows(runs)),
         "specs": specs,
     }
 
@@ -227,6 +232,20 @@ def described(runs: Sequence[Run], limit: int, link: Callable[[Path], str]) -> l
         }
         for k, (run, files) in enumerate(zip(runs, lists, strict=True))
     ]
+
+
+def evaluation_rows(runs: Sequence[Run]) -> list[Row]:
+    """A row for each file in evaluations/, which `mbrl-lab evaluate` writes: its statistics, not every episode."""
+    rows = []
+    for run in runs:
+        for path in sorted((run.folder.path / "evaluations").glob("*.json")):
+            try:
+                numbers = dict(json.loads(path.read_text(encoding="utf-8")))
+            except UNREADABLE as error:
+                numbers = {"damaged": one_line(error)}
+            numbers.pop("played", None)
+            rows.append({"run": run.name} | numbers)
+    return rows
 
 
 def diagnosis_tables(run: Run) -> list[Table]:

@@ -51,6 +51,29 @@ document.getElementById("seeds")?.addEventListener("click", (event) => {
   views.forEach(apply);
 });
 
+// A saved chart stands alone: it has a legend, a fixed size, and black text on white.
+function standalone(part) {
+  if (Array.isArray(part)) return part.map(standalone);
+  if (part === "currentColor") return "black";
+  if (part === null || typeof part !== "object") return part;
+  const entries = Object.entries(part).map(([key, value]) => [key, key === "legend" ? { title: null } : standalone(value)]);
+  return Object.fromEntries(entries);
+}
+
+async function save(event) {
+  const { save: kind, of: key } = event.currentTarget.dataset;
+  const spec = { ...standalone(specs[key]), width: 640, background: "white" };
+  const { view, finalize } = await window.vegaEmbed(document.createElement("div"), spec, options);
+  await apply(view);
+  const link = document.createElement("a");
+  link.href = await view.toImageURL(kind, kind === "png" ? 2 : 1);
+  link.download = `${key}.${kind}`;
+  link.click();
+  finalize();
+}
+
+for (const button of document.querySelectorAll("[data-save]")) button.addEventListener("click", save);
+
 const pause = document.getElementById("pause");
 pause?.addEventListener("click", () => {
   pause.setAttribute("aria-pressed", String(pause.getAttribute("aria-pressed") !== "true"));

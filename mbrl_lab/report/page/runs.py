@@ -51,6 +51,14 @@ class Run(NamedTuple):
         return bool(len(self.curve.steps)) or self.curve.final == self.curve.final  # not NaN
 
 
+class Waiting(NamedTuple):
+    """A job of a sweep that has not started."""
+
+    name: str
+    state: str
+    command: str
+
+
 def read_runs(places: Sequence[Path]) -> tuple[list[Run], list[str]]:
     """The runs in and below some places, and a line for each folder that could not be read.
 

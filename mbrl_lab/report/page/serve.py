@@ -20,8 +20,8 @@ from mbrl_lab.tracking.folder import one_line
 HOST = "127.0.0.1"
 """Only this machine: a report holds commands, paths and errors."""
 
-WATCHED = ("config.yaml", "status.json", "metrics.jsonl", "diagnostics/*", "videos/*")
-"""Files whose change makes a new page, relative to a run's folder."""
+WATCHED = ("config.yaml", "status.json", "metrics.jsonl", "sweep.json", "diagnostics/*", "evaluations/*", "videos/*")
+"""Files whose change makes a new page, relative to the folder of a run or a sweep."""
 
 
 Link = Callable[[Path], str]
