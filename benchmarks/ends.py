@@ -37,7 +37,7 @@ def transitions(run: Path) -> Transition:
 def fitted(t: Transition, bounds: bool) -> TerminationModel:
     """TerminationModel after as many updates as a run of 2,500 steps makes."""
     torch.manual_seed(0)
-    ends = TerminationModel(MEMBERS, t.next_obs.shape[-1], width=64, depth=2, lr=3e-3, bounds=bounds, hazard=0.0)
+    ends = TerminationModel(MEMBERS, t.next_obs.shape[-1], bounds=bounds, hazard=0.0)
     ends.observe(t.next_obs, t.terminal)
     over, every = t.terminal.nonzero().flatten(), torch.arange(len(t.terminal))
     for _ in range(UPDATES if ends.unexplained else 0):

@@ -19,6 +19,7 @@ from collections.abc import Callable
 import torch
 
 from mbrl_lab.dynamics import FrameModel, GridModel, ImageTrainer, Visual
+from mbrl_lab.dynamics.optim import Optim
 from mbrl_lab.nets.speed import keep_freed_memory
 from mbrl_lab.types import EnvSpec, Step
 
@@ -30,7 +31,7 @@ SPECS = {
 
 def made(kind: str, members: int, width: int, depth: int, compiled: bool) -> Visual:
     torch.manual_seed(0)
-    sizes = {"members": members, "unroll": 1, "width": width, "depth": depth, "lr": 1e-3, "clip": 10.0}
+    sizes = {"members": members, "unroll": 1, "width": width, "depth": depth, "optim": Optim(1e-3, 10.0)}
     trainer = ImageTrainer(32, 0.1, 5_000, 2, 0.01, 200, False, 0.25, None)
     model: Visual
     if kind == "frames":

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from mbrl_lab.dynamics import FrameModel, ImageTrainer
 from mbrl_lab.dynamics.image_trainer import model_rows
+from mbrl_lab.dynamics.optim import Optim
 from mbrl_lab.dynamics.quality import (
     FramePredictions,
     changed,
@@ -209,8 +210,7 @@ def main() -> None:
         args.width,
         args.depth,
         args.target,
-        args.lr,
-        args.clip,
+        Optim(args.lr, args.clip),
         fit := ImageTrainer(args.batch, 0.0, 1, 0, 0.0, 0, False, args.events, GAMES[args.game][1]),
     )
     if args.load:

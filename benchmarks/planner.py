@@ -36,6 +36,7 @@ from torch import Tensor
 
 from mbrl_lab.config.parts import build
 from mbrl_lab.dynamics import Ensemble, TerminationModel
+from mbrl_lab.dynamics.ensemble import Imagination, Known, Regression
 from mbrl_lab.env import physics
 from mbrl_lab.nets.speed import compile_parts, keep_freed_memory
 from mbrl_lab.planner import CEM
@@ -61,17 +62,14 @@ def settings(path: str, **changes: Any) -> dict[str, Any]:
 def fitted_model(device: str, heads: bool) -> Ensemble:
     """An ensemble fitted to the true equations; with `heads` it learned rewards and ends, else they are computed."""
     torch.manual_seed(0)
-    ends = partial(
-        TerminationModel, width=64, depth=2, lr=3e-3, **OmegaConf.load(CONF / "env/cartpole.yaml").env.termination
-    )
-    functions = {
-        "reward_fn": None if heads else speed,
-        "termination_fn": None if heads else physics.cartpole_termination,
+    groups = {
+        "regression": Regression("delta", "each", gaussian=True, noise=0.0),
+        "imagination": Imagination(MEMBERS, "ts1"),
+        "termination": partial(TerminationModel, **OmegaConf.load(CONF / "env/cartpole.yaml").env.termination),
+        "known": Known(None, None) if heads else Known(speed, physics.cartpole_termination),
     }
-    net = {"members": MEMBERS, "elites": MEMBERS, "width": WIDTH, "depth": DEPTH, "gaussian": True}
-    model = Ensemble(SPEC, **settings("dynamics/ensemble", **net, termination=ends, propagation="ts1") | functions).to(
-        device
-    )
+    model = Ensemble(SPEC, **settings("dynamics/ensemble", members=MEMBERS, width=WIDTH, depth=DEPTH, **groups))
+    model = model.to(device)
     steps = true_steps(20_000).to(device)
     model.normalise(steps)
     model.bound(steps)

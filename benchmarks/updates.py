@@ -34,6 +34,7 @@ import torch
 from planner import imported, settings
 
 from mbrl_lab.dynamics import Ensemble, TerminationModel
+from mbrl_lab.dynamics.ensemble import Imagination, Regression
 from mbrl_lab.nets.encoder import Vector
 from mbrl_lab.nets.speed import compile_parts, keep_freed_memory
 from mbrl_lab.policy import SAC
@@ -118,9 +119,13 @@ def our_updates(width: int, compiled: bool, dtype: torch.dtype) -> Job:
 
 def model(compiled: bool) -> Ensemble:
     torch.manual_seed(0)
-    termination = partial(TerminationModel, width=64, depth=2, lr=3e-3, bounds=False, hazard=0.0)
-    net = {"members": MEMBERS, "elites": ELITES, "width": MODEL_WIDTH, "depth": MODEL_DEPTH, "gaussian": True}
-    found = Ensemble(SPEC, **settings("dynamics/ensemble", **net, termination=termination, propagation="ts1"))
+    groups = {
+        "regression": Regression("delta", "each", gaussian=True, noise=0.0),
+        "imagination": Imagination(ELITES, "ts1"),
+        "termination": partial(TerminationModel, bounds=False, hazard=0.0),
+    }
+    net = {"members": MEMBERS, "width": MODEL_WIDTH, "depth": MODEL_DEPTH}
+    found = Ensemble(SPEC, **settings("dynamics/ensemble", **net, **groups))
     found.normalise(Step(*(x.unflatten(0, (2, -1)) for x in rows(2_000))))
     if compiled:
         compile_parts(found)

@@ -25,7 +25,7 @@ EXTRA = {"dmc": ["dm_control"]}
 
 SMALL = {
     **{"planner.population": 16, "planner.elites": 4, "planner.horizon": 5, "planner.iterations": 1},
-    **{"dynamics.members": 2, "dynamics.elites": 2, "dynamics.width": 16, "policy.width": 16},
+    **{"dynamics.members": 2, "dynamics.imagination.elites": 2, "dynamics.width": 16, "policy.width": 16},
     **{
         "dynamics.length": 5,
         "dynamics.state.units": 16,

@@ -110,7 +110,9 @@ def test_settings_exist(page: Path) -> None:
 
 def test_the_reader_of_settings_finds_them() -> None:
     found = [key for page in PAGES for key in named_settings(page)]
-    assert {"dynamics.trainer.batch", "planner.horizon", "dynamics.termination_fn", "logger.wandb.mode"} <= set(found)
+    assert {"dynamics.trainer.batch", "planner.horizon", "dynamics.known.termination_fn", "logger.wandb.mode"} <= set(
+        found
+    )
 
 
 def commands(page: Path) -> list[list[str]]:

@@ -158,7 +158,7 @@ def test_the_parts_of_a_job(
     monkeypatch.chdir(tmp_path)
     places: list[str] = []
     monkeypatch.setattr(job, "RunFolder", lambda place: places.append(place) or RunFolder(place))
-    overrides = ["algo=mpc", "env=pendulum", "dynamics.members=2", "dynamics.elites=2", "dynamics.width=8"]
+    overrides = ["algo=mpc", "env=pendulum", "dynamics.members=2", "dynamics.imagination.elites=2", "dynamics.width=8"]
     assert main([*overrides, "dynamics.depth=1", "planner.horizon=7", "runtime.device=cpu"]) == 0
     lines = capsys.readouterr().out.splitlines()
     rows = {line.split()[0]: line for line in lines}

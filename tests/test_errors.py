@@ -115,8 +115,11 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "too much": (["steps=99999999999999999999"], ["steps is 99999999999999999999", str(2**63 - 1)]),
     "a word for a number": (["steps=many"], ["steps is 'many'", "a whole number"]),
     "negative": (["seed=-1"], ["seed is -1", "from 0"]),
-    "members": (["dynamics.elites=9"], ["dynamics.elites is 9", "dynamics.members, 5"]),
-    "propagation": (["dynamics.propagation=ts2"], ["dynamics.propagation is 'ts2'", "ts_inf | ts1 | expectation"]),
+    "members": (["dynamics.imagination.elites=9"], ["dynamics.imagination.elites is 9", "dynamics.members, 5"]),
+    "propagation": (
+        ["dynamics.imagination.propagation=ts2"],
+        ["dynamics.imagination.propagation is 'ts2'", "ts_inf | ts1 | expectation"],
+    ),
     "off": (["env.asynchronous=off"], ["env.asynchronous is 'off'", "true | false"]),
     "warmup": (["replay.capacity=50"], ["algo.warmup is 100", "replay.capacity, 50"]),
     "warmup longer than the run": (["steps=99"], ["algo.warmup is 100", "steps, 99"]),
@@ -195,8 +198,14 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
         ["algo.rollouts.length is [1, 5, -2, 10]", "after the warm-up"],
     ),
     "real rows": (["algo=mbpo", "algo.real_ratio=1.5"], ["algo.real_ratio is 1.5", "from 0 to 1"]),
-    "more elites": (["algo=mbpo", "dynamics.elites=8"], ["dynamics.elites is 8", "dynamics.members, 5"]),
-    "decay": (["algo=mbpo", "dynamics.weight_decay=[0.1,0.2]"], ["dynamics.weight_decay is", "one for each layer"]),
+    "more elites": (
+        ["algo=mbpo", "dynamics.imagination.elites=8"],
+        ["dynamics.imagination.elites is 8", "dynamics.members, 5"],
+    ),
+    "decay": (
+        ["algo=mbpo", "dynamics.optim.weight_decay=[0.1,0.2]"],
+        ["dynamics.optim.weight_decay is", "one for each layer"],
+    ),
     "rollouts": (
         ["algo=mbpo", "algo.rollouts.starts=1000000000000"],
         ["algo.rollouts.starts=1000000000000", "are free"],

@@ -56,7 +56,7 @@ def test_what_it_runs_composes_and_holds_what_can_be(env: str, planner: str) -> 
     mpc, mbpo = (compose_config(words) for words in runs(f"ENV={env}", f"PLANNER={planner}", "ROLLOUT=7"))
     for cfg in (mpc, mbpo):
         check(cfg)
-        assert cfg.dynamics.members == 3 and not cfg.dynamics.gaussian and cfg.dynamics.trainer.batch == 512
-        assert cfg.dynamics.noise == 0.01 and cfg.dynamics.reward_fn == cfg.env.physics.reward
+        assert cfg.dynamics.members == 3 and not cfg.dynamics.regression.gaussian and cfg.dynamics.trainer.batch == 512
+        assert cfg.dynamics.regression.noise == 0.01 and cfg.dynamics.known.reward_fn == cfg.env.physics.reward
     assert mpc.planner.population == 1000 and mpc.algo.warmup == 5_000
     assert mbpo.algo.rollouts.length[:2] == [7, 7] and mbpo.policy.temperature.alpha == 0.1

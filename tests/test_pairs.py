@@ -40,7 +40,13 @@ PLANNERS = ("random_shooting", "cem", "icem", "mppi")
 TINY: dict[str, Any] = {
     **{"algo.warmup": 12, "algo.update.batch": 4, "algo.update.number": 1, "algo.update.every": 8},
     **{"algo.rollouts.starts": 4, "algo.rollouts.epoch": 1000, "algo.pretrain": 1, "algo.horizon": 6},
-    **{"dynamics.width": 8, "dynamics.depth": 1, "dynamics.members": 2, "dynamics.elites": 2, "dynamics.state.size": 8},
+    **{
+        "dynamics.width": 8,
+        "dynamics.depth": 1,
+        "dynamics.members": 2,
+        "dynamics.imagination.elites": 2,
+        "dynamics.state.size": 8,
+    },
     **{
         "dynamics.length": 4,
         "dynamics.state.units": 8,

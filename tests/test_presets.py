@@ -46,8 +46,8 @@ def test_budgets_can_be_chosen() -> None:
 @pytest.mark.parametrize(
     ("words", "applies", "leaves"),
     [
-        ("algo=dreamer env=cartpole", {"dynamics.anneal_updates": 2_675, "policy.optim.anneal_updates": 2_375}, {}),
-        ("algo=dreamer env=cartpole dynamics=rssm_xs", {"policy.width": 64}, {"dynamics.anneal_updates": 0}),
+        ("algo=dreamer env=cartpole", {"dynamics.optim.anneal_updates": 2_675, "policy.optim.anneal_updates": 2_375}, {}),
+        ("algo=dreamer env=cartpole dynamics=rssm_xs", {"policy.width": 64}, {"dynamics.optim.anneal_updates": 0}),
         ("algo=mpc env=pendulum planner=icem", {"planner.horizon": 20}, {}),
         ("algo=mbpo env=cheetah policy=ppo", {"dynamics.members": 7, "algo.update.batch": 200}, {"policy.width": 64}),
         ("algo=mbpo env=cheetah dynamics=latent", {"policy.temperature.target_entropy": -3}, {"dynamics.width": 64}),

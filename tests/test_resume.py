@@ -140,8 +140,14 @@ def test_several_environments_and_a_full_ring_resume_exactly(recipe: str, option
     [
         ("mpc_discrete", ["planner=icem", "planner.elites=4", "planner.iterations=2"]),
         ("mpc_discrete", ["value=ddqn"]),
-        ("mpc_continuous", ["planner=random_shooting", "dynamics.propagation=ts1", "dynamics.noise=0.01"]),
-        ("mpc_continuous", ["dynamics.gaussian=true", "planner=icem", "planner.elites=4", "planner.iterations=2"]),
+        (
+            "mpc_continuous",
+            ["planner=random_shooting", "dynamics.imagination.propagation=ts1", "dynamics.regression.noise=0.01"],
+        ),
+        (
+            "mpc_continuous",
+            ["dynamics.regression.gaussian=true", "planner=icem", "planner.elites=4", "planner.iterations=2"],
+        ),
     ],
     ids=["icem", "value", "random_shooting", "gaussian"],
 )
@@ -391,8 +397,8 @@ def test_a_run_older_than_a_setting_resumes_with_its_default(tmp_path: Path) -> 
     del stored["init_parts"], stored["replay"]["device"], stored["dynamics"]["clip"]
     del stored["algo"]["dynamics"]["clip"]
     OmegaConf.save(stored, tmp_path / "config.yaml")
-    with pytest.raises(RunRefused, match=r"\n  dynamics.clip: \(absent\) -> 2.5$"):
-        resume("dynamics.clip=2.5")
+    with pytest.raises(RunRefused, match=r"\n  dynamics.optim.clip: \(absent\) -> 2.5$"):
+        resume("dynamics.optim.clip=2.5")
     resume()
     del stored["planner"]["horizon"], stored["algo"]["planner"]["horizon"]  # which debug=smoke changes
     OmegaConf.save(stored, tmp_path / "config.yaml")
@@ -412,7 +418,7 @@ def test_stored_latents_resume_exactly(tmp_path: Path) -> None:
     words += [
         "steps=200",
         "replay.capacity=120",
-        "dynamics.anneal_updates=30",
+        "dynamics.optim.anneal_updates=30",
         "policy.optim.anneal_updates=20",
         "policy.optim.actor_tau=0.1",
     ]

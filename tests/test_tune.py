@@ -195,7 +195,7 @@ def test_the_best_trial_is_a_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     space = read_space("mpc_cartpole")
     study = open_study(tmp_path, space)
     assert write_preset(study, space, tmp_path / "p.yaml") is None
-    values = {"planner.horizon": 33, "planner.population": 64, "dynamics.lr": 0.002, "dynamics.width": 64}
+    values = {"planner.horizon": 33, "planner.population": 64, "dynamics.optim.lr": 0.002, "dynamics.width": 64}
     for value in (5.0, 9.0, 7.0):
         study.enqueue_trial(values | {"planner.horizon": int(30 + value)})
         end(study, study.ask(dict(space.distributions)), value)
@@ -203,7 +203,7 @@ def test_the_best_trial_is_a_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert written is not None and "eval/return 9 in trial 1 of 3" in written.read_text()
     kept = OmegaConf.load(written)
     assert kept["planner=mppi"].planner == {"horizon": 39, "population": 64}
-    assert kept["dynamics=ensemble"].dynamics.lr == 0.002
+    assert kept["dynamics=ensemble"].dynamics.optim.lr == 0.002
     shutil.copytree(CONF, tmp_path / "conf")
     shutil.copy(written, tmp_path / "conf" / "preset" / "found.yaml")
     monkeypatch.setattr(config, "CONF", tmp_path / "conf")
@@ -234,5 +234,5 @@ def test_what_a_wandb_agent_calls_can_be() -> None:
     words = [w for part in command[at + 1 :] for w in (arguments if part == "${args_no_hyphens}" else [part])]
     cfg = compose_config(words)
     check(cfg)
-    assert set(cfg.logger) == {"jsonl", "wandb"} and (cfg.planner.horizon, cfg.dynamics.lr) == (50, 0.01)
+    assert set(cfg.logger) == {"jsonl", "wandb"} and (cfg.planner.horizon, cfg.dynamics.optim.lr) == (50, 0.01)
     assert (CONF.parent / sweep["program"]).is_file()

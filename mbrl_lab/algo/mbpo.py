@@ -234,7 +234,7 @@ class MBPO(Learner):
         )
         if not (steps.obs.isfinite().all() and steps.reward.isfinite().all()):
             raise FloatingPointError(
-                f"a prediction of the model is not finite at step {step}; see dynamics.lr and .clip"
+                f"a prediction of the model is not finite at step {step}; see dynamics.optim.lr and .clip"
             )
         return steps
 

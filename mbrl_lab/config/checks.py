@@ -37,10 +37,9 @@ def check(cfg: DictConfig) -> None:
     check_rules(cfg)
     check_parts(cfg)
     check_frame_skip(cfg)
-    if "elites" in cfg.get("dynamics", {}) and cfg.dynamics.elites > cfg.dynamics.members:
-        raise ConfigError(
-            f"dynamics.elites is {cfg.dynamics.elites}; it must be at most dynamics.members, {cfg.dynamics.members}"
-        )
+    if "imagination" in cfg.get("dynamics", {}) and cfg.dynamics.imagination.elites > cfg.dynamics.members:
+        elites, allowed = cfg.dynamics.imagination.elites, f"at most dynamics.members, {cfg.dynamics.members}"
+        raise ConfigError(f"dynamics.imagination.elites is {elites}; it must be {allowed}")
     check_room(cfg)
     if "length" in cfg.get("dynamics", {}):
         check_length(cfg)

@@ -28,8 +28,18 @@ KEYS: dict[str, str] = {
     "value.batch": "value.update.batch",
     "value.updates": "value.update.number",
     "value.every": "value.update.every",
+    "dynamics.predicts": "dynamics.regression.predicts",
+    "dynamics.target_scale": "dynamics.regression.target_scale",
+    "dynamics.noise": "dynamics.regression.noise",
+    "dynamics.elites": "dynamics.imagination.elites",
+    "dynamics.propagation": "dynamics.imagination.propagation",
+    "dynamics.lr": "dynamics.optim.lr",
+    "dynamics.clip": "dynamics.optim.clip",
+    "dynamics.weight_decay": "dynamics.optim.weight_decay",
+    "dynamics.anneal_updates": "dynamics.optim.anneal_updates",
+    "dynamics.reward_fn": "dynamics.known.reward_fn",
+    "dynamics.termination_fn": "dynamics.known.termination_fn",
     "dynamics.latent": "dynamics.state.size",
-    "dynamics.gaussian": "dynamics.state.gaussian",
     "dynamics.consistency": "dynamics.state.consistency",
     "dynamics.units": "dynamics.state.units",
     "dynamics.blocks": "dynamics.state.blocks",
@@ -80,12 +90,14 @@ KEYS: dict[str, str] = {
     "policy.entropy_coef": "policy.objective.entropy_coef",
 }
 """Dotted setting -> dotted setting. An entry covers everything below it, too: `dynamics.ends` answers
-`dynamics.termination.lr`. `group=option` -> `group=option` is a config file that was renamed."""
+`dynamics.termination.bounds`. `group=option` -> `group=option` is a config file that was renamed."""
 
 CONSTANTS = (
     *(f"planner.{key}" for key in ("alpha", "init_std", "min_std", "uniform_mix", "decay", "keep_elites")),
     *(f"policy.{key}" for key in ("td_lambda", "unimix", "min_std", "max_std", "actor")),
     *(f"dynamics.{key}" for key in ("balance", "unimix", "kl_prior", "kl_posterior", "free_nats")),
+    *(f"dynamics.{key}" for key in ("norm", "dropout")),
+    *(f"dynamics.termination.{key}" for key in ("width", "depth", "lr")),
 )
 """Settings that became constants."""
 
@@ -94,6 +106,7 @@ GONE: dict[str, str] = {
     "algo.starts": "it is algo.rollouts.starts of mbpo, algo.update.batch of dreamer",
     "algo.reward_clip": "mpc, dreamer and random have none",
     **dict.fromkeys(CONSTANTS, "its default was the only value in use, and is a constant of the code now"),
+    "dynamics.gaussian": "it is dynamics.regression.gaussian of ensemble, dynamics.state.gaussian of latent",
     "dynamics.trainer.reward_clip": "models learn all rewards as they are",
     "fit": "dynamics= chooses the trainer, too; its settings are dynamics.trainer.*",
     "policy.anneal_updates": "it is policy.resets.anneal_updates of ddqn, policy.optim.anneal_updates of others",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mbrl_lab.dynamics.frozen_ensemble import FrozenEnsemble, elite_layers, fold
+from mbrl_lab.dynamics.optim import DecayOptim
 from mbrl_lab.dynamics.termination import TerminationModel
 from mbrl_lab.dynamics.trainer import Trainer
 from mbrl_lab.dynamics.validation import Validation, validate_predictions
@@ -23,21 +25,59 @@ from mbrl_lab.protocols import WorldModel
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, FitResult, Metrics, Outcome, Step, Transition, Tree
 
-Head = Callable[[Tensor, Tensor, Tensor], Tensor]
+Formula = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(obs [N, D], action [N] or [N, A], next_obs [N, D]) -> reward [N] float, or end [N] bool."""
 
 
-class Ensemble(WorldModel):
-    """`members` networks as one. The state is the observation; each elite predicts an equal block of rows.
+MAX_LOGVAR, MIN_LOGVAR = 0.5, -10.0
+"""Initial bounds of the log-variances of standardised targets; they are learned (PETS, appendix A.1)."""
 
-    Targets are the change of observation, or with `predicts: next` the next observation, and the reward. Each is
-    standardised by itself, or with `target_scale: common` all are centred and divided by one scale. With `gaussian`
-    their variances are predicted too, within learned bounds (Chua et al. 2018, appendix A.1). Terminations have
-    networks of their own, since on a shared trunk the Gaussian likelihood drowns them. `reward_fn` and
-    `termination_fn` replace what would be learned. `propagation`: ts_inf keeps a row with its member, ts1 draws a
-    member at every step, expectation averages the outputs, from which a Gaussian ensemble still draws.
-    `noise`: Gaussian, added to the observations it learns from and to those it predicts, of this share of each one's
-    absolute mean.
+BOUNDS_WEIGHT = 0.01
+"""Weight of the distance between these bounds in the loss, which pulls them together (PETS's code)."""
+
+
+@dataclass(frozen=True)
+class Regression:
+    """What the networks regress on, and by which likelihood."""
+
+    predicts: str
+    """delta: the change of the observation (PETS, MBPO). next: the next observation itself."""
+    target_scale: str
+    """each: every target is standardised by itself. common: all are centred, and divided by one scale."""
+    gaussian: bool
+    """Variances are predicted too, and imagination draws from the Gaussians. False: least squares."""
+    noise: float
+    """Standard deviation of Gaussian noise on the observations of a fit, before and after the action, as a fraction of
+    the absolute mean of each dimension."""
+
+
+@dataclass(frozen=True)
+class Imagination:
+    """Which members predict the rows of a rollout."""
+
+    elites: int
+    """So many of the members imagine: those of least hold-out error."""
+    propagation: str
+    """ts_inf: a row keeps its member. ts1: it draws one at every step. expectation: the outputs of all are averaged
+    (PETS, section 5)."""
+
+    def __post_init__(self) -> None:
+        assert self.propagation in ("ts_inf", "ts1", "expectation"), self.propagation
+
+
+@dataclass(frozen=True)
+class Known:
+    """Formulas that take the place of what would be learned, e.g. those of `env.physics`."""
+
+    reward_fn: Formula | None
+    termination_fn: Formula | None
+
+
+class Ensemble(WorldModel):
+    """K networks as one batched network: x = (s, a) -> (s' - s, r), or (s', r) with `regression.predicts: next`.
+
+    The state is the observation. Each elite predicts an equal block of the rows of a batch. Terminations have
+    networks of their own, since on a shared trunk the Gaussian likelihood drowns them.
     """
 
     compilable = ("_imagine",)
@@ -49,46 +89,56 @@ class Ensemble(WorldModel):
         self,
         spec: EnvSpec,
         members: int,
-        elites: int,
         width: int,
         depth: int,
-        norm: bool,
-        dropout: float,
-        gaussian: bool,
-        predicts: str,
-        target_scale: str,
-        propagation: str,
-        lr: float,
-        weight_decay: float | Sequence[float],
-        clip: float,
-        noise: float,
+        regression: Regression,
+        imagination: Imagination,
+        optim: DecayOptim,
         termination: Callable[[int, int], TerminationModel],
+        known: Known,
         trainer: Trainer[Ensemble],
-        reward_fn: Head | None = None,
-        termination_fn: Head | None = None,
     ) -> None:
+        """
+        Args:
+            spec: of the observations, which must be vectors.
+            members: K.
+            width: units of a hidden layer.
+            depth: hidden layers.
+            regression: what the networks learn.
+            imagination: which of them predict.
+            optim: settings of Adam.
+            termination: makes the model of terminations for K members and so many dimensions of observations.
+            known: formulas instead of it, and of the reward.
+            trainer: fits the model to replay.
+        """
         super().__init__(spec)
-        assert propagation in ("ts_inf", "ts1", "expectation"), propagation
         if len(spec.obs_shape) != 1:
             choices = "try dynamics=frames, grid, latent or rssm_xs"
             raise ValueError(f"dynamics=ensemble predicts vectors, not {spec.obs_shape}: {choices}")
-        self.members, self.gaussian, self.propagation, self.clip = members, gaussian, propagation, clip
+        self.members = members
+        self.gaussian = regression.gaussian
+        self.noise = regression.noise
+        self.predicts_change = regression.predicts == "delta"
+        self.common_scale = regression.target_scale == "common"
+        self.propagation = imagination.propagation
+        self.clip = optim.clip
+        self.reward_fn = known.reward_fn
+        self.termination_fn = known.termination_fn
         self.trainer = trainer
-        self.noise, self.reward_fn, self.termination_fn = noise, reward_fn, termination_fn
-        self.predicts_change = predicts == "delta"
-        self.common_scale = target_scale == "common"
+
         dim = spec.obs_shape[0]
         self.outputs = dim + 1
         self.inputs = Normaliser(dim + spec.action_dim)
         self.targets = Normaliser(self.outputs)
-        self.net = EnsembleMLP(
-            members, dim + spec.action_dim, self.outputs * (1 + gaussian), width, depth, norm=norm, dropout=dropout
-        ).eval()
-        self.max_logvar = nn.Parameter(torch.full((self.outputs,), 0.5))
-        self.min_logvar = nn.Parameter(torch.full((self.outputs,), -10.0))
+        outputs = self.outputs * (1 + self.gaussian)
+        self.net = EnsembleMLP(members, dim + spec.action_dim, outputs, width, depth)
+        self.max_logvar = nn.Parameter(torch.full((self.outputs,), MAX_LOGVAR))
+        self.min_logvar = nn.Parameter(torch.full((self.outputs,), MIN_LOGVAR))
         self.termination = termination(members, dim)
-        self.register_buffer("elite", torch.arange(elites))
-        self.opt = Adam(self._groups(weight_decay), lr)
+        self.register_buffer("elite", torch.arange(imagination.elites))
+        self.opt = Adam(self._groups(optim), optim.lr)
+
+        # The elites with everything folded in, by dtype: made on first use, dropped when a weight changes.
         self._frozen: dict[torch.dtype, FrozenEnsemble] = {}
         self.register_load_state_dict_post_hook(lambda *_: self.thaw())
 
@@ -172,9 +222,7 @@ class Ensemble(WorldModel):
     def update(self, steps: Step, terminations: Step | None = None) -> tuple[Tensor, Metrics]:
         """Steps [L, B] for all members, or [L, K, B] for each its own; `terminations`: for that model."""
         t = steps.transitions()
-        self.net.train()  # with dropout, which predictions and validation are without
         loss = self.loss(self._by_member(self._noised(t)))
-        self.net.eval()
         if self.clip:
             self.opt.minimise_clipped(loss.sum(), self.clip)
         else:
@@ -194,7 +242,7 @@ class Ensemble(WorldModel):
         mean, logvar = out.chunk(2, -1)
         logvar = self._bounded(logvar)
         likelihood = ((mean - target).square() * (-logvar).exp() + logvar).mean(-1)
-        bounds = 0.01 * (self.max_logvar.sum() - self.min_logvar.sum())
+        bounds = BOUNDS_WEIGHT * (self.max_logvar.sum() - self.min_logvar.sum())
         return masked_mean(likelihood, t.valid, 1) + bounds / self.members
 
     @torch.no_grad()
@@ -271,15 +319,12 @@ class Ensemble(WorldModel):
         obs, next_obs = (x + scale * torch.randn_like(x) for x in (t.obs, t.next_obs))
         return t._replace(obs=obs, next_obs=next_obs)
 
-    def _groups(self, decay: float | Sequence[float]) -> list[dict[str, Any]]:
-        """The layers' weights with their decay, the same or one for each; then what does not decay."""
+    def _groups(self, optim: DecayOptim) -> list[dict[str, Any]]:
+        """The layers' weights with their decay; then the parameters that do not decay."""
         weights = list(self.net.weights)
-        each = [decay] * len(weights) if isinstance(decay, int | float) else list(decay)
-        if len(each) != len(weights):
-            allowed = f"a number or {len(weights)}, one for each layer"
-            raise ValueError(f"dynamics.weight_decay is {each}; it must be {allowed}")
+        decays = optim.by_layer(len(weights))
         rest = [*self.net.biases, self.max_logvar, self.min_logvar]
-        return [*({"params": [w], "weight_decay": d} for w, d in zip(weights, each, strict=True)), {"params": rest}]
+        return [*({"params": [w], "weight_decay": d} for w, d in zip(weights, decays, strict=True)), {"params": rest}]
 
     def _by_member(self, t: Transition) -> Transition:
         """[L, B] or [L, K, B] -> [K, N]."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mbrl_lab.dynamics.grid import COLOURS, LARGEST, RARE_LOGIT
+from mbrl_lab.dynamics.optim import Optim
 from mbrl_lab.dynamics.trainer import Trainer
 from mbrl_lab.dynamics.visual import Net, NetOutput, Visual
 from mbrl_lab.nets.dilated import Dilated, Pooled
@@ -146,8 +147,7 @@ class FrameModel(Visual):
         width: int,
         depth: int,
         target: str,
-        lr: float,
-        clip: float,
+        optim: Optim,
         trainer: Trainer[Visual],
     ) -> None:
         if len(spec.obs_shape) == 3 and spec.obs_shape[0] != spec.stack:
@@ -162,7 +162,7 @@ class FrameModel(Visual):
         def make() -> Net:
             return TARGETS[target](spec, history, patch, width, depth)
 
-        super().__init__(spec, make, members, history, unroll, width, lr, clip, trainer)
+        super().__init__(spec, make, members, history, unroll, width, optim, trainer)
 
     def update_statistics(self, frames: Tensor) -> None:
         """Set the grey value of each level to its most frequent one in real frames; absent levels keep theirs."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mbrl_lab.dynamics.optim import Optim
 from mbrl_lab.dynamics.trainer import Trainer
 from mbrl_lab.dynamics.visual import Net, NetOutput, Visual
 from mbrl_lab.nets.dilated import Dilated, Pooled
@@ -127,8 +128,7 @@ class GridModel(Visual):
         unroll: int,
         width: int,
         depth: int,
-        lr: float,
-        clip: float,
+        optim: Optim,
         trainer: Trainer[Visual],
     ) -> None:
         if max(spec.obs_shape[1:], default=0) > LARGEST:
@@ -143,7 +143,7 @@ class GridModel(Visual):
         def make() -> Net:
             return GridNet(spec, channels, history, width, depth)
 
-        super().__init__(spec, make, members, history, unroll, width, lr, clip, trainer)
+        super().__init__(spec, make, members, history, unroll, width, optim, trainer)
 
     def update_statistics(self, frames: Tensor) -> None:
         for net in self.nets:

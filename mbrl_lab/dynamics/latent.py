@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mbrl_lab.dynamics.optim import AnnealedOptim
 from mbrl_lab.dynamics.sequence import SequenceModel, unbroken
 from mbrl_lab.dynamics.trainer import Trainer
 from mbrl_lab.nets.adam import Adam
@@ -73,9 +74,7 @@ class Latent(SequenceModel):
         length: int,
         decode: bool,
         bins: int,
-        lr: float,
-        clip: float,
-        anneal_updates: int,
+        optim: AnnealedOptim,
         trainer: Trainer[SequenceModel],
     ) -> None:
         """
@@ -88,12 +87,10 @@ class Latent(SequenceModel):
             length: steps in a window.
             decode: also reconstruct the observation from z.
             bins: rewards are a distribution over so many bins (two-hot); 0: a number.
-            lr: learning rate of Adam.
-            clip: largest norm of the gradient; 0: not clipped.
-            anneal_updates: updates in whose second half the learning rate falls to a hundredth; 0: never.
+            optim: settings of Adam.
             trainer: fits the model to replay.
         """
-        super().__init__(spec, state.size, length, lr, clip, anneal_updates, trainer)
+        super().__init__(spec, state.size, length, optim, trainer)
         self.gaussian = state.gaussian
         self.consistency = state.consistency
         latent, hidden = state.size, [width] * depth
@@ -110,7 +107,7 @@ class Latent(SequenceModel):
         self.decoder = make_decoder(spec, self.see, latent, hidden) if decode else None
         self.decodes = decode
 
-        self.opt = Adam(self.parameters(), lr)
+        self.opt = Adam(self.parameters(), optim.lr)
 
     def observe(self, state: Tree | None, step: Step) -> Tensor:
         return self._to_normal(self.encode(self.see(self.scaled(step.obs)))).mean

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mbrl_lab.dynamics.optim import AnnealedOptim
 from mbrl_lab.dynamics.sequence import SequenceModel
 from mbrl_lab.dynamics.trainer import Trainer
 from mbrl_lab.nets.adam import Adam
@@ -74,9 +75,7 @@ class RSSM(SequenceModel):
         depth: int,
         length: int,
         bins: int,
-        lr: float,
-        clip: float,
-        anneal_updates: int,
+        optim: AnnealedOptim,
         trainer: Trainer[SequenceModel],
     ) -> None:
         """
@@ -88,13 +87,11 @@ class RSSM(SequenceModel):
             depth: hidden layers.
             length: steps in a window.
             bins: rewards are a distribution over so many bins (two-hot); 0: a number.
-            lr: learning rate of Adam.
-            clip: largest norm of the gradient; 0: not clipped.
-            anneal_updates: updates in whose second half the learning rate falls to a hundredth; 0: never.
+            optim: settings of Adam.
             trainer: fits the model to replay.
         """
         units, stoch_dim, hidden = state.units, state.groups * state.classes, [width] * depth
-        super().__init__(spec, units + stoch_dim, length, lr, clip, anneal_updates, trainer)
+        super().__init__(spec, units + stoch_dim, length, optim, trainer)
         self.units = units
         self.groups = state.groups
         self.classes = state.classes
@@ -118,7 +115,7 @@ class RSSM(SequenceModel):
         self.end = zero_output(mlp([self.dim, *hidden, 1], True, activation=nn.SiLU))
         self.decoder = make_decoder(spec, self.see, self.dim, hidden, norm=True)
 
-        self.opt = Adam(self.parameters(), lr)
+        self.opt = Adam(self.parameters(), optim.lr)
 
     def observe(self, state: Tree | None, step: Step) -> Tree:
         state = self.initial_state(len(step.first), step.first.device) if state is None else state

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map, tree_map_only
 
+from mbrl_lab.dynamics.optim import AnnealedOptim
 from mbrl_lab.dynamics.trainer import Trainer
 from mbrl_lab.nets.adam import anneal
 from mbrl_lab.nets.precision import autocast_dtype, differentiate
@@ -24,10 +25,7 @@ MAX_WINDOWS = 1_024
 
 
 class SequenceModel(WorldModel):
-    """A world model with features [B, `dim`], trained on windows of `length` steps by the loss of its class.
-
-    In the second half of `anneal_updates` its learning rate falls to a hundredth; 0: never.
-    """
+    """A world model with features [B, `dim`], trained on windows of `length` steps by the loss of its class."""
 
     differentiable = True
     scale: Standardise | None
@@ -39,13 +37,13 @@ class SequenceModel(WorldModel):
         spec: EnvSpec,
         dim: int,
         length: int,
-        lr: float,
-        clip: float,
-        anneal_updates: int,
+        optim: AnnealedOptim,
         trainer: Trainer[SequenceModel],
     ) -> None:
         super().__init__(spec, spec.of_features(dim))
-        self.dim, self.length, self.lr, self.clip, self.anneal_updates = dim, length, lr, clip, anneal_updates
+        self.dim = dim
+        self.length = length
+        self.optim = optim
         self.trainer = trainer
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self.context_length = length if self.recurrent else 1
@@ -159,8 +157,8 @@ class SequenceModel(WorldModel):
             states.append(tree_map_only(Tensor, lambda x: x.detach(), state))
             sums = {k: sums.get(k, 0.0) + torch.as_tensor(v).detach() * weight for k, v in metrics.items()}
 
-        norm = clip_norm(self.parameters(), self.clip or math.inf)
-        anneal(self.opt, self.lr, self.updates, self.anneal_updates)
+        norm = clip_norm(self.parameters(), self.optim.clip or math.inf)
+        anneal(self.opt, self.optim.lr, self.updates, self.optim.anneal_updates)
         self.opt.step()
         self.updates += 1
         return concatenated(states), sums | {"model/train/gradient_norm": norm}

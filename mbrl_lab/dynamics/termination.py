@@ -13,6 +13,9 @@ from mbrl_lab.nets.normaliser import Normaliser
 from mbrl_lab.ops import masked_mean
 from mbrl_lab.types import Transition
 
+WIDTH, DEPTH, LR = 64, 2, 3e-3
+"""Units of a hidden layer, hidden layers, and learning rate of the classifiers: one threshold is soon learned."""
+
 
 class TerminationModel(nn.Module):
     """The probability that an episode goes on, from the next observation alone.
@@ -35,12 +38,13 @@ class TerminationModel(nn.Module):
     range: Tensor
     bound: Tensor
 
-    def __init__(self, members: int, dim: int, width: int, depth: int, lr: float, bounds: bool, hazard: float) -> None:
+    def __init__(self, members: int, dim: int, bounds: bool, hazard: float) -> None:
         super().__init__()
-        self.bounds, self.hazard = bounds, hazard
+        self.bounds = bounds
+        self.hazard = hazard
         self.inputs = Normaliser(dim)
-        self.net = EnsembleMLP(members, dim, 1, width, depth)
-        self.opt = Adam(self.parameters(), lr)
+        self.net = EnsembleMLP(members, dim, 1, WIDTH, DEPTH)
+        self.opt = Adam(self.parameters(), LR)
         self.register_buffer("seen", torch.zeros((), dtype=torch.bool))
         self.register_buffer("unexplained", torch.zeros((), dtype=torch.bool))
         self.register_buffer("prior", torch.zeros(()))

@@ -112,6 +112,6 @@ class Tally(Means):
         means = self.means()
         for name, value in means.items():
             if not torch.as_tensor(value).isfinite():
-                how = "lower dynamics.lr or set dynamics.clip"
+                how = "lower dynamics.optim.lr or set dynamics.optim.clip"
                 raise FloatingPointError(f"the model diverged: {name} is {float(value)} in a fit; {how}")
         return means | {"model/train/updates": float(self.updates)}

@@ -9,6 +9,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from mbrl_lab.dynamics.optim import Optim
 from mbrl_lab.dynamics.trainer import Trainer
 from mbrl_lab.nets.adam import Adam
 from mbrl_lab.nets.precision import differentiate
@@ -92,8 +93,7 @@ class Visual(WorldModel):
         history: int,
         unroll: int,
         width: int,
-        lr: float,
-        clip: float,
+        optim: Optim,
         trainer: Trainer[Visual],
     ) -> None:
         super().__init__(spec)
@@ -108,14 +108,14 @@ class Visual(WorldModel):
         self.history = history
         self.unroll = unroll
         self.width = width
-        self.lr = lr
-        self.clip = clip
+        self.lr = optim.lr
+        self.clip = optim.clip
         self.trainer = trainer
         self.shape = (spec.obs_shape[0] // spec.stack, spec.obs_shape[1], spec.obs_shape[2])
         self.lead = history - spec.stack  # frames of a state that are older than its observation
 
         self.nets = nn.ModuleList(make_net() for _ in range(members))
-        self.opt = Adam(self.parameters(), lr)
+        self.opt = Adam(self.parameters(), optim.lr)
         self.register_buffer("odds", torch.tensor([1.0, 0.0, 0.0]))
 
     def observe(self, state: Tensor | None, step: Step) -> Tensor:

@@ -174,7 +174,7 @@ def test_windows_that_no_memory_holds_are_refused() -> None:
 
 
 QUICK = ["policy.gradient=dynamics", "policy.gamma=0.9", "algo.horizon=6", "algo.warmup=120", "algo.pretrain=200"]
-RATES = ["dynamics.lr=3e-3", "policy.optim.actor_lr=1e-3", "policy.optim.critic_lr=3e-3", "algo.update.batch=32"]
+RATES = ["dynamics.optim.lr=3e-3", "policy.optim.actor_lr=1e-3", "policy.optim.critic_lr=3e-3", "algo.update.batch=32"]
 
 
 @pytest.mark.parametrize("hybrid", [0, pytest.param(2, marks=pytest.mark.slow)])
@@ -203,7 +203,7 @@ def test_a_planner_in_a_recurrent_model_brings_it_there(tmp_path: Path) -> None:
     ]
     learn = [
         "dynamics.length=8",
-        "dynamics.lr=1e-2",
+        "dynamics.optim.lr=1e-2",
         "dynamics.bins=41",
         "algo.warmup=150",
         "dynamics.trainer.max_updates=150",
@@ -216,7 +216,13 @@ def test_a_planner_in_a_recurrent_model_brings_it_there(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_rollouts_of_a_latent_model_teach_a_policy_to_bring_it_there(tmp_path: Path) -> None:
     """MBPO in latent space, on the toy."""
-    model = ["dynamics=latent", "preset=none", "dynamics.lr=3e-3", "algo.warmup=60", "dynamics.trainer.max_updates=60"]
+    model = [
+        "dynamics=latent",
+        "preset=none",
+        "dynamics.optim.lr=3e-3",
+        "algo.warmup=60",
+        "dynamics.trainer.max_updates=60",
+    ]
     rollouts = [
         "algo.rollouts.starts=100",
         "algo.rollouts.length=[3,3,0,1]",

@@ -296,7 +296,7 @@ QUICK += [
     "algo.update.number=4",
     "dynamics.trainer.batch=32",
     "dynamics.trainer.max_updates=200",
-    "dynamics.lr=3e-3",
+    "dynamics.optim.lr=3e-3",
 ]
 SAC = [
     "policy.optim.actor_lr=3e-3",

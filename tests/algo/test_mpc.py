@@ -119,7 +119,7 @@ def test_the_caller_owns_the_carry() -> None:
 POINT = ["env.make._target_=counting.Point", "~env.make.id", "debug=smoke", "video.final=0", "log_every=100"]
 LEARN = [
     "planner.horizon=6",
-    "dynamics.lr=3e-3",
+    "dynamics.optim.lr=3e-3",
     "dynamics.trainer.patience=60",
     "dynamics.trainer.max_updates=150",
     "algo.every=50",
@@ -159,7 +159,13 @@ def test_every_planner_brings_it_there(words: list[str], tmp_path: Path) -> None
 @pytest.mark.parametrize("seed", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 3))])
 def test_particles_of_a_probabilistic_ensemble_bring_it_there(seed: int, tmp_path: Path) -> None:
     """At LEARN's rate a Gaussian model is not yet fitted: three of ten seeds came to -5."""
-    words = [*CEM, "dynamics.gaussian=true", "dynamics.propagation=ts1", "planner.particles=5", "dynamics.lr=1e-2"]
+    words = [
+        *CEM,
+        "dynamics.regression.gaussian=true",
+        "dynamics.imagination.propagation=ts1",
+        "planner.particles=5",
+        "dynamics.optim.lr=1e-2",
+    ]
     assert final_return("mpc", seed, tmp_path, *LEARN, *words, "algo.warmup=200", steps=300) > -2.2
 
 

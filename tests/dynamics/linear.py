@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from mbrl_lab.config import CONF, build
 from mbrl_lab.dynamics import Ensemble, EnsembleTrainer
+from mbrl_lab.dynamics.ensemble import Known
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Metrics, Step
 
@@ -32,11 +32,27 @@ def node(path: str, **settings: Any) -> DictConfig:
 
 def ensemble(spec: EnvSpec = SPEC, reward_fn: Any = None, termination_fn: Any = None, **settings: Any) -> Ensemble:
     """conf/dynamics/ensemble.yaml with other values."""
-    functions = {"reward_fn": reward_fn, "termination_fn": termination_fn}
-    make = partial(build(node("dynamics/ensemble.yaml", **settings)), **functions)
-    model = make(spec)
+    make = build(node("dynamics/ensemble.yaml", **grouped(settings, GROUPS)))
+    model = make(spec, known=Known(reward_fn, termination_fn))
     assert isinstance(model, Ensemble)
     return model
+
+
+GROUPS = {
+    "regression": ("predicts", "target_scale", "gaussian", "noise"),
+    "imagination": ("elites", "propagation"),
+    "optim": ("lr", "clip", "weight_decay", "anneal_updates"),
+}
+"""Groups of an ensemble's settings."""
+
+
+def grouped(settings: dict[str, Any], groups: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Settings by their last names, each in its group."""
+    nested: dict[str, Any] = {}
+    for key, value in settings.items():
+        group = next((name for name, keys in groups.items() if key in keys), None)
+        (nested if group is None else nested.setdefault(group, {}))[key] = value
+    return nested
 
 
 def trainer(**settings: Any) -> EnsembleTrainer:

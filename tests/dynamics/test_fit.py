@@ -231,7 +231,9 @@ def test_a_fit_whose_loss_is_no_number_stops_the_run() -> None:
         def update(self, steps: Step, ends: Step | None = None) -> tuple[Tree, Metrics]:
             return None, super().update(steps, ends)[1] | {"model/train/loss": torch.tensor(float("nan"))}
 
-    with pytest.raises(FloatingPointError, match=r"the model diverged: model/train/loss is nan .* lower dynamics\.lr"):
+    with pytest.raises(
+        FloatingPointError, match=r"the model diverged: model/train/loss is nan .* lower dynamics\.optim\.lr"
+    ):
         fit()(Diverging(2), data(20))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from linear import SPEC, data, node
+from linear import SPEC, data, grouped, node
 from torch.distributions import kl_divergence
 from torch.utils._pytree import tree_leaves, tree_structure
 
@@ -21,8 +21,8 @@ from mbrl_lab.types import Step
 
 def latent(**settings: Any) -> Latent:
     """conf/dynamics/latent.yaml with other values."""
-    state = {key: settings.pop(key) for key in ("size", "gaussian", "consistency") if key in settings}
-    given = {"encoder": None, "width": 32, "state": state} | settings
+    groups = {"state": ("size", "gaussian", "consistency"), "optim": ("lr", "anneal_updates")}
+    given = {"encoder": None, "width": 32} | grouped(settings, groups)
     model = build(node("dynamics/latent.yaml", **given))(SPEC, encoder=Vector)
     assert isinstance(model, Latent)
     return model

@@ -149,7 +149,7 @@ def test_reward_is_asked_of_rows_that_an_action_led_to() -> None:
 def test_it_learns_to_foresee_what_only_memory_tells() -> None:
     """The first observation of a window pays at its last row; between them nothing shows."""
     torch.manual_seed(0)
-    model = rssm(EnvSpec((1,), torch.float32, 2, discrete=False), lr=1e-2, length=3)
+    model = rssm(EnvSpec((1,), torch.float32, 2, discrete=False), optim={"lr": 1e-2}, length=3)
 
     def windows(batch: int) -> Step:
         sign = torch.randint(2, (batch,)).float() * 2 - 1
@@ -175,7 +175,7 @@ def test_it_learns_to_foresee_what_only_memory_tells() -> None:
 def test_it_learns_a_grid() -> None:
     """One bit walks to the right; what is decoded is where it is."""
     torch.manual_seed(0)
-    model = rssm(EnvSpec((1, 8, 8), torch.uint8, 2, discrete=True), lr=1e-2, length=6)
+    model = rssm(EnvSpec((1, 8, 8), torch.uint8, 2, discrete=True), optim={"lr": 1e-2}, length=6)
     obs = torch.zeros(6, 16, 1, 8, 8, dtype=torch.uint8)
     for t in range(6):
         obs[t, torch.arange(16), 0, torch.arange(16) % 8, t + torch.arange(16) // 8] = 1

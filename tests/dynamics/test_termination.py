@@ -18,7 +18,7 @@ ALL = torch.arange(MEMBERS)
 
 def ends(dim: int = 2, bounds: bool = True, hazard: float = 0.0) -> TerminationModel:
     torch.manual_seed(0)
-    return TerminationModel(MEMBERS, dim, width=32, depth=2, lr=1e-2, bounds=bounds, hazard=hazard)
+    return TerminationModel(MEMBERS, dim, bounds=bounds, hazard=hazard)
 
 
 def going_on(model: TerminationModel, *points: list[float], start: tuple[float, float] = (0.0, 0.0)) -> list[float]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from mbrl_lab.dynamics import FrameModel, GridModel, ImageTrainer, Visual
 from mbrl_lab.dynamics.frames import depth_to_space
 from mbrl_lab.dynamics.image_trainer import BLOCK
+from mbrl_lab.dynamics.optim import Optim
 from mbrl_lab.dynamics.quality import changed, f1, open_loop
 from mbrl_lab.dynamics.visual import NetOutput, training_losses
 from mbrl_lab.nets.encoder import space_to_depth
@@ -20,6 +21,7 @@ from mbrl_lab.types import EnvSpec, Metrics, Step
 
 GONE = torch.zeros(0, dtype=torch.uint8)
 GRID = EnvSpec((2, 6, 6), torch.uint8, 3, discrete=True)
+OPTIM = Optim(lr=3e-3, clip=0.0)
 GREY = EnvSpec((2, 16, 16), torch.uint8, 3, discrete=True, stack=2)
 
 
@@ -31,8 +33,7 @@ def grid(**settings: object) -> GridModel:
         "unroll": 1,
         "width": 16,
         "depth": 1,
-        "lr": 3e-3,
-        "clip": 0.0,
+        "optim": OPTIM,
         "trainer": trainer(),
     }
     return GridModel(GRID, **(known | settings))  # type: ignore[arg-type]
@@ -47,8 +48,7 @@ def frames(spec: EnvSpec = GREY, **settings: object) -> FrameModel:
         "patch": 4,
         "width": 24,
         "depth": 1,
-        "lr": 3e-3,
-        "clip": 0.0,
+        "optim": OPTIM,
         "trainer": trainer(),
     }
     return FrameModel(spec, **(known | {"target": "levels"} | settings))  # type: ignore[arg-type]
@@ -236,7 +236,7 @@ def sticky(rows: int) -> Replay:
 
 
 def test_where_actions_stick_what_is_imagined_is_what_one_of_them_does() -> None:
-    model, replay = grid(members=1, lr=1e-2), sticky(1000)
+    model, replay = grid(members=1, optim=Optim(1e-2, 0.0)), sticky(1000)
     fit(max_updates=600, holdout=0.0)(model, replay)
     assert float(model.net(0).slip.detach().sigmoid()) == pytest.approx(0.3, abs=0.07)  # type: ignore[operator, union-attr]
     states = model.states_at(replay, model.valid_starts(replay, replay.transitions())[:1000])
@@ -308,7 +308,7 @@ def test_held_out_blocks_older_than_the_test_set_are_trained_on() -> None:
 def test_a_trained_model_beats_the_last_frame_and_knows_rewards_and_ends(
     make: Callable[..., Visual], unroll: int, updates: int
 ) -> None:
-    model = make(members=1, unroll=unroll, lr=1e-2 if make is frames else 5e-3)
+    model = make(members=1, unroll=unroll, optim=Optim(1e-2 if make is frames else 5e-3, 0.0))
     replay = world(model.spec, 420)
     metrics = fit(max_updates=updates)(model, replay)
     assert metrics["model/openloop/obs/changed_f1_1"] > 0.85 and metrics["model/openloop/obs/changed_f1_5"] > 0.55, (
@@ -327,7 +327,7 @@ def test_a_trained_model_beats_the_last_frame_and_knows_rewards_and_ends(
 
 
 def test_the_learning_rate_falls_within_a_fit_and_begins_anew_with_the_next() -> None:
-    model, replay = grid(members=1, lr=1e-2), world(GRID, 200)
+    model, replay = grid(members=1, optim=Optim(1e-2, 0.0)), world(GRID, 200)
     rates: list[float] = []
     step = model.opt.step
 
@@ -356,18 +356,18 @@ def test_ensembles_learn_each_from_rows_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: GridModel(EnvSpec((4,), torch.float32, 2, True), 1, 1, 1, 8, 1, 1e-3, 0.0, trainer()), "uint8 images"),
+        (lambda: GridModel(EnvSpec((4,), torch.float32, 2, True), 1, 1, 1, 8, 1, OPTIM, trainer()), "uint8 images"),
         (lambda: frames(history=1), "dynamics.history is 1; it must be at least env.frame_stack, 2"),
         (
             lambda: frames(EnvSpec((2, 18, 16), torch.uint8, 3, True, 2)),
             "dynamics.patch is 4; for images of 18 x 16 it must be one of 1, 2",
         ),
         (
-            lambda: GridModel(EnvSpec((4, 6, 6), torch.uint8, 2, False), 1, 4, 1, 8, 1, 1e-3, 0.0, trainer()),
+            lambda: GridModel(EnvSpec((4, 6, 6), torch.uint8, 2, False), 1, 4, 1, 8, 1, OPTIM, trainer()),
             "needs discrete actions",
         ),
         (
-            lambda: GridModel(EnvSpec((4, 84, 84), torch.uint8, 3, True, 4), 1, 4, 1, 8, 1, 1e-3, 0.0, trainer()),
+            lambda: GridModel(EnvSpec((4, 84, 84), torch.uint8, 3, True, 4), 1, 4, 1, 8, 1, OPTIM, trainer()),
             "images of 84 x 84: try",
         ),
         (lambda: frames(EnvSpec((4, 12, 12), torch.uint8, 3, True)), "not 4 channels: try dynamics=grid"),

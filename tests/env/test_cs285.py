@@ -278,7 +278,7 @@ def test_configs_say_what_the_functions_are(task: str) -> None:
     one = [torch.as_tensor(x, dtype=torch.float32)[None] for x in (obs, np.zeros(2), after)]
     assert known["reward"](*one).item() == pytest.approx(reward, abs=1e-4)
     assert known["termination"](*one).item() is terminal
-    assert cfg.dynamics.reward_fn == cfg.env.physics.reward and cfg.dynamics.noise == 0.01
+    assert cfg.dynamics.known.reward_fn == cfg.env.physics.reward and cfg.dynamics.regression.noise == 0.01
 
 
 def test_the_arm_stands_in_the_package() -> None:

@@ -20,6 +20,7 @@ from mbrl_lab.cli import train as cli_train
 from mbrl_lab.config import ConfigError, build, check, compose_config, with_family
 from mbrl_lab.dynamics.frames import FrameModel as FramesModel
 from mbrl_lab.dynamics.grid import GridModel
+from mbrl_lab.dynamics.optim import Optim
 from mbrl_lab.env import Envs, make_gym, make_gym_with
 from mbrl_lab.env.envs import taken_actions
 from mbrl_lab.env.gym import FrameSkip, warn_endless
@@ -265,7 +266,7 @@ def test_resizing_without_opencv_names_what_to_install(monkeypatch: pytest.Monke
 
 def test_advice_on_models_of_images_does_not_lead_in_a_circle() -> None:
     colour, settings = EnvSpec((3, 64, 48), torch.uint8, 4, True), {"members": 1, "history": 4, "unroll": 1}
-    rest: dict[str, Any] = {"width": 8, "depth": 1, "lr": 1e-3, "clip": 0, "trainer": None}
+    rest: dict[str, Any] = {"width": 8, "depth": 1, "optim": Optim(1e-3, 0.0), "trainer": None}
     with pytest.raises(ValueError, match="not 3 channels: algo=dreamer"):
         FramesModel(colour, **settings, patch=4, target="levels", **rest)
     with pytest.raises(ValueError, match="not images of 64 x 48: algo=dreamer"):

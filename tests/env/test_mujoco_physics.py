@@ -109,7 +109,9 @@ def test_a_pendulum_that_stands_pays_one() -> None:
 @pytest.mark.parametrize("env", ["cheetah", "hopper", "reacher"])
 @pytest.mark.parametrize("propagation", ["ts_inf", "ts1", "expectation"])
 def test_an_ensemble_can_take_them(env: str, propagation: str) -> None:
-    cfg = compose_config(["algo=mpc", f"env={env}", f"dynamics.propagation={propagation}", "dynamics.members=5"])
+    cfg = compose_config(
+        ["algo=mpc", f"env={env}", f"dynamics.imagination.propagation={propagation}", "dynamics.members=5"]
+    )
     real = build(cfg.env.make)()
     spec = spec_of(real.observation_space, real.action_space)
     model = build(cfg.dynamics)(spec)
