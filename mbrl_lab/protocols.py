@@ -22,6 +22,19 @@ if TYPE_CHECKING:
     from mbrl_lab.dynamics.validation import Validation
 
 
+def option_of(part: type) -> str:
+    """How a command line chooses a class of ours, e.g. `policy=sac`, for messages; the name of any other class.
+
+    The modules of our parts have the names of their options; encoders share one.
+    """
+    package, *names = part.__module__.split(".")
+    if package != __package__ or len(names) != 2:
+        return part.__name__
+    if names == ["nets", "encoder"]:
+        return f"encoder={part.__name__.lower()}"
+    return "=".join(names)
+
+
 class WorldModel(nn.Module):
     """A learned simulator. Its state, a Tree with leading dimension B, is owned by the caller.
 

@@ -307,6 +307,8 @@ def test_no_other_setting_follows_the_number_of_steps(recipe: str) -> None:
         "algo=mpc env=cheetah",
         "algo=mpc env=pendulum planner=icem dynamics=rssm_xs",
         "algo=mbpo env=breakout",
+        "algo=sac env=pendulum policy=crossq",
+        "algo=mbpo env=pendulum policy=crossq",
         "experiment=planet_cartpole",
         "experiment=reference_cartpole",
         "experiment=reference_breakout",
@@ -320,6 +322,8 @@ def test_smoke_leaves_nothing_that_takes_minutes(words: str) -> None:
     if "planner" in cfg:
         steps = cfg.planner.population * cfg.planner.horizon * cfg.planner.get("iterations", 1)
         assert steps <= 500 and (cfg.planner.get("elites") or 1) <= cfg.planner.population
+    if "policy=crossq" in words:
+        assert (cfg.policy.width, cfg.policy.critic.width) == (32, 32)
     if words == "algo=mpc env=cheetah":  # each step of two evaluations is planned in five networks of four layers
         assert cfg.env.make.max_episode_steps == 200
     if cfg.family.name == "pixels":

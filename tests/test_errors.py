@@ -89,6 +89,9 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "preset": (["preset=mpc_cartpol"], ["preset=mpc_cartpol does not exist", "did you mean mpc_cartpole?"]),
     "group": (["plannr=cem"], ["plannr=cem", "did you mean planner?"]),
     "key": (["planner.horizn=3"], ["planner.horizn=3", "did you mean planner.horizon?"]),
+    "a key in another group": (["dynamics.elite=3"], ["dynamics.elite=3", "did you mean dynamics.imagination.elites?"]),
+    "a key like one of Hydra's": (["planner.target=3"], ["there is no setting 'planner.target'. `--cfg job`"]),
+    "a key like one of Hydra's in a group": (["dynamics.trainer.tarket=3"], ["setting 'dynamics.trainer.tarket'. `"]),
     "key without a like": (["zzz.qqq=3"], ["zzz.qqq=3", "--cfg job"]),
     "a key without its part": (["device=cuda"], ["device=cuda", "did you mean replay.device or runtime.device?"]),
     "an old name in a part nobody uses": (["policy.epsilon_end=0"], ["policy.epsilon_end=0: algo=mpc uses no policy"]),
@@ -210,7 +213,36 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
         ["algo=mbpo", "algo.rollouts.starts=1000000000000"],
         ["algo.rollouts.starts=1000000000000", "are free"],
     ),
-    "another policy": (["experiment=mbpo_latent", "policy=ppo"], ["policy.optim.actor_lr", "no such setting"]),
+    "another policy": (
+        ["experiment=mbpo_latent", "policy=ppo"],
+        ["policy.optim.actor_lr is ", "but policy=ppo has no such setting"],
+    ),
+    "a model's setting": (
+        ["+dynamics.history=3"],
+        ["dynamics.history is 3, but dynamics=ensemble has no such setting"],
+    ),
+    "a group's setting": (
+        ["algo=sac", "env=pendulum", "+policy.critic.gain=3"],
+        ["policy.critic.gain is 3, but policy=sac has no such setting"],
+    ),
+    "an encoder's setting": (
+        ["algo=ddqn", "env=minatar_breakout", "+encoder.scale=3"],
+        ["encoder.scale is 3, but encoder=grid has no such setting"],
+    ),
+    "a value beside a policy": (
+        ["algo=mbpo", "env=pendulum", "value=sac"],
+        ["value=sac: algo=mbpo has a policy, whose value it learns", "value= is for algo=mpc", "leave it out"],
+    ),
+    "a value beside the same policy": (
+        ["algo=ddqn", "value=ddqn"],
+        ["value=ddqn: algo=ddqn has a policy, whose value it learns", "leave it out"],
+    ),
+    "no images": (["dynamics=frames"], ["dynamics=frames predicts uint8 images", "try dynamics=ensemble"]),
+    "no such model": (["dynamics=framemodel"], ["dynamics=framemodel does not exist; did you mean frames?"]),
+    "stored latents": (
+        ["dynamics=latent", "dynamics.trainer.latents=stored"],
+        ["dynamics.trainer.latents is 'stored'", "with dynamics=latent, which is not recurrent"],
+    ),
     "a recipe": (["recipe=mpc_discrete"], ["recipe follows from algo", "choose parts instead"]),
     "physics": (["dynamics=analytic", "env=acrobot"], ["next_obs"]),
     "a setting taken away": (["algo=random", "~steps"], ["steps is missing"]),
@@ -228,7 +260,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
 
 WHEN_BUILT = (
     *("device", "replay's device", "memory", "id's spelling", "environment", "frames"),
-    *("game", "protocol", "shift", "encoder", "decay", "rollouts", "a function"),
+    *("no images", "stored latents", "game", "protocol", "shift", "encoder", "decay", "rollouts", "a function"),
 )
 """Seen only when a part is built."""
 

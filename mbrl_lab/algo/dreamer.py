@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_map_only
 from mbrl_lab.algo.learner import Learner, Updates
 from mbrl_lab.ops import Means
 from mbrl_lab.policy.actor_critic import ActorCritic
-from mbrl_lab.protocols import WorldModel
+from mbrl_lab.protocols import WorldModel, option_of
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Metrics, Step, Tree, Windows
 
@@ -58,7 +58,7 @@ class Dreamer(Learner):
         self.policy = policy(self.model.feature_spec)
         if not self.policy.learns_in_imagination:
             allowed = "it must be policy=actor_critic or actor_critic_xs"
-            raise ValueError(f"algo=dreamer cannot learn with {type(self.policy).__name__}; {allowed}")
+            raise ValueError(f"algo=dreamer cannot learn with {option_of(type(self.policy))}; {allowed}")
         self.pretrain = pretrain
         self.update = update
         self.horizon = horizon

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mbrl_lab.ops import crossed
-from mbrl_lab.protocols import Algo, Policy, WorldModel
+from mbrl_lab.protocols import Algo, Policy, WorldModel, option_of
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Step
 
@@ -94,7 +94,7 @@ class Learner(Algo):
 def window_of(policy: Policy) -> int:
     """Steps in the windows of replay that a policy learns from. Raises ValueError if it cannot learn from replay."""
     if policy.window is None:
-        name = type(policy).__name__
+        name = option_of(type(policy))
         if policy.learns_through_model:
             raise ValueError(f"{name} follows gradients through a model: try algo=mbpo, or policy=sac")
         raise ValueError(f"{name} learns from its own rollouts alone, not from replay: try policy=ddqn or sac")

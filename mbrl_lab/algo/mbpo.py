@@ -27,7 +27,7 @@ from mbrl_lab.algo.imagined import Imagined, mean_length, mix
 from mbrl_lab.algo.learner import Learner, Updates, fit_normaliser, window_of
 from mbrl_lab.dynamics.rollout import rollout
 from mbrl_lab.ops import Means, clipped
-from mbrl_lab.protocols import Policy, WorldModel
+from mbrl_lab.protocols import Policy, WorldModel, option_of
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Metrics, Step, Tree
 
@@ -73,7 +73,7 @@ class Uncertainty:
         """ValueError for a model that does not measure disagreement."""
         for key, value in (("max", self.max), ("bonus", self.bonus)):
             if value and not model.measures_disagreement:
-                name = type(model).__name__
+                name = option_of(type(model))
                 raise ValueError(
                     f"algo.uncertainty.{key} is {value}; with {name}, which measures no disagreement, it must be 0; "
                     f"dynamics=ensemble, frames and grid do"
@@ -270,10 +270,12 @@ def check_gradients(
     model: WorldModel, policy: Policy, real_ratio: float | None, reward_clip: float, uncertainty: Uncertainty
 ) -> None:
     """ValueError where a policy cannot follow gradients through the model."""
-    name = type(policy).__name__
+    name = option_of(type(policy))
     if not model.differentiable:
         allowed = "dynamics=ensemble, latent, rssm_* and analytic have"
-        raise ValueError(f"{name} follows gradients through the model, and {type(model).__name__} has none: {allowed}")
+        raise ValueError(
+            f"{name} follows gradients through the model, and {option_of(type(model))} has none: {allowed}"
+        )
     if reward_clip:
         raise ValueError(
             f"algo.reward_clip is {reward_clip}; with {name} it must be 0, as a clipped reward has no gradient"
@@ -283,7 +285,7 @@ def check_gradients(
         why = "as its own rollouts neither get a bonus nor stop early"
         raise ValueError(f"algo.uncertainty.{key} is {value}; with {name} it must be 0, {why}")
     if real_ratio != 1 and (model.recurrent or model.feature_spec != model.spec):
-        why = f"as kept rollouts hold features, not states of {type(model).__name__}"
+        why = f"as kept rollouts hold features, not states of {option_of(type(model))}"
         raise ValueError(f"algo.real_ratio is {real_ratio}; with {name} it must be 1, {why}")
 
 

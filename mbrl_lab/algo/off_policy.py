@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mbrl_lab.algo.learner import MOMENTS_EVERY, Learner, Updates, fit_normaliser, window_of
 from mbrl_lab.ops import Means, clipped
-from mbrl_lab.protocols import Policy
+from mbrl_lab.protocols import Policy, option_of
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Metrics, Step, Tree
 
@@ -49,7 +49,7 @@ class OffPolicy(Learner):
         self.policy = policy(spec)
         self.window = window_of(self.policy)
         if priority_exponent and not self.policy.learns_by_priority:
-            name = type(self.policy).__name__
+            name = option_of(type(self.policy))
             raise ValueError(f"algo.priority_exponent is {priority_exponent}; it must be 0 with {name}")
         self.update = update
         self.reward_clip = reward_clip

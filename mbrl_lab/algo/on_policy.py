@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mbrl_lab.ops import clipped, crossed
-from mbrl_lab.protocols import Algo, Policy
+from mbrl_lab.protocols import Algo, Policy, option_of
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Metrics, Step, Tree
 
@@ -30,7 +30,7 @@ class OnPolicy(Algo):
         super().__init__()
         self.policy = policy(spec)
         if self.policy.window is not None or self.policy.learns_through_model:
-            name = type(self.policy).__name__
+            name = option_of(type(self.policy))
             raise ValueError(f"algo=ppo cannot learn with {name}, which needs replay or a model: try policy=ppo")
         self.horizon = horizon
         self.reward_clip = reward_clip

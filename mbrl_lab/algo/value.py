@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mbrl_lab.algo.learner import MOMENTS_EVERY, Updates, fit_due, fit_normaliser, window_of
 from mbrl_lab.ops import Means, clipped
-from mbrl_lab.protocols import Policy, WorldModel
+from mbrl_lab.protocols import Policy, WorldModel, option_of
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Metrics
 
@@ -30,7 +30,7 @@ class Value(nn.Module):
         super().__init__()
         self.policy = policy(spec)
         if not self.policy.estimates_value:
-            name = type(self.policy).__name__
+            name = option_of(type(self.policy))
             raise ValueError(f"value.policy is {name}, which estimates no values: try value=ddqn, or value=sac")
         self.window = window_of(self.policy)
         self.update = update

@@ -13,6 +13,7 @@ from omegaconf.errors import InterpolationKeyError
 from mbrl_lab.config.parts import ConfigError, build, find_here, locate
 from mbrl_lab.config.renamed import METRICS, answer_config
 from mbrl_lab.config.rules import INT64, RULES, number
+from mbrl_lab.protocols import option_of
 from mbrl_lab.tracking.folder import flatten, plain
 
 
@@ -99,11 +100,19 @@ def check_parts(cfg: DictConfig) -> None:
         if _has(cfg, key) and not isinstance(part, DictConfig):
             raise ConfigError(f"{key} is {part!r}; it must be a part, with a _target_ and its settings")
     for group in ("dynamics", "planner", "policy", "encoder"):
-        check_arguments(cfg.get(group, {}), group)
+        part = cfg.get(group, {})
+        if "_target_" in part:
+            check_arguments(part, group, option_of(locate(part["_target_"])))
 
 
-def check_arguments(node: DictConfig, path: str) -> None:
-    """ConfigError for a key that the class of a part, or of a group of its settings, does not take."""
+def check_arguments(node: DictConfig, path: str, part: str) -> None:
+    """ConfigError for a key that the class of a part, or of a group of its settings, does not take.
+
+    Args:
+        node: the part, or the group.
+        path: its key.
+        part: the name of the part.
+    """
     if "_target_" not in node:
         return
 
@@ -114,16 +123,12 @@ def check_arguments(node: DictConfig, path: str) -> None:
         value = node[key]
         if isinstance(value, DictConfig):  # the message names one setting, not a group of them
             key, value = next(iter(flatten({key: plain(value)}).items()))
-        raise ConfigError(f"{path}.{key} is {value!r}, but {class_name(node)} has no such setting")
+        raise ConfigError(f"{path}.{key} is {value!r}, but {part} has no such setting")
 
     # Groups of settings are parts themselves; an interpolation points to a part that is checked in its own place.
     for key in keys:
         if isinstance(node[key], DictConfig) and not OmegaConf.is_interpolation(node, key):
-            check_arguments(node[key], f"{path}.{key}")
-
-
-def class_name(node: DictConfig) -> str:
-    return str(node["_target_"]).rpartition(".")[2]
+            check_arguments(node[key], f"{path}.{key}", part)
 
 
 def check_room(cfg: DictConfig) -> None:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mbrl_lab.config import presets
 from mbrl_lab.config.composition import compose_config, conf_folders, search_path
-from mbrl_lab.config.messages import did_you_mean, flat_keys
+from mbrl_lab.config.messages import flat_keys, similar_setting
 from mbrl_lab.config.options import pairs
 from mbrl_lab.config.parts import ConfigError
 from mbrl_lab.config.rules import RULES
@@ -46,7 +46,7 @@ def explain_key(key: str, overrides: Sequence[str], config_dir: Path | str | Non
     keys = [k for k in flat_keys(plain_tree(cfg)) if k == key or k.startswith(f"{key}.")]
     leaves = [k for k in keys if not any(other.startswith(f"{k}.") for other in keys)]
     if not leaves:
-        close = did_you_mean(key, flat_keys(plain_tree(cfg)))
+        close = similar_setting(key, flat_keys(plain_tree(cfg)))
         raise ConfigError(f"--explain {key}: there is no such setting{close} `--cfg job` shows all of them")
 
     confs = conf_folders(config_dir)

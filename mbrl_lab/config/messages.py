@@ -51,6 +51,8 @@ def explain(error: Exception, overrides: Sequence[str], confs: Sequence[Path], k
         return f"{found[1]} is a setting already: write it without the +"
 
     # Groups that cannot be chosen in this way.
+    if found := re.search(r"Multiple values for (\w+)\.|(\w+) appears more than once", text):
+        return _chosen_twice(found[1] or found[2], overrides)
     if "Error resolving interpolation" in text and any(o.startswith("recipe=") for o in overrides):
         return "recipe follows from algo and the environment's family: choose parts instead, e.g. policy=sac"
     nulls = [o for o in overrides if o.endswith("=null") and o.partition("=")[0] in groups_of(confs)]
@@ -72,6 +74,22 @@ def deleted_key(error: Exception) -> str:
         if found
         else text
     )
+
+
+def _chosen_twice(group: str, overrides: Sequence[str]) -> str:
+    """A message for a group that two files choose: `value=` brings a policy, which other algorithms have themselves."""
+    value = next((o for o in overrides if o.startswith("value=")), None)
+    if group == "policy" and value is not None:
+        start = f"{value}: algo={_algo(overrides)} has a policy, whose value it learns"
+        return f"{start}; value= is for algo=mpc, which has none: leave it out"
+    return (
+        f"{group} is chosen by two files: where the second may replace the first, write override /{group}: NAME in it"
+    )
+
+
+def _algo(overrides: Sequence[str]) -> str:
+    """The algorithm that the command line chooses."""
+    return next((o.partition("=")[2] for o in reversed(overrides) if o.startswith("algo=")), "mpc")
 
 
 def _unreadable(given: str, problem: str) -> str:
@@ -118,15 +136,14 @@ def _unknown(key: str, overrides: Sequence[str], confs: Sequence[Path], keys: Se
     if head in groups and head not in {k.partition(".")[0] for k in keys}:
         if head == "launcher":
             return f"{given}: launcher=local has no settings; add launcher=parallel or launcher=slurm"
-        algo = next((o.partition("=")[2] for o in reversed(overrides) if o.startswith("algo=")), "mpc")
-        return f"{given}: algo={algo} uses no {head}; leave it out"
+        return f"{given}: algo={_algo(overrides)} uses no {head}; leave it out"
     names = {p for k in keys for p in _prefixes(k)} | groups
     # The new name may belong to another part than the chosen one, which has neither.
     if (renamed := answer_key(key)) and new_name(key) in names | {key}:
         return renamed
 
     whole = [k for k in keys if k.endswith(f".{key}")][:SHOWN]  # a setting without the part that it belongs to
-    meant = f"; did you mean {' or '.join(whole)}?" if whole else did_you_mean(key, names)
+    meant = f"; did you mean {' or '.join(whole)}?" if whole else similar_setting(key, names)
     return f"{given}: there is no setting {key!r}{meant} `--cfg job` shows all of them"
 
 
@@ -143,6 +160,20 @@ def did_you_mean(word: str, words: Iterable[str]) -> str:
     """The end of a sentence about an unknown word: the most similar of `words`, or a full stop."""
     close = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
     return f"; did you mean {close[0]}?" if close else "."
+
+
+def similar_setting(key: str, names: Iterable[str]) -> str:
+    """`did_you_mean` for a setting: of a part that there is, those of this part, in whatever group they are.
+
+    Keys that begin with `_` are Hydra's, not settings.
+    """
+    names = [name for name in names if "._" not in name and not key.startswith(f"{name}.")]
+    head, _, rest = key.partition(".")
+    siblings = {name.rpartition(".")[2]: name for name in names if rest and name.startswith(f"{head}.")}
+    if not siblings:
+        return did_you_mean(key, names)
+    close = difflib.get_close_matches(key.rpartition(".")[2], siblings, n=1)
+    return f"; did you mean {siblings[close[0]]}?" if close else "."
 
 
 def _prefixes(key: str) -> list[str]:

@@ -1,6 +1,6 @@
-"""Presets and recipes: one readable file each, of which Hydra merges the sections for the chosen parts.
+"""Presets, recipes and shrinks: one readable file each, of which Hydra merges the sections for the chosen parts.
 
-In addition to plain settings, a file of conf/preset or conf/recipe may have sections:
+In addition to plain settings, a file of conf/preset, conf/recipe or conf/shrink may have sections:
 
     budget:                 # how long and how often: kept by preset=none, and when a part is swapped
       steps: 5_000
@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 FOLDERS: list[Path] = []
 """Folders that are searched after our own: that of `--config-dir`."""
 
-GROUPS = ("recipe", "preset")
+GROUPS = ("recipe", "preset", "shrink")
 PARTS = ("dynamics", "planner", "policy")
 """Groups that may have sections. Recipes choose their options, and the command line can choose others."""
 
@@ -126,8 +126,9 @@ def with_sections(recipe: DictConfig) -> DictConfig:
     defaults = [{"optional /budget": "${algo}_${env}/${preset}"}, *own, *([] if "_self_" in own else ["_self_"])]
 
     # A section that does not exist is left out (`optional`); the preset's come after the recipe's and win.
+    names = {"recipe": "${recipe}", "preset": "${preset}", "shrink": "${debug}_${algo}"}
     for file in GROUPS:
         chosen = (group for group in PARTS if group in groups)
-        defaults += [{f"optional /sections/{file}/{group}": f"${{{file}}}/${{{group}}}"} for group in chosen]
+        defaults += [{f"optional /sections/{file}/{group}": f"{names[file]}/${{{group}}}"} for group in chosen]
     rest = {key: value for key, value in recipe.items_ex(resolve=False) if key != "defaults"}
     return OmegaConf.create({"defaults": defaults, **rest})

@@ -96,28 +96,28 @@ class Latent(SequenceModel):
         latent, hidden = state.size, [width] * depth
         outputs = latent * (1 + state.gaussian)
 
-        self.see = encoder(spec)
-        self.scale = make_standardiser(spec, self.see)
-        self.encode = mlp([self.see.dim, *hidden, outputs], activation=nn.SiLU)
-        self.step = zero_output(mlp([latent + spec.action_dim, *hidden, outputs], activation=nn.SiLU))
+        self.encoder = encoder(spec)
+        self.scale = make_standardiser(spec, self.encoder)
+        self.to_latent = mlp([self.encoder.dim, *hidden, outputs], activation=nn.SiLU)
+        self.transition = zero_output(mlp([latent + spec.action_dim, *hidden, outputs], activation=nn.SiLU))
 
         self.head = make_head(bins)
         self.reward = zero_output(mlp([latent, *hidden, self.head.outputs], activation=nn.SiLU, fp32_output=True))
-        self.end = zero_output(mlp([latent, *hidden, 1], activation=nn.SiLU))
-        self.decoder = make_decoder(spec, self.see, latent, hidden) if decode else None
+        self.termination = zero_output(mlp([latent, *hidden, 1], activation=nn.SiLU))
+        self.decoder = make_decoder(spec, self.encoder, latent, hidden) if decode else None
         self.decodes = decode
 
         self.opt = Adam(self.parameters(), optim.lr)
 
     def observe(self, state: Tree | None, step: Step) -> Tensor:
-        return self._to_normal(self.encode(self.see(self.scaled(step.obs)))).mean
+        return self._to_normal(self.to_latent(self.encoder(self.scaled(step.obs)))).mean
 
     def advance(self, state: Tree, action: Tensor) -> Tensor:
         following = self._predict(state, action)
         return following.sample() if self.gaussian else following.mean
 
     def outcome(self, features: Tensor) -> Outcome:
-        cont = torch.sigmoid(-self.end(features).float().squeeze(-1))
+        cont = torch.sigmoid(-self.termination(features).float().squeeze(-1))
         return Outcome(self.head.mean(self.reward(features)), cont)
 
     def features(self, state: Tree) -> Tensor:
@@ -130,7 +130,7 @@ class Latent(SequenceModel):
         # Windows may run into the next episode; its steps do not follow from the first encoding.
         mask = unbroken(steps.first)
         self.count(steps.obs.flatten(0, 1))
-        encoded = self._to_normal(self.encode(self.see(self.scaled(steps.obs))))
+        encoded = self._to_normal(self.to_latent(self.encoder(self.scaled(steps.obs))))
         z, predicted = self._unroll(encoded, steps.action)
 
         # Rewards and consistency start at the second step: the first is encoded, not predicted.
@@ -161,7 +161,7 @@ class Latent(SequenceModel):
 
     def _predict(self, z: Tensor, action: Tensor) -> Normal:
         # Residual: with the zero-initialised output the step starts out as the identity.
-        out = self._to_normal(self.step(torch.cat([z, self.spec.encode(action)], -1)))
+        out = self._to_normal(self.transition(torch.cat([z, self.spec.encode(action)], -1)))
         return Normal(z + out.mean, out.log_std)
 
     def _consistency_loss(self, encoded: Normal, predicted: Normal) -> Tensor:
@@ -170,7 +170,7 @@ class Latent(SequenceModel):
         return measure(encoded.detach(), predicted) + BALANCE * measure(encoded, predicted.detach())
 
     def _termination_loss(self, z: Tensor, terminal: Tensor) -> Tensor:
-        return F.binary_cross_entropy_with_logits(self.end(z).float().squeeze(-1), terminal, reduction="none")
+        return F.binary_cross_entropy_with_logits(self.termination(z).float().squeeze(-1), terminal, reduction="none")
 
     def _to_normal(self, out: Tensor) -> Normal:
         """Network outputs to a distribution: log stds are bounded smoothly, or 0 without `gaussian`."""

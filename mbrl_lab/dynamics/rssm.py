@@ -60,7 +60,7 @@ class RSSM(SequenceModel):
     """See the top of this file.
 
     Observations are standardised by the mean and std of the first steps of the windows that it was trained on.
-    States hold deter as `memory` and stoch as `latent`; checkpoints rely on these names.
+    A state is {deter [B, units], stoch [B, groups, classes]}.
     """
 
     compilable = ("advance", "_infer")
@@ -96,24 +96,25 @@ class RSSM(SequenceModel):
         self.groups = state.groups
         self.classes = state.classes
 
-        # Encoder: the posterior reads the embedded observation.
-        self.see = encoder(spec)
-        self.scale = make_standardiser(spec, self.see)
-        deep = mlp([self.see.dim, *hidden, width], True, activation=nn.SiLU)
-        self.embed = deep if spec.obs_dtype == torch.float32 else nn.Linear(self.see.dim, width)
+        # The posterior reads deter and the observation: its first layer is the sum of one linear map of each, so that
+        # the observations of a whole window go through theirs at once.
+        self.encoder = encoder(spec)
+        self.scale = make_standardiser(spec, self.encoder)
+        deep = mlp([self.encoder.dim, *hidden, width], True, activation=nn.SiLU)
+        self.embed = deep if spec.obs_dtype == torch.float32 else nn.Linear(self.encoder.dim, width)
 
         # State transition, prior and posterior.
         self.gru = BlockGRU(stoch_dim + spec.action_dim, units, width, state.blocks)
         self.prior = mlp([units, *hidden, stoch_dim], True, activation=nn.SiLU)
-        self.expect = nn.Linear(units, width)
+        self.posterior_deter = nn.Linear(units, width)
         self.posterior = nn.Sequential(nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, stoch_dim))
 
         # Predictions from the state; rewards and terminations start out as zero logits.
         self.head = make_head(bins)
         rewards = [self.dim, *hidden, self.head.outputs]
         self.reward = zero_output(mlp(rewards, True, activation=nn.SiLU, fp32_output=True))
-        self.end = zero_output(mlp([self.dim, *hidden, 1], True, activation=nn.SiLU))
-        self.decoder = make_decoder(spec, self.see, self.dim, hidden, norm=True)
+        self.termination = zero_output(mlp([self.dim, *hidden, 1], True, activation=nn.SiLU))
+        self.decoder = make_decoder(spec, self.encoder, self.dim, hidden, norm=True)
 
         self.opt = Adam(self.parameters(), optim.lr)
 
@@ -124,30 +125,30 @@ class RSSM(SequenceModel):
             return self._infer(state, step.action, step.first, embedded)[0]
 
     def advance(self, state: Tree, action: Tensor) -> Tree:
-        deter = self._next_deter(state["memory"], state["latent"], self.spec.encode(action))
-        return {"memory": deter, "latent": self.sample(self._prior(deter))}
+        deter = self._next_deter(state["deter"], state["stoch"], self.spec.encode(action))
+        return {"deter": deter, "stoch": self.sample(self._prior(deter))}
 
     def outcome(self, features: Tensor) -> Outcome:
-        cont = torch.sigmoid(-self.end(features).float().squeeze(-1))
+        cont = torch.sigmoid(-self.termination(features).float().squeeze(-1))
         return Outcome(self.head.mean(self.reward(features)), cont)
 
     def features(self, state: Tree) -> Tensor:
-        return torch.cat([state["memory"], state["latent"].flatten(-2)], -1)
+        return torch.cat([state["deter"], state["stoch"].flatten(-2)], -1)
 
     def decode(self, state: Tree) -> Tensor:
         return self.decoder.reconstruct(self.decoder(self.features(state)), self.scale)
 
     def initial_state(self, batch: int, device: torch.device) -> dict[str, Tensor]:
         deter = torch.zeros(batch, self.units, device=device)
-        return {"memory": deter, "latent": deter.new_zeros(batch, self.groups, self.classes)}
+        return {"deter": deter, "stoch": deter.new_zeros(batch, self.groups, self.classes)}
 
     def pack(self, state: Tree) -> dict[str, Tensor]:
         """Class indices instead of one-hot vectors, which take `classes` times more numbers."""
-        return {"memory": state["memory"], "classes": state["latent"].argmax(-1).to(torch.int16)}
+        return {"deter": state["deter"], "classes": state["stoch"].argmax(-1).to(torch.int16)}
 
     def unpack(self, packed: dict[str, Tensor]) -> dict[str, Tensor]:
         stoch = F.one_hot(packed["classes"].long(), self.classes).float()
-        return {"memory": packed["memory"], "latent": stoch}
+        return {"deter": packed["deter"], "stoch": stoch}
 
     def loss(self, steps: Step, start: Tree | None) -> tuple[Tensor, Tree, Metrics]:
         """`start`, where given, is the state at the first step, which then adds nothing to the loss."""
@@ -160,7 +161,7 @@ class RSSM(SequenceModel):
         learned[0] = start is None
         arrived = learned * ~steps.first
 
-        kl = self.kl_both_ways(logp, self._prior(states["memory"].flatten(0, 1)).unflatten(0, steps.first.shape))
+        kl = self.kl_both_ways(logp, self._prior(states["deter"].flatten(0, 1)).unflatten(0, steps.first.shape))
         loss = {
             "obs/loss": learned * self.decoder.loss(self.decoder(features), steps.obs, self.scale),
             "reward/loss": arrived * self.head.loss(self.reward(features), steps.reward),
@@ -172,7 +173,7 @@ class RSSM(SequenceModel):
         total = torch.stack([x.mean() for x in loss.values()]).sum()
 
         # Usage: the perplexity of the mean latent over the number of classes, 1 where all are used equally.
-        used = states["latent"].detach().flatten(0, 1).mean(0)
+        used = states["stoch"].detach().flatten(0, 1).mean(0)
         metrics |= {
             "model/train/kl": kl[0].mean(),
             "model/train/posterior_entropy": -(logp.exp() * logp).sum(-1).sum(-1).mean(),
@@ -220,10 +221,10 @@ class RSSM(SequenceModel):
     def _infer(self, state: Tree, action: Tensor, first: Tensor, embedded: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """The posterior state [B] after one real step, and its log-probabilities; `first` resets state and action."""
         keep = (~first).float().unsqueeze(-1)
-        deter, stoch = state["memory"] * keep, state["latent"] * keep.unsqueeze(-1)
+        deter, stoch = state["deter"] * keep, state["stoch"] * keep.unsqueeze(-1)
         deter = self._next_deter(deter, stoch, self.spec.encode(action) * keep)
         logp = self._posterior(deter, embedded)
-        return {"memory": deter, "latent": self.sample(logp)}, logp
+        return {"deter": deter, "stoch": self.sample(logp)}, logp
 
     def _next_deter(self, deter: Tensor, stoch: Tensor, action: Tensor) -> Tensor:
         return self.gru(deter, torch.cat([stoch.flatten(1), action], -1))
@@ -234,16 +235,18 @@ class RSSM(SequenceModel):
 
     def _posterior(self, deter: Tensor, embedded: Tensor) -> Tensor:
         """[N, units] and [N, width] -> [N, groups, classes] log-probabilities."""
-        return self._log_probs(self.posterior(self.expect(deter) + embedded))
+        return self._log_probs(self.posterior(self.posterior_deter(deter) + embedded))
 
     def _log_probs(self, logits: Tensor) -> Tensor:
         return unimix(logits.float().unflatten(-1, (self.groups, self.classes)), UNIMIX)
 
     def _embed(self, obs: Tensor) -> Tensor:
-        return self.embed(self.see(self.scaled(obs)))
+        return self.embed(self.encoder(self.scaled(obs)))
 
     def _termination_loss(self, features: Tensor, terminal: Tensor) -> Tensor:
-        return F.binary_cross_entropy_with_logits(self.end(features).float().squeeze(-1), terminal, reduction="none")
+        return F.binary_cross_entropy_with_logits(
+            self.termination(features).float().squeeze(-1), terminal, reduction="none"
+        )
 
 
 def kl_categorical(a: Tensor, b: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from mbrl_lab.dynamics.latents import Latents
 from mbrl_lab.dynamics.sequence import SequenceModel
 from mbrl_lab.dynamics.trainer import Tally, Trainer
+from mbrl_lab.protocols import option_of
 from mbrl_lab.replay import Replay, free_memory, nbytes
 from mbrl_lab.types import FitResult, Metrics, Tree, Windows
 
@@ -53,7 +54,7 @@ class SequenceTrainer(Trainer[SequenceModel]):
 
     def check_model(self, model: SequenceModel) -> None:
         if self.stored and not model.recurrent:
-            name = type(model).__name__
+            name = option_of(type(model))
             raise ValueError(
                 f"dynamics.trainer.latents is 'stored'; it must be recomputed with {name}, which is not recurrent; "
                 f"dynamics=rssm_xs, rssm_s and rssm_m are"

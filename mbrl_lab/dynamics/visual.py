@@ -14,7 +14,7 @@ from mbrl_lab.dynamics.trainer import Trainer
 from mbrl_lab.nets.adam import Adam
 from mbrl_lab.nets.precision import differentiate
 from mbrl_lab.ops import clip_norm, pick
-from mbrl_lab.protocols import WorldModel
+from mbrl_lab.protocols import WorldModel, option_of
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, FitResult, Metrics, Outcome, Step
 
@@ -98,10 +98,8 @@ class Visual(WorldModel):
     ) -> None:
         super().__init__(spec)
         if spec.obs_dtype != torch.uint8 or len(spec.obs_shape) != 3:
-            name = f"dynamics={type(self).__name__.lower()}"
-            raise ValueError(
-                f"{name} predicts uint8 images, not {spec.obs_shape} {spec.obs_dtype}: try dynamics=ensemble"
-            )
+            given = f"{spec.obs_shape} {spec.obs_dtype}"
+            raise ValueError(f"{option_of(type(self))} predicts uint8 images, not {given}: try dynamics=ensemble")
         if history < spec.stack:
             raise ValueError(f"dynamics.history is {history}; it must be at least env.frame_stack, {spec.stack}")
         self.members = members

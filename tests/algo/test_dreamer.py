@@ -142,7 +142,7 @@ def test_it_acts_at_random_until_the_warm_up_is_over_and_remembers_its_belief() 
 
 @pytest.mark.parametrize("part", ["policy=ppo"])
 def test_parts_that_it_cannot_learn_with_are_refused(part: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"^algo=dreamer cannot learn with PPO; it must be policy=actor_critic"):
+    with pytest.raises(ValueError, match=r"^algo=dreamer cannot learn with policy=ppo; it must be policy=actor_critic"):
         make_run("dreamer", "cartpole", part, "preset=none", folder=tmp_path)
 
 
@@ -243,6 +243,7 @@ def test_rollouts_of_a_latent_model_teach_a_policy_to_bring_it_there(tmp_path: P
 
 def test_a_model_without_doubts_cannot_be_asked_for_them() -> None:
     with pytest.raises(
-        ValueError, match=r"^algo.uncertainty.bonus is 1; with Latent, which measures no disagreement, it must be 0"
+        ValueError,
+        match=r"^algo.uncertainty.bonus is 1; with dynamics=latent, which measures no disagreement, it must be 0",
     ):
         make_run("mbpo", "pendulum", "dynamics=latent", "preset=none", "algo.uncertainty.bonus=1", folder="/nowhere")

@@ -418,9 +418,12 @@ def test_a_member_is_drawn_at_each_step_unless_told_otherwise() -> None:
     ("words", "message"),
     [
         (["env=cartpole"], "must be continuous: try policy=sac"),
-        (["env=pendulum", "algo.reward_clip=1"], "algo.reward_clip is 1; with SVG it must be 0"),
-        (["env=pendulum", "algo.uncertainty.bonus=0.5"], "algo.uncertainty.bonus is 0.5; with SVG it must be 0"),
-        (["env=pendulum", "dynamics=latent", "algo.real_ratio=0.5"], "algo.real_ratio is 0.5; with SVG it must be 1"),
+        (["env=pendulum", "algo.reward_clip=1"], "algo.reward_clip is 1; with policy=svg it must be 0"),
+        (["env=pendulum", "algo.uncertainty.bonus=0.5"], "algo.uncertainty.bonus is 0.5; with policy=svg it must be 0"),
+        (
+            ["env=pendulum", "dynamics=latent", "algo.real_ratio=0.5"],
+            "algo.real_ratio is 0.5; with policy=svg it must be 1",
+        ),
     ],
     ids=["discrete", "clipped", "bonus", "features"],
 )

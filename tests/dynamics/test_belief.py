@@ -130,8 +130,8 @@ def test_start_states_of_an_rssm_are_posteriors_of_windows_and_no_terminations()
     steps, all_states = inferred[0]
     half = model.length // 2
     alive = ~steps.terminal[half:]
-    allowed = {tuple(x.tolist()) for x in all_states["memory"][half:][alive]}
-    ended = {tuple(x.tolist()) for x in all_states["memory"][half:][~alive]}
-    drawn = {tuple(x.tolist()) for x in states["memory"]}
-    assert len(states["memory"]) == 300 and drawn <= allowed and not drawn & ended and ended
-    assert states["memory"].abs().sum(-1).min() > 0
+    allowed = {tuple(x.tolist()) for x in all_states["deter"][half:][alive]}
+    ended = {tuple(x.tolist()) for x in all_states["deter"][half:][~alive]}
+    drawn = {tuple(x.tolist()) for x in states["deter"]}
+    assert len(states["deter"]) == 300 and drawn <= allowed and not drawn & ended and ended
+    assert states["deter"].abs().sum(-1).min() > 0

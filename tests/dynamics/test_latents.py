@@ -68,18 +68,18 @@ def test_newer_states_take_the_place_of_older_ones_but_in_first_rows(tmp_path: P
     model: Any = runner.algo.model
     latents = Latents(model, runner.replay)
     latents.put(7, model.initial_state(1, torch.device("cpu")))
-    states = {"memory": torch.ones(3 * 2, 16), "latent": torch.zeros(6, 4, 4)}
-    states["latent"][..., 2] = 1
+    states = {"deter": torch.ones(3 * 2, 16), "stoch": torch.zeros(6, 4, 4)}
+    states["stoch"][..., 2] = 1
     latents.refresh(torch.tensor([6, 20]), states)
-    assert latents.rings["memory"][:30].sum(-1).nonzero().flatten().tolist() == [7, 8, 21, 22]
+    assert latents.rings["deter"][:30].sum(-1).nonzero().flatten().tolist() == [7, 8, 21, 22]
     assert latents.rings["classes"][7].tolist() == [2] * 4 and latents.rings["classes"][6].tolist() == [0] * 4
-    assert torch.equal(latents.read(torch.tensor([8]))["latent"], states["latent"][:1])
+    assert torch.equal(latents.read(torch.tensor([8]))["stoch"], states["stoch"][:1])
     runner.envs.close()
 
 
 def test_only_a_memory_can_be_stored() -> None:
     with pytest.raises(
         ValueError,
-        match=r"dynamics.trainer.latents is 'stored'; it must be recomputed with Latent, which is not recurrent",
+        match=r"dynamics.trainer.latents is 'stored'; it must be recomputed with dynamics=latent, which is not recurrent",
     ):
         make_run("dreamer", "cartpole", "dynamics.trainer.latents=stored", folder="/nowhere")

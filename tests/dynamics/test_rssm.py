@@ -95,9 +95,9 @@ def test_nothing_is_remembered_across_the_beginning_of_an_episode() -> None:
     one, _ = model._filter(begun, None)
     torch.manual_seed(0)
     two, _ = model._filter(other, None)
-    assert torch.equal(one["memory"][4:], two["memory"][4:]) and not torch.equal(one["memory"][3], two["memory"][3])
+    assert torch.equal(one["deter"][4:], two["deter"][4:]) and not torch.equal(one["deter"][3], two["deter"][3])
     fresh = model.observe(None, begun.at(4))
-    torch.testing.assert_close(fresh["memory"], one["memory"][4])
+    torch.testing.assert_close(fresh["deter"], one["deter"][4])
 
 
 def test_observing_row_by_row_is_filtering() -> None:
@@ -185,7 +185,7 @@ def test_it_learns_a_grid() -> None:
     steps = Step(torch.zeros(6, 16, dtype=torch.int64), obs, torch.zeros(6, 16), no, first)
     for _ in range(220):
         states, _ = model.update(steps)
-    assert states["memory"].shape == (6 * 16, 32)
+    assert states["deter"].shape == (6 * 16, 32)
     right = model.decode(states).flatten(1).argmax(-1) == obs.flatten(0, 1).flatten(1).argmax(-1)
     assert right.float().mean() > 0.5
 
