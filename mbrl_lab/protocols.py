@@ -189,7 +189,7 @@ class Planner(Protocol):
     def plan(self, model: WorldModel, state: Tree, previous: Tree, context: PlanContext) -> tuple[Tensor, Tree]:
         """(model, state [B], the plan of the previous step, context) -> (action [B], plan).
 
-        plan["score"] [B] is the predicted return: rewards up to the horizon plus the value after it.
+        plan["predicted_return"] [B]: rewards up to the horizon plus the value after it.
         """
 
 

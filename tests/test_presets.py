@@ -46,7 +46,7 @@ def test_budgets_can_be_chosen() -> None:
 @pytest.mark.parametrize(
     ("words", "applies", "leaves"),
     [
-        ("algo=dreamer env=cartpole", {"dynamics.optim.anneal_updates": 2_675, "policy.optim.anneal_updates": 2_375}, {}),
+        ("algo=dreamer env=cartpole", {"dynamics.optim.anneal_updates": 2_675, "policy.optim.actor_tau": 0.002}, {}),
         ("algo=dreamer env=cartpole dynamics=rssm_xs", {"policy.width": 64}, {"dynamics.optim.anneal_updates": 0}),
         ("algo=mpc env=pendulum planner=icem", {"planner.horizon": 20}, {}),
         ("algo=mbpo env=cheetah policy=ppo", {"dynamics.members": 7, "algo.update.batch": 200}, {"policy.width": 64}),

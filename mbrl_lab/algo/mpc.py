@@ -80,7 +80,7 @@ class MPC(Learner):
         began = time.monotonic()
         action, plan = self.planner.plan(self.model, state, plan, self.context(explore))
         if explore:
-            self.predicted_return, self.seconds = plan["score"].mean(), taken(began, device)
+            self.predicted_return, self.seconds = plan["predicted_return"].mean(), taken(began, device)
         return action, {"state": state, "plan": plan}
 
     def context(self, explore: bool) -> PlanContext:

@@ -155,7 +155,9 @@ class Search(ABC):
         """[B, N] scores to weights that sum to one in each row."""
 
     def start(self, spec: EnvSpec, batch: int, device: torch.device | str) -> Plan:
-        return self.proposal(spec).prior(batch, self.horizon, device) | {"score": torch.zeros(batch, device=device)}
+        return self.proposal(spec).prior(batch, self.horizon, device) | {
+            "predicted_return": torch.zeros(batch, device=device)
+        }
 
     @torch.no_grad()
     def plan(self, model: WorldModel, state: Tree, previous: Plan, context: PlanContext) -> tuple[Tensor, Plan]:
@@ -180,7 +182,7 @@ class Search(ABC):
     def improve(self, proposal: Proposal, plan: Plan, sequences: Tensor, scores: Tensor) -> Plan:
         """The plan that the scores speak for."""
         weights = self.weigh(scores, proposal.spec)
-        return proposal.fit(plan, sequences, weights) | {"score": expectation(scores, weights)}
+        return proposal.fit(plan, sequences, weights) | {"predicted_return": expectation(scores, weights)}
 
     def choose(self, proposal: Proposal, plan: Plan) -> Tensor:
         """[B(, A)]: the action to take now."""

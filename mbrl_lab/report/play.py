@@ -44,7 +44,7 @@ def play_policy(runner: Runner, algo: Algo, model: WorldModel, num: int, steps: 
     played, carries = play(runner, act, num, steps)
     predicted_return = torch.full_like(played.reward[1:], torch.nan)
     if algo.planner is not None:
-        predicted_return = torch.stack([c["plan"]["score"] for c in carries]).float()
+        predicted_return = torch.stack([c["plan"]["predicted_return"] for c in carries]).float()
     return Play(played, observe(model, played), predicted_return, median(seconds))
 
 

@@ -46,11 +46,14 @@ class Planner:
         self.seen: list[tuple[list[float], list[float]]] = []
 
     def start(self, spec: EnvSpec, batch: int, device: torch.device | str) -> Tree:
-        return {"mean": torch.zeros(batch, 3, 2), "score": torch.zeros(batch)}
+        return {"mean": torch.zeros(batch, 3, 2), "predicted_return": torch.zeros(batch)}
 
     def plan(self, model: Any, state: Tensor, previous: Tree, context: PlanContext) -> tuple[Tensor, Tree]:
-        self.seen.append((state.tolist(), previous["score"].tolist()))
-        return torch.full((len(state),), 4), {"mean": previous["mean"], "score": previous["score"] + 1}
+        self.seen.append((state.tolist(), previous["predicted_return"].tolist()))
+        return torch.full((len(state),), 4), {
+            "mean": previous["mean"],
+            "predicted_return": previous["predicted_return"] + 1,
+        }
 
 
 def row(obs: list[float], first: list[bool]) -> Step:

@@ -80,6 +80,6 @@ def test_newer_states_take_the_place_of_older_ones_but_in_first_rows(tmp_path: P
 def test_only_a_memory_can_be_stored() -> None:
     with pytest.raises(
         ValueError,
-        match=r"dynamics.trainer.latents is 'stored'; it must be recomputed with dynamics=latent, which is not recurrent",
+        match=r"dynamics.trainer.latents is 'stored'; it must be recomputed with dynamics=latent, which is not",
     ):
         make_run("dreamer", "cartpole", "dynamics.trainer.latents=stored", folder="/nowhere")

@@ -53,7 +53,7 @@ def test_continuous_plans_track_the_target_of_each_environment(name: str, error:
     action, plan = planner.plan(model, model.begin(target), planner.start(model.spec, 3, "cpu"), PlanContext())
     torch.testing.assert_close(action, target[:, 0], atol=error / 2, rtol=0)
     torch.testing.assert_close(plan["mean"], target, atol=error, rtol=0)
-    assert plan["score"].shape == (3,) and (plan["score"] > -0.5).all()
+    assert plan["predicted_return"].shape == (3,) and (plan["predicted_return"] > -0.5).all()
 
 
 @every_planner
@@ -99,7 +99,7 @@ def test_a_plan_of_nothing_but_nan_is_still_a_plan_and_promises_nothing(name: st
     planner = make(name, horizon=2, **BUDGET)
     action, plan = planner.plan(model, {"time": torch.zeros(2)}, planner.start(model.spec, 2, "cpu"), PlanContext())
     assert action.isfinite().all() and plan["mean"].isfinite().all()
-    assert plan["score"].tolist() == [-torch.inf] * 2
+    assert plan["predicted_return"].tolist() == [-torch.inf] * 2
 
 
 class Noise(Toy):
@@ -167,7 +167,7 @@ def test_the_plan_before_is_where_the_next_search_begins() -> None:
     model, target = Track(), torch.rand(2, 6, 2) - 0.5
     planner = make("cem", horizon=5, population=4, elites=2)
     planner.proposal = Adaptive(init_std=1e-6, min_std=0.0)
-    previous = {"mean": target[:, :5], "std": torch.full((2, 5, 2), 1e-6), "score": torch.zeros(2)}
+    previous = {"mean": target[:, :5], "std": torch.full((2, 5, 2), 1e-6), "predicted_return": torch.zeros(2)}
     action, plan = planner.plan(model, model.begin(target[:, 1:]), previous, PlanContext())
     torch.testing.assert_close(action, target[:, 1], atol=1e-4, rtol=0)
     torch.testing.assert_close(plan["mean"][:, :4], target[:, 1:5], atol=1e-4, rtol=0)
