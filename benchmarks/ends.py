@@ -59,9 +59,9 @@ def probes(t: Transition) -> Tensor:
 
 def predicted(ends: TerminationModel, x: Tensor) -> Tensor:
     """[N]: whether an end is likelier than not, by bounds and the mean of the classifiers."""
-    going_on = ends.known(x, x)
+    going_on = ends.within_bounds(x, x)
     if layers := ends.freeze(torch.arange(MEMBERS)):
-        going_on = going_on * ends.learned(layers, x.expand(MEMBERS, -1, -1)).mean(0)
+        going_on = going_on * ends.classify(layers, x.expand(MEMBERS, -1, -1)).mean(0)
     return going_on < 0.5
 
 

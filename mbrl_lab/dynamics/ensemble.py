@@ -1,4 +1,14 @@
-"""An ensemble of networks that predict change of observation, reward and end of episode (PETS, MBPO)."""
+"""An ensemble of networks that predict the next observation, the reward and terminations (PETS, MBPO).
+
+Chua et al. 2018 ("PETS"): probabilistic networks, whose disagreement is the epistemic uncertainty.
+Janner et al. 2019 ("MBPO"): elites by hold-out error, early stopping.
+
+    inputs    x = (s, a), standardised
+    targets   y = (s' - s, r), standardised                          `regression.predicts: next`: (s', r)
+    loss      mean of (mu(x) - y)^2                                   least squares
+              mean of (mu(x) - y)^2 / var(x) + log var(x)             `gaussian`; PETS, eq. 1
+    imagine   y ~ N(mu_k(x), var_k(x)) of an elite k, in the units of the environment
+"""
 
 from __future__ import annotations
 
@@ -26,7 +36,7 @@ from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, FitResult, Metrics, Outcome, Step, Transition, Tree
 
 Formula = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(obs [N, D], action [N] or [N, A], next_obs [N, D]) -> reward [N] float, or end [N] bool."""
+"""(obs [N, D], action [N] or [N, A], next_obs [N, D]) -> reward [N] float, or termination [N] bool."""
 
 
 MAX_LOGVAR, MIN_LOGVAR = 0.5, -10.0
@@ -74,10 +84,10 @@ class Known:
 
 
 class Ensemble(WorldModel):
-    """K networks as one batched network: x = (s, a) -> (s' - s, r), or (s', r) with `regression.predicts: next`.
+    """See the top of this file. Its state is the observation.
 
-    The state is the observation. Each elite predicts an equal block of the rows of a batch. Terminations have
-    networks of their own, since on a shared trunk the Gaussian likelihood drowns them.
+    Each elite predicts an equal block of the rows of a batch. Terminations have networks of their own, since on a
+    shared trunk the Gaussian likelihood drowns them.
     """
 
     compilable = ("_imagine",)
@@ -160,23 +170,27 @@ class Ensemble(WorldModel):
 
     def imagine(self, state: Tree, action: Tensor) -> tuple[Tensor, Outcome]:
         """One step. Gradients reach the state and the action, not the model's weights, which are constants here."""
+        # TS1: each row draws a member at every step. Members predict blocks of rows, so the rows are shuffled instead.
         order = torch.randperm(len(state), device=state.device) if self.propagation == "ts1" else None
         if order is not None:
             state, action = state[order], action[order]
+
         rows = len(state) if self.propagation == "expectation" else len(state) // len(self.elite)
         with fp32_if_few(rows, state.device.type, SMALL_MEMBER_BATCH):
             next_obs, outcome = self._imagine(self.elites(), state, action)
         if order is None:
             return next_obs, outcome
+
+        # The inverse permutation puts every row back in its place.
         back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
         return next_obs[back], Outcome(*(x[back] for x in outcome))
 
     @torch.no_grad()
     def disagreement(self, state: Tree, action: Tensor) -> Tensor:
-        """[B]: how far the elites' means lie apart, in standard deviations of the targets; 0 with one elite.
+        """[B]: the standard deviation of the elites' means, in units of the targets' scales; rms over outputs.
 
-        The root mean square over outputs of the standard deviation over elites (compare Pathak et al. 2019). The noise
-        that a Gaussian ensemble draws does not count, nor does the reward where it is computed.
+        Compare Pathak et al. 2019. It is 0 with one elite. It leaves out the predicted variances, which are aleatoric
+        uncertainty, and the reward where a formula computes it.
         """
         x = torch.cat([state, self.spec.encode(action)], -1)
         with fp32_if_few(len(state), state.device.type, SMALL_MEMBER_BATCH):
@@ -188,24 +202,29 @@ class Ensemble(WorldModel):
         x = torch.cat([obs, self.spec.encode(action)], -1)
         predicted, reward = self._sample(self._by_block(x, elites.net.predict))
         next_obs = self._next_obs(obs, predicted)
+
+        # A reward that is known is computed from the sampled next observation, as PETS does.
         if self.reward_fn is not None:
             reward = self.reward_fn(obs, action, next_obs)
-        return next_obs, Outcome(reward, self._discount(elites, obs, action, next_obs))
+        return next_obs, Outcome(reward, self._cont(elites, obs, action, next_obs))
 
-    def _discount(self, elites: FrozenEnsemble, obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
-        """[N]: the probability that the episode goes on."""
+    def _cont(self, elites: FrozenEnsemble, obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+        """[N]: the probability that the episode continues."""
         if self.termination_fn is not None:
             return 1 - self.termination_fn(obs, action, next_obs).float()
-        if elites.termination is None:
+        if elites.termination is None:  # none was ever observed
             return torch.ones_like(next_obs[:, 0])
-        discount = self.termination.known(obs, next_obs)
+
+        # Classifiers cost as much as the dynamics, so they are left out where bounds explain every termination.
+        cont = self.termination.within_bounds(obs, next_obs)
         if not elites.termination.layers:
-            return discount
-        return discount * self._by_block(next_obs, partial(self.termination.learned, elites.termination))
+            return cont
+        return cont * self._by_block(next_obs, partial(self.termination.classify, elites.termination))
 
     def _sample(self, out: Tensor) -> tuple[Tensor, Tensor]:
         """Network outputs [N, O or 2 O] -> change of observation, or the next one, [N, D] and reward [N]."""
         if self.gaussian:
+            # The means are in the environment's units already, the log-variances in those of standardised targets.
             out, logvar = out.chunk(2, -1)
             std = (0.5 * self._bounded(logvar)).exp() * self.targets.scale
             out = out + std * torch.randn_like(std)
@@ -216,11 +235,18 @@ class Ensemble(WorldModel):
         elites, rows = len(self.elite), len(x)
         if self.propagation == "expectation":
             return net(x.expand(elites, *x.shape)).mean(0)
+
+        # Blocks of a batched product have equal sizes: the last one is filled up with zeros, which are dropped again.
         x = F.pad(x, (0, 0, 0, -rows % elites))
         return net(x.view(elites, -1, x.shape[-1])).flatten(0, 1)[:rows]
 
     def update(self, steps: Step, terminations: Step | None = None) -> tuple[Tensor, Metrics]:
-        """Steps [L, B] for all members, or [L, K, B] for each its own; `terminations`: for that model."""
+        """One gradient step of all members.
+
+        Args:
+            steps: [L, B] for all members, or [L, K, B] for each its own.
+            terminations: for the model of terminations, which learns from other batches; None: the same steps.
+        """
         t = steps.transitions()
         loss = self.loss(self._by_member(self._noised(t)))
         if self.clip:
@@ -229,8 +255,8 @@ class Ensemble(WorldModel):
             self.opt.minimise(loss.sum())
         metrics: Metrics = {"model/train/loss": loss.detach().mean()}
         if self.termination_fn is None and self.termination.unexplained:
-            seen = self._by_member(t if terminations is None else terminations.transitions())
-            metrics["model/train/termination/loss"] = self.termination.update(seen)
+            batch = self._by_member(t if terminations is None else terminations.transitions())
+            metrics["model/train/termination/loss"] = self.termination.update(batch)
         self.thaw()
         return t.obs.flatten(0, t.reward.ndim - 1), metrics
 
@@ -239,39 +265,49 @@ class Ensemble(WorldModel):
         out, target = self._outputs(t), self._targets(t)
         if not self.gaussian:
             return masked_mean((out - target).square().mean(-1), t.valid, 1)
+
         mean, logvar = out.chunk(2, -1)
         logvar = self._bounded(logvar)
         likelihood = ((mean - target).square() * (-logvar).exp() + logvar).mean(-1)
+
+        # The caller sums over members, which share the bounds: each adds its part of their loss.
         bounds = BOUNDS_WEIGHT * (self.max_logvar.sum() - self.min_logvar.sum())
         return masked_mean(likelihood, t.valid, 1) + bounds / self.members
 
     @torch.no_grad()
     def validate(self, steps: Step) -> Tensor:
-        """[K] mean squared error of standardised targets on rows [L, B]."""
+        """[K] mean squared error of standardised targets on steps [L, B]; of Gaussian members too, as in MBPO's code.
+
+        A likelihood would be dominated by the few steps on which a member is sure and wrong.
+        """
         t = self._by_member(steps.transitions())
         error = self._outputs(t)[..., : self.outputs] - self._targets(t)
         return masked_mean(error.square().mean(-1), t.valid, 1)
 
     @torch.no_grad()
     def validation(self, steps: Step) -> Validation:
-        """What the elites say of rows [L, B], all of them valid, beside what happened."""
+        """One-step predictions of the elites for steps [L, B], all of them valid."""
         t = steps.transitions()
+        obs, action, terminal = (x.flatten(0, 1) for x in (t.obs, t.action, t.terminal))
         out, target = self._outputs(self._by_member(t))[self.elite].float(), self._targets(t).flatten(0, 1)
         mean = out[..., : self.outputs]
         std = (0.5 * self._bounded(out[..., self.outputs :])).exp() if self.gaussian else None
-        obs, action, ended = (x.flatten(0, 1) for x in (t.obs, t.action, t.terminal))
+
+        # Terminations, and a known reward, follow from the next observation: here that of the mean prediction.
         predicted = mean.mean(0)[:, :-1] * self.targets.scale[:-1] + self.targets.mean[:-1]
         next_obs = self._next_obs(obs, predicted)
-        end = 1 - self._discount(self.elites(), obs, action, next_obs)
+        termination = 1 - self._cont(self.elites(), obs, action, next_obs)
         reward = None
         if self.reward_fn is not None:
             reward = (self.reward_fn(obs, action, next_obs) - self.targets.mean[-1]) / self.targets.scale[-1]
-        return validate_predictions(mean, std, target, end, ended, reward)
+        return validate_predictions(mean, std, target, termination, terminal, reward)
 
     def normalise(self, steps: Step) -> None:
-        """Take the scales of inputs and targets from real rows [2, N], all of them valid."""
+        """Take the scales of inputs and targets from real steps [2, N], all of them valid."""
         t = steps.transitions()
         self.inputs.fit(torch.cat([t.obs[0], self.spec.encode(t.action[0])], -1))
+
+        # Targets with noise vary more; the noise is a fraction of the means of the inputs, which are known now.
         t = self._noised(t)
         self.targets.fit(self._raw_targets(t.at(0)))
         if self.common_scale:
@@ -280,13 +316,13 @@ class Ensemble(WorldModel):
         self.thaw()
 
     def bound(self, steps: Step) -> None:
-        """Learn where episodes are seen to go on and to end from real rows [2, N], all of them valid."""
+        """Take the ranges and bounds of terminations from real steps [2, N], all of them valid."""
         t = steps.transitions()
         self.termination.observe(t.next_obs[0], t.terminal[0])
         self.thaw()
 
     def logvar_bounds(self) -> list[nn.Parameter]:
-        """What all members share of their Gaussians."""
+        """The parameters that all members share: the bounds of their log-variances."""
         return [self.max_logvar, self.min_logvar]
 
     def choose(self, error: Tensor) -> None:
@@ -295,7 +331,7 @@ class Ensemble(WorldModel):
         self.thaw()
 
     def elites(self) -> FrozenEnsemble:
-        """The elites as they are now, ready to imagine with: kept until weights change."""
+        """The elites ready to imagine with, kept until weights change."""
         dtype = autocast_dtype(self.elite.device.type)
         if dtype not in self._frozen:
             self._frozen[dtype] = self._fold()
@@ -303,6 +339,7 @@ class Ensemble(WorldModel):
 
     @torch.no_grad()
     def _fold(self) -> FrozenEnsemble:
+        # The log-variances of Gaussian members, the last outputs, stay as they are.
         width = self.net.biases[-1].shape[-1] - self.outputs
         scale, shift = F.pad(self.targets.scale, (0, width), value=1), F.pad(self.targets.mean, (0, width))
         net = fold(elite_layers(self.net.layers(), self.elite), self.inputs, scale, shift)
@@ -310,9 +347,11 @@ class Ensemble(WorldModel):
         return FrozenEnsemble(net, self.termination.freeze(self.elite) if learned else None)
 
     def thaw(self) -> None:
+        """Drop the folded elites: a weight or a scale has changed."""
         self._frozen = {}
 
     def _noised(self, t: Transition) -> Transition:
+        """The observations before and after with Gaussian noise, drawn anew for every batch."""
         if not self.noise:
             return t
         scale = self.noise * self.inputs.mean[: t.obs.shape[-1]].abs()
@@ -348,5 +387,6 @@ class Ensemble(WorldModel):
         return torch.cat([target, t.reward.unsqueeze(-1)], -1)
 
     def _bounded(self, logvar: Tensor) -> Tensor:
+        """Log-variances bent smoothly into (min, max), so that gradients never vanish (PETS, appendix A.1)."""
         logvar = self.max_logvar - F.softplus(self.max_logvar - logvar)
         return self.min_logvar + F.softplus(logvar - self.min_logvar)

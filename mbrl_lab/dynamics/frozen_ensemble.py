@@ -2,6 +2,9 @@
 
 Imagination calls them thousands of times between two fits, so they are folded once and kept. They are constants:
 gradients of a rollout reach states and actions, not the model's weights.
+
+    W ((x - mean) / scale) + b  =  (W / scale) x + (b - (mean / scale) W)      the first layer
+    scale (W h + b) + shift     =  (scale W) h + (scale b + shift)              the last layer
 """
 
 from __future__ import annotations
@@ -38,12 +41,16 @@ class Folded(NamedTuple):
 
 def fold(layers: Layers, inputs: Normaliser, scale: Tensor, shift: Tensor) -> Folded:
     """The layers as autocast would cast them, of unstandardised inputs; outputs times `scale` and moved by `shift`."""
+    # bfloat16 has 8 bits of precision, too few for a raw input: it is standardised in float32 first, and rounded then.
     if autocast_dtype(inputs.mean.device.type) != torch.float32:
         return Folded(in_autocast_dtype(layers), (inputs.mean.clone(), inputs.scale.clone()), (scale, shift))
+
     folded = list(layers)
-    weight, bias, *norm = folded[0]
+    weight, bias = folded[0]
     weight = weight / inputs.scale.unsqueeze(-1)
-    folded[0] = weight, bias - (inputs.mean @ weight).unsqueeze(1), *norm
+    folded[0] = weight, bias - (inputs.mean @ weight).unsqueeze(1)
+
+    # Read from the list: in a network of a single layer this is the layer that was folded above.
     weight, bias = folded[-1]
     folded[-1] = weight * scale, bias * scale + shift
     return Folded(folded, None, None)

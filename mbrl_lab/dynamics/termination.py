@@ -1,4 +1,14 @@
-"""Where episodes end: bounds on single coordinates, a classifier for what they do not explain, a hazard beyond data."""
+"""Where episodes terminate: bounds of single coordinates, classifiers for the rest, and a hazard outside of the data.
+
+p(continue | s, s') is a product of three factors:
+
+    bounds       0 where a coordinate of s' lies beyond a bound that was observed, else 1
+    hazard       exp(-hazard * max(0, d(s') - d(s))), d: the distance from the range of non-terminal observations
+    classifiers  1 - p_k(terminal | s'), where bounds do not explain every termination
+
+A classifier alone needs many terminations, and blames coordinates that have nothing to do with them; on CartPole, where
+a few dozen are observed before the planner must avoid them, it was the weak part of the model.
+"""
 
 from __future__ import annotations
 
@@ -14,89 +24,97 @@ from mbrl_lab.ops import masked_mean
 from mbrl_lab.types import Transition
 
 WIDTH, DEPTH, LR = 64, 2, 3e-3
-"""Units of a hidden layer, hidden layers, and learning rate of the classifiers: one threshold is soon learned."""
+"""Units of a hidden layer, hidden layers, and learning rate of the classifiers."""
 
 
 class TerminationModel(nn.Module):
-    """The probability that an episode goes on, from the next observation alone.
+    """See the top of this file. Everything is predicted from the next observation.
 
-    `bounds`: an end that lies beyond all that was seen to go on in one coordinate and no other shows where that
-    coordinate is bounded on that side, whatever the speed and the angle were. One end is enough, where a classifier
-    needs many and blames other coordinates for it.
-    The K classifiers learn the ends that no bound explains, on batches of which half are ends; `prior` takes that back
-    from the odds they give.
-    `hazard`: beyond all that was seen to go on, unknown bounds may lie; one is met with this probability (as a rate)
-    for each standard deviation travelled further out. Plans that nothing else tells apart then stay, and turn back,
-    where something is known (the idea is MOReL's, Kidambi et al. 2020, where the unknown is the end). A hazard for
-    each step out there instead would end most plans within a few steps, and leave nothing to turn back for.
-    Before an end was seen none of it counts.
+    Before a termination was observed all factors are 1.
     """
 
-    seen: Tensor
-    unexplained: Tensor
-    prior: Tensor
-    range: Tensor
-    bound: Tensor
+    seen: Tensor  # [] bool: whether a termination was observed
+    unexplained: Tensor  # [] bool: whether one was that no bound explains
+    prior: Tensor  # []: by which the classifiers' logits exceed those of the data, half of their batches being terminal
+    range: Tensor  # [2, D]: least and greatest coordinates of non-terminal observations
+    bound: Tensor  # [2, D]: the same where episodes are known to terminate beyond, else infinite
 
     def __init__(self, members: int, dim: int, bounds: bool, hazard: float) -> None:
+        """
+        Args:
+            members: classifiers.
+            dim: coordinates of an observation.
+            bounds: whether to look for bounds of single coordinates.
+            hazard: rate of terminating, for each standard deviation that a step leads away from the range of
+                non-terminal observations. There unknown bounds may lie, and plans that nothing else tells apart stay
+                where something is known. The idea is MOReL's (Kidambi et al. 2020), whose unknown states are terminal.
+                A rate for each step out there would end most plans soon, and leave no reason to turn back.
+        """
         super().__init__()
         self.bounds = bounds
         self.hazard = hazard
         self.inputs = Normaliser(dim)
         self.net = EnsembleMLP(members, dim, 1, WIDTH, DEPTH)
         self.opt = Adam(self.parameters(), LR)
+
         self.register_buffer("seen", torch.zeros((), dtype=torch.bool))
         self.register_buffer("unexplained", torch.zeros((), dtype=torch.bool))
         self.register_buffer("prior", torch.zeros(()))
-        endless = torch.tensor([[-torch.inf], [torch.inf]]).repeat(1, dim)
-        self.register_buffer("range", endless)  # least and greatest of what was seen to go on
-        self.register_buffer("bound", endless.clone())  # the same where episodes are known to end beyond, else infinite
+        unbounded = torch.tensor([[-torch.inf], [torch.inf]]).repeat(1, dim)
+        self.register_buffer("range", unbounded)
+        self.register_buffer("bound", unbounded.clone())
 
     def observe(self, next_obs: Tensor, terminal: Tensor) -> None:
-        """Take scales, ranges and bounds from real rows [N, D], [N]."""
+        """Take scales, ranges and bounds from real observations [N, D], of which some are terminal [N]."""
         self.inputs.fit(next_obs)
-        going_on, ends = next_obs[~terminal], next_obs[terminal]
-        self.seen.fill_(len(ends) > 0)
-        self.prior.fill_(1 + len(next_obs) / max(len(ends), 1)).log_()
-        if len(going_on):
-            self.range.copy_(torch.stack(going_on.aminmax(dim=0)))
-        beyond = torch.stack([ends < self.range[0], ends > self.range[1]])  # [2, N, D]
-        blamed = (beyond & (beyond.sum((0, 2)) == 1).unsqueeze(-1)).any(1) & self.bounds
-        self.bound.copy_(torch.where(blamed, self.range, self.bound.new_tensor([[-torch.inf], [torch.inf]])))
-        self.unexplained.fill_((~_outside(self.bound, ends)).any())
+        alive, terminated = next_obs[~terminal], next_obs[terminal]
+        self.seen.fill_(len(terminated) > 0)
+
+        # Half of a batch is terminal, so its odds are 1 + N / T times those of the data, for T terminations.
+        self.prior.fill_(1 + len(next_obs) / max(len(terminated), 1)).log_()
+        if len(alive):
+            self.range.copy_(torch.stack(alive.aminmax(dim=0)))
+
+        # A termination outside of the range of exactly one coordinate, on one side, shows a bound there: whatever the
+        # other coordinates were, episodes have gone on with them. One such termination is enough.
+        outside = torch.stack([terminated < self.range[0], terminated > self.range[1]])  # [2, N, D]
+        bounded = (outside & (outside.sum((0, 2)) == 1).unsqueeze(-1)).any(1) & self.bounds
+        self.bound.copy_(torch.where(bounded, self.range, self.bound.new_tensor([[-torch.inf], [torch.inf]])))
+        self.unexplained.fill_((~_outside(self.bound, terminated)).any())
 
     def update(self, t: Transition) -> Tensor:
-        """One gradient step on [K, N] transitions, half of them ends; returns the mean loss."""
+        """One gradient step on [K, N] transitions, half of them terminal; returns the mean loss."""
         loss = self.loss(t)
         self.opt.minimise(loss.sum())
         return loss.detach().mean()
 
     def loss(self, t: Transition) -> Tensor:
-        """[K, N] transitions -> [K]: cross-entropy of what no bound explains."""
+        """[K, N] transitions -> [K]: cross-entropy of those that no bound explains."""
         logit = self.net(self.inputs(t.next_obs)).squeeze(-1)
         error = F.binary_cross_entropy_with_logits(logit, t.terminal.float(), reduction="none")
         return masked_mean(error, t.valid & ~_outside(self.bound, t.next_obs), 1)
 
     def freeze(self, elite: Tensor) -> Folded:
-        """The classifiers of some members, ready for `learned`; no layers where bounds explain every end."""
+        """The classifiers of some members, ready for `classify`; no layers where bounds explain every termination."""
         if not self.unexplained:
             return Folded([], None, None)
         return fold(elite_layers(self.net.layers(), elite), self.inputs, torch.ones_like(self.prior), -self.prior)
 
-    def known(self, obs: Tensor, next_obs: Tensor) -> Tensor:
-        """[N, D] -> [N]: the probability that the episode goes on, as far as bounds and the hazard tell."""
-        going_on = (~_outside(self.bound, next_obs)).float()
+    def within_bounds(self, obs: Tensor, next_obs: Tensor) -> Tensor:
+        """[N, D] -> [N]: the probability to continue by bounds and hazard."""
+        cont = (~_outside(self.bound, next_obs)).float()
         if self.hazard:
-            before, after = self._distance(torch.stack([obs, next_obs]))  # at once: calls cost more than their work
-            going_on = going_on * (-self.hazard * (after - before).clamp(min=0)).exp()
-        return going_on
+            # Both distances at once: on a few thousand rows calls cost more than their arithmetic.
+            before, after = self._distance(torch.stack([obs, next_obs]))
+            cont = cont * (-self.hazard * (after - before).clamp(min=0)).exp()
+        return cont
 
-    def learned(self, net: Folded, next_obs: Tensor) -> Tensor:
-        """[K, N, D] -> [K, N]: the probability that the episode goes on, by the classifiers."""
+    def classify(self, net: Folded, next_obs: Tensor) -> Tensor:
+        """[K, N, D] -> [K, N]: the probability to continue by the classifiers."""
         return (-net.predict(next_obs).squeeze(-1)).sigmoid()
 
     def _distance(self, obs: Tensor) -> Tensor:
-        """[..., D] -> [...]: how far beyond what was seen to go on, in standard deviations, coordinates added up."""
+        """[..., D] -> [...]: from the range of non-terminal observations, in standard deviations, summed over D."""
         return ((obs - obs.clamp(self.range[0], self.range[1])).abs() / self.inputs.scale).sum(-1)
 
 

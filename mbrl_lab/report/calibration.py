@@ -44,17 +44,17 @@ def draw_output_scatter(validation: Validation, run: str, path: Path) -> Path:
 def draw_calibration(validation: Validation, run: str, path: Path) -> Path:
     """Coverage of central intervals of every size, and the histogram of predicted quantiles of the truth."""
     figure, axes = make_panels(2, 2, f"{run}: calibration of the predicted uncertainty, one step ahead")
-    draw_coverage(axes[0], validation.below)
-    draw_quantiles(axes[1], validation.below)
+    draw_coverage(axes[0], validation.quantile)
+    draw_quantiles(axes[1], validation.quantile)
     return save(figure, path)
 
 
-def draw_coverage(axes: Axes, below: Tensor) -> None:
+def draw_coverage(axes: Axes, quantile: Tensor) -> None:
     """Draw coverage against level. Below the diagonal: overconfident; above it: underconfident."""
     levels = np.linspace(0, 1, 41)
-    curves = torch.stack([coverage(below, float(level)) for level in levels])
+    curves = torch.stack([coverage(quantile, float(level)) for level in levels])
     axes.plot([0, 1], [0, 1], "--", color=GREY, linewidth=0.9)
-    for (label, d), colour in zip(shown(below.shape[1]).items(), COLOURS, strict=False):
+    for (label, d), colour in zip(shown(quantile.shape[1]).items(), COLOURS, strict=False):
         # An output without predicted uncertainty has no quantiles, and so no coverage.
         if not curves[:, d].isnan().any():
             axes.plot(levels, curves[:, d].numpy(), color=colour, linewidth=1.3, label=label)
@@ -65,9 +65,9 @@ def draw_coverage(axes: Axes, below: Tensor) -> None:
         axes.text(0.5, 0.5, "the model predicts no uncertainty", transform=axes.transAxes, ha="center", color=GREY)
 
 
-def draw_quantiles(axes: Axes, below: Tensor) -> None:
+def draw_quantiles(axes: Axes, quantile: Tensor) -> None:
     """Draw a histogram: flat if calibrated, high at both sides if overconfident, in the middle if underconfident."""
-    known = below[below.isfinite()].numpy()
+    known = quantile[quantile.isfinite()].numpy()
     axes.stairs(
         np.histogram(known, BINS, (0, 1))[0] / max(len(known), 1) * BINS, np.linspace(0, 1, BINS + 1), color=BLUE
     )

@@ -23,7 +23,7 @@ def by_dimension(validation: Validation) -> list[Row]:
     """A row for each dimension of the state and the reward: error, bias and spread in std, and coverage."""
     size = validation.error.shape[1]
     columns = {"error": rms(validation.error, 0), "bias": validation.error.mean(0), "spread": rms(validation.spread, 0)}
-    columns |= {f"in_{100 * level:.0f}": coverage(validation.below, level) for level in LEVELS}
+    columns |= {f"in_{100 * level:.0f}": coverage(validation.quantile, level) for level in LEVELS}
     labels = [*(f"state {d}" for d in range(size - 1)), "reward"]
     return [{"of": label} | {k: float(v[d]) for k, v in columns.items()} for d, label in enumerate(labels)]
 

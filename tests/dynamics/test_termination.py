@@ -24,9 +24,9 @@ def ends(dim: int = 2, bounds: bool = True, hazard: float = 0.0) -> TerminationM
 def going_on(model: TerminationModel, *points: list[float], start: tuple[float, float] = (0.0, 0.0)) -> list[float]:
     """The chance that an episode goes on when a step leads from `start` to each point, the first classifier's too."""
     x = torch.tensor(points)
-    chance = model.known(torch.tensor([start[: x.shape[1]]]).expand_as(x), x)
+    chance = model.within_bounds(torch.tensor([start[: x.shape[1]]]).expand_as(x), x)
     if (net := model.freeze(ALL)).layers:
-        chance = chance * model.learned(net, x.expand(MEMBERS, -1, -1))[0]
+        chance = chance * model.classify(net, x.expand(MEMBERS, -1, -1))[0]
     return chance.tolist()
 
 

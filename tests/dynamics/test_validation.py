@@ -8,7 +8,7 @@ from linear import C, data, ensemble, fit, queries, reward_of, trainer, true_nex
 from torch import Tensor
 
 from mbrl_lab.dynamics import Ensemble
-from mbrl_lab.dynamics.validation import LEVELS, Validation, coverage, probability_below, validate_predictions
+from mbrl_lab.dynamics.validation import LEVELS, Validation, coverage, mixture_quantile, validate_predictions
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import Step
 
@@ -29,7 +29,7 @@ def judged(mean: Tensor, std: Tensor | None, target: Tensor) -> Validation:
 
 
 def covered(seen: Validation) -> list[list[float]]:
-    return [coverage(seen.below, level).tolist() for level in LEVELS]
+    return [coverage(seen.quantile, level).tolist() for level in LEVELS]
 
 
 def test_who_knows_the_noise_covers_what_happens_as_often_as_it_says() -> None:
@@ -52,7 +52,7 @@ def test_who_is_too_certain_covers_less_and_who_is_not_enough_more(factor: float
 def test_the_mixture_of_members_counts() -> None:
     """Two members at -3 and 3: half of their belief lies below 0, and three quarters below 3."""
     mean, std = torch.tensor([-3.0, 3.0]).view(2, 1, 1), torch.full((2, 1, 1), 0.1)
-    below = [float(probability_below(mean, std, torch.tensor([[x]]))) for x in (-9, -3, 0, 3, 9)]
+    below = [float(mixture_quantile(mean, std, torch.tensor([[x]]))) for x in (-9, -3, 0, 3, 9)]
     assert below == pytest.approx([0, 0.25, 0.5, 0.75, 1])
 
 
@@ -66,7 +66,7 @@ def test_members_without_variances_are_as_sure_as_they_agree() -> None:
     copies = judged(middle.expand(3, -1, -1), None, target)
     assert covered(copies) == [[0.0] * 4] * 3
     alone = judged(middle[None], None, target)
-    assert alone.below.isnan().all() and "model/holdout/coverage_50" not in alone.metrics()
+    assert alone.quantile.isnan().all() and "model/holdout/coverage_50" not in alone.metrics()
 
 
 def test_the_exact_model_makes_no_error() -> None:
@@ -80,8 +80,8 @@ def test_what_does_not_vary_says_nothing_of_calibration() -> None:
     mean, target = truth(100)
     target[:, 2] = 1.0
     seen = judged(mean[None], STD.expand(1, 100, 4), target)
-    assert seen.below.isnan().all(0).tolist() == [False, False, True, False]
-    assert coverage(seen.below, 0.5).isnan().tolist() == [False, False, True, False]
+    assert seen.quantile.isnan().all(0).tolist() == [False, False, True, False]
+    assert coverage(seen.quantile, 0.5).isnan().tolist() == [False, False, True, False]
 
 
 def test_the_numbers_logged_by_hand() -> None:
@@ -116,13 +116,13 @@ def test_a_fitted_ensemble_is_nearly_calibrated_and_one_made_certain_is_not(nois
     rows = rows_of(data(500, noise=NOISE))
     seen = noisy.validation(rows)
     for level in LEVELS:
-        assert coverage(seen.below, level).tolist() == pytest.approx([level] * 4, abs=0.15)
+        assert coverage(seen.quantile, level).tolist() == pytest.approx([level] * 4, abs=0.15)
     expected = STD / noisy.targets.scale
     assert seen.error.std(0).tolist() == pytest.approx(expected.tolist(), rel=0.15), "no more error than noise"
     with torch.no_grad():
         before = noisy.max_logvar.clone(), noisy.min_logvar.clone()
         noisy.max_logvar.fill_(-8), noisy.min_logvar.fill_(-8)
-        assert coverage(noisy.validation(rows).below, 0.95).max() < 0.6
+        assert coverage(noisy.validation(rows).quantile, 0.95).max() < 0.6
         noisy.max_logvar.copy_(before[0]), noisy.min_logvar.copy_(before[1])
 
 
@@ -133,7 +133,7 @@ def test_known_rewards_and_ends_are_judged_by_what_the_formulas_say(noisy: Ensem
     seen = model.validation(rows_of(data(50)))
     change = seen.error[:, :3] * model.targets.scale[:3]
     torch.testing.assert_close(seen.error[:, 3] * model.targets.scale[3], change @ C + 1.0, atol=1e-4, rtol=1e-4)
-    assert (seen.end == 1).all() and seen.below[:, 3].isnan().all()
+    assert (seen.termination == 1).all() and seen.quantile[:, 3].isnan().all()
 
 
 def test_a_fit_logs_what_holds_on_rows_it_did_not_train_on() -> None:

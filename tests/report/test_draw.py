@@ -85,7 +85,7 @@ def test_the_true_dynamics_make_no_error_and_predict_the_achieved_return(make: M
     seen = diagnose(runner, algo, num=2, steps=60)
     values = numbers(seen)
     assert values["model/holdout/obs/rmse"] < 1e-3 and values["model/holdout/std"] < 1e-3 and not seen.held_out
-    assert seen.seconds > 0 and seen.validation.below.isnan().all(), "true equations have no uncertainty"
+    assert seen.seconds > 0 and seen.validation.quantile.isnan().all(), "true equations have no uncertainty"
     assert values["model/openloop/obs/error_1"] < 1e-3 and values["model/openloop/obs/error_10"] < 1e-2
     assert values["model/openloop/reward/rmse"] == 0
     assert (values["model/openloop/termination/at_terminations"], values["model/openloop/termination/elsewhere"]) == (
