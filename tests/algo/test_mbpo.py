@@ -410,8 +410,8 @@ def test_a_member_is_drawn_at_each_step_unless_told_otherwise() -> None:
     """TS1, as in MBPO's paper, also where no preset names it; MPC plans with TS-infinity."""
     words = ["algo=mbpo", "env=gym", "env.id=MountainCarContinuous-v0"]
     for policy in ("sac", "svg"):
-        assert compose_config([*words, f"policy={policy}"]).dynamics.propagation == "ts1"
-    assert compose_config(["algo=mpc", *words[1:]]).dynamics.propagation == "ts_inf"
+        assert compose_config([*words, f"policy={policy}"]).dynamics.imagination.propagation == "ts1"
+    assert compose_config(["algo=mpc", *words[1:]]).dynamics.imagination.propagation == "ts_inf"
 
 
 @pytest.mark.parametrize(
