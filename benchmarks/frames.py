@@ -92,7 +92,7 @@ def main() -> None:
         for compiled in (False, True):
             for dtype in (torch.float32, torch.bfloat16):
                 model = made(kind, args.members, args.width if kind == "frames" else 32, args.depth, compiled)
-                device = model.odds.device
+                device = model.sampling_weights.device
                 batch = rows(spec, model.lead + 2, args.batch, device)
                 start = model.initial_state(rows(spec, model.lead + 1, args.starts, device))
                 action = torch.randint(spec.action_dim, (args.starts,), device=device)

@@ -27,7 +27,10 @@ FRAME_WEIGHT, LEVEL_WEIGHT = 0.1, 0.3
 
 
 class FrameNet(Net):
-    """Patches of `patch` x `patch` pixels become channels (space to depth) of a trunk that keeps the resolution."""
+    """Patches of `patch` x `patch` pixels become channels (space to depth) of a trunk that keeps the resolution.
+
+    No bottleneck: a ball of five pixels would be lost in a vector, and does not pay for itself in the loss.
+    """
 
     def __init__(self, spec: EnvSpec, history: int, patch: int, width: int, depth: int) -> None:
         super().__init__()
@@ -36,6 +39,7 @@ class FrameNet(Net):
         self.trunk = Dilated(self.square * history, size, spec.action_dim, width, depth)
         self.pixels = nn.Linear(width, self.square)
         self.rest = Pooled(width, 4)
+        # At first every pixel gets the same prediction, that of the bias: subclasses choose "nothing changes".
         nn.init.zeros_(self.pixels.weight)
 
     def forward(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -72,6 +76,7 @@ class LevelNet(FrameNet):
     def loss(self, state: Tensor, action: Tensor, frame: Tensor, need_frame: bool) -> NetOutput:
         old, features, gate, logits = self._run(state, action)
         new = space_to_depth(frame, self.patch)
+        # Signed, since differences of uint8 wrap around.
         changes = (new.short() - old.short()).abs() > STEP
         error = F.binary_cross_entropy_with_logits(gate, changes.float(), reduction="none").sum((1, 2, 3))
 
@@ -107,6 +112,7 @@ class DeltaNet(FrameNet):
 
     def loss(self, state: Tensor, action: Tensor, frame: Tensor, need_frame: bool) -> NetOutput:
         old, features, delta, logits = self._run(state, action)
+        # In fractions of the brightness, signed, since differences of uint8 wrap around.
         target = (space_to_depth(frame, self.patch).short() - old.short()) / 255
         error = (delta - target).square().sum((1, 2, 3))
         following = self._decode_frame(old, features, delta) if need_frame else frame
@@ -159,13 +165,17 @@ class FrameModel(Visual):
             raise ValueError(f"dynamics.patch is {patch}; for images of {high} x {wide} it must be one of {allowed}")
         self.square = patch * patch
 
+        # The base class makes the members, once it has checked the spec.
         def make() -> Net:
             return TARGETS[target](spec, history, patch, width, depth)
 
         super().__init__(spec, make, members, history, unroll, width, optim, trainer)
 
     def update_statistics(self, frames: Tensor) -> None:
-        """Set the grey value of each level to its most frequent one in real frames; absent levels keep theirs."""
+        """Set the grey value of each level to its most frequent one in real frames; absent levels keep theirs.
+
+        Games have few grey values: drawn as its centre, every level would be slightly wrong in each predicted frame.
+        """
         count = torch.bincount(frames.flatten().long(), minlength=256).view(LEVELS, STEP)
         most = count.argmax(1) + torch.arange(LEVELS, device=count.device) * STEP
         for net in self._level_nets():

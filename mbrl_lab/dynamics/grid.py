@@ -44,6 +44,7 @@ class GridNet(Net):
     def __init__(self, spec: EnvSpec, channels: int, history: int, width: int, depth: int) -> None:
         super().__init__()
         self.channels, self.outcomes = channels, spec.action_dim
+        # The trunk does not see the action: its features serve all outcomes, one for each executed action.
         self.trunk = Dilated(channels * history, spec.obs_shape[1:], 0, width, depth)  # type: ignore[arg-type]
         self.change = nn.Conv2d(width, self.outcomes * channels, 1)
         nn.init.zeros_(self.change.weight)
@@ -58,8 +59,10 @@ class GridNet(Net):
 
     def loss(self, state: Tensor, action: Tensor, frame: Tensor, need_frame: bool) -> NetOutput:
         change, logits, weight = self._run(state, action)
+        # The loss of every outcome, as if the true frame were its own: the mixture weighs them.
         changed = (state[:, -self.channels :] != frame).float().unsqueeze(1).expand_as(change)
         error = F.binary_cross_entropy_with_logits(change, changed, reduction="none").sum((2, 3, 4))
+        # The outcome by which the true frame is likeliest is the one to unroll from.
         if need_frame:
             likeliest = pick(change, (weight - error).argmax(1)).unsqueeze(1)
             frame = self._decode_frame(state, likeliest)[:, 0]

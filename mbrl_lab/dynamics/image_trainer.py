@@ -79,7 +79,7 @@ class ImageTrainer(HoldoutTrainer[Visual]):
 
     def check_memory(self, model: Visual) -> None:
         """ValueError where the ensemble and an update of a batch do not fit the memory."""
-        need, device = model.bytes_needed(self.batch), model.odds.device
+        need, device = model.bytes_needed(self.batch), model.sampling_weights.device
         if need > (free := free_memory(device)):
             settings = (
                 f"dynamics.members={model.members}, dynamics.width={model.width}, dynamics.trainer.batch={self.batch}"

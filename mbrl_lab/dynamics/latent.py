@@ -60,8 +60,7 @@ class Normal(NamedTuple):
 class Latent(SequenceModel):
     """See the top of this file. Its state is the vector z.
 
-    Vector observations are standardised by the mean and std
-    of all steps that it was trained on.
+    Vector observations are standardised by the mean and std of all steps that it was trained on.
     """
 
     def __init__(
@@ -130,6 +129,7 @@ class Latent(SequenceModel):
         # Windows may run into the next episode; its steps do not follow from the first encoding.
         mask = unbroken(steps.first)
         self.count(steps.obs.flatten(0, 1))
+        # Every step is encoded, but only the first encoding is unrolled: as in imagination, errors add up over steps.
         encoded = self._to_normal(self.to_latent(self.encoder(self.scaled(steps.obs))))
         z, predicted = self._unroll(encoded, steps.action)
 
@@ -166,6 +166,8 @@ class Latent(SequenceModel):
 
     def _consistency_loss(self, encoded: Normal, predicted: Normal) -> Tensor:
         """[L, B]: D(sg(encoded), predicted) trains the step; BALANCE times D(encoded, sg(predicted)) the encoder."""
+        # Stop-gradients on alternate sides, as in the RSSM's KL balancing: an encoder that follows its predictions
+        # as much as they follow it can agree with them on a latent that holds no information.
         measure = kl_gaussian if self.gaussian else squared_distance
         return measure(encoded.detach(), predicted) + BALANCE * measure(encoded, predicted.detach())
 

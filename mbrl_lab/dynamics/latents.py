@@ -21,6 +21,7 @@ class Latents:
 
     def __init__(self, model: SequenceModel, replay: Replay) -> None:
         self.model, self.replay = model, replay
+        # A packed state shows the shapes and dtypes of the rings.
         size = replay.slots * replay.num_envs
         template = model.pack(model.initial_state(1, model.updates.device))
         self.rings = {key: x.new_zeros(size, *x.shape[1:], device=replay.storage) for key, x in template.items()}

@@ -125,6 +125,7 @@ class RSSM(SequenceModel):
             return self._infer(state, step.action, step.first, embedded)[0]
 
     def advance(self, state: Tree, action: Tensor) -> Tree:
+        # Without an observation stoch is drawn from the prior, which has learned to match the posterior.
         deter = self._next_deter(state["deter"], state["stoch"], self.spec.encode(action))
         return {"deter": deter, "stoch": self.sample(self._prior(deter))}
 
@@ -152,6 +153,7 @@ class RSSM(SequenceModel):
 
     def loss(self, steps: Step, start: Tree | None) -> tuple[Tensor, Tree, Metrics]:
         """`start`, where given, is the state at the first step, which then adds nothing to the loss."""
+        # The windows' first steps are a random sample of replay; their later ones are much like them.
         self.count(steps.obs[0])
         states, logp = self._filter(steps, start)
         features = self.features(states)
@@ -220,6 +222,7 @@ class RSSM(SequenceModel):
 
     def _infer(self, state: Tree, action: Tensor, first: Tensor, embedded: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """The posterior state [B] after one real step, and its log-probabilities; `first` resets state and action."""
+        # An episode begins with zeros and no action: what came before belongs to another episode.
         keep = (~first).float().unsqueeze(-1)
         deter, stoch = state["deter"] * keep, state["stoch"] * keep.unsqueeze(-1)
         deter = self._next_deter(deter, stoch, self.spec.encode(action) * keep)

@@ -46,6 +46,7 @@ class SequenceModel(WorldModel):
         self.optim = optim
         self.trainer = trainer
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+        # A belief is inferred from as many steps as the windows of training have.
         self.context_length = length if self.recurrent else 1
         trainer.check_model(self)
 
@@ -68,6 +69,7 @@ class SequenceModel(WorldModel):
         steps = replay.sample(windows, self.length)
         states = tree_map_only(Tensor, lambda x: x[half:].flatten(0, 1), self.infer(steps))
 
+        # Nothing follows a termination, so no rollout starts there.
         alive = (~steps.terminal[half:]).flatten().nonzero().flatten()
         drawn = alive[torch.randint(len(alive), (count,), device=alive.device)]
         return tree_map_only(Tensor, lambda x: x[drawn], states)
@@ -157,6 +159,7 @@ class SequenceModel(WorldModel):
             states.append(tree_map_only(Tensor, lambda x: x.detach(), state))
             sums = {k: sums.get(k, 0.0) + torch.as_tensor(v).detach() * weight for k, v in metrics.items()}
 
+        # Without a bound the norm is still measured, for the log.
         norm = clip_norm(self.parameters(), self.optim.clip or math.inf)
         anneal(self.opt, self.optim.lr, self.updates, self.optim.anneal_updates)
         self.opt.step()

@@ -46,6 +46,7 @@ class SequenceTrainer(Trainer[SequenceModel]):
 
     def fit(self, model: SequenceModel, replay: Replay, updates: int | None) -> FitResult:
         """So many gradient steps, or those of the schedule; metrics are means over them."""
+        # The latest windows and their states are start states for the policy (Dreamer).
         tally, windows = Tally(), None
         for _ in range(self.scheduled(model, replay) if updates is None else updates):
             metrics, windows = self.step(model, replay)
@@ -90,11 +91,13 @@ class SequenceTrainer(Trainer[SequenceModel]):
 
     def store(self, model: SequenceModel, replay: Replay, state: Tree) -> None:
         """Keep the states [num_envs] that were inferred at the step before the newest."""
+        # An algorithm infers the state of a step when it acts on it, by when replay already holds the next step.
         if self.stored:
             self.stored_latents(model, replay).put(replay.added - 2, state)
 
     def stored_latents(self, model: SequenceModel, replay: Replay) -> Latents:
         """The states kept beside this replay, with what a checkpoint remembered of them."""
+        # Made on first use: the trainer is constructed before replay.
         if self.latents is None:
             self.latents = Latents(model, replay)
             if self.saved:

@@ -91,6 +91,7 @@ class HoldoutTrainer(Trainer[Model]):
 
         # Hashed from the permanent index, so a transition is repeated equally often at every fit, resumed or not.
         u = hash_uniform(indices, salt=1 + member)
+        # Inverse transform sampling: the number of thresholds of the distribution function below a uniform number.
         count = sum((u > p).long() for p in POISSON)
         return index.repeat_interleave(count)
 

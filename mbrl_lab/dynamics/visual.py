@@ -82,8 +82,16 @@ class Visual(WorldModel):
     With `unroll` above 1 it is trained on so many steps in a row, all but the first from its own predicted frames.
     """
 
-    odds: Tensor  # [3] sampling weights; see `set_sampling_weights`
     measures_disagreement = True
+
+    stochastic = False
+    """Whether a step can have several outcomes."""
+    change_threshold = 16
+    """Pixel values that differ by more count as changed."""
+    square = 1
+    """Pixels for each position of the feature maps, by which the memory of a batch is estimated."""
+
+    sampling_weights: Tensor  # [3]; see `set_sampling_weights`
 
     def __init__(
         self,
@@ -110,13 +118,15 @@ class Visual(WorldModel):
         self.clip = optim.clip
         self.trainer = trainer
         self.shape = (spec.obs_shape[0] // spec.stack, spec.obs_shape[1], spec.obs_shape[2])
-        self.lead = history - spec.stack  # frames of a state that are older than its observation
+        # Frames of a state that are older than its observation, which is a stack of some itself.
+        self.lead = history - spec.stack
 
         self.nets = nn.ModuleList(make_net() for _ in range(members))
         self.opt = Adam(self.parameters(), optim.lr)
-        self.register_buffer("odds", torch.tensor([1.0, 0.0, 0.0]))
+        self.register_buffer("sampling_weights", torch.tensor([1.0, 0.0, 0.0]))
 
     def observe(self, state: Tensor | None, step: Step) -> Tensor:
+        # Before an episode there are no frames: they are blank, as in the environment's own stacks.
         channels = self.spec.obs_shape[0]
         blank = step.obs.new_zeros(len(step.obs), self.lead * self.shape[0], *self.shape[1:])
         fresh = torch.cat([blank, step.obs], 1)
@@ -154,6 +164,7 @@ class Visual(WorldModel):
         return self.push_frame(state, torch.cat(frames))
 
     def _after(self, state: Tensor, blocks: list[tuple[Tensor, Outcome]]) -> tuple[Tensor, Outcome]:
+        """The next states and outcomes of all rows, from those of the members' blocks in their order."""
         frames, outcomes = zip(*blocks, strict=True)
         return self.push_frame(state, torch.cat(frames)), Outcome(*(torch.cat(x) for x in zip(*outcomes, strict=True)))
 
@@ -173,14 +184,8 @@ class Visual(WorldModel):
         outcomes = torch.stack([torch.stack(outcome, -1) for _, outcome in predictions])
         return differs / changed.sum(-1).clamp(min=1) + outcomes.std(0, correction=0).sum(-1)
 
-    change_threshold = 16
-    """Pixel values that differ by more count as changed."""
-
-    stochastic = False
-    """Whether a step can have several outcomes."""
-
     def predict(self, member: int, state: Tensor, action: Tensor) -> Prediction:
-        """One member's prediction."""
+        """One member's prediction, in parts that bound the memory of the feature maps."""
         outputs = [
             self.net(member)(s, self.spec.encode(a))
             for s, a in zip(state.split(CHUNK), action.split(CHUNK), strict=True)
@@ -266,7 +271,7 @@ class Visual(WorldModel):
             )
 
             # Events are oversampled at the first transition of a window only: later ones need no correction.
-            weights = self.odds if t == self.lead + 1 else None
+            weights = self.sampling_weights if t == self.lead + 1 else None
             losses = training_losses(output, row.reward, row.terminal, weights)
             totals.append(torch.stack([(x * valid).mean() for x in losses]))
             valid, state = valid & ~row.terminal, self.push_frame(state, output.frame)
@@ -277,7 +282,7 @@ class Visual(WorldModel):
 
     def set_sampling_weights(self, weights: Tensor) -> None:
         """Set the weights [3] that batches are sampled by: of every transition, with a reward, with a termination."""
-        self.odds.copy_(weights)
+        self.sampling_weights.copy_(weights)
 
     def update_statistics(self, frames: Tensor) -> None:
         """Update what a model keeps of real frames [N, C, H, W] besides its weights; called before a fit."""
@@ -287,14 +292,12 @@ class Visual(WorldModel):
         maps = MAPS * self.width * self.shape[1] * self.shape[2] // self.square
         return batch * self.unroll * maps * 4 + 16 * sum(p.numel() for p in self.parameters())
 
-    square = 1
-    """Pixels per position of the feature maps."""
-
     def _of_member(self, steps: Step, member: int) -> Step:
         return steps.at((slice(None), member)) if steps.reward.ndim == 3 else steps
 
     def _blocks(self, rows: int) -> Iterator[tuple[int, slice]]:
         """(member, its rows) for all members that get any."""
+        # Rounded up: where the rows do not divide evenly, the last members get fewer of them, or none.
         size = -(-rows // self.members)
         for k in range(self.members):
             if k * size < rows:

@@ -1,4 +1,4 @@
-"""The cross-entropy method: refit the proposal to the best sequences, again and again."""
+"""The cross-entropy method: refit the proposal to the best sequences in each iteration."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ ALPHA = 0.1
 
 
 class CEM(Search):
-    """As in PETS (Chua et al. 2018): part of the old parameters stays, and the mean's first action is taken."""
+    """As in PETS (Chua et al. 2018): part of the old parameters stays, and the mean's first action is taken.
+
+    PETS's code cuts the Gaussian off at two standard deviations and narrows it near the bounds of actions; here samples
+    are clamped to the bounds.
+    """
 
     def __init__(
         self,

@@ -1,4 +1,11 @@
-"""Improved CEM: coloured noise, elites that live on, a shrinking population, and the best sequence decides."""
+"""Improved CEM (Pinneri et al. 2020): CEM with fewer sequences to the same result.
+
+coloured noise         neighbouring steps of a sequence are alike, which explores further than white noise
+kept elites            a fraction of them competes again in the next iteration, and, shifted, in the next step
+decaying population    each iteration draws fewer sequences, as the proposal narrows
+mean as a candidate    in the last iteration
+best sequence          its first action is taken, not the mean's
+"""
 
 from __future__ import annotations
 
@@ -21,9 +28,9 @@ KEPT = 0.3
 
 
 class ICEM(Search):
-    """Pinneri et al. (2020). The plan keeps its best sequences in "elites" [B, K, H(, A)], best first.
+    """See the top of this file. The plan keeps its best sequences in "elites" [B, K, H(, A)], best first.
 
-    The paper knows continuous actions only. Discrete ones are drawn with the same noise (see Categorical), which makes
+    The paper has continuous actions only. Discrete ones are drawn with the same noise (see Categorical), which makes
     them sticky, and chosen by the elites' vote, since where many sequences tie the best one is arbitrary.
     """
 
@@ -48,12 +55,13 @@ class ICEM(Search):
         return elite_weights(scores, self.elites)
 
     def start(self, spec: EnvSpec, batch: int, device: torch.device | str) -> Plan:
+        # There are no elites yet: sequences of zero actions take their place.
         still = spec.zero_action(batch * self.kept * self.horizon, device)
         elites = still.view(batch, self.kept, self.horizon, *still.shape[1:])
         return super().start(spec, batch, device) | {"elites": elites}
 
     def shift(self, proposal: Proposal, previous: Plan) -> Plan:
-        """Elites move on with the plan; what is new at their end is random."""
+        """Shift the elites with the plan; their last action is drawn."""
         elites = previous["elites"]
         batch, kept = elites.shape[:2]
         last = proposal.spec.sample(batch * kept, elites.device).view_as(elites[:, :, :1])
@@ -64,6 +72,7 @@ class ICEM(Search):
 
         Shuffled, or an ensemble that splits rows by position would show the elites to the same member every time.
         """
+        # At least twice the elites, as in the paper: a fit needs some to choose from.
         fresh = max(int(self.population / DECAY**iteration), min(2 * self.elites, self.population))
         groups = [proposal.sample(plan, fresh), plan["elites"]]
 
@@ -79,6 +88,7 @@ class ICEM(Search):
         return super().improve(proposal, plan, sequences, scores) | {"elites": sequences[rows, best]}
 
     def choose(self, proposal: Proposal, plan: Plan) -> Tensor:
+        # Where rewards differ from step to step the best sequence is better than the mean of several good ones.
         if proposal.spec.discrete:
             return super().choose(proposal, plan)
         return plan["elites"][:, 0, 0]

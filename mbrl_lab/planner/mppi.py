@@ -1,4 +1,7 @@
-"""Model predictive path integral control: every sequence counts, by the exponential of its score."""
+"""Model predictive path integral control: sequences are weighted by the exponential of their scores.
+
+w_n = exp(R_n / temperature) / sum_m exp(R_m / temperature)       Williams et al. 2017, without the control cost
+"""
 
 from __future__ import annotations
 
@@ -35,6 +38,7 @@ class MPPI(Search):
         self.temperature, self.elites = temperature, elites
 
     def weigh(self, scores: Tensor, spec: EnvSpec) -> Tensor:
+        # Among a thousand sequences the many bad ones together may outweigh the few good ones.
         if self.elites is not None:
             scores = scores.where(elite_weights(scores, self.elites) > 0, -torch.inf)
         return softmax_weights(scores, self.temperature)

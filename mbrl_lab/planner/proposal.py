@@ -49,12 +49,13 @@ class Proposal(ABC):
         """[B, count, H] int64 or [B, count, H, A] float32 sequences."""
 
     def prior(self, batch: int, horizon: int, device: torch.device | str) -> Plan:
-        """The plan of one who knows nothing: equal probabilities, or actions of zero."""
+        """The initial plan: equal probabilities, or actions of zero."""
         value = 1 / self.spec.action_dim if self.spec.discrete else 0.0
         return {"mean": torch.full((batch, horizon, self.spec.action_dim), value, device=device)}
 
     def shift(self, plan: Plan) -> Plan:
-        """The plan of the step before read one step later: what is new at its end, and all spread, is the prior's."""
+        """The plan of the step before, shifted by one step; its last step, and every spread, are the prior's."""
+        # The spread begins anew: a fit leaves it so small that the search could not leave the old plan.
         mean = plan["mean"]
         batch, horizon, _ = mean.shape
         prior = self.prior(batch, horizon, mean.device)
@@ -73,7 +74,7 @@ class Proposal(ABC):
 
 
 class Uniform(Proposal):
-    """Every action equally likely, whatever was learned: what random shooting samples from."""
+    """Every action equally likely, whatever the plan is (random shooting)."""
 
     def sample(self, plan: Plan, count: int) -> Tensor:
         batch, horizon, _ = plan["mean"].shape
@@ -93,8 +94,10 @@ class Categorical(Proposal):
 
     def sample(self, plan: Plan, count: int) -> Tensor:
         batch, horizon, actions = plan["mean"].shape
+        # An action that no elite has would have probability 0 from then on.
         probabilities = (1 - self.uniform_mix) * plan["mean"] + self.uniform_mix / actions
         noise = coloured_noise((batch, count, horizon), self.noise_beta, plan["mean"].device)
+        # Inverse transform sampling: a Gaussian's quantiles are uniform, and neighbours stay correlated.
         quantile = torch.special.ndtr(noise).transpose(1, 2).contiguous()
 
         # Rounding may leave the last cumulative sum below 1, and so a quantile beyond it.
@@ -119,6 +122,7 @@ class Gaussian(Proposal):
         return (plan["mean"][:, None] + plan["std"][:, None] * noise).clamp(-1, 1)
 
     def fit(self, plan: Plan, sequences: Tensor, weights: Tensor) -> Plan:
+        # A smaller spread than `min_std` would stop the search early, on the first good sequence.
         mean = average(sequences, weights)
         std = average((sequences - mean[:, None]).square(), weights).sqrt()
         return {
@@ -152,7 +156,7 @@ class Adaptive:
 
 
 def require(holds: Callable[[Any], bool], key: str, value: object, allowed: str, whole: bool = False) -> None:
-    """Refuse a setting by its name unless it is a number, a `whole` one if need be, of which `holds` is true."""
+    """ValueError that names the setting unless it is a number, a `whole` one where asked, of which `holds` is true."""
     number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
     if not (number and holds(value)):
         raise ValueError(

@@ -1,4 +1,13 @@
-"""What all planners share: score sequences in the model, weigh them, fit a proposal to them, repeat."""
+"""The search that all planners share: score action sequences in the model, weigh them, fit a proposal, repeat.
+
+plan <- last step's plan, shifted by one step                      warm start
+repeat `iterations` times:
+    a_1 ... a_N ~ proposal(plan)                                   `candidates`, [N, H] actions
+    R_n <- sum_t discount^t cont_1...cont_(t-1) r_t + value        `evaluate`, mean over particles
+    w   <- weights of the scores R                                 `weigh`: elites (CEM), softmax (MPPI), argmax
+    plan <- proposal fitted to the weighted sequences              `improve`
+act by the plan's first action                                     `choose`
+"""
 
 from __future__ import annotations
 
@@ -53,6 +62,8 @@ def evaluate(
 
     horizon = len(actions)
     for step in range(horizon):
+        # A reward counts with the probability that the episode has come so far, instead of sampling its end: all
+        # sequences are compared on the same terms, and the score has less variance.
         wide, outcome = model.imagine(wide, actions[step])
         total = total + alive * outcome.reward
         alive = alive * outcome.cont * discount
@@ -68,6 +79,7 @@ def evaluate(
             if not len(kept):
                 break
 
+    # `alive` holds the discount by now, so the value is weighted like a reward of the next step.
     if value is not None and len(rows):
         total = total + alive * value(wide)
     totals[rows], alives[rows] = total, alive
@@ -83,6 +95,7 @@ def unfinished(alive: Tensor, blocks: int) -> Tensor | None:
 
     None where too few rows would be dropped to be worth a copy of the state.
     """
+    # All blocks keep as many rows as the fullest, since a batched network has equal blocks.
     finished = (alive <= 0).view(blocks, -1)
     most = finished.shape[1] - int(finished.sum(1).min())
     if most > WORTHWHILE * finished.shape[1]:
@@ -146,8 +159,12 @@ class Search(ABC):
         require(lambda x: x >= 1, "iterations", iterations, "of at least 1", whole=True)
         require(lambda x: x >= 1, "particles", particles, "of at least 1", whole=True)
         require(lambda x: 0 < x <= 1, "discount", discount, "in (0, 1]")
-        self.proposal, self.horizon, self.population = proposal, horizon, population
-        self.iterations, self.particles, self.discount = iterations, particles, discount
+        self.proposal = proposal
+        self.horizon = horizon
+        self.population = population
+        self.iterations = iterations
+        self.particles = particles
+        self.discount = discount
         self.on_candidates: Callable[[Candidates], None] | None = None
 
     @abstractmethod
@@ -161,6 +178,7 @@ class Search(ABC):
 
     @torch.no_grad()
     def plan(self, model: WorldModel, state: Tree, previous: Plan, context: PlanContext) -> tuple[Tensor, Plan]:
+        # A proposal has no state: it is made for the model's actions, and all that is remembered is in the plan.
         proposal = self.proposal(model.spec)
         plan = self.shift(proposal, previous)
         for iteration in range(self.iterations):
@@ -172,7 +190,7 @@ class Search(ABC):
         return self.choose(proposal, plan), plan
 
     def shift(self, proposal: Proposal, previous: Plan) -> Plan:
-        """Where the search begins: the plan of the step before, one step on."""
+        """The plan that the search begins with: that of the step before, shifted by one step."""
         return proposal.shift(previous)
 
     def candidates(self, proposal: Proposal, plan: Plan, iteration: int) -> Tensor:
@@ -180,7 +198,7 @@ class Search(ABC):
         return proposal.sample(plan, self.population)
 
     def improve(self, proposal: Proposal, plan: Plan, sequences: Tensor, scores: Tensor) -> Plan:
-        """The plan that the scores speak for."""
+        """Fit the plan to the sequences by the weights of their scores."""
         weights = self.weigh(scores, proposal.spec)
         return proposal.fit(plan, sequences, weights) | {"predicted_return": expectation(scores, weights)}
 

@@ -177,7 +177,7 @@ def test_balanced_batches_leave_the_probabilities_those_of_the_data() -> None:
     reward, end = replay.rewards_and_terminals(train)
     pr, pe = float((reward > 0).float().mean()), float(end.float().mean())
     both = float(((reward > 0) & end).float().mean())
-    assert model.odds.tolist() == pytest.approx([0.5, 0.25 / pr, 0.25 / pe], rel=1e-4)
+    assert model.sampling_weights.tolist() == pytest.approx([0.5, 0.25 / pr, 0.25 / pe], rel=1e-4)
     batch = torch.cat([f.oversample_events(train[torch.randint(len(train), (1, 32))], kinds) for _ in range(200)])
     share = (replay.rewards_and_terminals(batch.flatten())[0] > 0).float().mean()
     assert float(share) == pytest.approx(0.5 * pr + 0.25 + 0.25 * both / pe, abs=0.02)
