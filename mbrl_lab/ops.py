@@ -76,13 +76,13 @@ def counted_steps(terminal: Tensor, valid: Tensor) -> Tensor:
     return (valid & alive).cumprod(0)
 
 
-def bootstrap_steps(first: Tensor, terminal: Tensor, n_step: Tensor | int) -> Tensor:
+def bootstrap_steps(first: Tensor, terminal: Tensor, n_step: int) -> Tensor:
     """[B]: the step of windows [L, B] from which a return of at most `n_step` steps bootstraps; see `n_step_return`."""
     within = torch.arange(len(first) - 1, device=first.device).unsqueeze(-1) < n_step
     return counted_steps(terminal[1:], ~first[1:] & within).sum(0)
 
 
-def bootstrap_windows(steps: Step, n_step: Tensor | int) -> Step:
+def bootstrap_windows(steps: Step, n_step: int) -> Step:
     """Windows [L, B] with two observations [2, B]: the first, and the one that a return bootstraps from."""
     if len(steps.first) == 2:
         return steps

@@ -125,7 +125,7 @@ class WorldModel(nn.Module):
         return tree_map(lambda *x: torch.stack(x), *states)
 
     @torch.no_grad()
-    def sample_features(self, replay: Replay, batch: int, length: int, n_step: Tensor | int) -> Step:
+    def sample_features(self, replay: Replay, batch: int, length: int, n_step: int) -> Step:
         """[length, batch] real steps as a policy's input: observations are replaced by features of beliefs.
 
         Each window holds two observations, the first and the one that the `n_step` return bootstraps from, as those of
@@ -230,7 +230,7 @@ class Policy(nn.Module):
         return None
 
     @property
-    def n_step(self) -> Tensor | int:
+    def n_step(self) -> int:
         """The current n of the n-step returns, at most `window` - 1. `update` gets windows read with both."""
         return (self.window or 2) - 1
 

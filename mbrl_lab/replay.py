@@ -75,7 +75,7 @@ class Replay:
 
     # ---- reading
 
-    def sample(self, batch: int, length: int, n_step: Tensor | int | None = None) -> Step:
+    def sample(self, batch: int, length: int, n_step: int | None = None) -> Step:
         """[length, batch] windows, uniform over time and environments; an episode may terminate inside one."""
         return self.read(self._windows(batch, length), length, n_step)
 
@@ -113,7 +113,7 @@ class Replay:
         reward, terminal = self._take((self.store.reward, self.store.terminal), arrival)
         return reward.to(self.device), terminal.to(self.device)
 
-    def read(self, indices: Tensor, length: int, n_step: Tensor | int | None = None) -> Step:
+    def read(self, indices: Tensor, length: int, n_step: int | None = None) -> Step:
         """[length, *indices.shape]: the windows that begin at these indices. Steps after the newest one are `first`.
 
         With `n_step` only two observations of each window are read, [2, N]: the first one, and the one from which a
@@ -129,7 +129,6 @@ class Replay:
 
         observed = indices
         if n_step is not None and length > 2:
-            n_step = n_step.to(self.storage) if isinstance(n_step, Tensor) else n_step
             bootstrap = bootstrap_steps(first, terminal, n_step)
             observed = torch.stack([indices[0], indices[0] + bootstrap * self.num_envs])
 

@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from mbrl_lab.app import make_run
+from mbrl_lab.config import CONF
+from mbrl_lab.config.parts import build
 from mbrl_lab.dynamics.grid import GridNet
 from mbrl_lab.env.cs285 import TASKS, simulated
+from mbrl_lab.protocols import Policy
 from mbrl_lab.replay import Replay
 from mbrl_lab.runner import Runner
 from mbrl_lab.types import EnvSpec, Step
@@ -33,8 +37,8 @@ def started(recipe: str, folder: Path, *more: str) -> Runner:
 
 
 def tensors(runner: Runner) -> list[torch.Tensor]:
-    """Parameters and buffers of the algorithm; its extra state beside them is no tensor."""
-    return [x for x in runner.algo.state_dict().values() if isinstance(x, torch.Tensor)]
+    """Parameters and buffers of the algorithm."""
+    return [*runner.algo.parameters(), *runner.algo.buffers()]
 
 
 @pytest.mark.parametrize("place", ["auto", "cpu"])
@@ -105,6 +109,32 @@ def test_imagining_grids_waits_for_no_value() -> None:
         assert not gpu.waits
         net.load_state_dict(other.state_dict())
         assert net.conserved() == [(0, 16)]
+
+
+def made(name: str, spec: EnvSpec) -> Policy:
+    """A policy with the settings of its file, on the device."""
+    encoder = {"_target_": "mbrl_lab.nets.encoder.Vector", "_partial_": True}
+    cfg = OmegaConf.create({"policy": OmegaConf.load(CONF / "policy" / f"{name}.yaml"), "encoder": encoder})
+    if name == "ddqn":
+        cfg.policy.merge_with({"target": {"every": 2}, "resets": {"every": 5, "anneal_updates": 4, "n_step_start": 2}})
+    return build(cfg.policy)(spec).to("cuda")
+
+
+@pytest.mark.parametrize("name", ["ddqn", "sac", "crossq"])
+def test_an_update_waits_for_no_value(name: str) -> None:
+    """Schedules by the count of updates, such as that of CrossQ's actor, are known without asking the device."""
+    spec = EnvSpec((2,), torch.float32, 2, discrete=name == "ddqn")
+    with OtherDevice() as gpu:
+        policy = made(name, spec)
+        steps, no = policy.window, torch.zeros(policy.window, 4, dtype=torch.bool, device="cuda")
+        action = torch.stack([spec.sample(4, "cuda")] * steps)
+        batch = Step(action, torch.randn(2, 4, 2, device="cuda"), torch.zeros(steps, 4, device="cuda"), no, no)
+        policy.update(batch)
+        gpu.waits.clear()
+        for _ in range(3):
+            policy.update(batch)
+            policy.act(batch.obs[0], True)
+        assert not gpu.waits
 
 
 OPTIONS: dict[str, tuple[str, ...]] = {

@@ -72,6 +72,7 @@ class Dreamer(Learner):
     @torch.no_grad()
     def act(self, step: Step, carry: Tree | None, explore: bool) -> tuple[Tensor, Tree]:
         state = self.model.observe(carry, step)
+        # An evaluation acts between two training steps, and must not leave its belief for replay.
         self.belief = state if explore else self.belief
         if explore and not self.ready:
             return self.random_action(step), state
@@ -97,7 +98,8 @@ class Dreamer(Learner):
 
         metrics = metrics | self.policy.learn_in(self.model, self._start_states(windows), self.horizon)
 
-        if self.hybrid and int(self.policy.updates) % self.hybrid == 0:
+        # Rewards that the model predicts badly reach the critic too (DreamerV3 does so at each update).
+        if self.hybrid and self.policy.updates % self.hybrid == 0:
             features = self.model.features(windows.states).unflatten(0, windows.steps.first.shape)
             metrics |= self.policy.update_critic(windows.steps._replace(obs=features))
         return metrics
@@ -110,6 +112,7 @@ class Dreamer(Learner):
 
     def _start_states(self, windows: Windows) -> Tree:
         """[update.batch] of the states [L * B] that are not terminal, drawn with replacement."""
+        # From a terminal state nothing follows that a policy could learn from.
         alive = (~windows.steps.terminal).flatten().float()
         index = torch.multinomial(alive, self.update.batch, replacement=True)
         return tree_map_only(Tensor, lambda x: x[index], windows.states)

@@ -57,7 +57,7 @@ class Imagined:
         stacks = [start.obs[:, t : t + 1].expand_as(start.obs) for t in range(older)]
         return [start._replace(obs=x, first=torch.full_like(start.first, t == 0)) for t, x in enumerate(stacks)]
 
-    def sample(self, batch: int, length: int, n_step: Tensor | int | None = None) -> Step:
+    def sample(self, batch: int, length: int, n_step: int | None = None) -> Step:
         """[length, batch] windows, uniform over imagined transitions; see `Replay.read`."""
         index = torch.randint(len(self.indices), (batch,), device=self.indices.device)
         return self.replay.read(self.indices[index], length, n_step)

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from mbrl_lab.dynamics.rollout import real_trajectory
 from mbrl_lab.nets.actor import Categorical, ClippedGaussian, Distribution
 from mbrl_lab.nets.adam import Adam, anneal, annealing_factor
+from mbrl_lab.nets.count import save_count
 from mbrl_lab.nets.heads import make_head, zero_output
 from mbrl_lab.nets.mlp import mlp
 from mbrl_lab.ops import lambda_returns, polyak, unimix
@@ -36,7 +37,6 @@ PERCENTILES = (0.05, 0.95)
 
 RANGE_DECAY = 0.99
 """Of the return range's moving average, at each update."""
-
 
 UNIMIX = 0.01
 """Fraction of discrete actions' probability that is spread evenly (DreamerV3)."""
@@ -85,7 +85,6 @@ class Actor(nn.Module):
 class ActorCritic(Policy):
     """See the top of this file. ValueError for images, and for gradients through the model of discrete actions."""
 
-    updates: Tensor
     return_range: Tensor
     learns_in_imagination = True
 
@@ -140,7 +139,8 @@ class ActorCritic(Policy):
         self.actor_opt = Adam(self.actor.parameters(), optim.actor_lr)
         self.critic_opt = Adam(self.critic.parameters(), optim.critic_lr)
         self.register_buffer("return_range", torch.zeros(()))
-        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+        self.updates = 0
+        save_count(self, "updates")
 
     @torch.no_grad()
     def act(self, features: Tensor, explore: bool) -> Tensor:
@@ -155,21 +155,20 @@ class ActorCritic(Policy):
         return self._learn(imagined, self.gradient)
 
     def update(self, steps: Step) -> Metrics:
-        """Learn from rows [H + 1, B] whose observations are features. There is no model to differentiate through."""
+        """Learn from steps [H + 1, B] whose observations are features. There is no model to differentiate through."""
         return self._learn(real_trajectory(steps), "reinforce")
 
     def update_critic(self, steps: Step) -> Metrics:
-        """The critic alone learns, from rows [H + 1, B] that another policy may have made."""
+        """The critic alone learns, from steps [H + 1, B] that another policy may have made."""
         real = real_trajectory(steps)
         returns, _ = self.returns_and_values(real)
         return {"policy/real_critic_loss": self._critic_step(real.features[:-1], returns, real.valid.float())}
 
     def _learn(self, rollout: Trajectory, gradient: str) -> Metrics:
         """A step of actor and critic on a rollout; `gradient` as in the constructor."""
-        # Learning rates. A GPU is waited for only where the count matters.
-        updates = int(self.updates) if self.optim.anneal_updates else 0
+        # Learning rates.
         for opt, lr in ((self.actor_opt, self.optim.actor_lr), (self.critic_opt, self.optim.critic_lr)):
-            anneal(opt, lr, updates, self.optim.anneal_updates)
+            anneal(opt, lr, self.updates, self.optim.anneal_updates)
 
         # Targets. Their gradients are only needed to go through the model.
         with torch.set_grad_enabled(gradient == "dynamics"):
@@ -179,7 +178,7 @@ class ActorCritic(Policy):
         weight = rollout.valid * reach_probability(rollout.cont)
 
         # Actor.
-        eta = annealing_factor(updates, self.optim.anneal_updates) * self.entropy_coef
+        eta = annealing_factor(self.updates, self.optim.anneal_updates) * self.entropy_coef
         loss, entropy = self.actor_loss(rollout, features, returns, value, weight, eta, gradient)
         norm = self.actor_opt.minimise_clipped(loss, self.optim.clip)
         polyak(self.averaged_actor.parameters(), self.actor.parameters(), self.optim.actor_tau)
@@ -203,7 +202,7 @@ class ActorCritic(Policy):
         """[H, B] each: lambda-returns R_t (eq. 5), and V'(s_t)."""
         value = self.head.mean(self.target_critic(rollout.features))
 
-        # A row that is no transition cuts the sum: its return is V' of the state where the episode was left.
+        # A step that is no transition cuts the sum: its return is V' of the state where the episode was left.
         reward = torch.where(rollout.valid, rollout.reward, value[:-1])
         discount = self.gamma * rollout.cont * rollout.valid
         return lambda_returns(reward, discount, value[1:], LAMBDA), value[:-1].detach()

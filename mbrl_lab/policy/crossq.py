@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from mbrl_lab.nets.adam import Adam
 from mbrl_lab.nets.batch_renorm import RenormMLP
+from mbrl_lab.nets.count import save_count
 from mbrl_lab.policy.sac import CriticAux, SquashedGaussian, Temperature, weighted_transitions
 from mbrl_lab.protocols import Policy
 from mbrl_lab.types import EnvSpec, Metrics, Step
@@ -64,7 +65,6 @@ class CrossQ(Policy):
     window = 2
     n_step = 1
     learns_by_priority = True
-    updates: Tensor
 
     def __init__(
         self,
@@ -100,10 +100,15 @@ class CrossQ(Policy):
         dim, norm = spec.obs_shape[0], (renorm.momentum, renorm.warmup)
         self.actor = RenormMLP(1, dim, self.dist.actor_outputs, width, depth, *norm)
         self.critic = RenormMLP(critic.number, dim + spec.action_dim, 1, critic.width, depth, *norm)
+        # Its logarithm is learned, so that alpha stays above 0.
         self.log_alpha = nn.Parameter(torch.tensor(math.log(temperature.alpha)))
+
         self.critic_opt = Adam(self.critic.parameters(), optim.lr, beta1=optim.beta1)
         self.actor_opt = Adam([*self.actor.parameters(), self.log_alpha], optim.lr, beta1=optim.beta1)
-        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+        self.updates = 0
+        save_count(self, "updates")
+
+        # Norms use a batch's own moments only inside the losses. Acting and the target's a' use the running ones.
         self.eval()
 
     @torch.no_grad()
@@ -120,7 +125,7 @@ class CrossQ(Policy):
         metrics = aux.metrics
 
         self.updates += 1
-        if int(self.updates) % self.policy_delay == 0:
+        if self.updates % self.policy_delay == 0:
             actor_loss, actor_metrics = self.actor_loss(aux.features, aux.weight)
             self.actor_opt.minimise(actor_loss)
             metrics = metrics | actor_metrics
@@ -151,11 +156,13 @@ class CrossQ(Policy):
 
     def actor_loss(self, obs: Tensor, weight: Tensor) -> tuple[Tensor, Metrics]:
         """J_pi + J_alpha on observations [N, D] that count `weight` [N]."""
+        # Only the actor's norms see this batch: the critics' moments are those of the joint batches of their own loss.
         alpha = self.log_alpha.detach().exp()
         self.actor.train()
         pi = self.dist.sample(self.actor(obs.unsqueeze(0)).squeeze(0))
         self.actor.eval()
         assert pi.action is not None
+
         log_prob, q = pi.log_prob.squeeze(-1), self.q_values(torch.cat([obs, pi.action], -1)).amin(0)
         loss = ((alpha * log_prob - q) * weight).sum()
         entropy = -(log_prob * weight).sum().detach()

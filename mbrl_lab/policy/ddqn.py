@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from mbrl_lab.nets.adam import Adam
 from mbrl_lab.nets.augment import random_shift
+from mbrl_lab.nets.count import save_count
 from mbrl_lab.nets.encoder import MakeEncoder
 from mbrl_lab.nets.mlp import mlp
 from mbrl_lab.nets.precision import fp32_if_small
@@ -78,9 +79,9 @@ class Exploration:
     epsilon_eval: float
     """In evaluations."""
 
-    def epsilon(self, updates: Tensor) -> Tensor:
-        """[] after so many updates []."""
-        fraction = (updates / max(self.epsilon_updates, 1)).clamp(max=1)
+    def epsilon(self, updates: int) -> float:
+        """Epsilon after so many updates."""
+        fraction = min(updates / max(self.epsilon_updates, 1), 1.0)
         return self.epsilon_start + fraction * (self.epsilon_end - self.epsilon_start)
 
 
@@ -178,7 +179,6 @@ class DDQN(Policy):
     ValueError for continuous actions, and for a shift of observations that are no images or are too small.
     """
 
-    updates: Tensor
     estimates_value, learns_by_priority = True, True
 
     def __init__(
@@ -233,7 +233,8 @@ class DDQN(Policy):
         # Never optimised: it follows the online network by `polyak`.
         self.target_network = copy.deepcopy(self.online).requires_grad_(False)
         self.opt = Adam(self.online.parameters(), optim.lr)
-        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+        self.updates = 0
+        save_count(self, "updates")
 
     @property
     def window(self) -> int:
@@ -241,11 +242,11 @@ class DDQN(Policy):
         return self.resets.longest(self.final_n_step) + 1
 
     @property
-    def n_step(self) -> Tensor | int:
+    def n_step(self) -> int:
         """The n of returns now."""
         return self._n_step_and_gamma()[0]
 
-    def _n_step_and_gamma(self) -> tuple[Tensor | int, Tensor | float]:
+    def _n_step_and_gamma(self) -> tuple[int, float]:
         return self.resets.anneal(self.updates, self.final_n_step, self.final_gamma)
 
     @torch.no_grad()
@@ -262,8 +263,8 @@ class DDQN(Policy):
             return drawn
         return torch.where(random, drawn, self.greedy(obs))
 
-    def epsilon(self) -> Tensor:
-        """[]: the probability of a random action now."""
+    def epsilon(self) -> float:
+        """The probability of a random action now."""
         return self.exploration.epsilon(self.updates)
 
     def greedy(self, obs: Tensor) -> Tensor:
@@ -332,8 +333,7 @@ class DDQN(Policy):
         return random_shift(obs, self.random_shift) if self.random_shift else obs
 
     def _update_target_network(self) -> None:
-        # A GPU is waited for only where the count matters.
-        if self.target.every == 1 or int(self.updates) % self.target.every == 0:
+        if self.updates % self.target.every == 0:
             polyak(self.target_network.parameters(), self.online.parameters(), self.target.tau)
 
     def reset(self) -> None:

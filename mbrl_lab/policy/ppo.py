@@ -1,6 +1,6 @@
 """PPO: proximal policy optimisation with a clipped objective (Schulman et al. 2017).
 
-An update on T + 1 rows of B environments that this very policy, pi_old, has just made; d is 1 where s' is terminal:
+An update on T + 1 steps of B environments that this very policy, pi_old, has just made; d is 1 where s' is terminal:
 
     delta_t = r_t + gamma (1 - d_t) V(s_t+1) - V(s_t)                            eq. 12
     A_t     = delta_t + gamma (1 - d_t) lambda A_t+1                             GAE, eq. 11, in targets
@@ -13,8 +13,8 @@ An update on T + 1 rows of B environments that this very policy, pi_old, has jus
 
 Where the environment acted in the policy's place (`chosen` is false) the transition trains the value alone.
 
-Rows of replay hold neither values nor log-probabilities. As the policy has not moved since it acted, `targets` computes
-them again.
+Steps of replay hold neither values nor log-probabilities. As the policy has not moved since it acted, `targets`
+computes them again.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from mbrl_lab.nets.actor import Categorical, ClippedGaussian, Distribution
 from mbrl_lab.nets.adam import Adam
+from mbrl_lab.nets.count import save_count
 from mbrl_lab.nets.encoder import MakeEncoder
 from mbrl_lab.nets.mlp import mlp
 from mbrl_lab.nets.orthogonal import orthogonal
@@ -111,8 +112,6 @@ class PPOActor(nn.Module):
 class PPO(Policy):
     """See the top of this file. ValueError where observations that are not vectors should be normalised."""
 
-    updates: Tensor
-
     def __init__(
         self,
         spec: EnvSpec,
@@ -159,7 +158,8 @@ class PPO(Policy):
         orthogonal(self.actor, last=0.01)
         orthogonal(self.critic, last=1.0)
         self.opt = Adam(self.parameters(), optim.lr, eps=1e-5)  # eps of OpenAI's baselines
-        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+        self.updates = 0
+        save_count(self, "updates")
 
     @torch.no_grad()
     def act(self, obs: Tensor, explore: bool) -> Tensor:
@@ -178,7 +178,7 @@ class PPO(Policy):
         return self.update_on_policy(steps, torch.ones_like(steps.first[1:]))
 
     def update_on_policy(self, steps: Step, chosen: Tensor) -> Metrics:
-        """Learn from [T + 1, B] rows that this policy made, each transition once an epoch."""
+        """Learn from [T + 1, B] steps that this policy made, each transition once an epoch."""
         batch = self.targets(steps, chosen)
         explained = explained_variance(batch)
 
@@ -200,7 +200,7 @@ class PPO(Policy):
 
     @torch.no_grad()
     def targets(self, steps: Step, chosen: Tensor) -> Batch:
-        """[T + 1, B] rows, and [T, B] whether their actions were chosen -> their T * B transitions.
+        """[T + 1, B] steps, and [T, B] whether their actions were chosen -> their T * B transitions.
 
         A time limit bootstraps, a terminal state does not.
         """
@@ -209,7 +209,7 @@ class PPO(Policy):
         reward = t.reward if self.reward_scale is None else self.reward_scale(t.reward, t.valid)
         features = self.features(steps.obs.flatten(0, 1))
         value = self.v(features).view(steps.first.shape)
-        # The newest row only bootstraps: the action that follows it is not known yet.
+        # The newest step only bootstraps: the action that follows it is not known yet.
         action = t.action.flatten(0, 1)
         log_prob = self.actor(features[: len(action)]).log_prob(action)
 
@@ -252,7 +252,7 @@ class PPO(Policy):
     def _anneal_lr(self) -> None:
         """Set the learning rate, which falls linearly to 0, and count the update."""
         if self.optim.anneal_updates:
-            fraction = max(1 - int(self.updates) / self.optim.anneal_updates, 0.0)
+            fraction = max(1 - self.updates / self.optim.anneal_updates, 0.0)
             self.opt.param_groups[0]["lr"] = self.optim.lr * fraction
         self.updates += 1
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 @dataclass(frozen=True)
@@ -32,31 +32,27 @@ class Resets:
         """The largest n there is, if `n_step` is the final one."""
         return max(n_step, self.n_step_start if self.anneal_updates else 1)
 
-    def due(self, updates: Tensor) -> bool:
-        """Whether the learner resets after so many updates []."""
-        if not self.every:
-            return False
-        count = int(updates)
-        return count % self.every == 0 and (not self.until or count <= self.until)
+    def due(self, updates: int) -> bool:
+        """Whether the learner resets after so many updates."""
+        return self.every > 0 and updates % self.every == 0 and (not self.until or updates <= self.until)
 
-    def anneal(self, updates: Tensor, n_step: int, gamma: float) -> tuple[Tensor | int, Tensor | float]:
-        """(n, gamma) after so many updates [], on the way to the final `n_step` and `gamma`.
+    def anneal(self, updates: int, n_step: int, gamma: float) -> tuple[int, float]:
+        """(n, gamma) after so many updates, on the way to the final `n_step` and `gamma`.
 
         n and 1 - gamma change by the same factor at each update.
         """
         if not self.anneal_updates:
             return n_step, gamma
-        # Tensors all the way, so that a GPU is not waited for.
-        fraction = (self.since_reset(updates) / self.anneal_updates).clamp(max=1)
+        fraction = min(self.since_reset(updates) / self.anneal_updates, 1.0)
         n = self.n_step_start ** (1 - fraction) * n_step**fraction
-        return n.round(), 1 - (1 - self.gamma_start) ** (1 - fraction) * (1 - gamma) ** fraction
+        return round(n), 1 - (1 - self.gamma_start) ** (1 - fraction) * (1 - gamma) ** fraction
 
-    def since_reset(self, updates: Tensor) -> Tensor:
-        """[]: updates since the latest reset."""
+    def since_reset(self, updates: int) -> int:
+        """Updates since the latest reset."""
         if not self.every:
             return updates
         # Multiples of `every` beyond `until` are no resets.
-        bounded = updates.clamp(max=self.until) if self.until else updates
+        bounded = min(updates, self.until) if self.until else updates
         return updates - bounded // self.every * self.every
 
 

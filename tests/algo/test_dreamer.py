@@ -53,7 +53,7 @@ class Student(Policy):
     def __init__(self, spec: EnvSpec) -> None:
         super().__init__()
         self.spec, self.tape, self.begun, self.rows = spec, [], [], []  # type: ignore[var-annotated]
-        self.updates = torch.zeros((), dtype=torch.int64)
+        self.updates = 0
 
     def act(self, features: Tensor, explore: bool) -> Tensor:
         return features[:, :1] / 1000

@@ -194,25 +194,25 @@ def test_the_gradient_is_clipped() -> None:
 def test_epsilon_falls_linearly_with_updates_and_is_saved() -> None:
     policy, step, seen = ddqn(), window([0.0, 0.0], [F, F], [F, F]), []
     for _ in range(15):
-        seen.append(policy.epsilon().item())
+        seen.append(policy.epsilon())
         policy.act(torch.zeros(3, 1), explore=True)
         policy.update(step)
     assert seen == pytest.approx([1 - 0.09 * min(k, 10) for k in range(15)])
     half = ddqn()
-    half.updates.fill_(5)
+    half.updates = 5
     other = ddqn()
     other.load_state_dict(half.state_dict())
-    assert other.epsilon().item() == pytest.approx(0.55)
+    assert other.epsilon() == pytest.approx(0.55)
 
 
 @pytest.mark.parametrize("updates", [0, 5, 10])
 def test_epsilon_is_the_probability_of_a_random_action(updates: int) -> None:
     policy, obs = ddqn(), torch.zeros(20_000, 1)
-    policy.updates.fill_(updates)
+    policy.updates = updates
     best = policy.act(obs[:1], explore=False)
     assert (policy.act(obs, explore=False) == best).all()
     other = (policy.act(obs, explore=True) != best).float().mean()
-    assert other.item() == pytest.approx(policy.epsilon().item() * 2 / 3, abs=0.015)
+    assert other.item() == pytest.approx(policy.epsilon() * 2 / 3, abs=0.015)
 
 
 def test_evaluations_have_their_own_epsilon() -> None:
@@ -254,7 +254,7 @@ def test_n_and_gamma_of_the_target_are_annealed() -> None:
     steps = window([100.0, 1.0, 2.0, 4.0], [F, F, F, F], [T, F, F, F])
     assert policy.window == 4
     for updates, wanted in ((0, 1 + 1 + 1 + 80 / 8), (2, 1 + 1.5 + 16 * 0.5625), (4, 1 + 0.875 * 20), (9, 18.5)):
-        policy.updates.fill_(updates)
+        policy.updates = updates
         windows = bootstrap_windows(steps, policy.n_step)
         assert policy.td_target(windows).tolist() == pytest.approx([wanted], rel=1e-6)
 

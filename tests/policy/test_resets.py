@@ -17,13 +17,9 @@ def resets(**changed: Any) -> Resets:
     return Resets(**off | changed)
 
 
-def count(updates: int) -> Tensor:
-    return torch.tensor(updates)
-
-
 def test_resets_are_periodic_until_the_last() -> None:
     def due(r: Resets) -> list[int]:
-        return [n for n in range(1, 30) if r.due(count(n))]
+        return [n for n in range(1, 30) if r.due(n)]
 
     assert due(resets()) == []
     assert due(resets(every=7)) == [7, 14, 21, 28]
@@ -38,22 +34,22 @@ def test_n_and_one_minus_gamma_are_annealed_geometrically_after_each_reset() -> 
     wanted = {0: (10, 0.97), 50: half, 100: (3, 0.997), 299: (3, 0.997)}
     for begin in (0, 300, 600):
         for since, (n, gamma) in wanted.items():
-            got = r.anneal(count(begin + since), 3, 0.997)
+            got = r.anneal(begin + since, 3, 0.997)
             assert [float(x) for x in got] == pytest.approx([n, gamma], abs=1e-6), (begin, since)
-    assert float(r.anneal(count(950), 3, 0.997)[0]) == 3, "the reset at 900 does not come"
+    assert float(r.anneal(950, 3, 0.997)[0]) == 3, "the reset at 900 does not come"
     assert r.longest(3) == 10
-    steps = [float(r.anneal(count(k), 3, 0.997)[0]) for k in range(101)]
+    steps = [float(r.anneal(k, 3, 0.997)[0]) for k in range(101)]
     assert steps == sorted(steps, reverse=True) and set(steps) == set(range(3, 11))
 
 
 def test_without_annealing_the_final_n_and_gamma_hold() -> None:
     r = resets(n_step_start=10, gamma_start=0.5)
-    assert r.anneal(count(0), 3, 0.9) == (3, 0.9) and r.longest(3) == 3
+    assert r.anneal(0, 3, 0.9) == (3, 0.9) and r.longest(3) == 3
 
 
 def test_gamma_may_be_annealed_to_one() -> None:
     r = resets(gamma_start=0.5, anneal_updates=10)
-    assert [float(r.anneal(count(k), 3, 1.0)[1]) for k in (0, 1, 10)] == [0.5, 1.0, 1.0]
+    assert [float(r.anneal(k, 3, 1.0)[1]) for k in (0, 1, 10)] == [0.5, 1.0, 1.0]
 
 
 class Net(nn.Module):
