@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from recipes import ENVS, EXPERIMENTS, EXTRA, NEEDS, RECIPES, SHORT, family_of, 
 from mbrl_lab import load_run, make_run
 from mbrl_lab.app import build_runner
 from mbrl_lab.config import CONF, EVALUATED, ConfigError, check, check_rules, choose_device, compose_config, renamed
+from mbrl_lab.config.arguments import arguments
 from mbrl_lab.config.rules import RULES
 from mbrl_lab.env import Episode
 from mbrl_lab.scores import Reference, statistics
@@ -74,7 +74,7 @@ def test_yaml_keys_are_the_constructors_arguments(node: dict[str, Any]) -> None:
     name = node["_target_"]
     if not name.startswith("mbrl_lab."):
         pytest.skip("hydra's own")
-    parameters = inspect.signature(get_object(name)).parameters
+    parameters = arguments(get_object(name))
     brought = set().union(*(words for prefix, words in AT_RUN_TIME.items() if name.startswith(prefix)))
     named = {k for k, p in parameters.items() if p.kind is not p.VAR_KEYWORD} - brought
     keys = {k for k in node if not (k.startswith("_") and k.endswith("_"))} - {"defaults"}

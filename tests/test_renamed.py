@@ -35,6 +35,16 @@ def test_settings_of_updates(word: str, said: str) -> None:
         check(compose_config(["algo=sac", "env=pendulum", word]))
 
 
+def test_a_setting_that_a_class_hands_on_to_its_base_is_known_and_others_are_not() -> None:
+    """SVG takes those of SAC by **."""
+    words = ["algo=mbpo", "env=pendulum", "policy=svg"]
+    check(compose_config([*words, "policy.tau=0.1"]))
+    with pytest.raises(ConfigError, match=r"^policy\.clip is now policy\.optim\.clip$"):
+        check(compose_config([*words, "+policy.clip=1"]))
+    with pytest.raises(ConfigError, match=r"^policy\.std is 1, but SVG has no such setting$"):
+        check(compose_config([*words, "+policy.std=1"]))
+
+
 @pytest.fixture
 def names(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three renames of names that never were here, so that the real tables may be empty."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, cast
@@ -10,6 +9,7 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError
 
+from mbrl_lab.config.arguments import arguments
 from mbrl_lab.config.parts import ConfigError, build, find_here, locate
 from mbrl_lab.config.renamed import METRICS, answer_config
 from mbrl_lab.config.rules import INT64, RULES, number
@@ -117,7 +117,7 @@ def check_arguments(node: DictConfig, path: str, part: str) -> None:
         return
 
     # Hydra would report an unknown argument only when the part is built, after others have been built.
-    known = inspect.signature(locate(node["_target_"])).parameters
+    known = arguments(locate(node["_target_"]))
     keys = [key for key in map(str, node) if not key.startswith("_")]
     for key in (key for key in keys if key not in known):
         value = node[key]

@@ -5,10 +5,11 @@ Each rename adds a line to a table below, old name first. Old names are rejected
 
 from __future__ import annotations
 
-import inspect
 import pkgutil
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from mbrl_lab.config.arguments import arguments
 
 KEYS: dict[str, str] = {
     "algo.fit": "dynamics.trainer",
@@ -233,7 +234,7 @@ def takes(target: Any, argument: str) -> bool:
         return target is not None  # a class of the user's own has its own names
     if not exists(target):
         return False
-    parameters = inspect.signature(pkgutil.resolve_name(target)).parameters
+    parameters = arguments(pkgutil.resolve_name(target))
     return argument in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 

@@ -228,7 +228,6 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "policy.exploration.epsilon_eval": number(0, 1),
     "policy.head.loss": one_of("huber", "squared"),
     "policy.horizon": integer(1, 1000),
-    "policy.clip": number(0),
     "policy.normalise_obs": one_of(True, False),
     "policy.renorm.momentum": number(0, 1),
     "policy.renorm.warmup": integer(0),

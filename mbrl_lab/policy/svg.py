@@ -6,7 +6,7 @@ probabilities c_t; Q' are the target critics:
     G_H    = Q(s_H, a_H)                                            mean of the online critics
     G_t    = r_t + gamma c_t (G_t+1 - alpha log pi(a_t+1 | s_t+1))
     J_pi   = mean of alpha log pi(a_0 | s_0) - G_0                  actor_loss; gradients through model and policy
-    y_t    = G_t with min_k Q'_k(s_H, a_H) at the end               expanded_returns, without gradients
+    y_t    = G_t with min_k Q'_k(s_H, a_H) at the end               expanded_returns: constants; k of `target_subset`
     J_Q    = sum_t w_t sum_k (Q_k(s_t, a_t) - y_t)^2 / sum_t w_t    w_t = c_0 ... c_t-1, the probability to get to s_t
     J_alpha as in SAC, with the entropy at all s_t, weighted by w_t;  Q' as in SAC
 
@@ -20,18 +20,26 @@ imagined transition. Target critics read the online encoder.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from mbrl_lab.nets import EnsembleMLP
-from mbrl_lab.nets.encoder import MakeEncoder
 from mbrl_lab.policy.actor_critic import reach_probability
-from mbrl_lab.policy.sac import SAC, ActionSample, Critics, SACOptim, Temperature
+from mbrl_lab.policy.sac import SAC, ActionSample, SACOptim
 from mbrl_lab.policy.value_range import ValueRange
 from mbrl_lab.protocols import WorldModel
 from mbrl_lab.types import EnvSpec, Metrics, Trajectory, Tree
+
+
+@dataclass(frozen=True)
+class SVGOptim(SACOptim):
+    """Adam. The actor's gradient goes through the model at every step, so its norm is clipped."""
+
+    clip: float
+    """Largest norm of the actor's gradient. 0: not clipped."""
 
 
 class SoftRollout(NamedTuple):
@@ -58,37 +66,22 @@ class SVG(SAC):
     learns_through_model = True
     compilable = ("sample", "value_gradient_loss", "expansion_loss")
 
-    def __init__(
-        self,
-        spec: EnvSpec,
-        horizon: int,
-        clip: float,
-        encoder: MakeEncoder,
-        normalise_obs: bool,
-        width: int,
-        depth: int,
-        gamma: float,
-        tau: float,
-        critic: Critics,
-        temperature: Temperature,
-        optim: SACOptim,
-    ) -> None:
+    def __init__(self, spec: EnvSpec, horizon: int, optim: SVGOptim, **sac: Any) -> None:
         """
         Args:
             spec: of the model's features.
             horizon: H, at least 1.
-            clip: largest norm of the actor's gradient; 0: not clipped.
-
-        The others are SAC's.
+            optim: Adam.
+            sac: the other settings of SAC.
         """
         if spec.discrete:
             raise ValueError("policy=svg follows gradients through actions, which must be continuous: try policy=sac")
-        super().__init__(spec, encoder, normalise_obs, width, depth, gamma, tau, critic, temperature, optim)
+        super().__init__(spec, optim=optim, **sac)
         self.horizon = horizon
-        self.clip = clip
+        self.clip = optim.clip
 
         # Values start in the middle of their range, for which the critics' outputs are 0.
-        self.value_range = ValueRange(gamma)
+        self.value_range = ValueRange(self.gamma)
         for critics in (self.critic, self.target_critic):
             for last in critics.layers()[-1]:
                 nn.init.zeros_(last)
@@ -102,7 +95,7 @@ class SVG(SAC):
         # Alpha shares the optimiser, and its gradient may be many times the actor's.
         norm = self.actor_opt.minimise_clipped(actor_loss, self.clip, self.actor.parameters())
 
-        # The critics learn from the rollout that the actor as it was made.
+        # The critics learn from the same rollout as constants: it was made before the actor's step.
         rollout = SoftRollout(Trajectory(*(x.detach() for x in rollout.steps)), *(x.detach() for x in rollout[1:]))
         critic_loss, critic_metrics = self.expansion_loss(rollout)
         self.critic_opt.minimise(critic_loss)
@@ -120,6 +113,7 @@ class SVG(SAC):
             return action
 
         steps = model.imagine_trajectory(choose, state, self.horizon)
+        # One action more than there are steps: the return goes on with Q(s_H, a_H).
         last_action = choose(steps.features[-1])
         return SoftRollout(steps, torch.stack([x.log_prob.squeeze(-1) for x in drawn]), last_action)
 
@@ -130,9 +124,12 @@ class SVG(SAC):
     def value_gradient_loss(self, rollout: SoftRollout) -> tuple[Tensor, Metrics]:
         """J_pi + J_alpha."""
         alpha = self.log_alpha.detach().exp()
+        # The mean, as the actor follows its slope: the least critic is another one from state to state.
         last_value = self.q_of(self.critic, rollout.steps.features[-1], rollout.last_action).mean(0)
         returns = soft_returns(rollout, last_value, self.gamma, alpha)
         loss = (alpha * rollout.log_prob[0] - returns[0]).mean()
+
+        # Alpha learns from the entropy where the policy acts, not in states beyond a termination.
         reach = rollout.reach()
         entropy = -(rollout.log_prob.detach() * reach).sum() / reach.sum()
         metrics: Metrics = {
@@ -148,6 +145,8 @@ class SVG(SAC):
         target = self.expanded_returns(rollout)
         features, action = rollout.steps.features[:-1].flatten(0, 1), rollout.steps.action.flatten(0, 1)
         q = self.q_of(self.critic, features, action)
+
+        # A model goes on imagining after a termination. What it imagines there is no experience, and has no weight.
         weight = rollout.reach()[:-1].flatten()
         weight = weight / weight.sum()
         loss = ((q - target.flatten()).square() * weight).sum()
@@ -175,6 +174,8 @@ class SVG(SAC):
 def soft_returns(rollout: SoftRollout, last_value: Tensor, gamma: float, alpha: Tensor) -> Tensor:
     """[H, B]: G_t, where `last_value` [B] is that of the last state and action."""
     cont, reward = rollout.steps.cont, rollout.steps.reward
+
+    # Backwards from G_H. The entropy at s_t itself is in no G_t, as it is not in Q(s_t, a_t): the action is given.
     returns, after = [], last_value
     for t in reversed(range(len(reward))):
         after = reward[t] + gamma * cont[t] * (after - alpha * rollout.log_prob[t + 1])

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 import torch
+from soft_policies import make_soft
 from torch import Tensor
 from torch.distributions import Independent, Normal, TanhTransform, TransformedDistribution
 
 from mbrl_lab import make_run
-from mbrl_lab.nets.encoder import Vector
 from mbrl_lab.nets.speed import compile_parts
 from mbrl_lab.policy import SAC
-from mbrl_lab.policy.sac import Categorical, Critics, SACOptim, SquashedGaussian, Temperature
+from mbrl_lab.policy.sac import Categorical, SquashedGaussian
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Step, Transition
 
@@ -28,23 +28,7 @@ BOTH = pytest.mark.parametrize("spec", [DISCRETE, CONTINUOUS], ids=["discrete", 
 
 
 def sac(spec: EnvSpec, **changed: Any) -> SAC:
-    """Small and quick to learn; `changed`: settings of SAC or of one of its groups."""
-    settings: dict[str, Any] = {
-        "encoder": Vector,
-        "normalise_obs": False,
-        "width": 16,
-        "depth": 2,
-        "gamma": 0.9,
-        "tau": 0.1,
-    }
-    groups: dict[str, tuple[type, dict[str, Any]]] = {
-        "critic": (Critics, {"number": 2, "target_subset": None, "norm": False, "dropout": 0.0}),
-        "temperature": (Temperature, {"alpha": 0.5, "target_entropy": None, "entropy_fraction": 0.98}),
-        "optim": (SACOptim, {"actor_lr": 1e-2, "critic_lr": 1e-2, "alpha_lr": 1e-2}),
-    }
-    for name, (kind, default) in groups.items():
-        settings[name] = kind(**{key: changed.pop(key, value) for key, value in default.items()})
-    return SAC(spec, **settings | changed)
+    return make_soft(SAC, spec, **changed)
 
 
 def rows(spec: EnvSpec, batch: int = 8) -> Step:

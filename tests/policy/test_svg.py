@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from soft_policies import make_soft
 from torch import Tensor
 
 from mbrl_lab.dynamics import Analytic
-from mbrl_lab.nets.encoder import Vector
 from mbrl_lab.policy import SVG
-from mbrl_lab.policy.sac import Critics, SACOptim, Temperature
 from mbrl_lab.policy.value_range import RATE, ValueRange
 from mbrl_lab.types import EnvSpec
 
@@ -34,27 +33,14 @@ def linear(terminates: float = torch.inf) -> Analytic:
 
 def svg(spec: EnvSpec = SPEC, **changed: Any) -> SVG:
     torch.manual_seed(0)
-    settings: dict[str, Any] = {
-        "horizon": 3,
-        "clip": 0.0,
-        "encoder": Vector,
-        "normalise_obs": False,
-        "width": 16,
-        "depth": 2,
-        "gamma": 0.9,
-        "tau": 0.1,
-        "critic": Critics(number=3, target_subset=2, norm=True, dropout=0.0),
-        "temperature": Temperature(alpha=0.1, target_entropy=None, entropy_fraction=0.98),
-        "optim": SACOptim(actor_lr=1e-2, critic_lr=1e-2, alpha_lr=0.0),
-    }
-    return SVG(spec, **settings | changed)
+    own: dict[str, Any] = {"horizon": 3, "clip": 0.0, "number": 3, "target_subset": 2, "norm": True}
+    return make_soft(SVG, spec, **own | {"alpha": 0.1, "alpha_lr": 0.0} | changed)
 
 
 @pytest.mark.parametrize("horizon", [1, 3])
 def test_the_actors_gradient_is_that_of_finite_differences(horizon: int) -> None:
     # With alpha = 1 the loss of log alpha is 0, whose value would change with the entropy.
-    temperature = Temperature(alpha=1.0, target_entropy=None, entropy_fraction=0.98)
-    policy, model, states = svg(horizon=horizon, temperature=temperature), linear(), torch.randn(5, 2)
+    policy, model, states = svg(horizon=horizon, alpha=1.0), linear(), torch.randn(5, 2)
     weight = policy.actor[0].weight
 
     def loss() -> Tensor:
@@ -72,7 +58,7 @@ def test_the_actors_gradient_is_that_of_finite_differences(horizon: int) -> None
 
 
 def test_targets_are_the_models_rewards_and_the_target_critics_at_the_end() -> None:
-    policy, model = svg(critic=Critics(2, None, False, 0.0)), linear(terminates=0.5)
+    policy, model = svg(number=2, target_subset=None, norm=False), linear(terminates=0.5)
     with torch.no_grad():
         rollout = policy.imagine(model, torch.randn(20, 2))
         target = policy.expanded_returns(rollout)
@@ -115,7 +101,7 @@ def test_it_finds_the_gain_of_the_linear_regulator() -> None:
         k = torch.linalg.solve(EFFORT + B.T @ s @ B, B.T @ s @ A)
         p = gamma * (A.T @ s @ (A - B @ k))
 
-    policy = svg(temperature=Temperature(1e-3, None, 0.98), width=32, critic=Critics(2, None, False, 0.0))
+    policy = svg(alpha=1e-3, width=32, number=2, target_subset=None, norm=False)
     model = linear()
     for _ in range(250):
         policy.learn_through(model, torch.rand(64, 2) - 0.5)
@@ -146,7 +132,7 @@ def test_critics_start_in_the_middle_of_the_range_and_learn_as_fast_for_large_re
         """Relative error of the critics' values after some updates, where every step earns `scale`."""
         spec, ones = SPEC, torch.ones
         model = Analytic(spec, lambda x, u: x, lambda x, u, y: scale * ones(len(x)), lambda x, u, y: 0 * x[:, 0])
-        policy = svg(temperature=Temperature(1e-9, None, 0.98), tau=0.1)
+        policy = svg(alpha=1e-9, tau=0.1)
         for _ in range(100):
             policy.learn_through(model, torch.randn(16, 2))
         return (policy.value(torch.randn(50, 2)) / (10 * scale) - 1).abs().mean().item()
