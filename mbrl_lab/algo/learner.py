@@ -40,12 +40,14 @@ class Updates:
 
     def _learned(self, step: int, warmup: int) -> int:
         """Environment steps whose gradient steps are done at `step`, counted from `warmup` on."""
+        # Steps after the warm-up count `catch_up` times until the total is that of a run without one, then once each.
         since = max(step - warmup, 0)
         return warmup + min(self.catch_up * since, since + (warmup if self.catch_up > 1 else 0))
 
 
 def fit_due(warmup: int, before: int, after: int, every: int) -> bool:
     """Whether a fit is due in (before, after]: when the warm-up finishes, and every `every` steps after that."""
+    # Counted from the end of the warm-up. Before it the count is negative, so reaching it crosses 0: the first fit.
     return after >= warmup and crossed(before - warmup, after - warmup, every) > 0
 
 
@@ -56,6 +58,7 @@ def fit_normaliser(policy: Policy, replay: Replay, model: WorldModel | None = No
     """
     if not policy.normalises or (model is not None and model.feature_spec != model.spec):
         return
+    # Every k-th step: all of replay counts, and no read grows with it.
     indices = replay.transitions()
     policy.fit_normaliser(replay.read(indices[:: 1 + len(indices) // MOMENTS], 1).obs[0])
 

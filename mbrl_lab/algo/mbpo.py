@@ -137,6 +137,7 @@ class MBPO(Learner):
     @torch.no_grad()
     def act(self, step: Step, carry: Tree | None, explore: bool) -> tuple[Tensor, Tree]:
         belief = self.model.observe(carry, step)
+        # An evaluation acts between two training steps, and must not leave its belief for replay.
         self.belief = belief if explore else self.belief
         if explore and not self.ready:
             return self.random_action(step), belief
@@ -232,6 +233,7 @@ class MBPO(Learner):
         steps = rollout(
             self.model, self.policy, states, self.length(step), self.uncertainty.max, self.uncertainty.bonus
         )
+        # One look at all rollouts: numbers that are not finite would spread from replay to the policy unseen.
         if not (steps.obs.isfinite().all() and steps.reward.isfinite().all()):
             raise FloatingPointError(
                 f"a prediction of the model is not finite at step {step}; see dynamics.optim.lr and .clip"
@@ -240,6 +242,7 @@ class MBPO(Learner):
 
     def length(self, step: int) -> int:
         """k: steps of a rollout that is imagined after `step` environment steps."""
+        # Epochs count from the end of the warm-up, as in the paper's code.
         length = self.rollouts.length_at(step - self.warmup)
         return min(length, self.trusted_horizon) if self.rollouts.adaptive else length
 

@@ -71,6 +71,7 @@ class MPC(Learner):
 
         # Beliefs and plans start afresh with an episode.
         state = self.model.observe(carry["state"], step)
+        # An evaluation acts between two training steps, and must not leave its belief for replay.
         self.belief = state if explore else self.belief
         plan = tree_map(lambda new, old: _where(step.first, new, old), fresh, carry["plan"])
         if not self.ready:
@@ -87,6 +88,7 @@ class MPC(Learner):
         """What the planner may use beside the model."""
         if self.value is None:
             return PlanContext(explore=explore, steps=self.steps)
+        # A plan moves from state to state of the model, and the value was trained on their features.
         value = self.value
         return PlanContext(value.policy, lambda state: value(self.model.features(state)), explore, self.steps)
 

@@ -43,6 +43,7 @@ class OnPolicy(Algo):
         return action, carry
 
     def learn(self, replay: Replay, before: int, after: int) -> Metrics:
+        # Steps of each environment, however many there are.
         if not crossed(before // replay.num_envs, after // replay.num_envs, self.horizon):
             return {}
         steps = clipped(replay.latest(self.horizon + 1), self.reward_clip)

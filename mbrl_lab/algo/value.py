@@ -42,6 +42,7 @@ class Value(nn.Module):
         if fit_due(warmup, before, after, MOMENTS_EVERY):
             fit_normaliser(self.policy, replay, model)
         for _ in range(self.update.due(before, after, warmup)):
+            # Features are inferred at each update, as the model that makes them may have been fitted since.
             steps = model.sample_features(replay, self.update.batch, self.window, self.policy.n_step)
             measured.add(self.policy.update(clipped(steps, self.reward_clip)))
         return measured.means()

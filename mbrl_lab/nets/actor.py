@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Distribution(Protocol):
-    """One distribution over actions for each of N rows."""
+    """N distributions over actions."""
 
     def sample(self) -> Tensor:
         """[N] actions, drawn."""

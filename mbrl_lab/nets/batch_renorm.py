@@ -42,11 +42,14 @@ class BatchRenorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x.float()
         if not self.training:
+            # Moments, gain and shift are one scale and one offset, in one pass over the batch.
             scale = self.gain * (self.var + EPSILON).rsqrt()
             return torch.addcmul(self.shift - self.mean * scale, x, scale)
 
         var, mean = torch.var_mean(x, 1, correction=0, keepdim=True)
         std = (var + EPSILON).sqrt()
+
+        # The correction is a constant: gradients flow through the batch's own moments (Ioffe 2017, alg. 1).
         with torch.no_grad():
             running = (self.var + EPSILON).sqrt()
             warm = self.batches >= self.warmup

@@ -20,6 +20,7 @@ class Normaliser(nn.Module):
     @torch.no_grad()
     def fit(self, x: Tensor) -> None:
         """Take mean and standard deviation from [N, D]."""
+        # Nearly constant dimensions are only centred: divided by their standard deviation they would be noise.
         std = x.std(0, correction=0)
         self.mean.copy_(x.mean(0))
         self.scale.copy_(torch.where(std > 1e-6, std, torch.ones_like(std)))

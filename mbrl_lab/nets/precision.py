@@ -30,6 +30,7 @@ def fp32_if_few(rows: int, device: str, few: int = SMALL_BATCH) -> AbstractConte
 
 def fp32_if_small(net: nn.Module, x: Tensor) -> Tensor:
     """`net` of [N, D], in float32 if the batch is small, else in the dtype of a surrounding autocast."""
+    # A large batch is cast by autocast itself. A small one may come in bfloat16, from an encoder.
     with fp32_if_few(len(x), x.device.type):
         return net(x if len(x) >= SMALL_BATCH else x.float())
 

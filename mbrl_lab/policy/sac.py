@@ -244,6 +244,7 @@ class SAC(Policy):
 
         # Networks. The critics' last layer is float32 even in bf16, which has every second number near 500 only.
         self.encoder = encoder(spec)
+        # Images need none: they are bytes, which their encoder scales.
         vectors = spec.obs_dtype == torch.float32 and len(spec.obs_shape) == 1
         self.normalises = normalise_obs and vectors
         self.inputs = Normaliser(spec.obs_shape[0]) if self.normalises else None
@@ -286,6 +287,7 @@ class SAC(Policy):
         """
         encoded = self.encode(features)
         action = self.dist.act(self.actor(encoded), False)
+        # Critics of discrete actions read none, as they give the values of all.
         q = self.q_values(self.critic, encoded, None if self.dist.critic_inputs == 0 else action)
         return self.actor_q(self.dist.q_of(q, action))
 
@@ -331,6 +333,7 @@ class SAC(Policy):
         features = self.encode(t.obs)
         q = self.dist.q_of(self.q_values(self.critic, features, t.action), t.action)
         td_error = q - self.target_q(t, self.log_alpha.detach().exp())
+        # A sum over critics, so that each takes the same steps however many there are.
         loss = (td_error.square() * (importance * weight)).sum()
 
         metrics: Metrics = {
@@ -361,6 +364,7 @@ class SAC(Policy):
 
     def actor_loss(self, features: Tensor, weight: Tensor) -> tuple[Tensor, Metrics]:
         """J_pi + J_alpha (eqs. 9 and 18) on features [N, D] that count `weight` [N]."""
+        # Neither alpha nor the critics learn from J_pi: alpha is a constant in it, and the optimiser has no critic.
         alpha = self.log_alpha.detach().exp()
         pi = self.dist.sample(self.actor(features))
         q = self.actor_q(self.q_values(self.critic, features, pi.action))
