@@ -137,7 +137,7 @@ def theirs(given: argparse.Namespace, model: str) -> Work:
     first = torch.zeros_like(steps.reward)
     first[0] = 1
     obs = steps.obs if name == "vector" else steps.obs.movedim(2, -1)
-    fields = {"image": first, name: obs, "action": spec.encode(steps.action), "reward": steps.reward}
+    fields = {"image": first, name: obs, "action": spec.encode_action(steps.action), "reward": steps.reward}
     fields |= {"is_first": first, "is_terminal": steps.terminal}
     data = {key: x.transpose(0, 1).numpy() for key, x in fields.items()}
     begun = world._train(data)[0]

@@ -1,6 +1,6 @@
 """How well ends are learned from the rows of CartPole runs: by classifiers alone, and by bounds first.
 
-Probe states are rows that went on, with the position or the angle drawn anew, to just beyond the true edges. Sides of
+Probe states are rows that went on, with the position or the angle drawn again, to just beyond the true edges. Sides of
 the track that the run never met are left out, since nothing can be known of them.
 
     python benchmarks/ends.py outputs/2025-01-01/run-mpc-cartpole-*

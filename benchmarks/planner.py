@@ -9,7 +9,7 @@ library runs in a process of its own, set up as it sets itself up for training, 
 Each round times every variant once, so that a busy machine slows all of them; the median of the rounds is printed.
 
 Quality is the mean score of plans from 32 starts on one model fitted to the true equations: every variant plans with
-its own arithmetic, mbrl-lib's optimizer too, and the float32 model judges all plans alike, over 140 particles.
+its own arithmetic, mbrl-lib's optimizer too, and the float32 model scores all plans, over 140 particles.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ class WorldModel(nn.Module):
         self.feature_spec = spec if feature_spec is None else feature_spec
 
     @property
-    def row_blocks(self) -> int:
+    def batch_blocks(self) -> int:
         """Number of equal contiguous blocks into which `imagine` divides its batch, each predicted by one network."""
         return 1
 
@@ -189,7 +189,7 @@ class Planner(Protocol):
     def plan(self, model: WorldModel, state: Tree, previous: Tree, context: PlanContext) -> tuple[Tensor, Tree]:
         """(model, state [B], the plan of the previous step, context) -> (action [B], plan).
 
-        plan["predicted_return"] [B]: rewards up to the horizon plus the value after it.
+        plan["predicted_return"] [B]: rewards up to the horizon and the value after it.
         """
 
 

@@ -82,7 +82,7 @@ class EnvSpec:
     discrete: bool
     stack: int = 1
 
-    def encode(self, action: Tensor) -> Tensor:
+    def encode_action(self, action: Tensor) -> Tensor:
         """Actions as float vectors [..., A]: one-hot if discrete, as they are if continuous."""
         if not self.discrete:
             return action

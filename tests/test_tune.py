@@ -1,4 +1,4 @@
-"""The search: spaces are checked, trials are told what they came to, and a study outlives its workers."""
+"""The search: spaces are checked, trials report their results, and a study outlives its workers."""
 
 from __future__ import annotations
 

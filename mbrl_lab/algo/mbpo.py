@@ -217,7 +217,7 @@ class MBPO(Learner):
         if states is None:
             return branched
         states = tree_map(lambda *x: torch.cat(x), states, branched)
-        if self.model.row_blocks == 1:
+        if self.model.batch_blocks == 1:
             return states
 
         # Shuffled, as each member predicts one block of the batch: the real states would always meet the first one.

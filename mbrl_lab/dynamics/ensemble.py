@@ -159,7 +159,7 @@ class Ensemble(WorldModel):
         return state
 
     @property
-    def row_blocks(self) -> int:
+    def batch_blocks(self) -> int:
         return len(self.elite) if self.propagation == "ts_inf" else 1
 
     def held_out(self, replay: Replay) -> Step | None:
@@ -192,14 +192,14 @@ class Ensemble(WorldModel):
         Compare Pathak et al. 2019. It is 0 with one elite. It leaves out the predicted variances, which are aleatoric
         uncertainty, and the reward where a formula computes it.
         """
-        x = torch.cat([state, self.spec.encode(action)], -1)
+        x = torch.cat([state, self.spec.encode_action(action)], -1)
         with fp32_if_few(len(state), state.device.type, SMALL_MEMBER_BATCH):
             means = self.elites().net.predict(x.expand(len(self.elite), *x.shape))[..., : self.outputs]
         spread = (means / self.targets.scale).std(0, correction=0)
         return spread[:, : self.outputs - (self.reward_fn is not None)].square().mean(-1).sqrt()
 
     def _imagine(self, elites: FrozenEnsemble, obs: Tensor, action: Tensor) -> tuple[Tensor, Outcome]:
-        x = torch.cat([obs, self.spec.encode(action)], -1)
+        x = torch.cat([obs, self.spec.encode_action(action)], -1)
         predicted, reward = self._sample(self._by_block(x, elites.net.predict))
         next_obs = self._next_obs(obs, predicted)
 
@@ -305,7 +305,7 @@ class Ensemble(WorldModel):
     def normalise(self, steps: Step) -> None:
         """Take the scales of inputs and targets from real steps [2, N], all of them valid."""
         t = steps.transitions()
-        self.inputs.fit(torch.cat([t.obs[0], self.spec.encode(t.action[0])], -1))
+        self.inputs.fit(torch.cat([t.obs[0], self.spec.encode_action(t.action[0])], -1))
 
         # Targets with noise vary more; the noise is a fraction of the means of the inputs, which are known now.
         t = self._noised(t)
@@ -372,7 +372,7 @@ class Ensemble(WorldModel):
         return Transition(*(x.transpose(0, 1).flatten(1, 2) for x in t))
 
     def _outputs(self, t: Transition) -> Tensor:
-        return self.net(self.inputs(torch.cat([t.obs, self.spec.encode(t.action)], -1)))
+        return self.net(self.inputs(torch.cat([t.obs, self.spec.encode_action(t.action)], -1)))
 
     def _targets(self, t: Transition) -> Tensor:
         return self.targets(self._raw_targets(t))

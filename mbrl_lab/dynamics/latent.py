@@ -161,7 +161,7 @@ class Latent(SequenceModel):
 
     def _predict(self, z: Tensor, action: Tensor) -> Normal:
         # Residual: with the zero-initialised output the step starts out as the identity.
-        out = self._to_normal(self.transition(torch.cat([z, self.spec.encode(action)], -1)))
+        out = self._to_normal(self.transition(torch.cat([z, self.spec.encode_action(action)], -1)))
         return Normal(z + out.mean, out.log_std)
 
     def _consistency_loss(self, encoded: Normal, predicted: Normal) -> Tensor:

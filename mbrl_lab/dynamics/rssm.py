@@ -126,7 +126,7 @@ class RSSM(SequenceModel):
 
     def advance(self, state: Tree, action: Tensor) -> Tree:
         # Without an observation stoch is drawn from the prior, which has learned to match the posterior.
-        deter = self._next_deter(state["deter"], state["stoch"], self.spec.encode(action))
+        deter = self._next_deter(state["deter"], state["stoch"], self.spec.encode_action(action))
         return {"deter": deter, "stoch": self.sample(self._prior(deter))}
 
     def outcome(self, features: Tensor) -> Outcome:
@@ -225,7 +225,7 @@ class RSSM(SequenceModel):
         # An episode begins with zeros and no action: what came before belongs to another episode.
         keep = (~first).float().unsqueeze(-1)
         deter, stoch = state["deter"] * keep, state["stoch"] * keep.unsqueeze(-1)
-        deter = self._next_deter(deter, stoch, self.spec.encode(action) * keep)
+        deter = self._next_deter(deter, stoch, self.spec.encode_action(action) * keep)
         logp = self._posterior(deter, embedded)
         return {"deter": deter, "stoch": self.sample(logp)}, logp
 

@@ -138,7 +138,7 @@ class Visual(WorldModel):
         return torch.where(step.first.view(-1, 1, 1, 1), fresh, older)
 
     @property
-    def row_blocks(self) -> int:
+    def batch_blocks(self) -> int:
         return self.members
 
     def features(self, state: Tensor) -> Tensor:
@@ -158,7 +158,7 @@ class Visual(WorldModel):
     @torch.no_grad()
     def closest_outcome(self, state: Tensor, action: Tensor, frame: Tensor) -> Tensor:
         """The next state of the outcome under which the true next frames [N, C, H, W] are likeliest."""
-        code = self.spec.encode(action)
+        code = self.spec.encode_action(action)
         blocks = self._blocks(len(state))
         frames = [self.net(k).loss(state[rows], code[rows], frame[rows], True).frame for k, rows in blocks]
         return self.push_frame(state, torch.cat(frames))
@@ -187,7 +187,7 @@ class Visual(WorldModel):
     def predict(self, member: int, state: Tensor, action: Tensor) -> Prediction:
         """One member's prediction, in parts that bound the memory of the feature maps."""
         outputs = [
-            self.net(member)(s, self.spec.encode(a))
+            self.net(member)(s, self.spec.encode_action(a))
             for s, a in zip(state.split(CHUNK), action.split(CHUNK), strict=True)
         ]
         frame, logits, weight = (torch.cat(x) for x in zip(*outputs, strict=True))
@@ -267,7 +267,7 @@ class Visual(WorldModel):
             valid = valid & ~row.first
             need_frame = t + 1 < len(steps.first)
             output = self.net(member).loss(
-                state, self.spec.encode(row.action), row.obs[:, -self.shape[0] :], need_frame
+                state, self.spec.encode_action(row.action), row.obs[:, -self.shape[0] :], need_frame
             )
 
             # Events are oversampled at the first transition of a window only: later ones need no correction.

@@ -21,7 +21,7 @@ Plan = dict[str, Tensor]
 def coloured_noise(shape: tuple[int, ...], beta: float, device: torch.device | str) -> Tensor:
     """Unit Gaussian noise whose power along the last axis falls with frequency as f^-beta (Timmer & König 1995).
 
-    White noise is filtered in the frequency domain; beta = 0 leaves it white, larger beta makes neighbours alike.
+    White noise is filtered in the frequency domain; beta = 0 leaves it white, larger beta correlates neighbours more.
     """
     white = torch.randn(shape, device=device)
     if beta == 0:
@@ -63,7 +63,7 @@ class Proposal(ABC):
 
     def fit(self, plan: Plan, sequences: Tensor, weights: Tensor) -> Plan:
         """Move the plan to the weighted sequences; `weights` [B, N] sum to one in each row."""
-        return {"mean": self._blend(plan["mean"], average(self.spec.encode(sequences), weights))}
+        return {"mean": self._blend(plan["mean"], average(self.spec.encode_action(sequences), weights))}
 
     def mode(self, plan: Plan) -> Tensor:
         """[B, H] int64 or [B, H, A]: the one sequence that stands for the plan."""

@@ -48,7 +48,7 @@ def evaluate(
     copies = particles * count
 
     # Filled up to a multiple of the blocks, which must have equal sizes; the rows added are copies that do not count.
-    rows = torch.arange(copies * batch + -copies * batch % model.row_blocks, device=sequences.device)
+    rows = torch.arange(copies * batch + -copies * batch % model.batch_blocks, device=sequences.device)
     wide = tree_map_only(Tensor, lambda x: x[rows % batch], state)
 
     # Time comes first, so that the actions of a step are contiguous.
@@ -71,7 +71,7 @@ def evaluate(
             continue
 
         # Counting the finished rows waits for a GPU, and dropping them copies the state: neither at each step.
-        kept = unfinished(alive, model.row_blocks)
+        kept = unfinished(alive, model.batch_blocks)
         if kept is not None:
             totals[rows], alives[rows] = total, alive
             rows, total, alive, actions = rows[kept], total[kept], alive[kept], actions[:, kept]

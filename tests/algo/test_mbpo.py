@@ -380,7 +380,7 @@ class ThroughModel(Student):
 class Blocks(World):
     """Each half of the batch is another member's."""
 
-    differentiable, row_blocks = True, 2  # type: ignore[assignment]
+    differentiable, batch_blocks = True, 2  # type: ignore[assignment]
 
 
 def through_model(real_ratio: float) -> Any:
@@ -406,7 +406,7 @@ def test_the_length_of_rollouts_is_logged_only_where_there_are_some() -> None:
     assert not logged(through_model(1.0))
 
 
-def test_a_member_is_drawn_at_each_step_unless_told_otherwise() -> None:
+def test_a_member_is_drawn_at_each_step_by_default() -> None:
     """TS1, as in MBPO's paper, also where no preset names it; MPC plans with TS-infinity."""
     words = ["algo=mbpo", "env=gym", "env.id=MountainCarContinuous-v0"]
     for policy in ("sac", "svg"):

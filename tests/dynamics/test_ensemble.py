@@ -122,7 +122,7 @@ def test_discrete_actions_are_told_apart() -> None:
 
 def plain(model: Ensemble, obs: Tensor, action: Tensor, members: list[int]) -> Tensor:
     """[len(members), N, D]: what those members predict, from their weights as trained, one network at a time."""
-    x = model.inputs(torch.cat([obs, SPEC.encode(action)], -1))
+    x = model.inputs(torch.cat([obs, SPEC.encode_action(action)], -1))
     out = model.net(x.expand(model.members, *x.shape))[members][..., : model.outputs]
     change = out * model.targets.scale + model.targets.mean
     return obs + change[..., :-1]

@@ -300,8 +300,8 @@ def test_a_family_that_was_given_stands_and_other_environments_are_left_alone() 
 
 
 def test_a_sweep_over_environments_of_one_family(known: dict[str, str]) -> None:
-    alike = ["env=gym", f"env.id={known['Half']},CartPole-v1", "seed=0,1"]
-    assert with_family(alike)[0] == [*alike, "family=discrete"]
+    same_family = ["env=gym", f"env.id={known['Half']},CartPole-v1", "seed=0,1"]
+    assert with_family(same_family)[0] == [*same_family, "family=discrete"]
     with pytest.raises(ConfigError, match=r"several families \(discrete, pixels\)"):
         with_family(["env=gym", f"env.id={known['Half']},{known['ChannelsLast']}"])
 

@@ -22,7 +22,7 @@ GAMES = ("breakout", "spaceinvaders")
 
 
 class Side:
-    """A generator that starts the ball on the side it is told to."""
+    """A generator that starts the ball on the given side."""
 
     def __init__(self, right: int) -> None:
         self.right = right

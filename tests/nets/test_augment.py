@@ -18,7 +18,7 @@ def test_random_shift_is_a_random_crop_of_the_padded_image(dtype: torch.dtype) -
     padded = F.pad(images.float(), (1, 1, 1, 1), mode="replicate").to(dtype)
     crops = torch.stack([padded[..., y : y + 7, x : x + 5] for y in range(3) for x in range(3)])
     same = (crops == shifted).flatten(2).all(-1)
-    assert (same.sum(0) == 1).all(), "one crop of all channels alike"
+    assert (same.sum(0) == 1).all(), "the same crop of all channels"
     assert same.sum(1).min() > 20, "400 / 9 of each"
 
 

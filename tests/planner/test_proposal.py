@@ -23,7 +23,7 @@ def test_categorical_draws_follow_the_mixed_probabilities(beta: float) -> None:
     mean = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 0.5, 0.5]], [[0.2, 0.3, 0.5], [0.0, 0.0, 1.0]]])
     drawn = Categorical(DISCRETE, uniform_mix=0.1, noise_beta=beta).sample({"mean": mean}, 50_000)
     assert drawn.shape == (2, 50_000, 2) and drawn.dtype == torch.int64
-    share = DISCRETE.encode(drawn).mean(1)
+    share = DISCRETE.encode_action(drawn).mean(1)
     torch.testing.assert_close(share, 0.9 * mean + 0.1 / 3, atol=0.01, rtol=0)
 
 

@@ -97,7 +97,7 @@ class Counting(Toy):
         self.rows: list[int] = []
 
     @property
-    def row_blocks(self) -> int:
+    def batch_blocks(self) -> int:
         return self.blocks
 
     def begin(self, batch: int) -> Tree:
@@ -105,7 +105,7 @@ class Counting(Toy):
 
     def imagine(self, state: Tree, action: Tensor) -> tuple[Tree, Outcome]:
         self.rows.append(len(action))
-        assert len(action) % self.row_blocks == 0
+        assert len(action) % self.batch_blocks == 0
         return state, Outcome(action.float() + state["env"], (action != 9).float())
 
 
@@ -136,7 +136,7 @@ class Members(Counting):
 
     def imagine(self, state: Tree, action: Tensor) -> tuple[Tree, Outcome]:
         _, outcome = super().imagine(state, action)
-        member = torch.arange(self.row_blocks).repeat_interleave(len(action) // self.row_blocks)
+        member = torch.arange(self.batch_blocks).repeat_interleave(len(action) // self.batch_blocks)
         return state, outcome._replace(reward=member.float())
 
 

@@ -160,7 +160,7 @@ def test_ratio_is_one_before_the_first_step(spec: EnvSpec) -> None:
     metrics = policy.update(steps)
     assert metrics["policy/kl"] == 0 and metrics["policy/clip_fraction"] == 0
     moved = policy.update(steps._replace(reward=steps.reward * 10))
-    assert moved["policy/kl"] == 0, "nor does an earlier update show: probabilities are found anew"
+    assert moved["policy/kl"] == 0, "nor does an earlier update show: probabilities are computed again"
 
 
 @BOTH

@@ -12,7 +12,7 @@ from mbrl_lab.tracking.progress import EvaluationNote, Progress
 
 
 class Clock:
-    """A clock that tells what it is told."""
+    """A clock that shows the time it is given."""
 
     def __init__(self) -> None:
         self.now = 100.0
