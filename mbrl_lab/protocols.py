@@ -51,6 +51,8 @@ class WorldModel(nn.Module):
     """Whether its state is a belief that depends on all steps since the episode began."""
     context_length = 1
     """The least number of replay steps from which `sample_features` infers a belief."""
+    noise_shape: tuple[int, ...] = ()
+    """Of a recurrent model: the shape of the random numbers that `observe` draws for one belief."""
     measures_disagreement = False
     """Whether `disagreement` is implemented."""
     decodes = False
@@ -76,6 +78,10 @@ class WorldModel(nn.Module):
 
     def observe(self, state: Tree | None, step: Step) -> Tree:
         """Update the belief with a real step [B], reset where `step.first`; `state` is None before the first step."""
+        raise NotImplementedError
+
+    def observe_with(self, state: Tree, step: Step, noise: Tensor) -> Tree:
+        """`observe` of a recurrent model, with its random numbers [B, *noise_shape], uniform in [0, 1), given."""
         raise NotImplementedError
 
     def imagine(self, state: Tree, action: Tensor) -> tuple[Tree, Outcome]:
@@ -236,6 +242,14 @@ class Policy(nn.Module):
 
     def act(self, features: Tensor, explore: bool) -> Tensor:
         """[B, ...] features -> [B] actions."""
+        raise NotImplementedError
+
+    def scores(self, features: Tensor) -> Tensor:
+        """[B, A]: what the policy acts by when it neither explores nor draws at random.
+
+        For discrete actions values or log-probabilities, of which it takes the largest; a continuous action itself.
+        An exported policy is made of this.
+        """
         raise NotImplementedError
 
     def update(self, steps: Step) -> Metrics:

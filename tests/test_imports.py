@@ -36,6 +36,7 @@ TOP = {
     "app",
     "cli",
     "doctor",
+    "export",
     "sweep",
     "tune",
     "trust",

@@ -14,6 +14,7 @@ COMMANDS = {
     "evaluate": "play whole episodes with a run's weights",
     "compare": "train several algorithms with equal seeds, or use existing runs, and draw them in one figure",
     "report": "show runs, their statistics, videos and diagnostics in one HTML file",
+    "export": "write a run's policy as a file that does not need this package, by torch.export and as ONNX",
     "sweep": "show the runs of a sweep, start some again, collect results",
     "tune": "search for hyperparameters",
     "doctor": "examine this machine, or the parts of a job",

@@ -95,6 +95,7 @@ class RSSM(SequenceModel):
         self.units = units
         self.groups = state.groups
         self.classes = state.classes
+        self.noise_shape = (state.groups,)
 
         # The posterior reads deter and the observation: its first layer is the sum of one linear map of each, so that
         # the observations of a whole window go through theirs at once.
@@ -120,9 +121,13 @@ class RSSM(SequenceModel):
 
     def observe(self, state: Tree | None, step: Step) -> Tree:
         state = self.initial_state(len(step.first), step.first.device) if state is None else state
+        return self.observe_with(state, step, None)
+
+    def observe_with(self, state: Tree, step: Step, noise: Tensor | None) -> Tree:
         embedded = self._embed(step.obs)
-        with fp32_if_few(len(embedded), embedded.device.type):
-            return self._infer(state, step.action, step.first, embedded)[0]
+        # `len` would fix the batch of an exported model.
+        with fp32_if_few(embedded.shape[0], embedded.device.type):
+            return self._infer(state, step.action, step.first, embedded, noise)[0]
 
     def advance(self, state: Tree, action: Tensor) -> Tree:
         # Without an observation stoch is drawn from the prior, which has learned to match the posterior.
@@ -190,15 +195,24 @@ class RSSM(SequenceModel):
         """
         return kl_categorical(posterior.detach(), prior), kl_categorical(posterior, prior.detach())
 
-    def sample(self, logp: Tensor) -> Tensor:
-        """[N, groups, classes] log-probabilities -> one-hot, with the gradient of the probabilities."""
+    def sample(self, logp: Tensor, noise: Tensor | None = None) -> Tensor:
+        """[N, groups, classes] log-probabilities -> one-hot, with the gradient of the probabilities.
+
+        `noise` [N, groups] is uniform in [0, 1); None: it is drawn.
+        """
         probability = logp.exp()
 
         # Inverse transform sampling takes one random number a group. torch.multinomial takes one for each class, and
         # ten times longer. The last value of the cumulative sum is 1 but for rounding: scaling by it keeps the index
         # in range.
         cumulative = probability.detach().cumsum(-1)
-        index = torch.searchsorted(cumulative, torch.rand_like(cumulative[..., :1]) * cumulative[..., -1:])
+        noise = torch.rand_like(cumulative[..., :1]) if noise is None else noise.unsqueeze(-1)
+        limit = noise * cumulative[..., -1:]
+        if torch.compiler.is_exporting():
+            # ONNX has no binary search. To count gives the same index, but takes longer.
+            index = (cumulative < limit).sum(-1, keepdim=True)
+        else:
+            index = torch.searchsorted(cumulative, limit)
 
         # Straight-through: the value is the one-hot vector, the gradient that of the probabilities.
         hot = torch.zeros_like(probability).scatter_(-1, index, 1.0)
@@ -220,14 +234,16 @@ class RSSM(SequenceModel):
         stacked = {key: torch.stack([state[key] for state in states]) for key in blank}
         return stacked, torch.stack(logps)
 
-    def _infer(self, state: Tree, action: Tensor, first: Tensor, embedded: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    def _infer(
+        self, state: Tree, action: Tensor, first: Tensor, embedded: Tensor, noise: Tensor | None = None
+    ) -> tuple[dict[str, Tensor], Tensor]:
         """The posterior state [B] after one real step, and its log-probabilities; `first` resets state and action."""
         # An episode begins with zeros and no action: what came before belongs to another episode.
         keep = (~first).float().unsqueeze(-1)
         deter, stoch = state["deter"] * keep, state["stoch"] * keep.unsqueeze(-1)
         deter = self._next_deter(deter, stoch, self.spec.encode_action(action) * keep)
         logp = self._posterior(deter, embedded)
-        return {"deter": deter, "stoch": self.sample(logp)}, logp
+        return {"deter": deter, "stoch": self.sample(logp, noise)}, logp
 
     def _next_deter(self, deter: Tensor, stoch: Tensor, action: Tensor) -> Tensor:
         return self.gru(deter, torch.cat([stoch.flatten(1), action], -1))

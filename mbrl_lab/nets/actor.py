@@ -18,6 +18,9 @@ class Distribution(Protocol):
     def mode(self) -> Tensor:
         """[N] actions to take when not exploring."""
 
+    def scores(self) -> Tensor:
+        """[N, A]: log-probabilities of discrete actions, or the action of `mode`."""
+
     def log_prob(self, action: Tensor) -> Tensor:
         """[N]: logarithms of the probabilities of actions [N]."""
 
@@ -36,6 +39,9 @@ class Categorical:
 
     def mode(self) -> Tensor:
         return self.logp.argmax(-1)
+
+    def scores(self) -> Tensor:
+        return self.logp
 
     def log_prob(self, action: Tensor) -> Tensor:
         return self.logp.gather(-1, action.unsqueeze(-1)).squeeze(-1)
@@ -59,6 +65,9 @@ class ClippedGaussian:
 
     def mode(self) -> Tensor:
         return self.mean.clamp(-1, 1)
+
+    def scores(self) -> Tensor:
+        return self.mode()
 
     def log_prob(self, action: Tensor) -> Tensor:
         z = (action - self.mean) / self.log_std.exp()

@@ -25,11 +25,14 @@ def autocast_dtype(device: str) -> torch.dtype:
 
 def fp32_if_few(rows: int, device: str, few: int = SMALL_BATCH) -> AbstractContextManager[object]:
     """A surrounding autocast, or float32 below `few` rows, where casting weights would take longer than it saves."""
-    return without_autocast(device) if rows < few else nullcontext()
+    # Autocast first: an exported network has none, and must not depend on its number of rows.
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) and rows < few else nullcontext()
 
 
 def fp32_if_small(net: nn.Module, x: Tensor) -> Tensor:
     """`net` of [N, D], in float32 if the batch is small, else in the dtype of a surrounding autocast."""
+    if not torch.is_autocast_enabled(x.device.type):
+        return net(x)
     # A large batch is cast by autocast itself. A small one may come in bfloat16, from an encoder.
     with fp32_if_few(len(x), x.device.type):
         return net(x if len(x) >= SMALL_BATCH else x.float())

@@ -146,6 +146,10 @@ class ActorCritic(Policy):
     def act(self, features: Tensor, explore: bool) -> Tensor:
         return self.actor(features).sample() if explore else self.averaged_actor(features).mode()
 
+    @torch.no_grad()
+    def scores(self, features: Tensor) -> Tensor:
+        return self.averaged_actor(features).scores()
+
     def learn_in(self, model: WorldModel, state: Tree, horizon: int) -> Metrics:
         """Learn from `horizon` imagined steps that begin in states [B]; the model gets no gradients."""
         # With the actor's input detached a return's gradient reaches an action only through the model, not through the

@@ -115,6 +115,10 @@ class CrossQ(Policy):
     def act(self, obs: Tensor, explore: bool) -> Tensor:
         return self.dist.act(self.actor(obs.unsqueeze(0)).squeeze(0), explore)
 
+    @torch.no_grad()
+    def scores(self, features: Tensor) -> Tensor:
+        return self.dist.scores(self.actor(features.unsqueeze(0)).squeeze(0))
+
     def update(self, steps: Step) -> Metrics:
         return self.update_weighted(steps, torch.ones_like(steps.reward[0]))[0]
 

@@ -263,6 +263,10 @@ class DDQN(Policy):
             return drawn
         return torch.where(random, drawn, self.greedy(obs))
 
+    @torch.no_grad()
+    def scores(self, features: Tensor) -> Tensor:
+        return self.q_values(features)
+
     def epsilon(self) -> float:
         """The probability of a random action now."""
         return self.exploration.epsilon(self.updates)

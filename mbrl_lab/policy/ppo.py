@@ -166,6 +166,10 @@ class PPO(Policy):
         pi = self.actor(self.features(obs))
         return pi.sample() if explore else pi.mode()
 
+    @torch.no_grad()
+    def scores(self, features: Tensor) -> Tensor:
+        return self.actor(self.features(features)).scores()
+
     def features(self, obs: Tensor) -> Tensor:
         """[N, *obs_shape] -> [N, D]."""
         return self.encoder(obs if self.standardise is None else self.standardise(obs))

@@ -116,6 +116,9 @@ class ActionDist(Protocol):
     def act(self, out: Tensor, explore: bool) -> Tensor:
         """[N, actor_outputs] -> [N] actions: drawn, or for evaluations tanh of the mean, or the most likely one."""
 
+    def scores(self, out: Tensor) -> Tensor:
+        """[N, actor_outputs] -> [N, A]: as in `Policy.scores`."""
+
     def sample(self, out: Tensor) -> ActionSample:
         """[N, actor_outputs] -> actions with their log-probabilities."""
 
@@ -138,6 +141,9 @@ class SquashedGaussian:
     def act(self, out: Tensor, explore: bool) -> Tensor:
         mean, log_std = self._mean_and_log_std(out)
         return (mean + log_std.exp() * torch.randn_like(mean) if explore else mean).tanh()
+
+    def scores(self, out: Tensor) -> Tensor:
+        return self._mean_and_log_std(out)[0].tanh()
 
     def sample(self, out: Tensor) -> ActionSample:
         mean, log_std = self._mean_and_log_std(out)
@@ -174,6 +180,9 @@ class Categorical:
     def act(self, out: Tensor, explore: bool) -> Tensor:
         logits = out.float()
         return torch.multinomial(logits.softmax(-1), 1).squeeze(-1) if explore else logits.argmax(-1)
+
+    def scores(self, out: Tensor) -> Tensor:
+        return out.float().log_softmax(-1)
 
     def sample(self, out: Tensor) -> ActionSample:
         log_prob = out.float().log_softmax(-1)
@@ -278,6 +287,10 @@ class SAC(Policy):
     @torch.no_grad()
     def act(self, obs: Tensor, explore: bool) -> Tensor:
         return self.dist.act(fp32_if_small(self.actor, self.encode(obs)), explore)
+
+    @torch.no_grad()
+    def scores(self, features: Tensor) -> Tensor:
+        return self.dist.scores(fp32_if_small(self.actor, self.encode(features)))
 
     @torch.no_grad()
     def value(self, features: Tensor) -> Tensor:
