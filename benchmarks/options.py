@@ -4,8 +4,9 @@
     python benchmarks/options.py --write         # writes docs/options.md and docs/metrics.md
 
 A setting is used where a recipe, preset, experiment, sweep, search, another group's file or a documented command sets
-it, or a test does on a command line. Of the others it tells which a test passes to a constructor. Settings of
-environments, loggers and launchers are left out: they belong to a task or a machine.
+it or something below it, or a test does on a command line. Of the others it tells which a test passes to a constructor:
+what remains is without use. Settings of environments, loggers and launchers are left out: they belong to a task or a
+machine.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import yaml
 
 from mbrl_lab.config import CONF, metrics, presets
 from mbrl_lab.config.options import Option, declared, leaves, pairs, table
+from mbrl_lab.config.renamed import prefixes
 
 ROOT = CONF.parent
 SETTERS = ("recipe", "preset", "experiment", "sweep", "tune", "value", "env", "dynamics", "policy", "debug", "shrink")
@@ -35,16 +37,18 @@ def main() -> None:
     unused, passed = unset(options), set(by_tests())
     untested = [option for option in unused if option.key.rpartition(".")[2] not in passed]
     for option in unused:
-        note = "no test passes it" if option in untested else ""
+        note = "without use: no test passes it either" if option in untested else "a test passes it to a constructor"
         print(f"{option.key:40} {option.default:10} conf/{option.file}:{option.line:<4} {note}".rstrip())
-    print(
-        f"{len(unused)} of {len(options)} settings are set by nothing here, {len(untested)} of them by no test either"
-    )
+    print(f"{len(unused)} of {len(options)} settings are set by no config, document or command line of a test")
+    print(f"{len(untested)} of them are without use: no test passes them to a constructor either")
 
 
 def unset(options: list[Option]) -> list[Option]:
     """Those that no config file gives another value, and no document or test names as KEY=VALUE."""
     written = set(by_files()) | set(by_words())
+
+    # `dynamics.trainer: null` of a model without one is there to be set by `dynamics.trainer.batch` of debug=smoke.
+    written |= {group for key in written for group in prefixes(key)}
     return [option for option in options if option.key not in written]
 
 
@@ -52,8 +56,8 @@ def by_tests() -> Iterator[str]:
     """Names of arguments that tests pass to constructors: `unimix=0.1` or `"unimix": 0.1`."""
     for file in ROOT.glob("tests/**/*.py"):
         text = file.read_text(encoding="utf-8")
-        yield from re.findall(r"\b([a-z_]+)=(?!=)", text)
-        yield from re.findall(r"\"([a-z_]+)\": ", text)
+        yield from re.findall(r"\b([a-z_0-9]+)=(?!=)", text)
+        yield from re.findall(r"\"([a-z_0-9]+)\": ", text)
 
 
 def by_files() -> Iterator[str]:

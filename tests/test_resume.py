@@ -21,7 +21,7 @@ from mbrl_lab.cli.train import AT_ONCE, resumed_line, run
 from mbrl_lab.cli.train import main as train_command
 from mbrl_lab.config.metrics import meaning
 from mbrl_lab.runner import Runner
-from mbrl_lab.tracking.checkpoint import Checkpoint
+from mbrl_lab.tracking.checkpoint import Checkpoint, Damaged, read
 from mbrl_lab.tracking.folder import RunFolder, RunRefused
 from mbrl_lab.tracking.state import module_state
 
@@ -42,7 +42,7 @@ def whole(words: list[str], folder: Path) -> Runner:
     return runner
 
 
-def stopped(words: list[str], folder: Path, after: int) -> None:
+def stopped(words: list[str], folder: Path, after: int) -> Runner:
     """Run until `after` steps of the loop were taken, and no further."""
     runner = make_run(*words, folder=folder)
     advance, taken = runner.advance, iter(range(after))
@@ -56,6 +56,7 @@ def stopped(words: list[str], folder: Path, after: int) -> None:
     with pytest.raises(Stopped):
         runner.run()
     runner.envs.close()
+    return runner
 
 
 def same(a: Any, b: Any) -> bool:
@@ -199,6 +200,24 @@ def test_an_attempt_without_a_checkpoint_resumes_from_the_start(tmp_path: Path) 
     assert metrics(tmp_path / "b") and not (tmp_path / "b" / "checkpoints" / "last").exists()
     whole(words, tmp_path / "b")
     assert_same_run(tmp_path / "a", tmp_path / "b")
+
+
+@pytest.mark.parametrize("kept", [2, 3])
+def test_where_the_newest_two_checkpoints_are_damaged_an_older_one_is_resumed_if_it_was_kept(
+    kept: int, tmp_path: Path
+) -> None:
+    words = arguments("random_discrete", "checkpoint.every=10", f"checkpoint.keep_last={kept}", "eval.every=0")
+    stopped(words, tmp_path / "run", 35)
+    last = tmp_path / "run" / "checkpoints" / "last"
+    assert (last / "state.prev2.pt").exists() == (kept == 3)
+    for name in ("state.pt", "state.prev.pt"):
+        (last / name).write_bytes(b"damaged")
+    if kept == 2:
+        with pytest.raises(Damaged, match="is damaged"):
+            whole(words, tmp_path / "run")
+    else:
+        saved = read(last / "state.prev2.pt")["state"]["step"]
+        assert stopped(words, tmp_path / "run", 0).steps == saved > 0
 
 
 def test_a_done_run_resumes_for_more_steps(tmp_path: Path) -> None:

@@ -99,6 +99,7 @@ CONSTANTS = (
     *(f"dynamics.{key}" for key in ("balance", "unimix", "kl_prior", "kl_posterior", "free_nats")),
     *(f"dynamics.{key}" for key in ("norm", "dropout")),
     *(f"dynamics.termination.{key}" for key in ("width", "depth", "lr")),
+    "encoder.channels",
 )
 """Settings that became constants."""
 

@@ -153,7 +153,6 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "value.reward_clip": number(0),
     "encoder.hidden": integer(0, 65536),
     "encoder.width": integer(1, 64),
-    "encoder.channels": integer(1, 4096),
     "env.frame_stack": integer(1, 64),
     "env.serve": one_of(True, False),
     "dynamics.trainer.batch": integer(1),

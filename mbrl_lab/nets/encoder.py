@@ -164,11 +164,15 @@ class Residual(nn.Module):
         return x + self.net(x)
 
 
+GRID_CHANNELS = 16
+"""Filters of the convolution on grids (MinAtar)."""
+
+
 class Grid(Convolutional):
-    """One convolution of `channels` for small grids of 0 and 1 (MinAtar, Young and Tian 2019)."""
+    """One convolution for small grids of 0 and 1 (MinAtar, Young and Tian 2019)."""
 
     smallest = 3
 
-    def __init__(self, spec: EnvSpec, channels: int, hidden: int) -> None:
-        net = nn.Sequential(nn.Conv2d(spec.obs_shape[0], channels, 3), nn.ReLU())
+    def __init__(self, spec: EnvSpec, hidden: int) -> None:
+        net = nn.Sequential(nn.Conv2d(spec.obs_shape[0], GRID_CHANNELS, 3), nn.ReLU())
         super().__init__(spec, net, hidden, largest=1.0)

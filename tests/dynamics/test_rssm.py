@@ -24,7 +24,7 @@ SMALL = {"encoder": None, "state": STATE, "width": 32, "length": 8, "bins": 41}
 
 def rssm(spec: EnvSpec = SPEC, **settings: Any) -> RSSM:
     """conf/dynamics/rssm.yaml, small, with other values."""
-    encoder = Vector if len(spec.obs_shape) == 1 else lambda s: Grid(s, 4, 0)
+    encoder = Vector if len(spec.obs_shape) == 1 else lambda s: Grid(s, 0)
     model = build(node("dynamics/rssm.yaml", **(SMALL | settings)))(spec, encoder=encoder)
     assert isinstance(model, RSSM)
     return model

@@ -169,18 +169,31 @@ def test_what_does_not_change_is_copied_exactly_and_levels_look_as_they_do() -> 
     assert torch.equal(model.imagine(state, torch.zeros(4).long())[0][:, 1:], state[:, 1:])
 
 
-def test_balanced_batches_leave_the_probabilities_those_of_the_data() -> None:
+@pytest.mark.parametrize("events", [0.0, 0.5])
+def test_balanced_batches_leave_the_probabilities_those_of_the_data(events: float) -> None:
+    """Of 32 transitions 16 begin before an event, 8 before each kind; without oversampling none does on purpose."""
     model, replay = grid(members=1), world(GRID, 300)
-    f = trainer(holdout=0.0, events=0.5)
+    f = trainer(holdout=0.0, events=events)
     train = f.split(f.windows(model, replay, 1))[0]
     kinds = f.prepare(model, replay, train)
     reward, end = replay.rewards_and_terminals(train)
     pr, pe = float((reward > 0).float().mean()), float(end.float().mean())
     both = float(((reward > 0) & end).float().mean())
-    assert model.sampling_weights.tolist() == pytest.approx([0.5, 0.25 / pr, 0.25 / pe], rel=1e-4)
+    each = events / 2
+    assert model.sampling_weights.tolist() == pytest.approx([1 - events, each / pr, each / pe], rel=1e-4)
     batch = torch.cat([f.oversample_events(train[torch.randint(len(train), (1, 32))], kinds) for _ in range(200)])
     share = (replay.rewards_and_terminals(batch.flatten())[0] > 0).float().mean()
-    assert float(share) == pytest.approx(0.5 * pr + 0.25 + 0.25 * both / pe, abs=0.02)
+    assert float(share) == pytest.approx((1 - events) * pr + each + each * both / pe, abs=0.02)
+
+
+@pytest.mark.parametrize("patch", [2, 8])
+def test_a_patch_of_pixels_is_a_position_of_the_feature_maps(patch: int) -> None:
+    """A small patch keeps small objects apart and costs more: images of 16 x 16 have 8 x 8 positions, or 2 x 2."""
+    model, sizes = frames(patch=patch), []
+    model.net(0).trunk.register_forward_hook(lambda _, __, out: sizes.append(out.shape[-2:]))  # type: ignore[union-attr]
+    state, action = torch.zeros(5, 2, 16, 16, dtype=torch.uint8), torch.zeros(5, dtype=torch.int64)
+    following, _ = model.imagine(state, action)
+    assert sizes == [(16 // patch, 16 // patch)] and following.shape == state.shape
 
 
 def test_the_likelihood_of_rows_drawn_for_what_came_of_them() -> None:

@@ -26,7 +26,7 @@ VECTOR = EnvSpec((5,), torch.float32, 3, discrete=True)
 
 
 @pytest.mark.parametrize(
-    ("spec", "encoder"), [(PIXELS, Nature(PIXELS, 0)), (GRID, Grid(GRID, 16, 0)), (VECTOR, Vector(VECTOR))]
+    ("spec", "encoder"), [(PIXELS, Nature(PIXELS, 0)), (GRID, Grid(GRID, 0)), (VECTOR, Vector(VECTOR))]
 )
 def test_reconstruction_has_the_shape_of_observations(spec: EnvSpec, encoder: torch.nn.Module) -> None:
     net, scale = make_decoder(spec, encoder, 7, [8]), make_standardiser(spec, encoder)  # type: ignore[arg-type]
@@ -42,7 +42,7 @@ def test_decoder_restores_sizes_that_strides_do_not_divide() -> None:
 
 
 def test_grid_loss_is_the_cross_entropy_and_starts_empty() -> None:
-    grid = ImageDecoder(GRID, Grid(GRID, 4, 0), 4)
+    grid = ImageDecoder(GRID, Grid(GRID, 0), 4)
     bits = torch.randint(2, (1, *GRID.obs_shape), dtype=torch.uint8)
     dark = torch.zeros(1, *GRID.obs_shape)
     assert grid.loss(dark - EMPTY_LOGIT, bits, None).item() == pytest.approx(400 * math.log(2), rel=1e-4)

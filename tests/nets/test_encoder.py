@@ -22,7 +22,7 @@ def impala(spec: EnvSpec) -> Encoder:
 
 
 def grid(spec: EnvSpec) -> Encoder:
-    return Grid(spec, channels=16, hidden=0)
+    return Grid(spec, hidden=0)
 
 
 def test_vector_encoder_is_the_identity() -> None:
