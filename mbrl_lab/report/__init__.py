@@ -5,20 +5,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
 
-from mbrl_lab.dynamics import Visual
+from mbrl_lab.protocols import WorldModel
 from mbrl_lab.report.curves import draw_curves
-from mbrl_lab.report.diagnosis import diagnose, numbers
-from mbrl_lab.report.images import describe_images, diagnose_images, draw_images
+from mbrl_lab.report.images import draw_frames
 from mbrl_lab.report.sequence import draw_open_loop
-from mbrl_lab.report.summary import describe, draw_diagnosis
+from mbrl_lab.report.summary import draw_features
 from mbrl_lab.runner import Runner
 
 log = logging.getLogger("mbrl_lab")
 
-FPS = 10.0
-"""Frames per second in the video of a model's predictions."""
+DRAW: dict[str, Callable[[Runner, WorldModel, Path], tuple[str, list[Path]]]] = {
+    "features": draw_features,
+    "observations": draw_open_loop,
+    "frames": draw_frames,
+}
+"""`WorldModel.predicts` -> (runner, model, folder) -> (a text, files): what a model predicts is compared with the truth."""
 
 __all__ = ["draw", "draw_model", "fitted"]
 
@@ -49,17 +51,9 @@ def draw_model(runner: Runner, checkpoint: str = "last") -> tuple[str, list[Path
     """Validate the model and the planner. Returns a text and files; a `checkpoint` but the last has its own folder."""
     home = runner.folder.diagnostics if checkpoint == "last" else runner.folder.diagnostics / checkpoint
     home.mkdir(parents=True, exist_ok=True)
-    model, run = runner.algo.world_model, runner.folder.path.name
+    model = runner.algo.world_model
     assert model is not None, type(runner.algo)
-
-    # What can be compared with the truth depends on what a model predicts: observations, frames, or a state's changes.
-    if model.predicts == "observations":
-        return draw_open_loop(runner, model, home)
-    if model.predicts == "frames":
-        images = diagnose_images(runner, runner.algo)
-        return describe_images(images), draw_images(images, cast(Visual, model), run, home, FPS)
-    diagnosis = diagnose(runner, runner.algo)
-    return describe(diagnosis, numbers(diagnosis)), draw_diagnosis(diagnosis, run, home)
+    return DRAW[model.predicts](runner, model, home)
 
 
 def fitted(runner: Runner) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor
 from mbrl_lab.dynamics.image_trainer import VALIDATED, ImageTrainer, assess
 from mbrl_lab.dynamics.quality import HORIZONS, FramePredictions, changed, f1, recall_of, tiles_right
 from mbrl_lab.dynamics.visual import Visual
-from mbrl_lab.protocols import Algo
+from mbrl_lab.protocols import Algo, WorldModel
 from mbrl_lab.report.figure import COLOURS, legend, make_panels, save, set_labels
 from mbrl_lab.report.play import observe, play_policy, play_random
 from mbrl_lab.report.tables import Row, number, table, write_csv
@@ -28,6 +28,9 @@ ENVS, STEPS = 2, 300
 
 FILMED = 150
 """Steps of the video."""
+
+FPS = 10.0
+"""Frames per second of the video."""
 
 SIZE = 252
 """Minimum height of its pictures in pixels."""
@@ -84,7 +87,13 @@ def windows(steps: Step, length: int, most: int) -> Step:
     return steps.at((time, starts[:, 1]))
 
 
-def draw_images(diagnosis: ImageDiagnosis, model: Visual, run: str, home: Path, fps: float) -> list[Path]:
+def draw_frames(runner: Runner, model: WorldModel, home: Path) -> tuple[str, list[Path]]:
+    """Validate a model of images. Returns a text and files."""
+    diagnosis = diagnose_images(runner, runner.algo)
+    return describe_images(diagnosis), draw_images(diagnosis, cast(Visual, model), runner.folder.path.name, home)
+
+
+def draw_images(diagnosis: ImageDiagnosis, model: Visual, run: str, home: Path) -> list[Path]:
     """Write frames.png, frames.mp4, frames.csv and model.json."""
     figure, axes = make_panels(1, 1, f"{run}: open-loop frames on fresh episodes")
     for label, colour in zip([k for k in diagnosis.table[0] if k != "steps"], COLOURS, strict=False):
@@ -98,7 +107,7 @@ def draw_images(diagnosis: ImageDiagnosis, model: Visual, run: str, home: Path, 
     save(figure, home / "frames.png")
     write_csv(diagnosis.table, home / "frames.csv")
     write_text(home / "model.json", json.dumps(diagnosis.numbers, indent=2) + "\n")
-    write_video(home / "frames.mp4", video_frames(model, diagnosis.steps), fps)
+    write_video(home / "frames.mp4", video_frames(model, diagnosis.steps), FPS)
     return [home / "frames.png", home / "frames.mp4", home / "frames.csv", home / "model.json"]
 
 

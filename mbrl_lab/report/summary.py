@@ -6,14 +6,22 @@ import json
 import math
 from pathlib import Path
 
+from mbrl_lab.protocols import WorldModel
 from mbrl_lab.report.calibration import draw_calibration, draw_output_scatter
-from mbrl_lab.report.diagnosis import Diagnosis, numbers
+from mbrl_lab.report.diagnosis import Diagnosis, diagnose, numbers
 from mbrl_lab.report.pictures import draw_errors, draw_planned, draw_predicted
 from mbrl_lab.report.tables import SHOWN_STEPS, by_dimension, by_horizon, number, table, write_csv
+from mbrl_lab.runner import Runner
 from mbrl_lab.tracking.atomic import write_text
 
 SHOWN = 12
 """Maximum number of dimensions in a terminal: those with the largest errors."""
+
+
+def draw_features(runner: Runner, model: WorldModel, home: Path) -> tuple[str, list[Path]]:
+    """Validate a model whose features are numbers, and the planner. Returns a text and files."""
+    diagnosis = diagnose(runner, runner.algo)
+    return describe(diagnosis, numbers(diagnosis)), draw_diagnosis(diagnosis, runner.folder.path.name, home)
 
 
 def draw_diagnosis(diagnosis: Diagnosis, run: str, home: Path) -> list[Path]:
