@@ -38,7 +38,7 @@ class FrameNet(Net):
         size = spec.obs_shape[1] // patch, spec.obs_shape[2] // patch
         self.trunk = Dilated(self.square * history, size, spec.action_dim, width, depth)
         self.pixels = nn.Linear(width, self.square)
-        self.rest = Pooled(width, 4)
+        self.outcome_head = Pooled(width, 4)
         # At first every pixel gets the same prediction, that of the bias: subclasses choose "nothing changes".
         nn.init.zeros_(self.pixels.weight)
 
@@ -56,7 +56,7 @@ class FrameNet(Net):
         pixels = squares.to(torch.float32).mul_(1 / 255).movedim(-1, 1)
         features = self.trunk(pixels, action)
         placed = features.movedim(1, -1)
-        return squares[..., -self.square :], placed, self.pixels(placed).float(), self.rest(features)
+        return squares[..., -self.square :], placed, self.pixels(placed).float(), self.outcome_head(features)
 
 
 class LevelNet(FrameNet):

@@ -38,8 +38,8 @@ class GridNet(Net):
     neither vanishes nor doubles where the network is unsure of its direction.
     """
 
-    least: Tensor
-    most: Tensor
+    min_cells: Tensor  # [C]: least number of full cells in real frames
+    max_cells: Tensor  # [C]: the largest
 
     def __init__(self, spec: EnvSpec, channels: int, history: int, width: int, depth: int) -> None:
         super().__init__()
@@ -49,10 +49,10 @@ class GridNet(Net):
         self.change = nn.Conv2d(width, self.outcomes * channels, 1)
         nn.init.zeros_(self.change.weight)
         nn.init.constant_(self.change.bias, RARE_LOGIT)  # type: ignore[arg-type]
-        self.rest = Pooled(width, 5 * self.outcomes)
+        self.outcome_head = Pooled(width, 5 * self.outcomes)
         self.slip = nn.Parameter(torch.tensor(RARE_LOGIT))
-        self.register_buffer("least", torch.full((channels,), spec.obs_shape[1] * spec.obs_shape[2]))
-        self.register_buffer("most", torch.zeros(channels, dtype=torch.int64))
+        self.register_buffer("min_cells", torch.full((channels,), spec.obs_shape[1] * spec.obs_shape[2]))
+        self.register_buffer("max_cells", torch.zeros(channels, dtype=torch.int64))
         # Counted from the buffers on first use, and again after a checkpoint is loaded.
         self._conserved: list[tuple[int, int]] | None = None
         self.register_load_state_dict_post_hook(lambda net, _: setattr(net, "_conserved", None))
@@ -74,17 +74,17 @@ class GridNet(Net):
 
     @torch.no_grad()
     def update_statistics(self, frames: Tensor) -> None:
-        """Update the least and most cells of each channel in real frames [N, C, H, W]."""
+        """Update the least and largest number of full cells of each channel in real frames [N, C, H, W]."""
         count = frames.flatten(2).long().sum(-1)
-        torch.minimum(self.least, count.amin(0), out=self.least)
-        torch.maximum(self.most, count.amax(0), out=self.most)
+        torch.minimum(self.min_cells, count.amin(0), out=self.min_cells)
+        torch.maximum(self.max_cells, count.amax(0), out=self.max_cells)
         self._conserved = None
 
     def conserved(self) -> list[tuple[int, int]]:
         """(channel, number of cells) of the channels of constant number; cached, as reading waits for the device."""
         if self._conserved is None:
-            channels = (self.least == self.most).nonzero().flatten()
-            self._conserved = list(zip(channels.tolist(), self.most[channels].tolist(), strict=True))
+            channels = (self.min_cells == self.max_cells).nonzero().flatten()
+            self._conserved = list(zip(channels.tolist(), self.max_cells[channels].tolist(), strict=True))
         return self._conserved
 
     def _run(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -92,12 +92,12 @@ class GridNet(Net):
         grids = state.float().contiguous(memory_format=torch.channels_last)
         features = self.trunk(grids)
         change = self.change(features).float().unflatten(1, (self.outcomes, self.channels))
-        rest = self.rest(features).float().unflatten(1, (self.outcomes, 5))
+        outcome = self.outcome_head(features).float().unflatten(1, (self.outcomes, 5))
 
         # p(k | s, a): the chosen action, or with probability `slip` another that the state makes likely.
         slip = self.slip.sigmoid()
-        probability = (1 - slip) * action + slip * rest[..., 4].softmax(-1)
-        return change, rest[..., :4], probability.clamp(min=MIN_PROBABILITY).log()
+        probability = (1 - slip) * action + slip * outcome[..., 4].softmax(-1)
+        return change, outcome[..., :4], probability.clamp(min=MIN_PROBABILITY).log()
 
     @torch.no_grad()
     def _decode_frame(self, state: Tensor, change: Tensor) -> Tensor:
