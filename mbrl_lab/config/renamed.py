@@ -100,6 +100,7 @@ CONSTANTS = (
     *(f"dynamics.{key}" for key in ("norm", "dropout")),
     *(f"dynamics.termination.{key}" for key in ("width", "depth", "lr")),
     "encoder.channels",
+    "policy.optim.beta1",
 )
 """Settings that became constants."""
 

@@ -230,7 +230,6 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "policy.normalise_obs": one_of(True, False),
     "policy.renorm.momentum": number(0, 1),
     "policy.renorm.warmup": integer(0),
-    "policy.optim.beta1": number(0, 0.999),
     "policy.optim.policy_delay": integer(1),
     "policy.critic.number": integer(1, 1000),
     "policy.critic.width": integer(1, 65536),

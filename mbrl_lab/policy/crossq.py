@@ -26,6 +26,9 @@ from mbrl_lab.policy.sac import CriticAux, SquashedGaussian, Temperature, weight
 from mbrl_lab.protocols import Policy
 from mbrl_lab.types import EnvSpec, Metrics, Step
 
+BETA1 = 0.5
+"""Of Adam's moving average of the gradient (CrossQ)."""
+
 
 @dataclass(frozen=True)
 class CrossQCritics:
@@ -53,8 +56,6 @@ class CrossQOptim:
 
     lr: float
     """Learning rate (CrossQ: 1e-3)."""
-    beta1: float
-    """Of the gradient's moving average (CrossQ: 0.5)."""
     policy_delay: int
     """Updates of the critics for each of the actor and alpha (CrossQ: 3)."""
 
@@ -103,8 +104,8 @@ class CrossQ(Policy):
         # Its logarithm is learned, so that alpha stays above 0.
         self.log_alpha = nn.Parameter(torch.tensor(math.log(temperature.alpha)))
 
-        self.critic_opt = Adam(self.critic.parameters(), optim.lr, beta1=optim.beta1)
-        self.actor_opt = Adam([*self.actor.parameters(), self.log_alpha], optim.lr, beta1=optim.beta1)
+        self.critic_opt = Adam(self.critic.parameters(), optim.lr, beta1=BETA1)
+        self.actor_opt = Adam([*self.actor.parameters(), self.log_alpha], optim.lr, beta1=BETA1)
         self.updates = 0
         save_count(self, "updates")
 

@@ -20,7 +20,7 @@ DRAW: dict[str, Callable[[Runner, WorldModel, Path], tuple[str, list[Path]]]] = 
     "observations": draw_open_loop,
     "frames": draw_frames,
 }
-"""`WorldModel.predicts` -> (runner, model, folder) -> (a text, files): what a model predicts is compared with the truth."""
+"""`WorldModel.predicts` -> (runner, model, folder) -> (a text, files): predictions compared with the truth."""
 
 __all__ = ["draw", "draw_model", "fitted"]
 

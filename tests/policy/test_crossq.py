@@ -25,7 +25,7 @@ def crossq(spec: EnvSpec = SPEC, **changed: Any) -> CrossQ:
         "critic": CrossQCritics(number=2, width=32),
         "renorm": Renorm(momentum=0.9, warmup=1000),
         "temperature": Temperature(alpha=0.5, target_entropy=None, entropy_fraction=0.98),
-        "optim": CrossQOptim(lr=3e-3, beta1=0.5, policy_delay=3),
+        "optim": CrossQOptim(lr=3e-3, policy_delay=3),
     }
     return CrossQ(spec, **settings | changed)
 
