@@ -232,6 +232,23 @@ def test_transitions_across_an_episode_boundary_are_masked(spec: EnvSpec) -> Non
     assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), twin.parameters(), strict=True))
 
 
+@pytest.mark.parametrize(("standardised", "factor"), [(False, 10.0), (True, 1.0)])
+def test_standardised_advantages_make_the_step_independent_of_the_size_of_rewards(
+    standardised: bool, factor: float
+) -> None:
+    gradients = []
+    for size in (1.0, 10.0):
+        torch.manual_seed(0)
+        policy = ppo(DISCRETE, normalise_advantage=standardised)
+        for p in policy.critic.parameters():
+            p.data.zero_()  # values of 0: advantages are sums of rewards
+        steps = played(policy, DISCRETE)
+        policy.update(steps._replace(reward=size * steps.reward))
+        gradients.append(torch.cat([p.grad.flatten() for p in policy.actor.parameters() if p.grad is not None]))
+    assert gradients[0].abs().max() > 1e-3
+    torch.testing.assert_close(gradients[1], factor * gradients[0], rtol=1e-3, atol=1e-5)
+
+
 @BOTH
 def test_actions_of_the_environment_train_the_value_only(spec: EnvSpec) -> None:
     """What the environment did in the policy's place, such as FIRE, moves the critic and no parameter of the actor."""

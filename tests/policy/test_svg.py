@@ -57,6 +57,22 @@ def test_the_actors_gradient_is_that_of_finite_differences(horizon: int) -> None
     assert gradient[i, j].item() == pytest.approx((above - below).item() / 0.02, rel=0.01)
 
 
+def test_the_norm_of_the_actors_gradient_is_bounded_that_of_the_critics_is_not() -> None:
+    def norms(clip: float) -> list[float]:
+        policy = svg(clip=clip)
+        torch.manual_seed(1)
+        policy.learn_through(linear(), torch.randn(20, 2))
+        grads = [
+            [p.grad.flatten() for p in part.parameters() if p.grad is not None]
+            for part in (policy.actor, policy.critic)
+        ]
+        return [float(torch.cat(grad).norm()) for grad in grads]
+
+    (actor, critic), (clipped, unclipped) = norms(0.0), norms(0.01)
+    assert clipped == pytest.approx(0.01, rel=1e-3) and actor > 0.02
+    assert unclipped == pytest.approx(critic) and critic > 0.02
+
+
 def test_targets_are_the_models_rewards_and_the_target_critics_at_the_end() -> None:
     policy, model = svg(number=2, target_subset=None, norm=False), linear(terminates=0.5)
     with torch.no_grad():
