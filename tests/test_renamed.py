@@ -41,7 +41,7 @@ def test_a_setting_that_a_class_hands_on_to_its_base_is_known_and_others_are_not
     check(compose_config([*words, "policy.tau=0.1"]))
     with pytest.raises(ConfigError, match=r"^policy\.clip is now policy\.optim\.clip$"):
         check(compose_config([*words, "+policy.clip=1"]))
-    with pytest.raises(ConfigError, match=r"^policy\.std is 1, but SVG has no such setting$"):
+    with pytest.raises(ConfigError, match=r"^policy\.std is 1, but policy=svg has no such setting$"):
         check(compose_config([*words, "+policy.std=1"]))
 
 
