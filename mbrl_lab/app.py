@@ -29,6 +29,8 @@ from mbrl_lab.config import (
 from mbrl_lab.config.command_line import override
 from mbrl_lab.env import Envs
 from mbrl_lab.env.vector import DIFFERENT
+from mbrl_lab.hub.fetch import PREFIX, fetch
+from mbrl_lab.hub.weights import WEIGHTS, read_weights
 from mbrl_lab.monitor import Monitor, Stop
 from mbrl_lab.nets.speed import compile_parts, keep_freed_memory
 from mbrl_lab.replay import Replay
@@ -89,15 +91,15 @@ def load_run(
     """A run with the weights of its `last` or `best` checkpoint, or those in another checkpoint's folder, to evaluate.
 
     Args:
-        folder: the run's folder.
-        checkpoint: `last`, `best`, or the folder of another checkpoint.
+        folder: the run's folder, one that `mbrl-lab publish` wrote, or hf:USER/NAME for an agent on the Hub.
+        checkpoint: `last`, `best`, or the folder of another checkpoint; a published agent has only `last`.
         device: `auto`, `cpu` or `cuda`.
         with_replay: load its replay too, if the checkpoint holds it; `best` does not.
         trust: modules of the caller's own that the run's config may build parts from, e.g. ["mymodule"].
 
     Raises ConfigError if there is no run or no checkpoint, or if its config names parts that are not trusted.
     """
-    home = RunFolder(folder)
+    home = RunFolder(find_run(folder))
     stored = stored_config(home, trust)
 
     # Without training nothing is logged, and a stored logger could send data to an address in its config.
@@ -108,6 +110,13 @@ def load_run(
     )
     cfg = OmegaConf.merge(stored, changes)
     assert isinstance(cfg, DictConfig)
+
+    if checkpoint == "last" and published(home):
+        state, step = read_weights(home.path / WEIGHTS)
+        runner = build_runner(cfg, home)
+        runner.steps = step
+        load_module_state(runner.algo, state)
+        return runner
 
     place = home.checkpoint(checkpoint)
     loaded = Checkpoint(place).load()
@@ -120,6 +129,16 @@ def load_run(
     if with_replay and "replay" in loaded.state:
         runner.load_replay(loaded.state["replay"], loaded.steps)
     return runner
+
+
+def find_run(place: Path | str) -> Path:
+    """The folder of a run; for hf:USER/NAME that of a copy on this machine."""
+    return fetch(str(place)) if str(place).startswith(PREFIX) else Path(place)
+
+
+def published(folder: RunFolder) -> bool:
+    """Whether a folder holds a published agent: weights alone, nothing to resume."""
+    return (folder.path / WEIGHTS).exists() and not folder.last.exists()
 
 
 def stored_config(folder: RunFolder, trust: Sequence[str] = ()) -> DictConfig:

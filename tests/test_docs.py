@@ -22,6 +22,7 @@ from mbrl_lab.cli import sweep as sweeping
 from mbrl_lab.cli import tune as tuning
 from mbrl_lab.cli.evaluate import parser
 from mbrl_lab.cli.export import parser as export_parser
+from mbrl_lab.cli.publish import parser as publish_parser
 from mbrl_lab.cli.report import parser as report_parser
 from mbrl_lab.config import CONF, check, compose_config
 from mbrl_lab.config import composition as config
@@ -173,6 +174,9 @@ def test_commands_compose(page: str, line: list[str], with_examples: None) -> No
         return
     if script == "scripts/export.py":
         export_parser().parse_args(words)
+        return
+    if script == "scripts/publish.py":
+        publish_parser().parse_args(words)
         return
     if script == "scripts/compare.py":
         args = comparison.parser().parse_intermixed_args(words)

@@ -37,6 +37,7 @@ TOP = {
     "cli",
     "doctor",
     "export",
+    "hub",
     "sweep",
     "tune",
     "trust",

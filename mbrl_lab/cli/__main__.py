@@ -15,6 +15,7 @@ COMMANDS = {
     "compare": "train several algorithms with equal seeds, or use existing runs, and draw them in one figure",
     "report": "show runs, their statistics, videos and diagnostics in one HTML file",
     "export": "write a run's policy as a file that does not need this package, by torch.export and as ONNX",
+    "publish": "put a run's agent on the Hugging Face Hub, or into a folder: weights, config, card, results",
     "sweep": "show the runs of a sweep, start some again, collect results",
     "tune": "search for hyperparameters",
     "doctor": "examine this machine, or the parts of a job",

@@ -15,7 +15,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from mbrl_lab import scores
-from mbrl_lab.app import load_run, precision_line, stored_config
+from mbrl_lab.app import find_run, load_run, precision_line, published, stored_config
 from mbrl_lab.arithmetic import AS_BEGAN
 from mbrl_lab.cli.terminal import command
 from mbrl_lab.config import CONF, ConfigError, build
@@ -36,6 +36,7 @@ def main(argv: Sequence[str]) -> int:
 
 def answer(args: argparse.Namespace) -> None:
     """Do the one thing that the options select."""
+    args.run = find_run(args.run)
     if args.episode:
         record_logged(RunFolder(args.run), args.episode, args.trust)
     elif args.render:
@@ -49,7 +50,7 @@ def answer(args: argparse.Namespace) -> None:
 def parser() -> argparse.ArgumentParser:
     """Every option; with --episode, --render or --model nothing is evaluated."""
     p = argparse.ArgumentParser(prog="evaluate.py", description=__doc__)
-    p.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
+    p.add_argument("run", metavar="RUN", type=Path, help="a run's folder, or hf:USER/NAME")
     p.add_argument("--episodes", metavar="N", type=partial(count, low=1), default=20, help="how many to play (20)")
     p.add_argument("--checkpoint", default="last", help="last (default), best, or another checkpoint's folder")
     p.add_argument("--video", metavar="N", type=partial(count, low=0), default=0, help="film the first N of them")
@@ -165,6 +166,9 @@ def draw_report(runner: Runner, name: str) -> list[Path]:
 def validate_model(run: Path, checkpoint: str, trust: Sequence[str]) -> None:
     """Validate the run's world model: prints numbers, writes pictures and CSV files into diagnostics/."""
     from mbrl_lab.report import draw_model, fitted  # matplotlib takes a while to import
+
+    if published(RunFolder(run)):
+        raise ConfigError(f"--model: {run} is a published agent, without the replay that its model is validated on")
 
     # With replay: its held-out steps are the only data from training that the model has never been fitted to.
     runner = load_run(run, checkpoint, with_replay=True, trust=trust)

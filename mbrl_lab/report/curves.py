@@ -45,6 +45,16 @@ def draw_curves(folder: RunFolder) -> list[Path]:
     return [save(figure, folder.diagnostics / "curves.png")]
 
 
+def draw_return_curve(folder: RunFolder, path: Path) -> None:
+    """Write the panel of returns alone to `path`; nothing if nothing was played."""
+    rows, episodes = read_metrics(folder.metrics), EpisodeLog(folder).finished("train")
+    if draw_returns in panels_of(rows, episodes):
+        figure, (axes,) = make_panels(1, 1, "")
+        draw_returns(axes, rows, episodes)
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        save(figure, path)
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The rows of metrics.jsonl, oldest first; one that is still being written is left out."""
     # A run may be writing: only lines that end with a newline are complete.

@@ -34,13 +34,17 @@ def module_state(module: nn.Module) -> dict[str, Any]:
 
 
 def load_module_state(module: nn.Module, state: dict[str, Any]) -> None:
-    """Restore the result of `module_state`, on the module's devices; ValueError if it is of another module."""
+    """Restore the result of `module_state`, on the module's devices; ValueError if it is of another module.
+
+    Published weights come without `parts` and `generators`, which are left as they are then.
+    """
     # Everything is compared before anything is loaded, so that an error leaves the module unchanged.
     here = weights(module)
     own = {name: bare(name) for name in here}
-    parts, found = stateful(module), generators(module)
+    parts = stateful(module) if "parts" in state else {}
+    found = generators(module) if "generators" in state else {}
     for kind, names in {"weights": own.values(), "parts": parts, "generators": found}.items():
-        check_names(kind, state[kind], names)
+        check_names(kind, state.get(kind, {}), names)
     saved = {name: state["weights"][plain] for name, plain in own.items()}
     check_shapes(here, saved)
 
