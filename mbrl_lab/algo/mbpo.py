@@ -152,15 +152,13 @@ class MBPO(Learner):
         if self.fit_due(before, after, self.every):
             measured.add(self.fit_and_rollout(replay, after))
 
+        # Updates of the policy, on steps, or through the model from states in which its rollouts begin.
         for _ in range(self.update.due(before, after, self.warmup)):
-            measured.add(self.update_policy(replay, after))
+            if self.policy.learns_through_model:
+                measured.add(self.policy.learn_through(self.model, self.sample_starts(replay)))
+            else:
+                measured.add(self.policy.update(clipped(self.sample_batch(replay, after), self.reward_clip)))
         return measured.means()
-
-    def update_policy(self, replay: Replay, step: int) -> Metrics:
-        """One update: on windows, or through the model from states that are real or come from rollouts."""
-        if self.policy.learns_through_model:
-            return self.policy.learn_through(self.model, self.sample_starts(replay))
-        return self.policy.update(clipped(self.sample_batch(replay, step), self.reward_clip))
 
     def fit_and_rollout(self, replay: Replay, step: int) -> Metrics:
         """Fit the model, and imagine the rollouts that the policy learns from until the next fit."""

@@ -81,7 +81,7 @@ class MPC(Learner):
         began = time.monotonic()
         action, plan = self.planner.plan(self.model, state, plan, self.context(explore))
         if explore:
-            self.predicted_return, self.seconds = plan["predicted_return"].mean(), taken(began, device)
+            self.predicted_return, self.seconds = plan["predicted_return"].mean(), seconds_since(began, device)
         return action, {"state": state, "plan": plan}
 
     def context(self, explore: bool) -> PlanContext:
@@ -114,7 +114,7 @@ class MPC(Learner):
         self.model.load_trainer_state(state.get("trainer", {}))
 
 
-def taken(began: float, device: torch.device) -> float:
+def seconds_since(began: float, device: torch.device) -> float:
     """Seconds since `began`, after waiting for the device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -49,9 +49,9 @@ class OnPolicy(Algo):
         steps = clipped(replay.latest(self.horizon + 1), self.reward_clip)
 
         # An environment may have replaced the policy's action, such as by pressing FIRE after a lost life.
-        same = steps.action[1:] == torch.stack([action.to(replay.device) for action in self.actions])
+        chosen = steps.action[1:] == torch.stack([action.to(replay.device) for action in self.actions])
         self.actions = []
-        return self.policy.update_on_policy(steps, same.view(*steps.first[1:].shape, -1).all(-1))
+        return self.policy.update_on_policy(steps, chosen.view(*steps.first[1:].shape, -1).all(-1))
 
     def get_extra_state(self) -> Tree:
         return {"actions": list(self.actions)}

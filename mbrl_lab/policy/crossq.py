@@ -114,7 +114,12 @@ class CrossQ(Policy):
 
     @torch.no_grad()
     def act(self, obs: Tensor, explore: bool) -> Tensor:
-        return self.dist.act(self.actor(obs.unsqueeze(0)).squeeze(0), explore)
+        return self.dist.act(self.actor_output(obs), explore)
+
+    def actor_output(self, obs: Tensor) -> Tensor:
+        """[N, D] -> [N, actor_outputs]: mean and logarithm of the standard deviation of pi(. | s)."""
+        # RenormMLP is an ensemble, and the actor one of a single member.
+        return self.actor(obs.unsqueeze(0)).squeeze(0)
 
     @torch.no_grad()
     def scores(self, features: Tensor) -> Tensor:
@@ -141,7 +146,7 @@ class CrossQ(Policy):
         t, weight = weighted_transitions(steps)
         alpha = self.log_alpha.detach().exp()
         with torch.no_grad():
-            pi = self.dist.sample(self.actor(t.next_obs.unsqueeze(0)).squeeze(0))
+            pi = self.dist.sample(self.actor_output(t.next_obs))
         assert pi.action is not None
 
         # Two passes would give the norms two sets of moments, neither of which is that of the values compared.
@@ -164,7 +169,7 @@ class CrossQ(Policy):
         # Only the actor's norms see this batch: the critics' moments are those of the joint batches of their own loss.
         alpha = self.log_alpha.detach().exp()
         self.actor.train()
-        pi = self.dist.sample(self.actor(obs.unsqueeze(0)).squeeze(0))
+        pi = self.dist.sample(self.actor_output(obs))
         self.actor.eval()
         assert pi.action is not None
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from mbrl_lab.algo.mpc import taken
+from mbrl_lab.algo.mpc import seconds_since
 from mbrl_lab.env import Envs
 from mbrl_lab.protocols import Algo, WorldModel
 from mbrl_lab.runner import DIAGNOSIS, Runner
@@ -37,7 +37,7 @@ def play_policy(runner: Runner, algo: Algo, model: WorldModel, num: int, steps: 
     def act(row: Step, carry: Tree | None) -> tuple[Tensor, Tree | None]:
         began = time.monotonic()
         chosen = algo.act(row, carry, explore=False)
-        seconds.append(taken(began, runner.device))
+        seconds.append(seconds_since(began, runner.device))
         return chosen
 
     # The carry holds the plan of each step, and with it the score that the planner expects.
