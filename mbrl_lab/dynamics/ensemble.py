@@ -343,7 +343,7 @@ class Ensemble(WorldModel):
         width = self.net.biases[-1].shape[-1] - self.outputs
         scale, shift = F.pad(self.targets.scale, (0, width), value=1), F.pad(self.targets.mean, (0, width))
         net = fold(elite_layers(self.net.layers(), self.elite), self.inputs, scale, shift)
-        learned = self.termination_fn is None and bool(self.termination.seen)
+        learned = self.termination_fn is None and bool(self.termination.observed)
         return FrozenEnsemble(net, self.termination.freeze(self.elite) if learned else None)
 
     def thaw(self) -> None:
@@ -351,7 +351,7 @@ class Ensemble(WorldModel):
         self._frozen = {}
 
     def _noised(self, t: Transition) -> Transition:
-        """The observations before and after with Gaussian noise, drawn anew for every batch."""
+        """The observations before and after with Gaussian noise, drawn again for every batch."""
         if not self.noise:
             return t
         scale = self.noise * self.inputs.mean[: t.obs.shape[-1]].abs()

@@ -25,8 +25,8 @@ GOLDEN = 0.6180339887498949
 VALIDATED = 256
 """Held-out starts that a fit is measured on."""
 
-STUDIED = 1_000
-"""Frames that a model may look at before a fit."""
+STATISTICS_FRAMES = 1_000
+"""Real frames that a model takes its statistics from before a fit."""
 
 
 @dataclass(eq=False)
@@ -118,7 +118,7 @@ class ImageTrainer(HoldoutTrainer[Visual]):
         model.set_sampling_weights(torch.tensor([1 - fraction, *more]))
 
         # Statistics of a sample of frames, newest of each stack, as replay may hold a million.
-        some = train[torch.randint(len(train), (STUDIED,), device=train.device)]
+        some = train[torch.randint(len(train), (STATISTICS_FRAMES,), device=train.device)]
         model.update_statistics(replay.read(some, 1).obs[0][:, -model.shape[0] :])
         return kinds
 

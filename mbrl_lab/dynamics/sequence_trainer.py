@@ -21,8 +21,8 @@ class SequenceTrainer(Trainer[SequenceModel]):
     Args:
         batch: windows in a gradient step.
         max_updates: gradient steps in a fit; 0: as many as see every step of replay once on average.
-        terminal_fraction: fraction of the windows that lead to a termination, as soon as one was seen. Where
-            terminations are rare and the model misses them, imagination goes on beyond.
+        terminal_fraction: fraction of the windows that lead to a termination, as soon as replay holds one. Where
+            terminations are rare the model may miss them, and imagined episodes then continue beyond.
         accumulate: parts of a batch whose gradients are added up, to need less memory at once.
         latents: what a window of a recurrent model begins with: nothing (`recomputed`), or the state that was inferred
             at its first step, kept beside replay and refreshed whenever the model sees it (`stored`, as in DreamerV3).

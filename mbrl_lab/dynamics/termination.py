@@ -33,7 +33,7 @@ class TerminationModel(nn.Module):
     Before a termination was observed all factors are 1.
     """
 
-    seen: Tensor  # [] bool: whether a termination was observed
+    observed: Tensor  # [] bool: whether a termination was observed
     unexplained: Tensor  # [] bool: whether one was that no bound explains
     prior: Tensor  # []: by which the classifiers' logits exceed those of the data, half of their batches being terminal
     range: Tensor  # [2, D]: least and greatest coordinates of non-terminal observations
@@ -57,7 +57,7 @@ class TerminationModel(nn.Module):
         self.net = EnsembleMLP(members, dim, 1, WIDTH, DEPTH)
         self.opt = Adam(self.parameters(), LR)
 
-        self.register_buffer("seen", torch.zeros((), dtype=torch.bool))
+        self.register_buffer("observed", torch.zeros((), dtype=torch.bool))
         self.register_buffer("unexplained", torch.zeros((), dtype=torch.bool))
         self.register_buffer("prior", torch.zeros(()))
         unbounded = torch.tensor([[-torch.inf], [torch.inf]]).repeat(1, dim)
@@ -68,7 +68,7 @@ class TerminationModel(nn.Module):
         """Take scales, ranges and bounds from real observations [N, D], of which some are terminal [N]."""
         self.inputs.fit(next_obs)
         alive, terminated = next_obs[~terminal], next_obs[terminal]
-        self.seen.fill_(len(terminated) > 0)
+        self.observed.fill_(len(terminated) > 0)
 
         # Half of a batch is terminal, so its odds are 1 + N / T times those of the data, for T terminations.
         self.prior.fill_(1 + len(next_obs) / max(len(terminated), 1)).log_()

@@ -55,7 +55,7 @@ class Proposal(ABC):
 
     def shift(self, plan: Plan) -> Plan:
         """The plan of the step before, shifted by one step; its last step, and every spread, are the prior's."""
-        # The spread begins anew: a fit leaves it so small that the search could not leave the old plan.
+        # The spread is reset: a fit leaves it so small that the search could not leave the old plan.
         mean = plan["mean"]
         batch, horizon, _ = mean.shape
         prior = self.prior(batch, horizon, mean.device)

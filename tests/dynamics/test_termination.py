@@ -89,7 +89,7 @@ def test_before_anything_was_seen_episodes_go_on() -> None:
     model = ends(hazard=0.25)
     assert going_on(model, [100.0, -100.0]) == [1]
     model.observe(*rows(*SQUARE))
-    assert not model.seen and going_on(model, [0.0, 0.0]) == [1]
+    assert not model.observed and going_on(model, [0.0, 0.0]) == [1]
 
 
 @pytest.mark.parametrize("share", [0.5, 0.05])
