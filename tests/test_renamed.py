@@ -45,6 +45,28 @@ def test_a_setting_that_a_class_hands_on_to_its_base_is_known_and_others_are_not
         check(compose_config([*words, "+policy.std=1"]))
 
 
+@pytest.mark.parametrize(
+    ("model", "key", "answer"),
+    [
+        ("RSSM", "lr", "dynamics.lr is now dynamics.optim.lr"),
+        ("GridModel", "clip", "dynamics.clip is now dynamics.optim.clip"),
+        ("Ensemble", "elites", "dynamics.elites is now dynamics.imagination.elites"),
+        ("Ensemble", "gaussian", "dynamics.gaussian is gone: it is dynamics.regression.gaussian of ensemble, "),
+        ("Ensemble", "dropout", "dynamics.dropout is gone: its default was the only value in use"),
+        ("Ensemble", "reward_fn", "dynamics.reward_fn is now dynamics.known.reward_fn"),
+        ("Analytic", "reward_fn", ""),
+    ],
+)
+def test_every_checkpoint_with_old_names_of_weights_is_answered_by_its_settings(
+    model: str, key: str, answer: str
+) -> None:
+    """Models of that time have one of these settings, and a config is read before the weights beside it."""
+    config = {"dynamics": {"_target_": f"mbrl_lab.dynamics.{model}", key: 1}}
+    assert (renamed.answer_config(config) or "").startswith(answer) and bool(renamed.answer_config(config)) == bool(
+        answer
+    )
+
+
 @pytest.fixture
 def names(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three renames of names that never were here, so that the real tables may be empty."""
