@@ -29,7 +29,7 @@ SMALL = [
 ]
 
 
-def sharp(logp: torch.Tensor) -> torch.Tensor:
+def sharp(logp: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
     """The likeliest classes, in place of draws."""
     return torch.nn.functional.one_hot(logp.argmax(-1), logp.shape[-1]) + 0 * logp
 
