@@ -49,6 +49,7 @@ FILES = (
     "log",
     "journal",
     "html",
+    "onnx",
 )
 NOT_SETTINGS = ("hydra", "torch", "mbrl_lab")
 
