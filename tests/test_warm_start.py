@@ -187,6 +187,7 @@ def test_a_source_that_is_no_run(sources: dict[str, Path], tmp_path: Path) -> No
             make_run(*DDQN, folder=tmp_path / "run", init_from=tmp_path / source)
     with pytest.raises(ConfigError, match="this run's own folder: name another run, or leave it out"):
         make_run(*DDQN, folder=tmp_path / "run", init_from=tmp_path / "run")
+    (tmp_path / "odd").mkdir()
     odd = Checkpoint(RunFolder(tmp_path / "odd").last)
     odd.save({"step": 3})
     with pytest.raises(ConfigError, match="is no checkpoint of a run"):
