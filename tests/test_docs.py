@@ -22,6 +22,7 @@ from mbrl_lab.cli import sweep as sweeping
 from mbrl_lab.cli import tune as tuning
 from mbrl_lab.cli.evaluate import parser
 from mbrl_lab.cli.export import parser as export_parser
+from mbrl_lab.cli.play import parser as play_parser
 from mbrl_lab.cli.publish import parser as publish_parser
 from mbrl_lab.cli.report import parser as report_parser
 from mbrl_lab.config import CONF, check, compose_config
@@ -169,6 +170,9 @@ def test_commands_compose(page: str, line: list[str], with_examples: None) -> No
     assert (ROOT / script).exists()
     if script == "scripts/evaluate.py":
         parser().parse_args(words)
+        return
+    if script == "scripts/play.py":
+        play_parser().parse_args(words)
         return
     if script == "scripts/report.py":
         report_parser().parse_args(words)

@@ -38,6 +38,7 @@ TOP = {
     "doctor",
     "export",
     "hub",
+    "play",
     "sweep",
     "tune",
     "trust",

@@ -16,6 +16,7 @@ COMMANDS = {
     "report": "show runs, their statistics, videos and diagnostics in one HTML file",
     "export": "write a run's policy as a file that does not need this package, by torch.export and as ONNX",
     "publish": "put a run's agent on the Hugging Face Hub, or into a folder: weights, config, card, results",
+    "play": "play in a run's learned model by keyboard",
     "sweep": "show the runs of a sweep, start some again, collect results",
     "tune": "search for hyperparameters",
     "doctor": "examine this machine, or the parts of a job",

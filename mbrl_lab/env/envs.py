@@ -102,11 +102,11 @@ class Envs:
         inner = getattr(self.vector, "envs", [self.vector])[0]
         return getattr(inner.spec, "max_episode_steps", None)
 
-    def reset(self) -> Step:
-        """[num] first steps of each environment's first episode. Raises FloatingPointError as `step` does."""
+    def reset(self, episode: int = 0) -> Step:
+        """[num] first steps of each environment's episode of that number. Raises FloatingPointError as `step` does."""
         self._open()
         self._suspended = False
-        self._index = np.zeros(self.num, np.int64)  # of each environment's episode
+        self._index = np.full(self.num, episode, np.int64)  # of each environment's episode
         self._done = np.zeros(self.num, bool)  # terminated or truncated, so the next step is a reset
         self._return = np.zeros(self.num)
         self._actions: list[list[np.ndarray]] = [[] for _ in range(self.num)]

@@ -1,0 +1,1 @@
+"""A page on which a person plays in a learned model, beside the real environment under the same actions."""
