@@ -41,7 +41,10 @@ class Jsonl:
 
 
 class TensorBoard:
-    """Event files in <folder>/tensorboard. The first row of a resumed run purges events from its step on."""
+    """Event files in <folder>/tensorboard. The first row of a resumed run purges events from its step on.
+
+    The row of the final evaluation adds the settings, so that TensorBoard's table HPARAMS sorts runs by their results.
+    """
 
     def __init__(self, folder: RunFolder) -> None:
         try:
@@ -49,6 +52,7 @@ class TensorBoard:
         except ImportError as error:
             raise ValueError('logger.tensorboard is not installed: pip install "mbrl_lab[tensorboard]"') from error
         self.open: Callable[..., Any] = SummaryWriter
+        self.folder = folder
         self.directory = folder.path / "tensorboard"
         self.writer: Any = None
 
@@ -60,7 +64,17 @@ class TensorBoard:
         for key, value in row.items():
             if key != "step":
                 self.writer.add_scalar(key, value, step)
+        if final := final_metrics(row):
+            self._add_settings(final)
         self.writer.flush()
+
+    def _add_settings(self, final: dict[str, float]) -> None:
+        """Settings and the names of the metrics beside them, in the same file as the metrics themselves."""
+        from torch.utils.tensorboard.summary import hparams
+
+        # `add_hparams` would write them as a further run, without its curves.
+        for summary in hparams(settings_of(self.folder), final):
+            self.writer._get_file_writer().add_summary(summary)
 
     def close(self, ok: bool) -> None:
         if self.writer is not None:
@@ -107,6 +121,9 @@ class Wandb:
         if self.run is not None:
             self.step = int(row["step"])
             self._guard(lambda: self.run.log(dict(row)))
+        if self.run is not None and (final := final_metrics(row)):
+            # The summary is what the table of runs shows and sorts by.
+            self._guard(lambda: self.run.summary.update(final))
 
     def attach(self, paths: Sequence[Path]) -> None:
         """Pictures and videos, each under its folder's and its own name, at the step of the last row."""
@@ -145,6 +162,18 @@ class Wandb:
             # After one failure each later row would wait for another timeout.
             self.run = None
             log.warning("wandb failed and is left out from here on: %s: %s", type(error).__name__, error)
+
+
+def final_metrics(row: dict[str, float]) -> dict[str, float]:
+    """The metrics of a final evaluation, if this is its row."""
+    return {key: value for key, value in row.items() if key.startswith("final/")}
+
+
+def settings_of(folder: RunFolder) -> dict[str, bool | float | str]:
+    """The settings that make a run what it is, flat, in the types of TensorBoard's table; lists as text."""
+    beside = MAY_CHANGE - {"steps"}
+    found = {key: value for key, value in flatten(folder.config()).items() if key.partition(".")[0] not in beside}
+    return {key: x if isinstance(x, bool | int | float | str) else str(x) for key, x in found.items()}
 
 
 def sweep_of(folder: RunFolder) -> str | None:

@@ -120,6 +120,60 @@ def test_tensorboard_events_are_readable_and_purged_on_resume(folder: RunFolder)
     assert events(folder) == {"eval/return": [(10, 1.0), (20, 7.0)]}
 
 
+def test_tensorboard_gets_the_settings_with_the_final_metrics(folder: RunFolder) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams import plugin_data_pb2
+
+    log = TensorBoard(folder)
+    log.log({"step": 10, "eval/return": 1.0})
+    log.close(True)
+    directory = str(folder.path / "tensorboard")
+    assert "hparams" not in EventAccumulator(directory).Reload().summary_metadata
+    log = TensorBoard(folder)
+    log.log({"step": 20, "final/return": 5.0, "final/length": 7.0})
+    log.close(True)
+
+    reader = EventAccumulator(directory).Reload()
+    content = {
+        tag: plugin_data_pb2.HParamsPluginData.FromString(data)
+        for tag, data in reader.PluginTagToContent("hparams").items()
+    }
+    settings = content["_hparams_/session_start_info"].session_start_info.hparams
+    assert {key: value.number_value for key, value in settings.items()} == {"seed": 3.0, "algo.lr": 0.1}
+    metrics = content["_hparams_/experiment"].experiment.metric_infos
+    assert {metric.name.tag for metric in metrics} == {"final/return", "final/length"}
+    assert events(folder)["final/return"] == [(20, 5.0)], "the values are those of the same folder"
+    assert [path.is_file() for path in Path(directory).iterdir()] == [True] * len(list(Path(directory).iterdir()))
+
+
+def test_settings_are_those_that_make_a_run() -> None:
+    class Folder:
+        def config(self) -> dict[str, Any]:
+            return {
+                "seed": 1,
+                "steps": 9,
+                "name": "x",
+                "logger": {"jsonl": 1},
+                "a": {"b": [1, 2], "c": None, "d": True},
+            }
+
+    assert loggers.settings_of(Folder()) == {"seed": 1, "steps": 9, "a.b": "[1, 2]", "a.c": "None", "a.d": True}
+
+
+def test_wandb_gets_the_final_metrics_as_its_summary(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    summary: dict[str, float] = {}
+    run = types.SimpleNamespace(summary=summary, log=lambda row: None, define_metric=lambda *_, **__: None)
+    asked: dict[str, Any] = {}
+    fake_wandb(monkeypatch, lambda **settings: asked.update(settings) or run)
+    log = Wandb(folder, **SETTINGS)
+    log.log({"step": 1, "eval/return": 9.0})
+    assert summary == {}
+    log.log({"step": 2, "final/return": 5.0, "eval/return": 8.0})
+    assert summary == {"final/return": 5.0}
+    assert asked["config"] == {"seed": 3, "algo.lr": 0.1}
+
+
 @pytest.mark.parametrize(("name", "module"), [("tensorboard", "torch.utils.tensorboard"), ("wandb", "wandb")])
 def test_a_missing_package_is_named_before_anything_starts(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch, name: str, module: str
