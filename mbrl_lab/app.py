@@ -27,7 +27,9 @@ from mbrl_lab.config import (
     default_of,
 )
 from mbrl_lab.config.command_line import override
+from mbrl_lab.data import fill, read_episodes
 from mbrl_lab.env import Envs
+from mbrl_lab.env.actions import units_of
 from mbrl_lab.env.vector import DIFFERENT
 from mbrl_lab.hub.fetch import PREFIX, fetch
 from mbrl_lab.hub.weights import WEIGHTS, read_weights
@@ -264,7 +266,8 @@ def start(
 ) -> tuple[Runner, Opening, list[str]]:
     """Check and build everything, then open the folder.
 
-    Returns the run, whether it is new, to be resumed or done, and lines that list what `init_from` copied.
+    Returns the run, whether it is new, to be resumed or done, and lines that list what `init_from` copied and
+    `replay.init` read.
     """
     check(cfg)
     check_old_names(folder.config(), str(folder.path / "config.yaml"))
@@ -272,9 +275,20 @@ def start(
     # The folder is opened last, so that a config that cannot be built leaves no trace in it.
     runner = build_runner(cfg, folder)
     runner.algo.allocate_memory()
-    copied = warm_start(runner.algo, cfg, folder)
+    copied = [*warm_start(runner.algo, cfg, folder), *begin_replay(runner, cfg)]
     opening = folder.open(as_started(cfg, runner), overrides, partial(default_of, overrides, confs))
     return runner, opening, copied
+
+
+def begin_replay(runner: Runner, cfg: DictConfig) -> list[str]:
+    """Put the recorded steps of `replay.init` into replay; returns a line for them. A resumed run has them already."""
+    place = cfg.replay.init
+    if place is None or Checkpoint(runner.folder.last).exists():
+        return []
+    make, _ = env_makers(cfg)
+    runner.envs.put_away()  # of some simulators only one may exist
+    steps = fill(runner.replay, read_episodes(place), units_of(make), place)
+    return [f"replay    {steps:,} recorded steps from {place}"]
 
 
 def as_started(cfg: DictConfig, runner: Runner) -> dict[str, Any]:

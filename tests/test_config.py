@@ -158,6 +158,7 @@ MAY_BE_NEGATIVE = {"policy.head.v_min", "policy.head.v_max", "env.score.random",
 ALLOWED = [("algo.real_ratio", None), ("policy.critic.target_subset", None), ("dynamics.optim.weight_decay", [1])]
 ALLOWED += [(f"launcher.{key}", None) for key in ("workers", "memory_gb", "cpus")]
 ALLOWED += [("init_from", "banana"), ("init_from", None), ("init_checkpoint", "banana"), ("init_parts", None)]
+ALLOWED += [("replay.init", "banana"), ("replay.init", None)]
 ALLOWED += [("env.task", "banana"), *((f"env.{key}", None) for key in ("max_steps", "action_bound", "resize"))]
 """What most settings cannot be, and some can."""
 

@@ -20,6 +20,7 @@ from mbrl_lab.app import make_run
 from mbrl_lab.cli import compare as comparison
 from mbrl_lab.cli import sweep as sweeping
 from mbrl_lab.cli import tune as tuning
+from mbrl_lab.cli.data import parser as data_parser
 from mbrl_lab.cli.evaluate import parser
 from mbrl_lab.cli.export import parser as export_parser
 from mbrl_lab.cli.play import parser as play_parser
@@ -182,6 +183,9 @@ def test_commands_compose(page: str, line: list[str], with_examples: None) -> No
         return
     if script == "scripts/publish.py":
         publish_parser().parse_args(words)
+        return
+    if script == "scripts/data.py":
+        data_parser().parse_args(words)
         return
     if script == "scripts/compare.py":
         args = comparison.parser().parse_intermixed_args(words)

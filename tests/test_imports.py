@@ -35,6 +35,7 @@ TOP = {
     "arithmetic",
     "app",
     "cli",
+    "data",
     "doctor",
     "export",
     "hub",

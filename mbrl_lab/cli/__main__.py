@@ -17,6 +17,7 @@ COMMANDS = {
     "export": "write a run's policy as a file that does not need this package, by torch.export and as ONNX",
     "publish": "put a run's agent on the Hugging Face Hub, or into a folder: weights, config, card, results",
     "play": "play in a run's learned model by keyboard",
+    "data": "export the steps in a run's replay as recorded episodes, .npz or Minari; replay.init begins with them",
     "sweep": "show the runs of a sweep, start some again, collect results",
     "tune": "search for hyperparameters",
     "doctor": "examine this machine, or the parts of a job",

@@ -126,6 +126,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "env.score.human": number(-1e9, 1e9),
     "env.threshold": number(-1e9, 1e9),
     "algo.warmup": integer(2),
+    "replay.init": optional(text("a folder of .npz files, or minari:NAME")),
     "algo.every": integer(1),
     "algo.update.batch": integer(1),
     "algo.update.number": integer(1),

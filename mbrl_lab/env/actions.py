@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -73,3 +74,67 @@ class FromUnit:
             moved = np.floor(fraction * (self.high - self.low + 1))
         # Rounding may exceed the bounds in the last bit.
         return np.asarray(np.clip(self.low + moved, self.low, self.high), self.space.dtype)
+
+
+class Units(NamedTuple):
+    """Between the agent's actions and those of the bare environment, for discrete ones and for vectors."""
+
+    space: gymnasium.Space[Any]
+    """Of the bare environment's actions."""
+    low: NDArray[Any]
+    """The bare environment's action for the agent's least one, -1 or 0."""
+    high: NDArray[Any]
+    """For the agent's 1."""
+
+    def to_env(self, actions: NDArray[Any]) -> NDArray[Any]:
+        """[T] or [T, A] actions of the agent -> those of the environment."""
+        if isinstance(self.space, Discrete):
+            return actions + self.low
+        moved = self.low + (actions.clip(-1, 1) + 1) / 2 * (self.high - self.low)
+        return moved.reshape(-1, *self.shape).astype(self.space.dtype)
+
+    def to_agent(self, actions: NDArray[Any], place: str) -> NDArray[Any]:
+        """The inverse. ValueError, one line that begins with `place`, for actions that are not the environment's."""
+        if isinstance(self.space, Discrete):
+            moved = actions - self.low
+            fits = actions.ndim == 1 and actions.dtype.kind in "iu" and ((moved >= 0) & (moved < self.space.n)).all()
+        else:
+            fits = actions.shape[1:] == self.shape and actions.dtype.kind in "fiu"
+            extent = np.where(self.high > self.low, self.high - self.low, 1)
+            moved = 2 * (actions.reshape(len(actions), -1) - self.low) / extent - 1 if fits else actions
+            fits = fits and bool((np.abs(moved) <= 1 + 1e-4).all())
+        if not fits:
+            there = f"{actions.dtype} {list(actions.shape[1:])}, from {actions.min():g} to {actions.max():g}"
+            raise ValueError(f"{place}: its actions are {there}, this environment's are {self.space}")
+        return moved.astype(np.int64) if isinstance(self.space, Discrete) else moved.clip(-1, 1).astype(np.float32)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        assert self.space.shape is not None, self.space
+        return self.space.shape
+
+
+def units_of(make: Callable[[], gymnasium.Env]) -> Units:
+    """Those of the environment of `make()`. ValueError if its actions are whole numbers in a box."""
+    env = make()
+    try:
+        space, bare = env.action_space, env.unwrapped.action_space
+        if isinstance(bare, Box) and bare.dtype.kind != "f":
+            raise ValueError(f"actions are {bare}; only discrete ones and vectors of real numbers are recorded")
+        # The agent's least action and 1, in the shape in which it acts.
+        ends: list[Any] = [np.int64(0), np.int64(1)]
+        if not isinstance(space, Discrete):
+            ends = [np.full_like(space.sample(), x) for x in (-1, 1)]
+        low, high = (np.asarray(bare_action(env, end)).reshape(np.shape(end)) for end in ends)
+        return Units(bare, low, high)
+    finally:
+        env.close()
+
+
+def bare_action(env: gymnasium.Env, action: Any) -> Any:
+    """What the innermost environment gets when the outermost gets `action`."""
+    while isinstance(env, gymnasium.Wrapper):
+        if isinstance(env, gymnasium.ActionWrapper):
+            action = env.action(action)
+        env = env.env
+    return action

@@ -12,7 +12,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from mbrl_lab.env.checked import layers
+from mbrl_lab.env.actions import bare_action
 from mbrl_lab.export.acting import Acting, Field, acting
 from mbrl_lab.export.formats import Call, run_onnx, run_torch, traced, write_onnx, write_torch
 from mbrl_lab.export.parity import TOLERANCE, Parity, Played, latency, parity, play
@@ -108,14 +108,6 @@ def action_bounds(make: Callable[[], gymnasium.Env]) -> dict[str, Any]:
         return {"low": np.ravel(low).tolist(), "high": np.ravel(high).tolist()}
     finally:
         env.close()
-
-
-def bare_action(env: gymnasium.Env, action: Any) -> Any:
-    """What the innermost environment gets when the outermost gets `action`."""
-    for layer in layers(env):
-        if isinstance(layer, gymnasium.ActionWrapper):
-            action = layer.action(action)
-    return action
 
 
 def sheet(runner: Runner, done: Exported, bounds: dict[str, Any], checkpoint: str) -> dict[str, Any]:

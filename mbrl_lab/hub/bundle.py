@@ -118,7 +118,8 @@ def fill(agent: Agent, out: Path, repo: str | None, license: str | None) -> Fact
 
 def public(config: dict[str, Any]) -> dict[str, Any]:
     """A config without what is private."""
-    return {key: PRIVATE.get(key, value) for key, value in config.items() if key != "launcher"}
+    kept = {key: PRIVATE.get(key, value) for key, value in config.items() if key != "launcher"}
+    return kept | {"replay": config.get("replay", {}) | {"init": None}}
 
 
 def command_of(folder: RunFolder) -> str:
