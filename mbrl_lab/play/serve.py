@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import closing
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from websockets.datastructures import Headers
@@ -22,6 +23,9 @@ from mbrl_lab.tracking.video import reason
 
 HOST = "127.0.0.1"
 """Only this machine."""
+
+CLOSING = 1.0
+"""Seconds that an open page has to answer when the server stops."""
 
 PAGE = Path(__file__).with_name("page.html")
 
@@ -74,7 +78,8 @@ def make_server(make_session: Callable[[], Session], port: int, fps: float) -> S
     origins = [f"http://{name}:{number}" for name in (HOST, "localhost")]
     quiet = logging.getLogger("mbrl_lab.websockets")
     quiet.setLevel(logging.CRITICAL)  # a browser that goes away is no error
-    return serve(handle, sock=listening, origins=origins, process_request=page, logger=quiet)  # type: ignore[arg-type]
+    how: dict[str, Any] = {"origins": origins, "process_request": page, "logger": quiet, "close_timeout": CLOSING}
+    return serve(handle, sock=listening, **how)
 
 
 def answer(session: Session, message: Answer) -> Answer:
