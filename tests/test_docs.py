@@ -51,6 +51,7 @@ FILES = (
     "log",
     "journal",
     "html",
+    "safetensors",
     "onnx",
 )
 NOT_SETTINGS = ("hydra", "torch", "mbrl_lab")

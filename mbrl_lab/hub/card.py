@@ -73,7 +73,8 @@ def text(facts: Facts, repo: str | None) -> str:
     code = f" at commit `{facts.commit}`" if facts.commit else ""
     return f"""# {facts.title}
 
-An agent that was trained with mbrl_lab{code}. Mean return {facts.score} over {results["n_eval_episodes"]} episodes at
+An agent that was trained with mbrl_lab{code}.
+Mean return {facts.score} over {results["n_eval_episodes"]} episodes at
 step {results["step"]:,} of training, evaluated on {results["eval_datetime"][:10]}{chance}.
 {pictures}
 ## Use it
