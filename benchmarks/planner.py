@@ -63,7 +63,7 @@ def fitted_model(device: str, heads: bool) -> Ensemble:
     """An ensemble fitted to the true equations; with `heads` it learned rewards and ends, else they are computed."""
     torch.manual_seed(0)
     groups = {
-        "regression": Regression("delta", "each", gaussian=True, noise=0.0),
+        "regression": Regression("delta", "each", gaussian=True, noise=0.0, norm=False, dropout=0.0),
         "imagination": Imagination(MEMBERS, "ts1"),
         "termination": partial(TerminationModel, **OmegaConf.load(CONF / "env/cartpole.yaml").env.termination),
         "known": Known(None, None) if heads else Known(speed, physics.cartpole_termination),

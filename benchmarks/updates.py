@@ -120,7 +120,7 @@ def our_updates(width: int, compiled: bool, dtype: torch.dtype) -> Job:
 def model(compiled: bool) -> Ensemble:
     torch.manual_seed(0)
     groups = {
-        "regression": Regression("delta", "each", gaussian=True, noise=0.0),
+        "regression": Regression("delta", "each", gaussian=True, noise=0.0, norm=False, dropout=0.0),
         "imagination": Imagination(ELITES, "ts1"),
         "termination": partial(TerminationModel, bounds=False, hazard=0.0),
     }

@@ -54,7 +54,7 @@ def test_a_run_keeps_its_tensors_where_they_belong(recipe: str, place: str, tmp_
 @pytest.mark.parametrize(
     ("recipe", "words"),
     [
-        ("mbpo_continuous", ["policy=svg", "algo.real_ratio=0.5", "policy.horizon=2"]),
+        ("mbpo_continuous", ["policy=svg", "algo.real_ratio=0.5", "policy.horizon=2", "dynamics.regression.norm=true"]),
         ("sac_continuous", ["policy=crossq", "policy.critic.width=16"]),
         ("mpc_continuous", ["value=sac", "policy.normalise_obs=true"]),
     ],

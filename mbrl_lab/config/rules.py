@@ -183,6 +183,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "dynamics.optim.weight_decay": numbers(0),
     "dynamics.optim.clip": number(0),
     "dynamics.regression.noise": number(0),
+    "dynamics.regression.norm": one_of(True, False),
+    "dynamics.regression.dropout": number(0, 0.99),
     "dynamics.length": integer(2),
     "dynamics.state.size": integer(1, 65536),
     "dynamics.state.gaussian": one_of(True, False),

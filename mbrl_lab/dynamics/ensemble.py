@@ -48,7 +48,7 @@ BOUNDS_WEIGHT = 0.01
 
 @dataclass(frozen=True)
 class Regression:
-    """What the networks regress on, and by which likelihood."""
+    """What the networks regress on, by which likelihood, and how they are kept from fitting too closely."""
 
     predicts: str
     """delta: the change of the observation (PETS, MBPO). next: the next observation itself."""
@@ -59,6 +59,10 @@ class Regression:
     noise: float
     """Standard deviation of Gaussian noise on the observations of a fit, before and after the action, as a fraction of
     the absolute mean of each dimension."""
+    norm: bool
+    """Layer norm before each activation."""
+    dropout: float
+    """Probability, before the layer norm, in a fit. Predictions are without (Kubo et al. 2025: 0.01 with norm)."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +145,9 @@ class Ensemble(WorldModel):
         self.inputs = Normaliser(dim + spec.action_dim)
         self.targets = Normaliser(self.outputs)
         outputs = self.outputs * (1 + self.gaussian)
-        self.net = EnsembleMLP(members, dim + spec.action_dim, outputs, width, depth)
+        self.net = EnsembleMLP(
+            members, dim + spec.action_dim, outputs, width, depth, norm=regression.norm, dropout=regression.dropout
+        ).eval()
         self.max_logvar = nn.Parameter(torch.full((self.outputs,), MAX_LOGVAR))
         self.min_logvar = nn.Parameter(torch.full((self.outputs,), MIN_LOGVAR))
         self.termination = termination(members, dim)
@@ -248,7 +254,9 @@ class Ensemble(WorldModel):
             terminations: for the model of terminations, which learns from other batches; None: the same steps.
         """
         t = steps.transitions()
+        self.net.train()  # with dropout, which predictions and validation are without
         loss = self.loss(self._by_member(self._noised(t)))
+        self.net.eval()
         if self.clip:
             self.opt.minimise_clipped(loss.sum(), self.clip)
         else:

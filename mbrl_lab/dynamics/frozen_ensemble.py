@@ -46,9 +46,9 @@ def fold(layers: Layers, inputs: Normaliser, scale: Tensor, shift: Tensor) -> Fo
         return Folded(in_autocast_dtype(layers), (inputs.mean.clone(), inputs.scale.clone()), (scale, shift))
 
     folded = list(layers)
-    weight, bias = folded[0]
+    weight, bias, *norm = folded[0]
     weight = weight / inputs.scale.unsqueeze(-1)
-    folded[0] = weight, bias - (inputs.mean @ weight).unsqueeze(1)
+    folded[0] = weight, bias - (inputs.mean @ weight).unsqueeze(1), *norm
 
     # Read from the list: in a network of a single layer this is the layer that was folded above.
     weight, bias = folded[-1]

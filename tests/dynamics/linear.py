@@ -39,7 +39,7 @@ def ensemble(spec: EnvSpec = SPEC, reward_fn: Any = None, termination_fn: Any = 
 
 
 GROUPS = {
-    "regression": ("predicts", "target_scale", "gaussian", "noise"),
+    "regression": ("predicts", "target_scale", "gaussian", "noise", "norm", "dropout"),
     "imagination": ("elites", "propagation"),
     "optim": ("lr", "clip", "weight_decay", "anneal_updates"),
 }

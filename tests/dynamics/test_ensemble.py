@@ -361,8 +361,8 @@ def test_members_agree_where_they_saw_data(deterministic: Ensemble) -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"predicts": "next"}, {"target_scale": "common"}],
-    ids=["next", "common"],
+    [{"predicts": "next"}, {"norm": True, "dropout": 0.01}, {"target_scale": "common"}],
+    ids=["next", "norm", "common"],
 )
 def test_it_learns_a_linear_system_with_other_targets(settings: dict[str, object]) -> None:
     torch.manual_seed(0)
@@ -372,6 +372,7 @@ def test_it_learns_a_linear_system_with_other_targets(settings: dict[str, object
     expected = true_next(obs, action)
     assert (after - expected).square().mean().sqrt() < 0.1
     assert (outcome.reward - reward_of(expected)).square().mean().sqrt() < 0.3
+    assert torch.equal(model.imagine(obs, action)[0], after), "without dropout"
 
 
 def test_the_next_observation_is_predicted_without_the_present_one() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch.nn import functional as F
 
@@ -43,9 +45,9 @@ def test_members_share_nothing() -> None:
     torch.manual_seed(0)
     net = RenormMLP(2, 3, 1, width=8, depth=2, momentum=0.9, warmup=0)
     x = torch.randn(2, 16, 3)
-    first = net(x)[0]
     changed = x.clone()
     changed[1] += 5
-    torch.testing.assert_close(net(changed)[0], first, rtol=1e-2, atol=1e-2)
+    # A copy, as a call moves the running moments.
+    torch.testing.assert_close(copy.deepcopy(net)(changed)[0], net(x)[0])
     net(x)[0].sum().backward()
     assert all(p.grad is not None and p.grad[1].abs().sum() == 0 for p in net.parameters())
