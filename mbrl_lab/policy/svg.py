@@ -6,9 +6,10 @@ probabilities c_t; Q' are the target critics:
     G_H    = Q(s_H, a_H)                                            mean of the online critics
     G_t    = r_t + gamma c_t (G_t+1 - alpha log pi(a_t+1 | s_t+1))
     J_pi   = mean of alpha log pi(a_0 | s_0) - G_0                  actor_loss; gradients through model and policy
-    y_t    = G_t with min_k Q'_k(s_H, a_H) at the end               expanded_returns: constants; k of `target_subset`
-    J_Q    = sum_t w_t sum_k (Q_k(s_t, a_t) - y_t)^2 / sum_t w_t    w_t = c_0 ... c_t-1, the probability to get to s_t
-    J_alpha as in SAC, with the entropy at all s_t, weighted by w_t;  Q' as in SAC
+    y      = G_0 with min_k Q'_k(s_H, a_H) at the end               expanded_return: a constant; k of `target_subset`
+    J_Q    = mean of sum_k (Q_k(s_0, a_0) - y)^2                    expansion_loss
+    J_alpha as in SAC, with the entropy at all s_t, weighted by w_t = c_0 ... c_t-1, the probability to get there
+    Q' as in SAC
 
 Critics predict where in [low, high] a value lies, and the target's last value is clipped to it: see ValueRange.
 
@@ -141,26 +142,21 @@ class SVG(SAC):
         return loss + self.alpha_loss(entropy), metrics
 
     def expansion_loss(self, rollout: SoftRollout) -> tuple[Tensor, Metrics]:
-        """J_Q over all steps of a rollout without gradients."""
-        target = self.expanded_returns(rollout)
-        features, action = rollout.steps.features[:-1].flatten(0, 1), rollout.steps.action.flatten(0, 1)
-        q = self.q_of(self.critic, features, action)
-
-        # A model goes on imagining after a termination. What it imagines there is no experience, and has no weight.
-        weight = rollout.reach()[:-1].flatten()
-        weight = weight / weight.sum()
-        loss = ((q - target.flatten()).square() * weight).sum()
+        """J_Q of a rollout without gradients."""
+        # Its first step alone: the later ones have shorter expansions, and states with more of the model's error.
+        q = self.q_of(self.critic, rollout.steps.features[0], rollout.steps.action[0])
+        loss = (q - self.expanded_return(rollout)).square().mean(1).sum()
         metrics: Metrics = {
             "policy/critic_loss": loss.detach() / self.critics.number,
-            "policy/q": (q.detach().mean(0) * weight).sum(),
+            "policy/q": q.detach().mean(),
         }
         return loss, metrics
 
     @torch.no_grad()
-    def expanded_returns(self, rollout: SoftRollout) -> Tensor:
-        """[H, B]: y_t, the model's rewards up to the horizon and the target critics after it."""
+    def expanded_return(self, rollout: SoftRollout) -> Tensor:
+        """[B]: y, the model's rewards up to the horizon and the target critics after it."""
         last_value = self.least_of(self.q_of(self.target_critic, rollout.steps.features[-1], rollout.last_action))
-        return soft_returns(rollout, self.value_range.clip(last_value), self.gamma, self.log_alpha.exp())
+        return soft_returns(rollout, self.value_range.clip(last_value), self.gamma, self.log_alpha.exp())[0]
 
     def q_values(self, critic: EnsembleMLP, features: Tensor, action: Tensor | None) -> Tensor:
         """[K, N, 1]: Q_k(s, a) for features [N, D] and actions."""

@@ -58,7 +58,9 @@ def test_both_batches_pass_the_critics_at_once() -> None:
         y = t.reward + 0.9 * ~t.terminal * (next_q.amin(0) - 0.5 * pi.log_prob.squeeze(-1))
     assert loss.item() == pytest.approx(((q - y).square() / 32).sum().item(), rel=1e-5)
     torch.testing.assert_close(aux.td_error, (q - y).mean(0).abs())
-    assert float(aux.metrics["policy/q"]) == pytest.approx(q.mean().item(), rel=1e-4, abs=1e-6), "of the actions in replay, as SAC's"
+    assert float(aux.metrics["policy/q"]) == pytest.approx(q.mean().item(), rel=1e-4, abs=1e-6), (
+        "of the actions in replay, as SAC's"
+    )
     mixture = torch.cat([now, after]).mean(0)
     torch.testing.assert_close(moments[0, 0], 0.1 * mixture, rtol=1e-4, atol=1e-5)
 

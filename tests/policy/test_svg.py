@@ -79,21 +79,20 @@ def test_targets_are_the_models_rewards_and_the_target_critics_at_the_end() -> N
     policy, model = svg(number=2, target_subset=None, norm=False), linear(terminates=0.5)
     with torch.no_grad():
         rollout = policy.imagine(model, torch.randn(20, 2))
-        target = policy.expanded_returns(rollout)
+        target = policy.expanded_return(rollout)
         steps, alpha = rollout.steps, 0.1
         last = torch.cat([steps.features[-1], rollout.last_action], -1)
         last_q = policy.value_range.value(policy.target_critic(last.expand(2, -1, -1)).squeeze(-1)).amin(0)
     assert 0 < steps.cont.mean() < 1, "some terminate and some do not"
 
     for b in range(20):
-        for t in range(3):
-            expected, factor = 0.0, 1.0
-            for k in range(t, 3):
-                expected += factor * float(steps.reward[k, b])
-                factor *= 0.9 * float(steps.cont[k, b])
-                expected -= factor * alpha * float(rollout.log_prob[k + 1, b])
-            expected += factor * float(last_q[b])
-            assert float(target[t, b]) == pytest.approx(expected, rel=1e-4, abs=1e-5)
+        expected, factor = 0.0, 1.0
+        for k in range(3):
+            expected += factor * float(steps.reward[k, b])
+            factor *= 0.9 * float(steps.cont[k, b])
+            expected -= factor * alpha * float(rollout.log_prob[k + 1, b])
+        expected += factor * float(last_q[b])
+        assert float(target[b]) == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
 def test_states_after_a_termination_teach_the_critics_nothing() -> None:
@@ -107,7 +106,7 @@ def test_states_after_a_termination_teach_the_critics_nothing() -> None:
     later = rollout._replace(steps=rollout.steps._replace(reward=reward))
     torch.manual_seed(3)
     assert policy.expansion_loss(later)[0].item() == pytest.approx(loss.item())
-    assert (policy.expanded_returns(rollout)[0] == rollout.steps.reward[0]).all()
+    assert (policy.expanded_return(rollout) == rollout.steps.reward[0]).all()
 
 
 def test_it_finds_the_gain_of_the_linear_regulator() -> None:
