@@ -91,7 +91,7 @@ def test_pictures_that_cannot_be_drawn(
     assert caplog.messages == [f"no picture of the run's curves: {why}", f"no picture of its model: {why}"]
 
     caplog.clear()
-    monkeypatch.setattr(report, "diagnose", refuse)
+    monkeypatch.setattr(report, "draw_model", refuse)
     assert main([str(tmp_path), *TRUST, "--episodes", "1"]) == 0
     assert caplog.messages == [f"no picture of its model: {why}"]
     assert (tmp_path / "diagnostics" / "curves.png").exists()

@@ -52,7 +52,7 @@ def test_a_setting_that_a_class_hands_on_to_its_base_is_known_and_others_are_not
         ("GridModel", "clip", "dynamics.clip is now dynamics.optim.clip"),
         ("Ensemble", "elites", "dynamics.elites is now dynamics.imagination.elites"),
         ("Ensemble", "gaussian", "dynamics.gaussian is gone: it is dynamics.regression.gaussian of ensemble, "),
-        ("Ensemble", "dropout", "dynamics.dropout is gone: its default was the only value in use"),
+        ("Ensemble", "dropout", "dynamics.dropout is now dynamics.regression.dropout"),
         ("Ensemble", "reward_fn", "dynamics.reward_fn is now dynamics.known.reward_fn"),
         ("Analytic", "reward_fn", ""),
     ],

@@ -413,8 +413,8 @@ def test_a_run_older_than_a_setting_resumes_with_its_default(tmp_path: Path) -> 
 
     resume()
     stored = RunFolder(tmp_path).config()
-    del stored["init_parts"], stored["replay"]["device"], stored["dynamics"]["clip"]
-    del stored["algo"]["dynamics"]["clip"]
+    del stored["init_parts"], stored["replay"]["device"], stored["dynamics"]["optim"]["clip"]
+    del stored["algo"]["dynamics"]["optim"]["clip"]
     OmegaConf.save(stored, tmp_path / "config.yaml")
     with pytest.raises(RunRefused, match=r"\n  dynamics.optim.clip: \(absent\) -> 2.5$"):
         resume("dynamics.optim.clip=2.5")

@@ -15,6 +15,7 @@ from mbrl_lab.algo import Dreamer
 from mbrl_lab.algo.learner import Updates
 from mbrl_lab.config import ConfigError, check, compose_config
 from mbrl_lab.dynamics import SequenceTrainer
+from mbrl_lab.dynamics.optim import AnnealedOptim
 from mbrl_lab.dynamics.sequence import SequenceModel
 from mbrl_lab.protocols import Policy
 from mbrl_lab.replay import Replay
@@ -27,7 +28,7 @@ class Model(SequenceModel):
     """Notes what it learns from; its state is the observation, doubled."""
 
     def __init__(self, spec: EnvSpec, trainer: SequenceTrainer) -> None:
-        super().__init__(spec, 2, 3, 1e-3, 0.0, 0, trainer)
+        super().__init__(spec, 2, 3, AnnealedOptim(lr=1e-3, clip=0.0, anneal_updates=0), trainer)
         self.tape: list[str] = []
         self.steps: list[Step] = []
         self.carried: list[Tree | None] = []
