@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mbrl_lab.app import env_makers, stored_config
-from mbrl_lab.cli.terminal import command
+from mbrl_lab.cli.terminal import add_trust, command
 from mbrl_lab.config import ConfigError
 from mbrl_lab.data import MINARI, episodes_of, write_minari, write_npz
 from mbrl_lab.data.replay import joined
@@ -31,13 +31,7 @@ def parser() -> argparse.ArgumentParser:
     where = out.add_mutually_exclusive_group(required=True)
     where.add_argument("--out", metavar="FOLDER", type=Path, help="a new folder, with a file for each episode")
     where.add_argument("--minari", metavar="NAME", help="a new dataset of Minari, e.g. pendulum/random-v0")
-    out.add_argument(
-        "--trust",
-        metavar="MODULE",
-        action="append",
-        default=[],
-        help="a module of your own that the run's config may build from, beside mbrl_lab; may be given several times",
-    )
+    add_trust(out)
     return p
 
 

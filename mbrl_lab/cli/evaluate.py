@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from mbrl_lab import scores
 from mbrl_lab.app import find_run, load_run, precision_line, published, stored_config
 from mbrl_lab.arithmetic import AS_BEGAN
-from mbrl_lab.cli.terminal import command
+from mbrl_lab.cli.terminal import add_checkpoint, add_trust, command
 from mbrl_lab.config import CONF, ConfigError, build
 from mbrl_lab.env import Envs, Episode
 from mbrl_lab.runner import Runner
@@ -52,16 +52,10 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="evaluate.py", description=__doc__)
     p.add_argument("run", metavar="RUN", type=Path, help="a run's folder, or hf:USER/NAME")
     p.add_argument("--episodes", metavar="N", type=partial(count, low=1), default=20, help="how many to play (20)")
-    p.add_argument("--checkpoint", default="last", help="last (default), best, or another checkpoint's folder")
+    add_checkpoint(p)
     p.add_argument("--video", metavar="N", type=partial(count, low=0), default=0, help="film the first N of them")
     p.add_argument("--logger", choices=["wandb"], help="add the results to the run in Weights & Biases")
-    p.add_argument(
-        "--trust",
-        metavar="MODULE",
-        action="append",
-        default=[],
-        help="a module of your own that the run's config may build from, beside mbrl_lab; may be given several times",
-    )
+    add_trust(p)
     alone = p.add_mutually_exclusive_group()
     alone.add_argument(
         "--episode", metavar="PHASE:K", help="only film the K-th logged episode: train:0 the first, eval:-1 the latest"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mbrl_lab.app import env_makers, load_run, stored_config
 from mbrl_lab.cli.evaluate import checkpoint_name, count
-from mbrl_lab.cli.terminal import command
+from mbrl_lab.cli.terminal import add_checkpoint, add_trust, command
 from mbrl_lab.export import Exported, export
 from mbrl_lab.export.write import SHEET, Timed
 
@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     """Every option."""
     p = argparse.ArgumentParser(prog="export.py", description=__doc__)
     p.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
-    p.add_argument("--checkpoint", default="last", help="last (default), best, or another checkpoint's folder")
+    add_checkpoint(p)
     p.add_argument("--out", metavar="FOLDER", type=Path, help="where to write (export/ in the run's folder)")
     p.add_argument(
         "--steps",
@@ -34,13 +34,7 @@ def parser() -> argparse.ArgumentParser:
         default=500,
         help="real observations on which the files must act as the run does (500)",
     )
-    p.add_argument(
-        "--trust",
-        metavar="MODULE",
-        action="append",
-        default=[],
-        help="a module of your own that the run's config may build from, beside mbrl_lab; may be given several times",
-    )
+    add_trust(p)
     return p
 
 

@@ -8,7 +8,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from mbrl_lab.app import load_run, stored_config
-from mbrl_lab.cli.terminal import command, print_line
+from mbrl_lab.cli.terminal import add_checkpoint, add_trust, command, print_line
 from mbrl_lab.config import ConfigError, build
 
 PORT = 8266
@@ -27,14 +27,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
     p.add_argument("--port", type=int, default=PORT, help=f"of the page, http://localhost:PORT ({PORT}; 0: a free one)")
     p.add_argument("--fps", metavar="N", type=float, default=FPS, help=f"steps per second, at most ({FPS:g})")
-    p.add_argument("--checkpoint", default="last", help="last (default), best, or another checkpoint's folder")
-    p.add_argument(
-        "--trust",
-        metavar="MODULE",
-        action="append",
-        default=[],
-        help="a module of your own that the run's config may build from, beside mbrl_lab; may be given several times",
-    )
+    add_checkpoint(p)
+    add_trust(p)
     return p
 
 

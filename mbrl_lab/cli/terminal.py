@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import io
 import sys
@@ -60,6 +61,22 @@ def command(work: Callable[[], None], stopped: str = STOPPED) -> int:
     except KeyboardInterrupt:
         print(stopped, file=sys.stderr)
         return 130
+
+
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """`--checkpoint`: whose weights."""
+    parser.add_argument("--checkpoint", default="last", help="last (default), best, or another checkpoint's folder")
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """`--trust`, for a command that builds what a run's config names."""
+    parser.add_argument(
+        "--trust",
+        metavar="MODULE",
+        action="append",
+        default=[],
+        help="a module of your own that the run's config may build from, beside mbrl_lab; may be given several times",
+    )
 
 
 def write_any_letter() -> None:
