@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ import numpy as np
 
 from mbrl_lab.config import ConfigError
 from mbrl_lab.data.episodes import Recorded
+from mbrl_lab.tracking.atomic import new_folder
 
 MINARI = "minari:"
 """Begins the name of a dataset of Minari."""
@@ -28,14 +28,10 @@ def write_npz(episodes: Sequence[Recorded], about: Mapping[str, Any], out: Path)
     """Write a new folder: episode-00000.npz ..., and data.json. After an error there is none."""
     if out.exists():
         raise ConfigError(f"--out is {out}, which exists already")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as place:
-        whole = Path(place) / "data"
-        whole.mkdir()
+    with new_folder(out) as whole:
         for k, episode in enumerate(episodes):
             np.savez_compressed(whole / f"episode-{k:05d}.npz", **episode._asdict())
         (whole / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-        whole.rename(out)
 
 
 def read_episodes(place: str) -> Iterator[Recorded]:

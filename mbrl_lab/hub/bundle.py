@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from mbrl_lab.config import ConfigError
 from mbrl_lab.hub.card import Facts, card
 from mbrl_lab.hub.results import results_of, write_results
 from mbrl_lab.hub.weights import WEIGHTS, write_weights
+from mbrl_lab.tracking.atomic import new_folder
 from mbrl_lab.tracking.checkpoint import Checkpoint
 from mbrl_lab.tracking.folder import RunFolder
 
@@ -72,16 +72,8 @@ def write_bundle(agent: Agent, out: Path, repo: str | None = None, license: str 
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"--out is {out}, which exists and is not an empty folder")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    # Beside its place, where it can be renamed.
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as place:
-        whole = Path(place) / "bundle"
-        whole.mkdir()
-        facts = fill(agent, whole, repo, license)
-        if out.exists():
-            out.rmdir()
-        whole.rename(out)
-    return facts
+    with new_folder(out) as whole:
+        return fill(agent, whole, repo, license)
 
 
 def fill(agent: Agent, out: Path, repo: str | None, license: str | None) -> Facts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,6 +47,20 @@ def keep(path: Path, previous: Path) -> None:
         os.link(path, previous)
     except OSError:  # a file system without hard links
         os.replace(path, previous)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill. It becomes `path`, which is missing or empty, when the block succeeds; else nothing stays."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Beside its place, where it can be renamed.
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as place:
+        whole = Path(place) / "whole"
+        whole.mkdir()
+        yield whole
+        if path.exists():
+            path.rmdir()
+        whole.rename(path)
 
 
 def write_text(path: Path, text: str) -> None:

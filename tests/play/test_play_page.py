@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small import SMALL
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
@@ -25,7 +26,6 @@ from mbrl_lab.play.serve import make_server
 from mbrl_lab.play.session import Session
 from mbrl_lab.tracking.folder import RunFolder
 
-SMALL = ["debug=smoke", "steps=120", "eval.every=0", "video.final=0", "runtime.device=cpu", "runtime.precision=fp32"]
 PATIENCE = 240_000
 """Milliseconds: a busy machine is slow, not wrong."""
 
@@ -110,24 +110,15 @@ def test_only_this_machine_and_this_page_are_served() -> None:
                 connect(f"ws://localhost:{port}/play", origin=origin)
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "breakout"
-    runner = make_run("mbpo", "minatar_breakout", *SMALL, "env.num=1", "dynamics.members=2", folder=folder)
-    runner.run()
-    runner.envs.close()
-    return folder
-
-
-def test_errors_are_one_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_are_one_line(breakout: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_run("random", "cartpole", *SMALL, "steps=20", folder=tmp_path / "random").run()
     capsys.readouterr()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         for argv, said in (
-            ([str(run), "--port", str(port)], f"port {port} of 127.0.0.1 is in use or not allowed: give another"),
-            ([str(run), "--port", "65536"], "--port is 65536; it must be a port from 0 to 65535"),
-            ([str(run), "--fps", "0"], "--fps is 0; it must be a number above 0, at most 1000"),
+            ([str(breakout), "--port", str(port)], f"port {port} of 127.0.0.1 is in use or not allowed: give another"),
+            ([str(breakout), "--port", "65536"], "--port is 65536; it must be a port from 0 to 65535"),
+            ([str(breakout), "--fps", "0"], "--fps is 0; it must be a number above 0, at most 1000"),
             ([str(tmp_path / "none")], "none holds no run: it has no config.yaml"),
             ([str(tmp_path / "random")], "was trained by Random, which has no world model to play in"),
         ):
@@ -151,12 +142,12 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 
 @pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
-def test_keys_change_the_pictures_in_a_browser(run: Path) -> None:
+def test_keys_change_the_pictures_in_a_browser(breakout: Path) -> None:
     sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     from mbrl_lab import load_run
 
-    runner = load_run(run)
-    made = build(stored_config(RunFolder(run)).env.make)
+    runner = load_run(breakout)
+    made = build(stored_config(RunFolder(breakout)).env.make)
     closed = threading.Event()
 
     class Watched(Session):

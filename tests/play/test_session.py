@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from imageio.v3 import imread
+from small import SMALL
 
 from mbrl_lab import load_run, make_run
 from mbrl_lab.app import stored_config
@@ -20,18 +21,6 @@ from mbrl_lab.play.session import Session, playable
 from mbrl_lab.runner import TRAIN, Runner
 from mbrl_lab.tracking.episodes import EpisodeLog
 from mbrl_lab.tracking.folder import RunFolder
-
-SMALL = ["debug=smoke", "steps=120", "eval.every=0", "video.final=0", "runtime.device=cpu", "runtime.precision=fp32"]
-
-
-@pytest.fixture(scope="module")
-def breakout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run in MinAtar's Breakout with a fitted model of two members, and some episodes of training."""
-    folder = tmp_path_factory.mktemp("runs") / "breakout"
-    runner = make_run("mbpo", "minatar_breakout", *SMALL, "env.num=1", "dynamics.members=2", folder=folder)
-    runner.run()
-    runner.envs.close()
-    return folder
 
 
 def session_of(runner: Runner, folder: Path) -> Session:
