@@ -1,6 +1,6 @@
 """Improved CEM (Pinneri et al. 2020): CEM with fewer sequences to the same result.
 
-coloured noise         neighbouring steps of a sequence are alike, which explores further than white noise
+coloured noise         neighbouring steps of a sequence are similar, which explores further than white noise
 kept elites            a fraction of them competes again in the next iteration, and, shifted, in the next step
 decaying population    each iteration draws fewer sequences, as the proposal narrows
 mean as a candidate    in the last iteration

@@ -127,8 +127,8 @@ class SVG(SAC):
         alpha = self.log_alpha.detach().exp()
         # The mean, as the actor follows its slope: the least critic is another one from state to state.
         last_value = self.q_of(self.critic, rollout.steps.features[-1], rollout.last_action).mean(0)
-        returns = soft_returns(rollout, last_value, self.gamma, alpha)
-        loss = (alpha * rollout.log_prob[0] - returns[0]).mean()
+        value = soft_return(rollout, last_value, self.gamma, alpha)
+        loss = (alpha * rollout.log_prob[0] - value).mean()
 
         # Alpha learns from the entropy where the policy acts, not in states beyond a termination.
         reach = rollout.reach()
@@ -156,7 +156,7 @@ class SVG(SAC):
     def expanded_return(self, rollout: SoftRollout) -> Tensor:
         """[B]: y, the model's rewards up to the horizon and the target critics after it."""
         last_value = self.least_of(self.q_of(self.target_critic, rollout.steps.features[-1], rollout.last_action))
-        return soft_returns(rollout, self.value_range.clip(last_value), self.gamma, self.log_alpha.exp())[0]
+        return soft_return(rollout, self.value_range.clip(last_value), self.gamma, self.log_alpha.exp())
 
     def q_values(self, critic: EnsembleMLP, features: Tensor, action: Tensor | None) -> Tensor:
         """[K, N, 1]: Q_k(s, a) for features [N, D] and actions."""
@@ -167,13 +167,12 @@ class SVG(SAC):
         return self.q_values(critic, self.encode(features), action).squeeze(-1)
 
 
-def soft_returns(rollout: SoftRollout, last_value: Tensor, gamma: float, alpha: Tensor) -> Tensor:
-    """[H, B]: G_t, where `last_value` [B] is that of the last state and action."""
+def soft_return(rollout: SoftRollout, last_value: Tensor, gamma: float, alpha: Tensor) -> Tensor:
+    """[B]: G_0, where `last_value` [B] is that of the last state and action."""
     cont, reward = rollout.steps.cont, rollout.steps.reward
 
     # Backwards from G_H. The entropy at s_t itself is in no G_t, as it is not in Q(s_t, a_t): the action is given.
-    returns, after = [], last_value
+    value = last_value
     for t in reversed(range(len(reward))):
-        after = reward[t] + gamma * cont[t] * (after - alpha * rollout.log_prob[t + 1])
-        returns.append(after)
-    return torch.stack(returns[::-1])
+        value = reward[t] + gamma * cont[t] * (value - alpha * rollout.log_prob[t + 1])
+    return value

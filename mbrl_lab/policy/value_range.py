@@ -10,7 +10,7 @@ RATE = 3e-4
 
 
 class ValueRange(nn.Module):
-    """[low, high]: the values of earning the least or the largest reward of a batch for ever; it contains 0.
+    """[low, high]: the values of getting the least, or the largest, reward of a batch at every step; it contains 0.
 
     A critic that predicts where in this interval a value lies learns as fast for returns of 1,000 as for returns of 1,
     while Adam's steps in the value itself are all of one size. Kubo et al. (2025) take quantiles of 0.01 and 0.99,

@@ -146,7 +146,7 @@ def test_values_are_predicted_in_the_range_of_what_rewards_can_earn() -> None:
 
 def test_critics_start_in_the_middle_of_the_range_and_learn_as_fast_for_large_rewards() -> None:
     def error_after(scale: float) -> float:
-        """Relative error of the critics' values after some updates, where every step earns `scale`."""
+        """Relative error of the critics' values after some updates, where the reward of every step is `scale`."""
         spec, ones = SPEC, torch.ones
         model = Analytic(spec, lambda x, u: x, lambda x, u, y: scale * ones(len(x)), lambda x, u, y: 0 * x[:, 0])
         policy = svg(alpha=1e-9, tau=0.1)
