@@ -102,6 +102,9 @@ def load_run(
     Raises ConfigError if there is no run or no checkpoint, or if its config names parts that are not trusted.
     """
     home = RunFolder(find_run(folder))
+    if published(home):
+        # What others signed and may send on stays as it is.
+        home = RunFolder(home.path, home.path.with_name(f"{home.path.name}-results"))
     stored = stored_config(home, trust)
 
     # Without training nothing is logged, and a stored logger could send data to an address in its config.
@@ -141,6 +144,12 @@ def find_run(place: Path | str) -> Path:
 def published(folder: RunFolder) -> bool:
     """Whether a folder holds a published agent: weights alone, nothing to resume."""
     return (folder.path / WEIGHTS).exists() and not folder.last.exists()
+
+
+def check_whole(place: Path | str, what: str) -> None:
+    """ConfigError if a place is a published agent, which lacks `what`; nothing is fetched for this."""
+    if str(place).startswith(PREFIX) or published(RunFolder(place)):
+        raise ConfigError(f"{place} is a published agent, which has no {what}: name the folder of the run itself")
 
 
 def stored_config(folder: RunFolder, trust: Sequence[str] = ()) -> DictConfig:

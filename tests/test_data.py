@@ -173,6 +173,7 @@ def test_the_command(recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     number = len(list((tmp_path / "data").glob("*.npz")))
     assert capsys.readouterr().out.splitlines() == [
         f"data      {120 + 1 - number} steps, {number} episodes",
+        f"left out  {number} resets, one per episode: without an action; a run counts all but its first as steps",
         f"data      {tmp_path}/data: train with replay.init={tmp_path}/data",
     ]
     about = json.loads((tmp_path / "data" / "data.json").read_text())
@@ -182,6 +183,17 @@ def test_the_command(recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == f"error: --out is {tmp_path}/data, which exists already"
     assert "holds no run" in lines[1] and len(lines) == 2
+
+
+def test_steps_that_replay_did_not_keep_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["eval.every=0", "eval.final_episodes=1", "video.final=0", "replay.capacity=30", "steps=40"]
+    runner = make_run("random", "pendulum", *words, folder=tmp_path / "run")
+    runner.run()
+    runner.envs.close()
+    assert main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "data")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-3].startswith("left out  1 reset") or lines[-3].startswith("left out  1 step")
+    assert lines[-2] == "left out  11 older steps, which replay.capacity=30 did not keep"
 
 
 def started(folder: Path, data: Path, steps: int) -> Path:

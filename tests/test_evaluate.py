@@ -243,4 +243,4 @@ def test_the_model_can_be_validated_alone(planned: Path, capsys: pytest.CaptureF
 def test_a_run_without_a_model_has_none_to_validate(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(run), "--model"]) == 2
     error = capsys.readouterr().err
-    assert error == f"error: --model: {run} was trained by Random, which has no world model\n"
+    assert error == f"error: --model: {run} is a run of algo=random, without a world model\n"

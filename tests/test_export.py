@@ -192,9 +192,9 @@ def test_bounds_of_actions(make: Any, bounds: dict[str, Any], monkeypatch: pytes
 @pytest.mark.parametrize(
     ("recipe", "words", "message"),
     [
-        ("mpc_continuous", [], "trained by MPC, which has no policy to export: it plans each action in its model"),
-        ("mpc_continuous", ["value=sac"], "trained by MPC, which has no policy to export: it plans each action"),
-        ("random_discrete", [], "trained by Random, which has no policy to export: none of its networks acts"),
+        ("mpc_continuous", [], "a run of algo=mpc, without a policy to export: it plans each action in its model"),
+        ("mpc_continuous", ["value=sac"], "a run of algo=mpc, without a policy to export: it plans each action"),
+        ("random_discrete", [], "a run of algo=random, without a policy to export: none of its networks acts"),
     ],
 )
 def test_runs_without_a_policy(recipe: str, words: list[str], message: str, tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ def test_the_command_and_the_example_without_this_package(
     assert main([str(trained), "--steps", "30"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[:3] == [
-        "policy    DDQN of OffPolicy, last, step 60",
+        "policy    DDQN, last, step 60",
         "inputs    obs float32 [batch, 4]",
         "outputs   action int64 [batch], scores float32 [batch, 2]",
     ]

@@ -16,6 +16,7 @@ from recipes import small
 
 from mbrl_lab import load_run, make_run
 from mbrl_lab.cli import evaluate as evaluation
+from mbrl_lab.cli.data import main as data
 from mbrl_lab.cli.evaluate import main as evaluate
 from mbrl_lab.cli.publish import main as publish
 from mbrl_lab.config import ConfigError
@@ -80,9 +81,39 @@ def test_a_folder_acts_as_the_run_does(run: Path, capsys: pytest.CaptureFixture[
     assert sorted(path.name for path in Path("agent").iterdir()) == FILES
     assert returns("agent") == returns(run)
     assert capsys.readouterr().out.splitlines()[0].startswith("agent     PPO on CartPole-v1: mean return ")
-    assert evaluate(["agent", "--episodes", "2"]) == 0
-    played = json.loads(Path("agent/evaluations/last-2.json").read_text())["played"]
+    assert evaluate(["agent", "--episodes", "2", "--video", "1"]) == 0
+    played = json.loads(Path("agent-results/evaluations/last-2.json").read_text())["played"]
     assert [episode["return"] for episode in played] == returns(run)[:2]
+    assert Path("agent-results/videos/evaluation-last-0.mp4").exists()
+    assert sorted(path.name for path in Path("agent").iterdir()) == FILES, "what was published stays as it is"
+
+
+def test_what_a_published_agent_lacks_is_said(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert publish([str(run), "--out", "agent"]) == 0
+    capsys.readouterr()
+    for command, argv, what in (
+        (evaluate, ["--episode", "train:0"], "logged episodes"),
+        (evaluate, ["--model"], "replay on which its model could be validated"),
+        (evaluate, ["--logger", "wandb"], "run in Weights & Biases"),
+        (publish, ["--out", "again"], "checkpoint to publish"),
+    ):
+        for place in ("agent", f"hf:{REPO}"):  # nothing is asked of the Hub
+            line = error_of(capsys, command([place, *argv]))
+            assert (
+                line == f"error: {place} is a published agent, which has no {what}: name the folder of the run itself"
+            )
+    for place in ("agent", f"hf:{REPO}"):
+        line = error_of(capsys, data(["export", place, "--out", "data"]))
+        assert line.startswith(f"error: {place} is a published agent, which has no replay to export: name")
+    assert sorted(path.name for path in Path("agent").iterdir()) == FILES and not Path("data").exists()
+
+
+def test_another_checkpoint_is_published_by_its_folder(run: Path) -> None:
+    shutil.copytree(run / "checkpoints" / "last", "kept")
+    assert evaluate([str(run), "--episodes", "2", "--checkpoint", "kept"]) == 0
+    assert publish([str(run), "--checkpoint", "kept", "--out", "agent"]) == 0
+    results = json.loads(Path("agent/results.json").read_text())
+    assert results["n_eval_episodes"] == 2 and results["checkpoint"].endswith("-kept")
 
 
 def test_the_card_has_what_the_hub_reads(run: Path) -> None:
@@ -132,11 +163,11 @@ def test_published_fetched_and_evaluated(run: Path, server: Hub, capsys: pytest.
 
     assert returns(f"hf:{REPO}") == returns(run)
     assert evaluate([f"hf:{REPO}", "--episodes", "3"]) == 0
-    (home,) = Path("outputs/hub/ann/cartpole").iterdir()
+    home, _ = sorted(Path("outputs/hub/ann/cartpole").iterdir())
     assert sorted(path.name for path in home.iterdir()) == [
-        "README.md", "config.yaml", "evaluations", "model.safetensors", "results.json"
+        "README.md", "config.yaml", "model.safetensors", "results.json"
     ]  # fmt: skip
-    written = json.loads((home / "evaluations" / "last-3.json").read_text())
+    written = json.loads((home.with_name(f"{home.name}-results") / "evaluations" / "last-3.json").read_text())
     assert [x["return"] for x in written["played"]] == returns(run)[:3]
     assert len([x for x in server.asked if x.startswith("GET") and x.endswith("model.safetensors")]) == 1, "kept"
 

@@ -139,7 +139,16 @@ def test_a_class_may_keep_a_name_that_another_gave_up(monkeypatch: pytest.Monkey
     assert renamed.answer_config({"policy": {"_target_": "mine.Policy", "width": 1}}) is None
 
 
-def test_a_new_name_that_the_chosen_part_lacks_is_not_suggested() -> None:
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["policy=crossq", "policy.tau=0.1"], "it is a setting of policy=actor_critic, sac, svg;"),
+        (["policy.clip=1"], "it is now policy.optim.clip, a setting of policy=actor_critic, ddqn, ppo, svg;"),
+        (["policy.optim.clip=1"], "it is a setting of policy=actor_critic, ddqn, ppo, svg;"),
+    ],
+)
+def test_a_setting_that_the_chosen_part_lacks_leads_to_the_parts_that_have_it(words: list[str], said: str) -> None:
     """`policy.tau` is `policy.target.tau` of DDQN, and nothing of CrossQ."""
-    with pytest.raises(ConfigError, match=r"^policy.tau=0.1: there is no setting 'policy.tau'"):
-        check(compose_config(["algo=sac", "env=pendulum", "policy=crossq", "policy.tau=0.1"]))
+    with pytest.raises(ConfigError) as error:
+        check(compose_config(["algo=sac", "env=pendulum", *words]))
+    assert str(error.value) == f"{words[-1]}: {said} the policy chosen here has none"

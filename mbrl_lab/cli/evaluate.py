@@ -15,16 +15,16 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from mbrl_lab import scores
-from mbrl_lab.app import find_run, load_run, precision_line, published, stored_config
+from mbrl_lab.app import check_whole, find_run, load_run, precision_line, stored_config
 from mbrl_lab.arithmetic import AS_BEGAN
-from mbrl_lab.cli.terminal import add_checkpoint, add_trust, command
+from mbrl_lab.cli.terminal import add_checkpoint, add_run, add_trust, command, count
 from mbrl_lab.config import CONF, ConfigError, build
 from mbrl_lab.env import Envs, Episode
 from mbrl_lab.runner import Runner
 from mbrl_lab.scores import Reference
 from mbrl_lab.tracking.atomic import write_text
 from mbrl_lab.tracking.episodes import EpisodeLog
-from mbrl_lab.tracking.folder import RunFolder
+from mbrl_lab.tracking.folder import RunFolder, words_of
 from mbrl_lab.tracking.video import headless, origin, reason, record_episode
 
 
@@ -36,6 +36,8 @@ def main(argv: Sequence[str]) -> int:
 
 def answer(args: argparse.Namespace) -> None:
     """Do the one thing that the options select."""
+    if lacking := lacks(args):
+        check_whole(args.run, lacking)
     args.run = find_run(args.run)
     if args.episode:
         record_logged(RunFolder(args.run), args.episode, args.trust)
@@ -47,10 +49,19 @@ def answer(args: argparse.Namespace) -> None:
         evaluate(args.run, args.checkpoint, args.episodes, args.video, args.logger, args.trust)
 
 
+def lacks(args: argparse.Namespace) -> str:
+    """The part of a run that the options need and a published agent does not have; otherwise empty."""
+    if args.episode:
+        return "logged episodes"
+    if args.model:
+        return "replay on which its model could be validated"
+    return "run in Weights & Biases" if args.logger else ""
+
+
 def parser() -> argparse.ArgumentParser:
     """Every option; with --episode, --render or --model nothing is evaluated."""
     p = argparse.ArgumentParser(prog="evaluate.py", description=__doc__)
-    p.add_argument("run", metavar="RUN", type=Path, help="a run's folder, or hf:USER/NAME")
+    add_run(p, "a run's folder, a published agent's, or hf:USER/NAME")
     p.add_argument("--episodes", metavar="N", type=partial(count, low=1), default=20, help="how many to play (20)")
     add_checkpoint(p)
     p.add_argument("--video", metavar="N", type=partial(count, low=0), default=0, help="film the first N of them")
@@ -65,19 +76,12 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def count(text: str, low: int) -> int:
-    """A whole number from `low`."""
-    if not text.isdecimal() or int(text) < low:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {low}")
-    return int(text)
-
-
 def evaluate(
     run: Path, checkpoint: str, episodes: int, films: int, logger: str | None, trust: Sequence[str] = ()
 ) -> None:
-    """Play, print, and write results, videos and figures into the run's folder."""
+    """Play, print, and write results, videos and figures into the run's folder; of a published agent, beside it."""
     runner = load_run(run, checkpoint, trust=trust)
-    name = checkpoint_name(runner.folder, checkpoint)
+    name = runner.folder.checkpoint_name(checkpoint)
     if runner.precision_why != AS_BEGAN:
         print(precision_line(runner))
 
@@ -85,7 +89,7 @@ def evaluate(
         played = played_with_progress(runner, episodes)
         results = {"checkpoint": name, "step": runner.steps, **statistics(played, runner.reference)}
         print(table(results))
-        written = write_results(runner.folder.path / "evaluations" / f"{name}-{episodes}.json", results, played)
+        written = write_results(runner.folder.evaluations / f"{name}-{episodes}.json", results, played)
         print(f"results   {written}")
 
         # After the results are written: a failing video or picture costs only itself.
@@ -103,13 +107,6 @@ def played_with_progress(runner: Runner, episodes: int) -> list[Episode]:
         return runner.evaluate(episodes)
     finally:
         runner.tracker.stop()
-
-
-def checkpoint_name(folder: RunFolder, checkpoint: str) -> str:
-    """`last`, `best`, or a word for another checkpoint's folder, to name files by."""
-    place = Path(checkpoint).resolve()
-    known = {folder.last: "last", folder.best: "best"}
-    return checkpoint if checkpoint in ("last", "best") else known.get(place, "-".join(place.parts[-3:]))
 
 
 def statistics(played: Sequence[Episode], reference: Reference | None = None) -> dict[str, Any]:
@@ -135,7 +132,7 @@ def display(value: Any, digits: int = 1) -> str:
 def write_results(path: Path, results: dict[str, Any], played: Sequence[Episode]) -> Path:
     """The statistics, and a row for each episode, as JSON."""
     rows = [{"env": e.env, "index": e.index, "seed": e.seed, "return": e.ret, "length": e.length} for e in played]
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(results | {"played": rows}, indent=2, allow_nan=False) + "\n")
     return path
 
@@ -161,17 +158,14 @@ def validate_model(run: Path, checkpoint: str, trust: Sequence[str]) -> None:
     """Validate the run's world model: prints numbers, writes pictures and CSV files into diagnostics/."""
     from mbrl_lab.report import draw_model, fitted  # matplotlib takes a while to import
 
-    if published(RunFolder(run)):
-        raise ConfigError(f"--model: {run} is a published agent, without the replay that its model is validated on")
-
     # With replay: its held-out steps are the only data from training that the model has never been fitted to.
     runner = load_run(run, checkpoint, with_replay=True, trust=trust)
     with closing(runner.envs):
         if runner.algo.world_model is None:
-            raise ConfigError(f"--model: {run} was trained by {type(runner.algo).__name__}, which has no world model")
+            raise ConfigError(f"--model: {run} is a run of {words_of(runner.folder.config())}, without a world model")
         if not fitted(runner):
             raise ConfigError(f"--model: the model of {run} is not fitted yet at step {runner.steps:,}")
-        text, paths = draw_model(runner, checkpoint_name(runner.folder, checkpoint))
+        text, paths = draw_model(runner, runner.folder.checkpoint_name(checkpoint))
     print(text)
     print_paths("report", paths)
 

@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 
 from mbrl_lab.app import env_makers, load_run, stored_config
-from mbrl_lab.cli.evaluate import checkpoint_name, count
-from mbrl_lab.cli.terminal import add_checkpoint, add_trust, command
+from mbrl_lab.cli.terminal import add_checkpoint, add_run, add_trust, command, count
 from mbrl_lab.export import Exported, export
 from mbrl_lab.export.write import SHEET, Timed
+from mbrl_lab.tracking.folder import algorithm_of
 
 
 def main(argv: Sequence[str]) -> int:
@@ -24,7 +24,7 @@ def main(argv: Sequence[str]) -> int:
 def parser() -> argparse.ArgumentParser:
     """Every option."""
     p = argparse.ArgumentParser(prog="export.py", description=__doc__)
-    p.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
+    add_run(p, "a run's folder, a published agent's, or hf:USER/NAME")
     add_checkpoint(p)
     p.add_argument("--out", metavar="FOLDER", type=Path, help="where to write (export/ in the run's folder)")
     p.add_argument(
@@ -41,15 +41,13 @@ def parser() -> argparse.ArgumentParser:
 def write(args: argparse.Namespace) -> None:
     """Write the files, and print what is in them."""
     runner = load_run(args.run, args.checkpoint, device="cpu", trust=args.trust)
-    name = checkpoint_name(runner.folder, args.checkpoint)
-    out = args.out or runner.folder.path / "export"
+    name = runner.folder.checkpoint_name(args.checkpoint)
+    out = args.out or runner.folder.results / "export"
     make, _ = env_makers(stored_config(runner.folder, args.trust))
     with closing(runner.envs):
         done = export(runner, make, out, name, args.steps)
 
-    print(
-        f"policy    {type(done.module.policy).__name__} of {type(runner.algo).__name__}, {name}, step {runner.steps:,}"
-    )
+    print(f"policy    {algorithm_of(runner.folder.config())}, {name}, step {runner.steps:,}")
     print(f"inputs    {', '.join(map(str, done.module.signature.inputs))}")
     print(f"outputs   {', '.join(map(str, done.module.signature.outputs))}")
     print("\n".join(table(done)))

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from contextlib import closing, suppress
-from pathlib import Path
 
 from mbrl_lab.app import load_run, stored_config
-from mbrl_lab.cli.terminal import add_checkpoint, add_trust, command, print_line
+from mbrl_lab.cli.terminal import add_checkpoint, add_run, add_trust, command, print_line
 from mbrl_lab.config import ConfigError, build
 
 PORT = 8266
@@ -24,7 +23,7 @@ def main(argv: Sequence[str]) -> int:
 def parser() -> argparse.ArgumentParser:
     """Every option."""
     p = argparse.ArgumentParser(prog="play.py", description=__doc__)
-    p.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
+    add_run(p)
     p.add_argument("--port", type=int, default=PORT, help=f"of the page, http://localhost:PORT ({PORT}; 0: a free one)")
     p.add_argument("--fps", metavar="N", type=float, default=FPS, help=f"steps per second, at most ({FPS:g})")
     add_checkpoint(p)

@@ -7,7 +7,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from mbrl_lab.cli.terminal import command
+from mbrl_lab.app import check_whole
+from mbrl_lab.cli.terminal import add_checkpoint, add_run, command
 from mbrl_lab.hub import Agent, upload, write_bundle
 from mbrl_lab.hub.card import Facts
 from mbrl_lab.hub.upload import check_repo
@@ -22,11 +23,11 @@ def main(argv: Sequence[str]) -> int:
 def parser() -> argparse.ArgumentParser:
     """Every option."""
     p = argparse.ArgumentParser(prog="publish.py", description=__doc__)
-    p.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
+    add_run(p)
     where = p.add_mutually_exclusive_group(required=True)
     where.add_argument("--repo", metavar="USER/NAME", help="the repository, which is made if it does not exist")
     where.add_argument("--out", metavar="FOLDER", type=Path, help="a new folder instead, without any network")
-    p.add_argument("--checkpoint", choices=("last", "best"), default="last", help="whose weights (last)")
+    add_checkpoint(p)
     p.add_argument("--license", metavar="NAME", help="as the Hub names it, e.g. mit; by default the card names none")
     p.add_argument("--private", action=argparse.BooleanOptionalAction, help="of a new repository")
     p.add_argument("--revision", metavar="BRANCH", help="an existing branch of the repository (main)")
@@ -39,6 +40,7 @@ def publish(args: argparse.Namespace) -> None:
     """Write the folder, and upload it unless it stays."""
     if args.repo:
         check_repo(args.repo)
+    check_whole(args.run, "checkpoint to publish")
     agent = Agent.of(args.run, args.checkpoint)
     if args.out:
         show(write_bundle(agent, args.out, license=args.license))

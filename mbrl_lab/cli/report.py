@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
+from mbrl_lab.app import published
 from mbrl_lab.cli.terminal import command, print_line
 from mbrl_lab.config import ConfigError
 from mbrl_lab.report.page.runs import UNREADABLE, Run, Waiting, read_runs
@@ -18,7 +19,7 @@ from mbrl_lab.report.page.serve import Pages, make_server
 from mbrl_lab.sweep.jobs import NAME, read_sweep
 from mbrl_lab.sweep.table import not_started
 from mbrl_lab.tracking.atomic import write_text
-from mbrl_lab.tracking.folder import one_line
+from mbrl_lab.tracking.folder import RunFolder, one_line
 
 Read = tuple[list[Run], list[str], list[Waiting]]
 
@@ -37,7 +38,9 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="report.py", description=__doc__)
     p.add_argument("places", metavar="FOLDER", nargs="+", type=Path, help="runs, sweeps, or folders with runs")
     where = p.add_mutually_exclusive_group()
-    where.add_argument("--out", metavar="FILE", type=Path, help="the file (report.html in the first folder)")
+    where.add_argument(
+        "--out", metavar="FILE", type=Path, help="the file (report.html, in the folder if only one is given)"
+    )
     where.add_argument(
         "--serve",
         metavar="PORT",
@@ -83,7 +86,7 @@ def report(args: argparse.Namespace) -> None:
             server.serve_forever()
         return
 
-    out = args.out or args.places[0] / "report.html"
+    out = args.out or home_of(args.places) / "report.html"
     runs, problems, waiting = read(args.places)
     page = page_of((runs, problems, waiting), partial(relative, out.resolve().parent))
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -91,6 +94,11 @@ def report(args: argparse.Namespace) -> None:
     for line in problems:
         print(f"note      {line}")
     print(f"report    {out} ({len(page.encode()) / MEGABYTE:.1f} MB, {len(runs)} run{'' if len(runs) == 1 else 's'})")
+
+
+def home_of(places: Sequence[Path]) -> Path:
+    """Where a report goes: into the folder that it is about, if that is one and no published agent; else here."""
+    return places[0] if len(places) == 1 and not published(RunFolder(places[0])) else Path()
 
 
 def read(places: Sequence[Path]) -> Read:

@@ -8,6 +8,7 @@ import io
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 import torch
 from omegaconf.errors import OmegaConfBaseException
@@ -61,6 +62,18 @@ def command(work: Callable[[], None], stopped: str = STOPPED) -> int:
     except KeyboardInterrupt:
         print(stopped, file=sys.stderr)
         return 130
+
+
+def add_run(parser: argparse.ArgumentParser, what: str = "a run's folder") -> None:
+    """`RUN`, by its folder."""
+    parser.add_argument("run", metavar="RUN", type=Path, help=what)
+
+
+def count(text: str, low: int) -> int:
+    """An option's whole number from `low`."""
+    if not text.isdecimal() or int(text) < low:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {low}")
+    return int(text)
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:

@@ -12,6 +12,7 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from yaml import YAMLError
 
 from mbrl_lab.config.command_line import as_shell, parsed
+from mbrl_lab.config.options import options_of
 from mbrl_lab.config.renamed import answer_key, new_name
 from mbrl_lab.tracking.folder import one_line
 
@@ -142,9 +143,20 @@ def _unknown(key: str, overrides: Sequence[str], confs: Sequence[Path], keys: Se
     if (renamed := answer_key(key)) and new_name(key) in names | {key}:
         return renamed
 
+    for name in dict.fromkeys([key, new_name(key)]):
+        if owners := _owners(name, confs):
+            now = "it is" if name == key else f"it is now {name},"
+            return f"{given}: {now} a setting of {head}={', '.join(owners)}; the {head} chosen here has none"
+
     whole = [k for k in keys if k.endswith(f".{key}")][:SHOWN]  # a setting without the part that it belongs to
     meant = f"; did you mean {' or '.join(whole)}?" if whole else similar_setting(key, names)
     return f"{given}: there is no setting {key!r}{meant} `--cfg job` shows all of them"
+
+
+def _owners(key: str, confs: Sequence[Path]) -> list[str]:
+    """The options of a setting's group whose files declare it: policy.horizon -> [svg]."""
+    files = [(conf, file) for conf in confs for file in (conf / key.partition(".")[0]).glob("*.yaml")]
+    return sorted({file.stem for conf, file in files if any(key == o.key for o in options_of(conf, file))})
 
 
 def groups_of(confs: Sequence[Path]) -> set[str]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from mbrl_lab.config import ConfigError
 from mbrl_lab.protocols import Policy, WorldModel
 from mbrl_lab.runner import Runner
+from mbrl_lab.tracking.folder import words_of
 from mbrl_lab.types import EnvSpec, Step
 
 
@@ -132,7 +133,7 @@ def acting(runner: Runner) -> Acting:
     if not isinstance(policy, Policy):
         why = "it plans each action in its model" if algo.planner is not None else "none of its networks acts"
         raise ConfigError(
-            f"{runner.folder.path} was trained by {type(algo).__name__}, which has no policy to export: {why}; "
+            f"{runner.folder.path} is a run of {words_of(runner.folder.config())}, without a policy to export: {why}; "
             f"runs of algo=ddqn, sac, ppo, mbpo and dreamer have one"
         )
     if type(policy).scores is Policy.scores:

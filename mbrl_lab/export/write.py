@@ -18,6 +18,7 @@ from mbrl_lab.export.formats import Call, run_onnx, run_torch, traced, write_onn
 from mbrl_lab.export.parity import TOLERANCE, Parity, Played, latency, parity, play
 from mbrl_lab.runner import Runner
 from mbrl_lab.tracking.atomic import replacing, write_text
+from mbrl_lab.tracking.folder import algorithm_of
 
 TORCH, ONNX, SHEET = "policy.pt2", "policy.onnx", "policy.json"
 
@@ -116,7 +117,7 @@ def sheet(runner: Runner, done: Exported, bounds: dict[str, Any], checkpoint: st
     return {
         "format": 1,
         "environment": runner.folder.config()["env"]["make"],
-        "algorithm": type(runner.algo).__name__,
+        "algorithm": algorithm_of(runner.folder.config()),
         "policy": type(done.module.policy).__name__,
         "checkpoint": checkpoint,
         "step": runner.steps,

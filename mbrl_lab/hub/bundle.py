@@ -27,7 +27,7 @@ from mbrl_lab.hub.results import results_of, write_results
 from mbrl_lab.hub.weights import WEIGHTS, write_weights
 from mbrl_lab.tracking.atomic import new_folder
 from mbrl_lab.tracking.checkpoint import Checkpoint
-from mbrl_lab.tracking.folder import RunFolder
+from mbrl_lab.tracking.folder import RunFolder, algorithm_of
 
 CARD, CONFIG, RESULTS = "README.md", "config.yaml", "results.json"
 CURVE, VIDEO = "curve.png", "replay.mp4"
@@ -56,9 +56,10 @@ class Agent:
         place = folder.checkpoint(checkpoint)
         loaded = Checkpoint(place).load()
         if loaded is None:
-            raise ConfigError(f"{place} holds no checkpoint")
+            raise ConfigError(f"{place} holds no checkpoint; --checkpoint can be last, best or a checkpoint's folder")
         step = int(loaded.state["step"])
-        return cls(folder, checkpoint, loaded.state["algo"], step, results_of(folder, checkpoint, step))
+        name = folder.checkpoint_name(checkpoint)
+        return cls(folder, name, loaded.state["algo"], step, results_of(folder, name, step))
 
 
 def write_bundle(agent: Agent, out: Path, repo: str | None = None, license: str | None = None) -> Facts:
@@ -95,7 +96,7 @@ def fill(agent: Agent, out: Path, repo: str | None, license: str | None) -> Fact
 
     hardware = env.get("hardware", {})
     facts = Facts(
-        algo=algo_of(config),
+        algo=algorithm_of(config),
         env=environment,
         command=command,
         results=agent.results,
@@ -116,17 +117,8 @@ def public(config: dict[str, Any]) -> dict[str, Any]:
 
 def command_of(folder: RunFolder) -> str:
     """The command line that trained a run, without private words."""
-    file = folder.path / "overrides.txt"
-    words = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    kept = [word for word in words if word.lstrip("+~").partition("=")[0].partition(".")[0] not in PRIVATE]
+    kept = [word for word in folder.overrides() if word.lstrip("+~").partition("=")[0].partition(".")[0] not in PRIVATE]
     return shlex.join(["mbrl-lab", "train", *kept])
-
-
-def algo_of(config: dict[str, Any]) -> str:
-    """The algorithm's name, and its policy's where it may have several."""
-    algo = str(config["algo"]["_target_"]).rpartition(".")[2]
-    policy = str(config["algo"].get("policy", {}).get("_target_", "")).rpartition(".")[2]
-    return {"OffPolicy": policy, "OnPolicy": policy, "MBPO": f"MBPO-{policy}"}.get(algo, algo)
 
 
 def add_pictures(folder: RunFolder, checkpoint: str, out: Path) -> None:

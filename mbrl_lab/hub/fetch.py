@@ -18,7 +18,7 @@ from mbrl_lab.hub.weights import WEIGHTS
 PREFIX = "hf:"
 
 HOME = Path("outputs") / "hub"
-"""Where fetched agents are kept: a folder for each commit, in which evaluations leave their results."""
+"""Where fetched agents are kept: a folder for each commit, which stays as it was fetched."""
 
 FETCHED = (CONFIG, WEIGHTS, RESULTS, CARD)
 """Nothing else is downloaded. The first two are required."""

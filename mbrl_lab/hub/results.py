@@ -28,7 +28,7 @@ def results_of(folder: RunFolder, checkpoint: str, step: int) -> dict[str, Any]:
 def evaluated(folder: RunFolder, checkpoint: str, step: int) -> dict[str, Any] | None:
     """The results of scripts/evaluate.py with the most episodes."""
     best: dict[str, Any] | None = None
-    for path in sorted((folder.path / "evaluations").glob("*.json")):
+    for path in sorted(folder.evaluations.glob("*.json")):
         read = json.loads(path.read_text(encoding="utf-8"))
         fits = (read.get("checkpoint"), read.get("step")) == (checkpoint, step)
         if fits and (best is None or read["episodes"] > best["n_eval_episodes"]):

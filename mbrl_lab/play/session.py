@@ -19,6 +19,7 @@ from mbrl_lab.protocols import WorldModel
 from mbrl_lab.report import fitted
 from mbrl_lab.runner import TRAIN, Runner
 from mbrl_lab.tracking.episodes import EpisodeLog
+from mbrl_lab.tracking.folder import words_of
 from mbrl_lab.types import Tree
 
 PLAY = 4
@@ -41,7 +42,8 @@ def playable(runner: Runner, run: object) -> WorldModel:
     """The run's fitted model that predicts observations. ConfigError, one line, if there is none."""
     model = runner.algo.world_model
     if model is None:
-        raise ConfigError(f"{run} was trained by {type(runner.algo).__name__}, which has no world model to play in")
+        what = f"{run} is a run of {words_of(runner.folder.config())}, without a world model to play in"
+        raise ConfigError(f"{what}: name a run of algo=mpc, mbpo or dreamer")
     if not fitted(runner):
         raise ConfigError(f"{run} has no fitted model to play in at step {runner.steps:,}")
     if not model.decodes and model.feature_spec != model.spec:

@@ -77,9 +77,7 @@ def read_run(folder: Path) -> Curve:
     settings = flatten({k: v for k, v in config.items() if k not in IGNORED})
 
     # Overrides name the groups of a figure: they are what the user varied.
-    path = folder / "overrides.txt"
-    words = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    overrides = {k: v for k, sign, v in (word.lstrip("+").partition("=") for word in words) if sign}
+    overrides = {k: v for k, sign, v in (word.lstrip("+").partition("=") for word in home.overrides()) if sign}
     kept = {k: v for k, v in overrides.items() if k.split(".")[0] not in IGNORED}
 
     # Time of evaluations is excluded: the algorithm does not need them.

@@ -61,9 +61,7 @@ def found_job(run: Path) -> Job:
     """The job that would start this run again."""
     folder = RunFolder(run)
     runtime = folder.config().get("runtime", {})
-    lines = run / "overrides.txt"
-    overrides = lines.read_text(encoding="utf-8").splitlines() if lines.exists() else []
-    return Job(run, tuple(overrides), (), runtime.get("threads", 1), runtime.get("device", "auto"))
+    return Job(run, tuple(folder.overrides()), (), runtime.get("threads", 1), runtime.get("device", "auto"))
 
 
 def run_states(sweep: Sweep) -> list[RunState]:

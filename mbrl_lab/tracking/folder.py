@@ -50,21 +50,35 @@ def _no_default(key: str) -> Any:
 class RunFolder:
     """`config.yaml` and `overrides.txt` (as last started), `env.json` (as first started), `status.json`, and paths."""
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, results: Path | None = None) -> None:
+        """`results`: where evaluations, videos, pictures and exports go; None: into the folder itself."""
         self.path = Path(path).resolve()
+        self.results = results or self.path
         self.metrics = self.path / "metrics.jsonl"
         self.episodes = self.path / "episodes.jsonl"
         self.actions = self.path / "actions.bin"
         self.last = self.path / "checkpoints" / "last"
         self.best = self.path / "checkpoints" / "best"
-        self.videos = self.path / "videos"
-        self.diagnostics = self.path / "diagnostics"
+        self.videos = self.results / "videos"
+        self.diagnostics = self.results / "diagnostics"
+        self.evaluations = self.results / "evaluations"
         self.lock = Lock(self.path / ".lock")
         self._config: tuple[tuple[int, ...], dict[str, Any]] = ((), {})  # version of the file, and its content
 
     def checkpoint(self, name: str) -> Path:
         """The folder of the `last` or the `best` checkpoint, or of another one, whose path is `name`."""
         return {"last": self.last, "best": self.best}.get(name, Path(name))
+
+    def checkpoint_name(self, checkpoint: str) -> str:
+        """`last`, `best`, or a word for another checkpoint's folder, to name files by."""
+        place = Path(checkpoint).resolve()
+        known = {self.last: "last", self.best: "best"}
+        return checkpoint if checkpoint in ("last", "best") else known.get(place, "-".join(place.parts[-3:]))
+
+    def overrides(self) -> list[str]:
+        """The words of the command line of the last start."""
+        path = self.path / "overrides.txt"
+        return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
     def open(
         self, config: Mapping[str, Any], overrides: Sequence[str], default: Callable[[str], Any] = _no_default
@@ -246,6 +260,20 @@ class RunFolder:
             yield
         except OSError as error:
             raise OSError(f"cannot write the run folder {self.path}: {error.strerror}") from error
+
+
+def algorithm_of(config: Mapping[str, Any]) -> str:
+    """The algorithm's name, and its policy's where it may have several: PPO, MBPO-SVG."""
+    nodes = config["algo"], config["algo"].get("policy") or {}
+    algo, policy = (str(node.get("_target_", "")).rpartition(".")[2] for node in nodes)
+    return {"OffPolicy": policy, "OnPolicy": policy, "MBPO": f"MBPO-{policy}"}.get(algo, algo)
+
+
+def words_of(config: Mapping[str, Any]) -> str:
+    """The algorithm as the command line names it: algo=ppo, or algo=mbpo policy=svg."""
+    name = algorithm_of(config)
+    algo, _, policy = {"CrossQ": "sac-crossq"}.get(name, name.lower()).partition("-")
+    return f"algo={algo} policy={policy}" if policy else f"algo={algo}"
 
 
 def plain(config: Any) -> dict[str, Any]:

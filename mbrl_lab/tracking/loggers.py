@@ -184,10 +184,8 @@ def sweep_of(folder: RunFolder) -> str | None:
 
 def kind_of(folder: RunFolder) -> str | None:
     """The overrides that describe a run, without its seed."""
-    lines = folder.path / "overrides.txt"
-    words = lines.read_text(encoding="utf-8").splitlines() if lines.exists() else []
     beside = MAY_CHANGE | {"seed", "sweep"}
-    kept = [w for w in words if w.lstrip("+~").partition("=")[0].partition(".")[0] not in beside]
+    kept = [w for w in folder.overrides() if w.lstrip("+~").partition("=")[0].partition(".")[0] not in beside]
     return " ".join(kept)[:64] or None
 
 

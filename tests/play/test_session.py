@@ -153,7 +153,12 @@ def test_an_environment_whose_state_is_not_observed_is_traces() -> None:
 
 def test_runs_without_a_model_to_play_in_are_a_line(tmp_path: Path) -> None:
     runner = make_run("random", "cartpole", *SMALL, folder=tmp_path / "random")
-    with pytest.raises(ConfigError, match="was trained by Random, which has no world model to play in"):
+    with pytest.raises(
+        ConfigError, match=r"^it is a run of algo=random, without a world model to play in: name a run of"
+    ):
+        playable(runner, "it")
+    runner = make_run("sac", "pendulum", *SMALL, folder=tmp_path / "sac")
+    with pytest.raises(ConfigError, match=r"^it is a run of algo=sac, without a world model to play in: name a run of"):
         playable(runner, "it")
     runner = make_run("mpc", "cartpole", *SMALL, folder=tmp_path / "mpc")
     with pytest.raises(ConfigError, match="it has no fitted model to play in at step 0"):

@@ -19,7 +19,7 @@ import vl_convert
 from omegaconf import OmegaConf
 from runs import PNG, put_run
 
-from mbrl_lab.cli.report import main
+from mbrl_lab.cli.report import home_of, main
 from mbrl_lab.report.page import render
 from mbrl_lab.report.page.charts import COLOURS, curve_chart, profile_chart, profile_strata, style
 from mbrl_lab.report.page.content import content
@@ -243,6 +243,16 @@ def test_errors_are_one_line(
     assert main(argv) == 2
     assert capsys.readouterr().err == f"error: {said}\n"
     assert not [*tmp_path.iterdir()]
+
+
+def test_several_folders_have_their_report_here(two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder's own report lies in it, unless it is an agent that was published."""
+    monkeypatch.chdir(tmp_path)
+    assert home_of([two]) == two
+    assert main([str(two / "sac-0"), str(two / "mbpo-1")]) == 0
+    assert [*two.rglob("report.html")] == [Path("report.html").resolve()]
+    (two / "sac-0" / "model.safetensors").touch()
+    assert home_of([two / "sac-0"]) == Path()
 
 
 def test_small_files_are_inside_and_large_ones_are_links(two: Path, capsys: pytest.CaptureFixture[str]) -> None:

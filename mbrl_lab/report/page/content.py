@@ -238,7 +238,7 @@ def evaluation_rows(runs: Sequence[Run]) -> list[Row]:
     """A row for each file in evaluations/, which `mbrl-lab evaluate` writes: its statistics, not every episode."""
     rows = []
     for run in runs:
-        for path in sorted((run.folder.path / "evaluations").glob("*.json")):
+        for path in sorted(run.folder.evaluations.glob("*.json")):
             try:
                 numbers = dict(json.loads(path.read_text(encoding="utf-8")))
             except UNREADABLE as error:

@@ -34,9 +34,7 @@ class Run(NamedTuple):
     @property
     def command(self) -> str:
         """The command line that started it."""
-        path = self.folder.path / "overrides.txt"
-        words = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        return shlex.join(["mbrl-lab", "train", *words])
+        return shlex.join(["mbrl-lab", "train", *self.folder.overrides()])
 
     @property
     def reference(self) -> Reference | None:
