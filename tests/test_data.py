@@ -181,7 +181,7 @@ def test_the_command(recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["export", str(recorded), "--out", str(tmp_path / "data")]) == 2
     assert main(["export", str(tmp_path), "--out", str(tmp_path / "other")]) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == f"error: --out is {tmp_path}/data, which exists already"
+    assert lines[0] == f"error: {tmp_path}/data exists and is not an empty folder: choose another --out"
     assert "holds no run" in lines[1] and len(lines) == 2
 
 

@@ -23,6 +23,7 @@ from mbrl_lab.cli import tune as tuning
 from mbrl_lab.cli.data import parser as data_parser
 from mbrl_lab.cli.evaluate import parser
 from mbrl_lab.cli.export import parser as export_parser
+from mbrl_lab.cli.paper import parser as paper_parser
 from mbrl_lab.cli.play import parser as play_parser
 from mbrl_lab.cli.publish import parser as publish_parser
 from mbrl_lab.cli.report import parser as report_parser
@@ -53,6 +54,9 @@ FILES = (
     "html",
     "safetensors",
     "onnx",
+    "tex",
+    "bib",
+    "pdf",
 )
 NOT_SETTINGS = ("hydra", "torch", "mbrl_lab")
 
@@ -178,6 +182,9 @@ def test_commands_compose(page: str, line: list[str], with_examples: None) -> No
         return
     if script == "scripts/report.py":
         report_parser().parse_args(words)
+        return
+    if script == "scripts/paper.py":
+        paper_parser().parse_args(words)
         return
     if script == "scripts/export.py":
         export_parser().parse_args(words)

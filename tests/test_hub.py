@@ -19,7 +19,6 @@ from mbrl_lab.cli import evaluate as evaluation
 from mbrl_lab.cli.data import main as data
 from mbrl_lab.cli.evaluate import main as evaluate
 from mbrl_lab.cli.publish import main as publish
-from mbrl_lab.config import ConfigError
 from mbrl_lab.hub import Agent, write_bundle
 
 hub = pytest.importorskip("huggingface_hub")
@@ -246,7 +245,7 @@ def test_a_folder_is_whole_or_not_there(run: Path, monkeypatch: pytest.MonkeyPat
     assert [path.name for path in Path().iterdir()] == ["run"]
     Path("agent").mkdir()
     Path("agent/mine").touch()
-    with pytest.raises(ConfigError, match="--out is agent, which exists and is not an empty folder"):
+    with pytest.raises(ValueError, match="agent exists and is not an empty folder: choose another --out"):
         write_bundle(agent, Path("agent"))
 
 

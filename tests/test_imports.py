@@ -39,6 +39,7 @@ TOP = {
     "doctor",
     "export",
     "hub",
+    "paper",
     "play",
     "sweep",
     "tune",

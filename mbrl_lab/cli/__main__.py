@@ -14,6 +14,7 @@ COMMANDS = {
     "evaluate": "play whole episodes with a run's weights",
     "compare": "train several algorithms with equal seeds, or use existing runs, and draw them in one figure",
     "report": "show runs, their statistics, videos and diagnostics in one HTML file",
+    "paper": "write a draft about runs as Markdown and LaTeX, whose numbers and figures come from the runs",
     "export": "write a run's policy as a file that does not need this package, by torch.export and as ONNX",
     "publish": "put a run's agent on the Hugging Face Hub, or into a folder: weights, config, card, results",
     "play": "play in a run's learned model by keyboard",

@@ -26,8 +26,6 @@ ABOUT = "data.json"
 
 def write_npz(episodes: Sequence[Recorded], about: Mapping[str, Any], out: Path) -> None:
     """Write a new folder: episode-00000.npz ..., and data.json. After an error there is none."""
-    if out.exists():
-        raise ConfigError(f"--out is {out}, which exists already")
     with new_folder(out) as whole:
         for k, episode in enumerate(episodes):
             np.savez_compressed(whole / f"episode-{k:05d}.npz", **episode._asdict())

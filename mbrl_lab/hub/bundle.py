@@ -63,7 +63,7 @@ class Agent:
 
 
 def write_bundle(agent: Agent, out: Path, repo: str | None = None, license: str | None = None) -> Facts:
-    """Write the folder `out`, which must not exist or be empty; after an error it is as before.
+    """Write the folder `out`, which must be missing or empty; after an error it is as before.
 
     Args:
         agent: what to publish.
@@ -71,8 +71,6 @@ def write_bundle(agent: Agent, out: Path, repo: str | None = None, license: str 
         repo: USER/NAME where it will be published; None: the card names a folder.
         license: the Hub's name of a licence, e.g. mit; None: none is given.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"--out is {out}, which exists and is not an empty folder")
     with new_folder(out) as whole:
         return fill(agent, whole, repo, license)
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mbrl_lab.report.curves import read_metrics, series
 from mbrl_lab.report.figure import COLOURS, GREY, legend, make_panels, save, set_labels
 from mbrl_lab.report.tables import Row
-from mbrl_lab.scores import interquartile_mean, interval
+from mbrl_lab.scores import interquartile_mean, interval, performance_profile
 from mbrl_lab.tracking.folder import ABSENT, MAY_CHANGE, RunFolder, flatten
 
 Array = NDArray[np.float64]
@@ -27,6 +27,9 @@ IGNORED = MAY_CHANGE | {"seed", "hydra", "log_every"}
 MANY = 3
 """Maximum number of settings in a label; if runs differ in more, and in no override, it is their folder's name."""
 
+
+PROFILE_POINTS = 101
+"""Scores at which a performance profile is drawn."""
 
 LONGEST = 60
 """Letters of a label made of overrides; if one is longer, labels are the folders' names, where these differ."""
@@ -131,7 +134,7 @@ def labels(groups: Sequence[Sequence[Curve]], differing: Sequence[str]) -> list[
     # One override, then algo and one override, then all of them: the shortest label that distinguishes all groups.
     for keys in (*([k] for k in differing_overrides), *(["algo", k] for k in differing_overrides), differing_overrides):
         named = [", ".join(filter(None, (shown_word(k, shown_value(c, k)) for k in keys))) for c in first]
-        if len(set(named)) == len(first):
+        if all(named) and len(set(named)) == len(first):
             break
     else:
         named = []
@@ -186,6 +189,26 @@ def draw_comparison(groups: Sequence[Group], title: str, threshold: float | None
 
     legend(axes[0])
     return save(figure, path)
+
+
+def draw_profile(scores: Sequence[tuple[str, Array]], title: str, path: Path) -> Path:
+    """One panel: the fraction of each group's runs, of [S] scores, above each score, with an interval."""
+    figure, (axes,) = make_panels(1, 1, title)
+    grid = profile_grid([values for _, values in scores])
+    for (label, values), colour in zip(scores, COLOURS * (1 + len(scores) // len(COLOURS)), strict=False):
+        fraction, low, high = performance_profile(grid, values)
+        axes.step(grid, fraction, where="post", color=colour, linewidth=1.4, label=label)
+        axes.fill_between(grid, low, high, step="post", color=colour, alpha=0.2, linewidth=0)
+    set_labels(axes, "Fraction of runs above a return, 95 % interval", "final return")
+    legend(axes)
+    return save(figure, path)
+
+
+def profile_grid(scores: Sequence[Array]) -> Array:
+    """The scores at which a performance profile is drawn: from below the lowest run to above the highest."""
+    every = np.concatenate(scores)
+    margin = 0.05 * (float(np.ptp(every)) or 1.0)
+    return np.linspace(every.min() - margin, every.max() + margin, PROFILE_POINTS)
 
 
 def aligned(group: Group) -> tuple[Array, Array, Array]:

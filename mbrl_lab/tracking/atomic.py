@@ -51,7 +51,12 @@ def keep(path: Path, previous: Path) -> None:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill. It becomes `path`, which is missing or empty, when the block succeeds; else nothing stays."""
+    """A folder to fill, which becomes `path` when the block succeeds; else nothing stays.
+
+    ValueError, one line, if `path` exists and is not an empty folder.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ValueError(f"{path} exists and is not an empty folder: choose another --out")
     path.parent.mkdir(parents=True, exist_ok=True)
     # Beside its place, where it can be renamed.
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as place:

@@ -86,6 +86,10 @@ CASES = [
         ],
         ["mbpo, on True", "sac, on False", "sac, on True"],
     ),
+    (
+        [({"algo": "mpc", "p.h": x}, {"p.h": x}) for x in "12"] + [({"algo": "sac"}, {"q": 1})],
+        ["mpc, h 1", "mpc, h 2", "sac"],
+    ),
 ]
 
 

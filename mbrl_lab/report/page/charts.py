@@ -6,9 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from mbrl_lab.report.compare import Array, Group, aligned
+from mbrl_lab.report.compare import Array, Group, aligned, profile_grid
 from mbrl_lab.report.figure import COLOURS
 from mbrl_lab.report.page.groups import Environment, final_scores, with_evaluations
 from mbrl_lab.report.tables import Row
@@ -21,7 +19,6 @@ DASHES: tuple[list[int], ...] = ([], [6, 2], [2, 2], [8, 2, 2, 2], [4, 4], [10, 
 """Marks and dashes differ as well as colours, for those who see no difference in colours, and for grey paper."""
 
 HEIGHT = 260
-PROFILE_POINTS = 101
 
 
 def style(labels: Sequence[str]) -> list[dict[str, Any]]:
@@ -99,10 +96,7 @@ def profile_chart(strata: Sequence[tuple[str, Sequence[Array]]], labels: Sequenc
         x: title of the axis of scores.
         where: environment, or environments, for the description.
     """
-    scores = np.concatenate([values for _, group in strata for values in group])
-    margin = 0.05 * (float(np.ptp(scores)) or 1.0)
-    grid = np.linspace(scores.min() - margin, scores.max() + margin, PROFILE_POINTS)
-
+    grid = profile_grid([values for _, group in strata for values in group])
     rows: list[Row] = []
     for label, group in strata:
         for columns in zip(grid, *performance_profile(grid, *group), strict=True):

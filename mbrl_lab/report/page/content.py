@@ -161,16 +161,20 @@ def settings_table(found: Sequence[Environment]) -> Table | None:
     ]
     trees = [group.curves[0].settings for _, group in groups]
     families = [[group.curves[0].settings for group in environment.groups] for environment in found]
-    differing = [key for key in keys_of(trees) if differs(key, trees)]
     # Environments differ by what they are; their settings count only among groups of one of them.
-    differing = [key for key in differing if not key.startswith("env.") or any(differs(key, f) for f in families)]
-    # Interpolations repeat an algorithm's parts inside of it; each difference is shown once.
-    shown = [key for key in differing if key.removeprefix("algo.") not in differing or not key.startswith("algo.")]
+    shown = [key for key in differing(trees) if not key.startswith("env.") or any(differs(key, f) for f in families)]
     rows = [
         {"setting": key} | {label: str(value(tree, key)) for (label, _), tree in zip(groups, trees, strict=True)}
         for key in shown
     ]
     return make_table("Settings that differ between groups", rows)
+
+
+def differing(trees: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The settings in which configs differ."""
+    keys = [key for key in keys_of(trees) if differs(key, trees)]
+    # Interpolations repeat an algorithm's parts inside of it; each difference is shown once.
+    return [key for key in keys if key.removeprefix("algo.") not in keys or not key.startswith("algo.")]
 
 
 def differs(key: str, trees: Sequence[Mapping[str, Any]]) -> bool:

@@ -1,0 +1,37 @@
+"""Write a paper's first draft about runs, as Markdown and LaTeX, whose numbers and figures come from the runs."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from mbrl_lab.cli.terminal import command
+from mbrl_lab.paper import write_paper
+from mbrl_lab.paper.document import todos
+from mbrl_lab.report.page.runs import read_runs
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command line; returns its exit code: 2, with one line, for errors that a user can fix."""
+    args = parser().parse_args(argv)
+    return command(lambda: paper(args))
+
+
+def parser() -> argparse.ArgumentParser:
+    """Every option."""
+    p = argparse.ArgumentParser(prog="paper.py", description=__doc__)
+    p.add_argument("places", metavar="FOLDER", nargs="+", type=Path, help="runs, sweeps, or folders with runs")
+    p.add_argument("--out", metavar="FOLDER", type=Path, required=True, help="a new folder for text and figures")
+    p.add_argument("--threshold", type=float, help="a return to count steps to (env.threshold, or gymnasium's own)")
+    return p
+
+
+def paper(args: argparse.Namespace) -> None:
+    """Read the runs and write the folder."""
+    runs, problems = read_runs(args.places)
+    document = write_paper(runs, args.out, args.threshold)
+    for line in problems:
+        print(f"note      {line}")
+    print(f"paper     {args.out}/paper.md, {args.out}/paper.tex: {todos(document)} places marked [write: ...]")
+    print(f"numbers   {args.out}/numbers.json: the runs behind each number")

@@ -1,0 +1,71 @@
+"""The document as Markdown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from mbrl_lab.paper.document import (
+    Block,
+    Cite,
+    Code,
+    Document,
+    Heading,
+    Listing,
+    Number,
+    Paragraph,
+    Picture,
+    Span,
+    Tabular,
+    Todo,
+    cited,
+)
+from mbrl_lab.paper.literature import Entry
+
+
+def markdown(document: Document, library: Mapping[str, Entry]) -> str:
+    """The whole file; references are a list at its end."""
+    body = [block_text(block, library) for block in document.blocks]
+    entries = [f"- {escape(library[key].text)}" for key in cited(document)]
+    head = [f"# {escape(document.title)}", "## Abstract", block_text(document.abstract, library)]
+    return "\n\n".join([*head, *body, "## References", "\n".join(entries)]) + "\n"
+
+
+def block_text(block: Block, library: Mapping[str, Entry]) -> str:
+    match block:
+        case Heading(level, text):
+            return f"{'#' * (level + 1)} {escape(text)}"
+        case Paragraph(spans):
+            return "".join(span_text(span, library) for span in spans)
+        case Listing(text):
+            fence = "`" * max(3, *(len(found) + 1 for found in re.findall("`+", text)), 0)
+            return f"{fence}\n{text}\n{fence}"
+        case Picture(stem, caption, _):
+            return f"![{escape(caption)}](figures/{stem}.png)\n\n*{escape(caption)}*"
+        case Tabular(caption, columns, rows):
+            lines = [[escape(column) for column in columns], ["---"] * len(columns)]
+            lines += [[span_text(cell, library) for cell in row] for row in rows]
+            return "\n".join([f"*{escape(caption)}*", "", *(f"| {' | '.join(line)} |" for line in lines)])
+
+
+def span_text(span: Span, library: Mapping[str, Entry]) -> str:
+    match span:
+        case Cite(keys):
+            return f"({'; '.join(escape(library[key].short) for key in keys)})"
+        case Todo(text):
+            return f"**[write: {escape(text)}]**"
+        case Code(text):
+            # Neither a line's end nor a table's bar may stand in a cell; code has no other escapes.
+            return f"`{one_line(text).replace('`', chr(39)).replace('|', '/')}`" if text.strip() else "-"
+        case Number(_, text):
+            return escape(text)
+    return escape(span)
+
+
+def escape(text: str) -> str:
+    """Text that Markdown shows as it is."""
+    return re.sub(r"([\\`*_\[\]<>#|~$&])", r"\\\1", one_line(text))
+
+
+def one_line(text: str) -> str:
+    return re.sub(r"[\s\x00-\x1f]+", " ", text)

@@ -1,0 +1,143 @@
+"""What was run: the parts of each algorithm, their pseudo-code, and their settings."""
+
+from __future__ import annotations
+
+import inspect
+import pkgutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import Any, NamedTuple
+
+from mbrl_lab.paper.document import Block, Cite, Code, Heading, Listing, Span, Tabular, Todo, paragraph
+from mbrl_lab.paper.literature import PARTS
+from mbrl_lab.paper.numbers import Numbers
+from mbrl_lab.report.compare import Group, value
+from mbrl_lab.report.page.content import differing
+from mbrl_lab.report.page.groups import Environment
+from mbrl_lab.report.page.runs import Run
+from mbrl_lab.tracking.folder import algorithm_of
+
+GROUPS = ("algo", "policy", "planner", "dynamics", "value", "encoder")
+"""Config groups of an algorithm's parts, in the order in which they are described."""
+
+
+class Method(NamedTuple):
+    """An algorithm with its policy, and the groups of runs of it, which differ in settings."""
+
+    name: str
+    members: list[tuple[Environment, Group, list[Run]]]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The config of the first run."""
+        return self.members[0][2][0].folder.config()
+
+    @property
+    def learns_a_model(self) -> bool:
+        return "dynamics" in self.config["algo"]
+
+    @property
+    def runs(self) -> list[Run]:
+        return [run for _, _, runs in self.members for run in runs]
+
+
+def methods_of(found: Sequence[Environment], runs: Sequence[Run]) -> list[Method]:
+    """The algorithms, in the order of their appearance."""
+    by_folder = {run.curve.folder: run for run in runs}
+    methods: dict[str, Method] = {}
+    for environment in found:
+        for group in environment.groups:
+            members = [by_folder[curve.folder] for curve in group.curves]
+            name = algorithm_of(members[0].folder.config())
+            methods.setdefault(name, Method(name, [])).members.append((environment, group, members))
+    return list(methods.values())
+
+
+def parts_of(config: Mapping[str, Any]) -> Iterator[tuple[str, type | None]]:
+    """The class name of each part, and the class if it is one of this package; nothing else is imported."""
+    for group in GROUPS:
+        target = str((config.get(group) or {}).get("_target_", ""))
+        if not target or not isinstance(config["algo"].get(group, {}), Mapping):
+            continue
+        found: Any = None
+        if target.startswith("mbrl_lab."):
+            try:
+                found = pkgutil.resolve_name(target)
+            except (ImportError, AttributeError, ValueError):  # of another version
+                found = None
+        if group != "encoder":
+            yield target.rpartition(".")[2], found if inspect.isclass(found) else None
+
+
+def described(methods: Sequence[Method]) -> list[Block]:
+    """A section for each algorithm: what its parts are, as the code describes them, each once."""
+    blocks: list[Block] = []
+    seen: set[str] = set()
+    for method in methods:
+        blocks.append(Heading(2, method.name))
+        for name, part in parts_of(method.config):
+            if name in seen:
+                blocks.append(paragraph(Code(name), " is described above."))
+                continue
+            seen.add(name)
+            blocks += describe(name, part)
+    return blocks
+
+
+def describe(name: str, part: type | None) -> list[Block]:
+    """The first sentence of a module, its papers, and its pseudo-code."""
+    text = inspect.getdoc(sys.modules[part.__module__]) if part else None
+    if text is None:
+        return [paragraph(Code(name), ". ", Todo(f"what {name} is, and the paper that it is from"))]
+    first, _, rest = text.partition("\n\n")
+    keys = PARTS.get(name)
+    cite: Span = Cite(keys) if keys else Todo(f"the paper of {name}") if keys is None else ""
+    sentence = " ".join(first.split()).removeprefix(f"{name}: ")
+    blocks: list[Block] = [paragraph(Code(name), f": {sentence} ", cite)]
+    return [*blocks, Listing(rest)] if rest else blocks
+
+
+def settings_tables(methods: Sequence[Method], numbers: Numbers) -> list[Block]:
+    """A table for each algorithm: every setting of its parts, and what other groups of it have instead."""
+    tables: list[Block] = []
+    for method in methods:
+        trees = [settings_of(group) for _, group, _ in method.members]
+        rows: list[list[Span]] = []
+        for key, first in trees[0].items():
+            others = [
+                f"{shown(value(tree, key))} ({group.label} on {environment.name})"
+                for tree, (environment, group, _) in zip(trees[1:], method.members[1:], strict=True)
+                if str(value(tree, key)) != str(first)
+            ]
+            cell = numbers.add(f"{method.name}.{key}", shown(first), method.members[0][2])
+            rows.append([Code(key), cell, "; ".join(others)])
+        environment, group, _ = method.members[0]
+        caption = f"Settings of {method.name} ({group.label} on {environment.name})"
+        tables += [Tabular(caption, ["setting", "value", "in other runs"], rows)] if rows else []
+    return tables
+
+
+def settings_of(group: Group) -> dict[str, Any]:
+    """The settings of an algorithm's parts. The config repeats the parts inside of `algo`; each is listed once."""
+    settings = group.curves[0].settings
+    return {
+        key: setting
+        for key, setting in settings.items()
+        if key.partition(".")[0] in GROUPS
+        and key.rpartition(".")[2] not in ("_target_", "_partial_")
+        and not (key.startswith("algo.") and key.removeprefix("algo.") in settings)
+    }
+
+
+def shown(setting: Any) -> str:
+    """A setting as the config has it."""
+    return "none" if setting is None else str(setting).lower() if isinstance(setting, bool) else str(setting)
+
+
+def ablations(environment: Environment) -> Iterator[tuple[str, Group, Group]]:
+    """Pairs of groups that differ in one setting, and its name."""
+    for one, other in combinations(environment.groups, 2):
+        keys = differing([group.curves[0].settings for group in (one, other)])
+        if len(keys) == 1:
+            yield keys[0], one, other

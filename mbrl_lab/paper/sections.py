@@ -1,0 +1,252 @@
+"""The sections of a paper, from title to appendix. What a person must write is a `Todo`."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from mbrl_lab.paper import figures
+from mbrl_lab.paper.document import Block, Cite, Document, Heading, Listing, Paragraph, Picture, Span, Todo, paragraph
+from mbrl_lab.paper.literature import PARTS, STATISTICS, TOOLS, environment_keys
+from mbrl_lab.paper.methods import Method, ablations, described, methods_of, parts_of, settings_tables
+from mbrl_lab.paper.numbers import Numbers
+from mbrl_lab.report.compare import Array, Group, score_columns, threshold_columns, value
+from mbrl_lab.report.page.content import machine_table, version_table
+from mbrl_lab.report.page.groups import (
+    Environment,
+    aggregate_table,
+    final_scores,
+    improvement_table,
+    score_table,
+    with_evaluations,
+)
+from mbrl_lab.report.page.runs import Run
+from mbrl_lab.report.tables import Row
+from mbrl_lab.scores import RESAMPLES, interquartile_mean, probability_of_improvement
+
+
+class Study(NamedTuple):
+    """What a paper is about, and where its numbers and figures go."""
+
+    runs: Sequence[Run]
+    found: list[Environment]
+    numbers: Numbers
+    figures: Path
+
+    def of(self, *groups: Group) -> list[Run]:
+        """The runs of some groups."""
+        inside = {curve.folder for group in groups for curve in group.curves}
+        return [run for run in self.runs if run.curve.folder in inside]
+
+
+def document_of(study: Study) -> Document:
+    """The whole paper. Figures are written on the way."""
+    methods = methods_of(study.found, study.runs)
+    title = f"{listed([m.name for m in methods])} on {listed([e.name for e in study.found])}"
+    sections: dict[str, list[Block]] = {
+        "Introduction": [
+            paragraph(Todo("the problem, why it matters, and what is missing in earlier work")),
+            paragraph(Todo("the question of this paper, its answer in a sentence, and the contributions")),
+        ],
+        "Related work": related(methods),
+        "Methods": [
+            paragraph("Pseudo-code and descriptions are those of the code. ", Todo("what is new here, if anything")),
+            *described(methods),
+        ],
+        "Experiments": experiments(study, methods),
+        "Results": [block for environment in study.found for block in results(study, environment)] + overall(study),
+        "Discussion": discussion(study),
+        "Conclusion": [paragraph(Todo("what was found, what it means, and what should be done next"))],
+        "Appendix: settings": [
+            paragraph("All settings of the algorithms' parts, from the stored configs of the runs."),
+            *settings_tables(methods, study.numbers),
+        ],
+        "Appendix: commands": commands(study),
+    }
+    blocks = [block for name, section in sections.items() for block in (Heading(1, name), *section)]
+    return Document(title, abstract(study, title), blocks)
+
+
+def listed(words: Sequence[str]) -> str:
+    """a, b and c."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+
+
+def abstract(study: Study, title: str) -> Paragraph:
+    groups = sum(len(environment.groups) for environment in study.found)
+    return paragraph(
+        Todo("one or two sentences: the problem and why it matters"),
+        f" We compare {title}, in ",
+        study.numbers.add("runs", len(study.runs), study.runs),
+        " runs of ",
+        study.numbers.add("configurations", groups, study.runs),
+        " configurations. ",
+        *(span for environment in study.found for span in best(study, environment)),
+        Todo("what follows from this"),
+    )
+
+
+def best(study: Study, environment: Environment) -> list[Span]:
+    """A sentence on the configuration with the highest interquartile mean, and how probably it is better."""
+    pairs = [(group, final_scores(group)[0]) for group in environment.groups]
+    ranked = sorted((p for p in pairs if len(p[1])), key=lambda pair: -float(interquartile_mean(pair[1])))
+    if not ranked:
+        return [f"On {environment.name} there is no evaluation that all seeds have. "]
+    first, scores = ranked[0]
+    text = [f"On {environment.name}, {first.label} has the highest interquartile mean (IQM) of the final return, "]
+    spans: list[Span] = [*text, *iqm(study, environment, first, scores)]
+    # Of one run against another there is no probability.
+    if len(ranked) > 1 and min(len(scores), len(ranked[1][1])) > 1:
+        second, others = ranked[1]
+        probability, *_ = probability_of_improvement([(scores, others)])
+        key = f"{environment.name}.probability.{first.label}.{second.label}"
+        spans += [f". A run of it is better than one of the next, {second.label}, with probability "]
+        spans += [study.numbers.add(key, f"{probability:.2f}", study.of(first, second))]
+    return [*spans, ". "]
+
+
+def iqm(study: Study, environment: Environment, group: Group, scores: Array) -> list[Span]:
+    """The interquartile mean of a group and its interval."""
+    columns, runs = score_columns(scores[:, None]), study.of(group)
+    key = f"{environment.name}.{group.label}"
+    spans: list[Span] = [study.numbers.add(f"{key}.IQM", columns["IQM"], runs)]
+    if columns["95 % of IQM"] != "-":
+        spans += [" (95 % interval ", study.numbers.add(f"{key}.interval", columns["95 % of IQM"], runs), ")"]
+    return spans
+
+
+def related(methods: Sequence[Method]) -> list[Block]:
+    blocks: list[Block] = []
+    for method in methods:
+        keys = tuple(key for name, _ in parts_of(method.config) for key in PARTS.get(name, ()))
+        cite: list[Span] = [" builds on ", Cite(tuple(dict.fromkeys(keys))), "."] if keys else ["."]
+        blocks.append(paragraph(method.name, *cite, " ", Todo(f"how {method.name} relates to this paper's question")))
+    return [*blocks, paragraph(Todo("other work on the same question, and how this paper differs"))]
+
+
+def experiments(study: Study, methods: Sequence[Method]) -> list[Block]:
+    """Environments, configurations, baselines, machines and versions."""
+    rows, members = [], []
+    for environment in study.found:
+        for group in environment.groups:
+            runs = study.of(group)
+            rows.append({"environment": environment.name, "configuration": group.label} | budget(runs))
+            members.append(runs)
+    free = [method.name for method in methods if not method.learns_a_model]
+    baselines = f"Baselines without a model: {listed(free)}. " if free else "No run is of a baseline without a model. "
+    keys = dict.fromkeys(key for run in study.runs for key in environment_keys(run.folder.config()))
+    every, cite = [list(study.runs)], Cite((*TOOLS, *keys))
+    return [
+        paragraph("The runs use PyTorch, Gymnasium and Hydra ", cite, ". ", Todo("what each task asks for")),
+        *study.numbers.rows("experiments", "Configurations, and the steps and seeds of their runs", rows, members),
+        paragraph(baselines, Todo("why these baselines, and how their settings were chosen")),
+        paragraph(
+            "Scores are returns of the final policy, or of the last evaluation that all seeds have. We report "
+            "interquartile means over seeds, with stratified bootstrap intervals of 95 % ",
+            Cite((STATISTICS,)),
+            f" from {RESAMPLES:,} resamples. A configuration with one run has no interval.",
+        ),
+        *(block for table in (machine_table(study.runs), version_table(study.runs)) if table
+          for block in [study.numbers.table(table.caption, table, every * len(table.rows))]),
+    ]  # fmt: skip
+
+
+def budget(runs: Sequence[Run]) -> Row:
+    """Steps, evaluations and seeds of a group, as far as its runs agree."""
+
+    def common(key: str) -> str:
+        return ", ".join(dict.fromkeys(str(value(run.settings, key)) for run in runs))
+
+    return {
+        "steps": common("steps"),
+        "evaluated every": common("eval.every"),
+        "episodes": common("eval.episodes"),
+        "final episodes": common("eval.final_episodes"),
+        "seeds": ", ".join(str(run.curve.seed) for run in runs),
+        "state": ", ".join(dict.fromkeys(run.state for run in runs)),
+    }
+
+
+def results(study: Study, environment: Environment) -> list[Block]:
+    """Curves, sample efficiency, final scores, profile and frames of one environment."""
+    name, numbers, groups = environment.name, study.numbers, [(g, study.of(g)) for g in environment.groups]
+    runs, word = study.of(*environment.groups), re.sub(r"[^A-Za-z0-9]+", "-", environment.name).strip("-")
+    blocks: list[Block] = [Heading(2, name), paragraph(*best(study, environment), Todo("what else the curves show"))]
+
+    def picture(stem: str, drawn: Sequence[Run], caption: str, width: float = 1.0) -> None:
+        if drawn:
+            numbers.figure(stem, drawn)
+            blocks.append(Picture(stem, caption, width))
+
+    stem = f"curves-{word}"
+    drawn = figures.draw_curves(environment, study.figures / stem)
+    picture(stem, runs if drawn else [], f"{name}: IQM of the return of evaluations over seeds, with its 95 % interval")
+
+    if environment.threshold is not None:
+        rows = [
+            {"configuration": group.label} | threshold_columns(with_evaluations(group), environment.threshold)
+            for group in environment.groups
+        ]
+        caption = f"Sample efficiency on {name}: medians over seeds until an evaluation reaches the threshold"
+        blocks += numbers.rows(f"{name}.threshold", caption, rows, [members for _, members in groups])
+
+    scores = score_table(environment._replace(threshold=None))
+    blocks += numbers.rows(f"{name}.scores", f"Final scores on {name}", scores, [members for _, members in groups])
+    pairs = improvement_table([environment])
+    of = {group.label: members for group, members in groups}
+    both = [[*of[row["X"]], *of[row["Y"]]] for row in pairs]
+    pairs = [{key: cell for key, cell in row.items() if key != "environments"} for row in pairs]
+    blocks += numbers.rows(f"{name}.improvement", f"Probability of improvement on {name}", pairs, both)
+
+    stem = f"profile-{word}"
+    profiled = figures.draw_profiles(environment, study.figures / stem)
+    picture(stem, runs if profiled else [], f"{name}: performance profiles of the final scores", 0.6)
+    stem = f"frames-{word}"
+    picture(stem, figures.draw_frames(groups, study.figures / stem), f"{name}: an episode of the final policy")
+    return blocks
+
+
+def overall(study: Study) -> list[Block]:
+    """Aggregates over several environments."""
+    rows = aggregate_table(study.found)
+    tables = study.numbers.rows(
+        "overall", "Human-normalised scores over environments", rows, [list(study.runs)] * len(rows)
+    )
+    return [Heading(2, "All environments"), *tables] if tables else []
+
+
+def discussion(study: Study) -> list[Block]:
+    """Ablations: configurations that differ in one setting."""
+    rows, members = [], []
+    for environment in study.found:
+        for key, one, other in ablations(environment):
+            pair = [(group, final_scores(group)[0]) for group in (one, other)]
+            if all(len(scores) for _, scores in pair):
+                probability, *_ = probability_of_improvement([(pair[1][1], pair[0][1])])
+                row: Row = {"environment": environment.name, "setting": key}
+                for letter, (group, scores) in zip("AB", pair, strict=True):
+                    row[f"value {letter}"] = str(value(group.curves[0].settings, key))
+                    row[f"IQM {letter}"] = score_columns(scores[:, None])["IQM"]
+                rows.append(row | {"P(B > A)": f"{probability:.2f}"})
+                members.append(study.of(one, other))
+    found = study.numbers.rows("ablations", "Ablations: configurations that differ in one setting", rows, members)
+    none = "No two configurations of these runs differ in one setting alone. "
+    first = paragraph("" if found else none, Todo("what explains the results; which settings matter, and why"))
+    return [*found, first, paragraph(Todo("limits: environments, seeds, budgets, and what could change the result"))]
+
+
+def commands(study: Study) -> list[Block]:
+    """The command of each configuration, with all of its seeds."""
+    blocks: list[Block] = []
+    for environment in study.found:
+        for group in environment.groups:
+            runs = study.of(group)
+            gone = ("seed=", "hydra.run.dir=", "name=", "sweep_name=")
+            words = [word for word in runs[0].folder.overrides() if not word.startswith(gone)]
+            seeds = ",".join(str(run.curve.seed) for run in runs)
+            many = ["-m"] if len(runs) > 1 else []
+            blocks.append(Listing(shlex.join(["mbrl-lab", "train", *many, *words, f"seed={seeds}"])))
+    return blocks

@@ -1,0 +1,223 @@
+"""mbrl-lab paper: every number has its runs, both texts say the same, and nothing of a config breaks them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from runs import put_run
+
+from mbrl_lab.cli.paper import main
+from mbrl_lab.paper import literature
+from mbrl_lab.paper.document import Code, Document, Heading, Tabular, cited
+from mbrl_lab.paper.latex import definitions, escape
+from mbrl_lab.paper.markdown import span_text
+from mbrl_lab.paper.numbers import Numbers
+from mbrl_lab.paper.write import write_paper
+from mbrl_lab.report.page.runs import read_runs
+from mbrl_lab.tracking.video import write_video
+
+FILES = ["figures", "numbers.json", "numbers.tex", "paper.md", "paper.tex", "references.bib"]
+ODD = r"50%_of #1 & {x} ~ ^ \end{verbatim} $5 <b> | `q` é 日本"
+
+
+def configured(folder: Path, algo: str, policy: str, returns: list[float], seed: int, **more: object) -> Path:
+    """A run of an algorithm whose policy is a class of its own."""
+    run = put_run(folder, returns, final=returns[-1], algo=algo, seed=seed, **more)
+    text = (run / "config.yaml").read_text()
+    text = re.sub(r"_target_: x\.\w+", f"_target_: mbrl_lab.algo.{'OffPolicy' if policy else 'MPC'}", text)
+    named = f"\npolicy:\n  _target_: mbrl_lab.policy.{policy}\n" if policy else ""
+    text = text.replace("algo:\n", f"algo:\n  policy: {{_target_: mbrl_lab.policy.{policy}}}\n") if policy else text
+    (run / "config.yaml").write_text(text + named)
+    if isinstance(planner := more.get("planner"), dict):
+        (run / "overrides.txt").write_text(f"algo={algo}\nplanner.horizon={planner['horizon']}\nseed={seed}\n")
+    return run
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of three algorithms on Pendulum, one of them with two values of a setting, and one on another task."""
+    place = tmp_path_factory.mktemp("runs")
+    for seed in range(3):
+        configured(place / f"sac-{seed}", "sac", "SAC", [1.0, 2.0 + seed, 3.5 + seed], seed)
+        for horizon in (5, 15):
+            planner = {"_target_": "mbrl_lab.planner.CEM", "horizon": horizon, "note": ODD}
+            returns = [1.5, 2.0, horizon + seed / 4]
+            configured(place / f"mpc{horizon}-{seed}", "mpc", "", returns, seed, planner=planner, a_50={"x%_#&": 1})
+    configured(place / "other", "sac", "SAC", [-2.25], 0, env={"make": {"id": "Acrobot-v1"}})
+    (place / "mpc5-1" / "videos").mkdir()
+    frames = np.random.default_rng(0).integers(255, size=(7, 32, 48, 3)).astype(np.uint8)
+    write_video(place / "mpc5-1" / "videos" / "final-0.mp4", frames, 10)
+    return place
+
+
+@pytest.fixture(scope="module")
+def written(place: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Document, Path]:
+    out = tmp_path_factory.mktemp("out") / "paper"
+    return write_paper(read_runs([place])[0], out, threshold=5.0), out
+
+
+@pytest.fixture
+def paper(written: tuple[Document, Path]) -> Path:
+    return written[1]
+
+
+def test_all_files_are_there(paper: Path) -> None:
+    assert sorted(path.name for path in paper.iterdir()) == FILES
+    stems = ["curves-Acrobot-v1", "curves-Pendulum-v1", "frames-Pendulum-v1", "profile-Pendulum-v1"]
+    assert sorted(path.name for path in (paper / "figures").iterdir()) == [
+        f"{stem}.{suffix}" for stem in stems for suffix in ("pdf", "png")
+    ]
+    for text in ((paper / "paper.md").read_text(), (paper / "paper.tex").read_text()):
+        assert all(f"figures/{stem}" in text for stem in stems)
+        for title in ("Related work", "Methods", "Experiments", "Results", "Discussion", "Conclusion"):
+            assert title in text
+        assert "[write: " in text or r"\todo{" in text
+
+
+def test_every_number_has_its_runs(paper: Path, place: Path) -> None:
+    sheet = json.loads((paper / "numbers.json").read_text())
+    tex = (paper / "paper.tex").read_text()
+    used = re.findall(r"\\val\{([^}]*)\}", tex.partition(r"\begin{document}")[2])
+    assert set(used) == set(sheet["numbers"]) and len(used) > 50
+    assert re.findall(r"\\defval\{([^}]*)\}", (paper / "numbers.tex").read_text()) == [*sheet["numbers"]]
+    assert all(runs for runs in sheet["figures"].values()) and set(sheet["runs"]) == {p.name for p in place.iterdir()}
+
+    number = sheet["numbers"]["Pendulum-v1.mpc-horizon-15.IQM"]
+    assert number == {"value": "15.2", "runs": [f"mpc15-{seed}" for seed in range(3)]}
+    assert sheet["numbers"]["Pendulum-v1.scores.1.mean"]["value"] == "5.2"
+    # What is no macro is a word, a citation, or a constant of the method.
+    prose = re.sub(r"\\(val|citep|texttt|includegraphics|textcolor)(\[[^]]*\])?\{[^}]*\}", "", tex)
+    prose = re.sub(r"\([^()]*\d{4}[^()]*\)", "", prose)
+    prose = re.sub(r"(?s)\\begin\{verbatim\}.*?\\end\{verbatim\}|\\begin\{longtable\}.*", "", prose)
+    assert set(re.findall(r"(?<![\w.-])\d[\d,.]*\d|(?<![\w.-])\d(?!\w)", prose.partition("Introduction")[2])) <= {
+        "95",
+        "2,000",
+    }
+
+
+def test_both_texts_say_the_same(paper: Path) -> None:
+    sheet = json.loads((paper / "numbers.json").read_text())
+    text = (paper / "paper.md").read_text()
+    cells = [cell.strip() for line in text.splitlines() if line.startswith("| ") for cell in line.split(" | ")]
+    table = {key: value["value"] for key, value in sheet["numbers"].items() if ".scores." in key}
+    assert table and all(value in {cell.strip("| ") for cell in cells} for value in table.values())
+    tex = (paper / "paper.tex").read_text()
+    assert text.count("**[write: ") == tex.count(r"\todo{") - 2, "the title's and the authors'"
+    for block in re.findall(r"(?m)(?:^\|.*\|\n)+", text):
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1, block
+
+
+def test_latex_is_well_formed(paper: Path) -> None:
+    for name in ("paper.tex", "numbers.tex"):
+        text = re.sub(r"(?s)\\begin\{verbatim\}.*?\\end\{verbatim\}", "", (paper / name).read_text())
+        text = re.sub(r"(?m)^%.*$", "", text)
+        plain = re.sub(r"\\[\\{}%&#$_]", "", text)
+        assert plain.count("{") == plain.count("}")
+        begun, ended = (re.findall(rf"\\{word}\{{(\w+)\}}", plain) for word in ("begin", "end"))
+        assert sorted(begun) == sorted(ended)
+        body = plain.partition(r"\begin{document}")[2] or plain.partition("\n")[2]
+        assert not re.findall(r"[%#]", body), re.findall(r".*[%#].*", body)
+    assert escape(r"a_b%#&{}~^\$<|") == (
+        r"a\_b\%\#\&\{\}\textasciitilde{}\textasciicircum{}\textbackslash{}\$\textless{}\textbar{}"
+    )
+    assert (
+        escape("é日\n½") == "é[U+65E5] ½"
+        and definitions({"a": "-1.5 to -2e-05"}) == "\\defval{a}{$-$1.5 to $-$2e-05}\n"
+    )
+
+
+def test_the_compiled_document_has_no_errors(paper: Path, tmp_path: Path) -> None:
+    if not (shutil.which("pdflatex") and shutil.which("bibtex")):
+        pytest.skip("no TeX is installed: apt install texlive-latex-recommended")
+    home = shutil.copytree(paper, tmp_path / "paper")
+    for command in (["pdflatex"], ["bibtex"], ["pdflatex"], ["pdflatex"]):
+        options = ["-interaction=nonstopmode", "-halt-on-error"] if command == ["pdflatex"] else []
+        done = subprocess.run([*command, *options, "paper"], cwd=home, capture_output=True, text=True, errors="replace")
+        assert done.returncode == 0, done.stdout[-2000:]
+    assert (home / "paper.pdf").stat().st_size > 20_000
+    log = (home / "paper.log").read_text(errors="replace")
+    assert not re.findall(r"(?i)undefined (?:citations|references)|multiply defined|^! ", log)
+
+
+def test_ablations_and_sample_efficiency_by_hand(written: tuple[Document, Path]) -> None:
+    document, _ = written
+    tables = {block.caption: block for block in document.blocks if isinstance(block, Tabular)}
+    ablation = tables["Ablations: configurations that differ in one setting"]
+    assert [[cell if isinstance(cell, str) else cell.text for cell in row] for row in ablation.rows] == [  # type: ignore[union-attr]
+        ["Pendulum-v1", "planner.horizon", "5", "5.2", "15", "15.2", "1.00"]
+    ]
+    reached = next(table for caption, table in tables.items() if caption.startswith("Sample efficiency on Pendulum"))
+    assert [[getattr(cell, "text", cell) for cell in row] for row in reached.rows] == [
+        ["mpc, horizon 5", "3 of 3", "300", "30"],
+        ["mpc, horizon 15", "3 of 3", "300", "30"],
+        ["sac", "1 of 3", "-", "-"],
+    ]
+    names = [block.text for block in document.blocks if isinstance(block, Heading) and block.level == 2]
+    assert names == ["MPC", "SAC", "Pendulum-v1", "Acrobot-v1"]
+    assert {"chua2018", "haarnoja2018", "rubinstein1999", "agarwal2021", "paszke2019"} <= set(cited(document))
+
+
+def test_every_reference_can_be_read(paper: Path) -> None:
+    entries = literature.library()
+    keys = {key for keys in (*literature.PARTS.values(), *literature.ENVIRONMENTS.values()) for key in keys}
+    keys |= {*literature.TOOLS, literature.STATISTICS, "todorov2012"}
+    assert keys == set(entries)
+    assert entries["chua2018"].short == "Chua et al. 2018" and entries["young2019"].short == "Young and Tian 2019"
+    assert entries["yadan2019"].text.startswith("Omry Yadan (2019). Hydra: A Framework")
+    assert len(re.findall("^@", (paper / "references.bib").read_text(), re.M)) == len(
+        re.findall("^- ", (paper / "paper.md").read_text(), re.M)
+    )
+
+
+def test_a_part_of_somebody_else_is_named_and_never_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "evil_part.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    put_run(tmp_path / "run", [1.0], planner={"_target_": "evil_part.Planner", "x": "${oops}"})
+    assert main([str(tmp_path / "run"), "--out", str(tmp_path / "paper")]) == 0
+    text = (tmp_path / "paper" / "paper.md").read_text()
+    assert "`Planner`. **[write: what Planner is, and the paper that it is from]**" in text
+    marks = text.count("**[write: ")
+    assert capsys.readouterr().out.splitlines() == [
+        f"paper     {tmp_path}/paper/paper.md, {tmp_path}/paper/paper.tex: {marks} places marked [write: ...]",
+        f"numbers   {tmp_path}/paper/numbers.json: the runs behind each number",
+    ]
+
+
+def test_errors_are_one_line_and_leave_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    put_run(tmp_path / "young", [])
+    put_run(tmp_path / "old", [1.0])
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").touch()
+    for argv, said in (
+        (["none", "--out", "paper"], "none holds no run: there is no config.yaml in it"),
+        (["young", "--out", "paper"], "nothing was evaluated yet in young: a paper needs evaluations, see eval.every"),
+        (["old", "--out", "full"], "full exists and is not an empty folder: choose another --out"),
+    ):
+        assert main(argv) == 2
+        assert capsys.readouterr().err == f"error: {said}\n"
+
+    def stopped(*_: object) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mbrl_lab.paper.write.latex", stopped)
+    assert main(["old", "--out", "paper"]) == 130
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["full", "old", "young"]
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine.txt"]
+
+
+def test_keys_are_unique_and_code_stays_in_its_cell() -> None:
+    numbers = Numbers()
+    first, second, same = (numbers.add(key, value, []) for key, value in (("a b", 1), ("a_b", 2), ("a-b", 1)))
+    assert (first.key, second.key, same.key) == ("a-b", "a-b-2", "a-b")
+    assert span_text(Code("a|b`c\nd"), {}) == "`a/b'c d`"
