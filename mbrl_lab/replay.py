@@ -89,22 +89,22 @@ class Replay:
         terminal = self.store.terminal[last % self.slots]
         return self._indices(last - length + 1)[terminal].to(self.device)
 
-    def transitions(self) -> Tensor:
-        """Indices [M] int64 at which a valid transition begins, oldest first."""
-        number = torch.arange(self.oldest, self.added - 1, device=self.storage)
+    def transitions(self, history: int = 0) -> Tensor:
+        """Indices [M] int64 at which a valid transition begins, with `history` steps before it; oldest first."""
+        number = torch.arange(self.oldest + history, self.added - 1, device=self.storage)
         valid = ~self.store.first[(number + 1) % self.slots]
         return self._indices(number)[valid].to(self.device)
 
-    def sample_transitions(self, count: int) -> Tensor:
-        """Indices [count] at which a valid transition begins, uniform over those in replay, with replacement."""
+    def sample_transitions(self, count: int, history: int = 0) -> Tensor:
+        """[count] of the indices that `transitions` lists, uniform, with replacement."""
         # Twice as many windows hold enough transitions, as only one window of an episode crosses into the next. So the
         # cost does not grow with replay, of which the list of all transitions is needed only where episodes are short.
-        indices = self._windows(2 * count, 2).to(self.storage)
+        indices = self._windows(2 * count, history + 2).to(self.storage) + history * self.num_envs
         (crosses,) = self._take((self.store.first,), indices + self.num_envs)
         valid = indices[~crosses][:count].to(self.device)
         if len(valid) == count:
             return valid
-        every = self.transitions()
+        every = self.transitions(history)
         return every[torch.randint(len(every), (count,), generator=self.generator).to(every.device)]
 
     def rewards_and_terminals(self, indices: Tensor) -> tuple[Tensor, Tensor]:

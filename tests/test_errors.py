@@ -51,7 +51,7 @@ Train = Callable[..., Said]
 
 @pytest.fixture
 def train(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Train:
-    """scripts/train.py in this process, its run in tmp_path/run unless told otherwise.
+    """scripts/train.py in this process, its run in tmp_path/run unless the words name another folder.
 
     Hydra composes once more to find hydra.mode before it composes to run; None is its answer where that fails, and the
     command line decides.

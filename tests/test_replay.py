@@ -107,10 +107,13 @@ def test_samples_are_uniform_over_windows_and_environments() -> None:
     assert counts[10:30].sub(1000).abs().max() < 5 * 1000**0.5
 
 
-def test_sampled_transitions_are_uniform_over_the_valid_ones() -> None:
+@pytest.mark.parametrize("history", [0, 4])
+def test_sampled_transitions_are_uniform_over_the_valid_ones(history: int) -> None:
     replay, _, _ = filled(3, 60, 30)
-    every = replay.transitions()
-    drawn = replay.sample_transitions(200 * len(every))
+    every = replay.transitions(history)
+    listed = replay.transitions()
+    assert torch.equal(every, listed[listed >= (replay.oldest + history) * 3])
+    drawn = replay.sample_transitions(200 * len(every), history)
     counts = torch.bincount(torch.searchsorted(every, drawn), minlength=len(every))
     assert torch.isin(drawn, every).all() and counts.min() > 130 and counts.max() < 280
 
@@ -120,8 +123,9 @@ def test_transitions_are_sampled_where_every_other_window_is_none() -> None:
     replay, no = Replay(SPEC, 40, 1, seed=0), torch.zeros(1, dtype=torch.bool)
     for t in range(40):
         replay.add(Step(torch.zeros(1, dtype=torch.int64), torch.zeros(1, 3), torch.zeros(1), no, no | (t % 2 == 0)))
-    drawn = [replay.sample_transitions(3) for _ in range(100)]
-    assert all(len(x) == 3 and torch.isin(x, replay.transitions()).all() for x in drawn)
+    for history in (0, 5):
+        drawn = [replay.sample_transitions(3, history) for _ in range(100)]
+        assert all(len(x) == 3 and torch.isin(x, replay.transitions(history)).all() for x in drawn)
 
 
 def test_samples_follow_from_the_seed_and_not_from_the_global_one() -> None:

@@ -89,7 +89,7 @@ class ImageTrainer(HoldoutTrainer[Visual]):
 
     def windows(self, model: Visual, replay: Replay, steps: int) -> Tensor:
         """Indices [M] of valid transitions with all of a state before them and `steps` rows after them."""
-        indices = model.valid_starts(replay, replay.transitions())
+        indices = replay.transitions(model.lead)
         return indices[indices < (replay.added - steps) * replay.num_envs]
 
     def split(self, indices: Tensor) -> tuple[Tensor, Tensor]:

@@ -211,18 +211,13 @@ class Visual(WorldModel):
 
     @torch.no_grad()
     def start_states(self, replay: Replay, count: int) -> Tensor:
-        indices = self.valid_starts(replay, replay.transitions())
-        return self.states_at(replay, indices[torch.randint(len(indices), (count,), device=indices.device)])
+        return self.states_at(replay, replay.sample_transitions(count, self.lead))
 
     def check_memory(self) -> None:
         self.trainer.check_memory(self)
 
-    def valid_starts(self, replay: Replay, indices: Tensor) -> Tensor:
-        """Keep the indices [N] that have enough history in replay to build a model state."""
-        return indices[indices >= (replay.oldest + self.lead) * replay.num_envs]
-
     def states_at(self, replay: Replay, indices: Tensor) -> Tensor:
-        """[N, history * C, H, W]: the states at valid starts [N]."""
+        """[N, history * C, H, W]: the states at indices [N] with `lead` steps before them in replay."""
         return self.initial_state(replay.read(indices - self.lead * replay.num_envs, self.lead + 1))
 
     def initial_state(self, steps: Step) -> Tensor:

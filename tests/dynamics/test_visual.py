@@ -118,7 +118,7 @@ def test_states_recalled_from_replay_are_those_that_were_observed(spec: EnvSpec)
     replay = world(spec, 60)
     rows = replay.latest(60)
     state = None
-    indices = model.valid_starts(replay, replay.transitions())
+    indices = replay.transitions(model.lead)
     recalled = model.states_at(replay, indices)
     assert len(indices) == (60 - 1 - 1 - model.lead) * 4
     for t in range(59):
@@ -126,6 +126,18 @@ def test_states_recalled_from_replay_are_those_that_were_observed(spec: EnvSpec)
         for env in range(4):
             at = (indices == t * 4 + env).nonzero()
             assert not len(at) or torch.equal(recalled[at[0, 0]], state[env])
+
+
+def test_start_states_are_drawn_without_listing_replay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a state of 4 frames, of stacks of 2: each of the states that replay holds, about equally often."""
+    model, replay = frames(history=4), world(GREY, 20)
+    every = model.states_at(replay, replay.transitions(history=2)).flatten(1).int()
+    monkeypatch.setattr(replay, "transitions", lambda *_: pytest.fail("all of replay is listed"))
+    starts = model.start_states(replay, 100 * len(every)).flatten(1).int()
+    distinct, copies = every.unique(dim=0, return_counts=True)
+    found, counts = starts.unique(dim=0, return_counts=True)
+    assert torch.equal(found, distinct), "only states with all their frames in replay, and all of these"
+    assert (counts / copies).min() > 60 and (counts / copies).max() < 140
 
 
 def test_rows_are_dealt_to_the_members_in_equal_blocks() -> None:
@@ -234,7 +246,7 @@ def test_of_one_outcome_the_parts_are_the_loss() -> None:
 
 def sticky(rows: int) -> Replay:
     """A thing goes left, right or nowhere around a row of 6; with a probability of 0.3 it does what it did before, not
-    what it is told. Going right pays, and going left ends."""
+    its action. Going right pays, and going left ends."""
     replay = Replay(GRID, 4_000, 4, 0)
     generator, now, moved = torch.Generator().manual_seed(0), torch.zeros(4).long(), torch.zeros(4).long()
     for t in range(rows):
@@ -252,9 +264,9 @@ def test_where_actions_stick_what_is_imagined_is_what_one_of_them_does() -> None
     model, replay = grid(members=1, optim=Optim(1e-2, 0.0)), sticky(1000)
     fit(max_updates=600, holdout=0.0)(model, replay)
     assert float(model.net(0).slip.detach().sigmoid()) == pytest.approx(0.3, abs=0.07)  # type: ignore[operator, union-attr]
-    states = model.states_at(replay, model.valid_starts(replay, replay.transitions())[:1000])
+    states = model.states_at(replay, replay.transitions(model.lead)[:1000])
     places = [model.features(states)[:, k, 3].argmax(1) for k in (0, 1)]
-    states = states[(places[0] - places[1]) % 6 == 1]  # what went right is told to go left
+    states = states[(places[0] - places[1]) % 6 == 1]  # the action is left, after a move to the right
     torch.manual_seed(0)
     after, outcome = model.imagine(states, torch.zeros(len(states)).long())
     frame = model.features(after)[:, 0, 3]
