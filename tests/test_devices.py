@@ -137,6 +137,26 @@ def test_an_update_waits_for_no_value(name: str) -> None:
         assert not gpu.waits
 
 
+@pytest.mark.parametrize("name", ["latent", "rssm"])
+def test_an_update_of_a_model_of_windows_waits_for_no_value(name: str) -> None:
+    """The learning rate falls with the count of updates, which the device is not asked for."""
+    spec = EnvSpec((2,), torch.float32, 2, discrete=True)
+    encoder = {"_target_": "mbrl_lab.nets.encoder.Vector", "_partial_": True}
+    cfg = OmegaConf.create({"dynamics": OmegaConf.load(CONF / "dynamics" / f"{name}.yaml"), "encoder": encoder})
+    cfg.dynamics.pop("defaults", None)
+    cfg.dynamics.merge_with({"width": 8, "optim": {"anneal_updates": 4}})
+    with OtherDevice() as gpu:
+        model = build(cfg.dynamics)(spec).to("cuda")
+        no = torch.zeros(5, 4, dtype=torch.bool, device="cuda")
+        obs = torch.randn(5, 4, 2, device="cuda")
+        steps = Step(torch.stack([spec.sample(4, "cuda")] * 5), obs, torch.zeros(5, 4, device="cuda"), no, no)
+        model.update(steps)
+        gpu.waits.clear()
+        for _ in range(3):
+            model.update(steps)
+        assert not gpu.waits
+
+
 OPTIONS: dict[str, tuple[str, ...]] = {
     "ddqn_discrete": (
         "policy.head.atoms=11",

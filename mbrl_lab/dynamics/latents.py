@@ -23,7 +23,7 @@ class Latents:
         self.model, self.replay = model, replay
         # A packed state shows the shapes and dtypes of the rings.
         size = replay.slots * replay.num_envs
-        template = model.pack(model.initial_state(1, model.updates.device))
+        template = model.pack(model.initial_state(1, replay.device))
         self.rings = {key: x.new_zeros(size, *x.shape[1:], device=replay.storage) for key, x in template.items()}
 
     def put(self, row: int, state: Tree) -> None:

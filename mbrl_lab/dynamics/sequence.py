@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_map, tree_map_only
 from mbrl_lab.dynamics.optim import AnnealedOptim
 from mbrl_lab.dynamics.trainer import Trainer
 from mbrl_lab.nets.adam import anneal
+from mbrl_lab.nets.count import save_count
 from mbrl_lab.nets.precision import autocast_dtype, differentiate
 from mbrl_lab.nets.running import Standardise
 from mbrl_lab.ops import clip_norm
@@ -30,7 +31,6 @@ class SequenceModel(WorldModel):
     differentiable = True
     scale: Standardise | None
     opt: torch.optim.Optimizer
-    updates: Tensor
 
     def __init__(
         self,
@@ -45,7 +45,8 @@ class SequenceModel(WorldModel):
         self.length = length
         self.optim = optim
         self.trainer = trainer
-        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+        self.updates = 0
+        save_count(self, "updates")
         # A belief is inferred from as many steps as the windows of training have.
         self.context_length = length if self.recurrent else 1
         trainer.check_model(self)

@@ -112,7 +112,7 @@ class SequenceTrainer(Trainer[SequenceModel]):
 
     def check_memory(self, model: SequenceModel) -> None:
         """ValueError where a batch of windows does not fit the memory."""
-        device = model.updates.device
+        device = next(model.parameters()).device
         need, free = nbytes(model.spec, self.batch * model.length), free_memory(device)
         if need > free:
             given = f"dynamics.trainer.batch={self.batch} windows of dynamics.length={model.length} steps"

@@ -129,6 +129,16 @@ def test_it_learns_a_linear_system(settings: dict[str, Any]) -> None:
     assert outcome.cont.min() > 0.9, "nothing ever ends here"
 
 
+def test_the_count_of_updates_is_a_plain_number_that_is_saved() -> None:
+    """A checkpoint holds it as a tensor, as did those of a model whose count was a buffer."""
+    replay, model, other = data(30), latent(), latent()
+    for _ in range(2):
+        model.update(replay.sample(4, 5))
+    assert type(model.updates) is int and model.state_dict()["updates"].equal(torch.tensor(2))
+    other.load_state_dict(model.state_dict())
+    assert type(other.updates) is int and other.updates == 2
+
+
 def test_it_learns_where_episodes_end() -> None:
     torch.manual_seed(0)
     replay, model = data(300, ends=True), latent(lr=3e-3)
