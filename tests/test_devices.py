@@ -161,7 +161,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "ddqn_discrete": (
         "policy.head.atoms=11",
         "policy.head.dueling=true",
-        "policy.n_step=3",
+        "policy.target.n_step=3",
         "policy.resets.n_step_start=5",
         "policy.resets.gamma_start=0.9",
         "policy.resets.anneal_updates=20",
@@ -174,7 +174,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     ),
     "ddqn_pixels": (
         "encoder=impala",
-        "policy.random_shift=4",
+        "policy.optim.random_shift=4",
         "policy.resets.every=10",
         "algo.priority_exponent=0.5",
         "preset=none",

@@ -134,11 +134,11 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "no environments": (["env.num=0"], ["env.num is 0", "from 1"]),
     "environments": (["env.num=60", "replay.capacity=100"], ["env.num is 60", "at most 50"]),
     "environments and windows": (
-        ["algo=ddqn", "policy.n_step=9", "env.num=20", "replay.capacity=199", "algo.warmup=20"],
+        ["algo=ddqn", "policy.target.n_step=9", "env.num=20", "replay.capacity=199", "algo.warmup=20"],
         ["env.num is 20", "10 steps for each", "at most 19"],
     ),
     "windows": (
-        ["algo=ddqn", "policy.n_step=99", "replay.capacity=60", "algo.warmup=20"],
+        ["algo=ddqn", "policy.target.n_step=99", "replay.capacity=60", "algo.warmup=20"],
         ["env.num is 1", "100 steps for each", "replay.capacity must be larger"],
     ),
     "a past longer than the replay": (
@@ -176,7 +176,10 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     ),
     "game": (["algo=ppo", "env=atari", "env.game=brekout"], ["env.game is 'brekout'", "did you mean breakout?"]),
     "protocol": (["algo=ppo", "env=breakout", "env.protocol=x"], ["env.protocol is 'x'", "100k or machado"]),
-    "shift": (["algo=ddqn", "env=breakout", "policy.random_shift=50"], ["policy.random_shift is 50", "at most 41"]),
+    "shift": (
+        ["algo=ddqn", "env=breakout", "policy.optim.random_shift=50"],
+        ["policy.optim.random_shift is 50", "at most 41"],
+    ),
     "encoder": (["algo=ddqn", "encoder=nature"], ["encoder=nature reads uint8 images", "try encoder=vector"]),
     "family": (["env=pendulum", "family=discrete"], ["family is discrete", "continuous", "family=continuous"]),
     "family of images": (["env=minatar_breakout", "family=discrete", "algo=random"], ["images", "family=pixels"]),

@@ -35,6 +35,19 @@ def test_settings_of_updates(word: str, said: str) -> None:
         check(compose_config(["algo=sac", "env=pendulum", word]))
 
 
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("policy.n_step=3", "policy.n_step is now policy.target.n_step"),
+        ("policy.random_shift=4", "policy.random_shift is now policy.optim.random_shift"),
+        ("policy.target._target_=mbrl_lab.policy.ddqn.TargetNetwork", "which is now mbrl_lab.policy.ddqn.TDTarget"),
+    ],
+)
+def test_settings_of_ddqn(word: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=f"{said}$"):
+        check(compose_config(["algo=ddqn", "env=cartpole", word]))
+
+
 def test_a_setting_that_a_class_hands_on_to_its_base_is_known_and_others_are_not() -> None:
     """SVG takes those of SAC by **."""
     words = ["algo=mbpo", "env=pendulum", "policy=svg"]

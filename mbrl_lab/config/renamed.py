@@ -64,6 +64,8 @@ KEYS: dict[str, str] = {
     "policy.actor.tau": "policy.optim.actor_tau",
     "policy.alpha_lr": "policy.optim.alpha_lr",
     "policy.double": "policy.target.double",
+    "policy.n_step": "policy.target.n_step",
+    "policy.random_shift": "policy.optim.random_shift",
     "policy.dueling": "policy.head.dueling",
     "policy.n_step_start": "policy.resets.n_step_start",
     "policy.gamma_start": "policy.resets.gamma_start",
@@ -125,6 +127,7 @@ TARGETS: dict[str, str] = {
     "mbrl_lab.dynamics.parts.spaceinvaders": "mbrl_lab.env.objects.spaceinvaders",
     "mbrl_lab.dynamics.Fit": "mbrl_lab.dynamics.EnsembleTrainer",
     "mbrl_lab.dynamics.FitVisual": "mbrl_lab.dynamics.ImageTrainer",
+    "mbrl_lab.policy.ddqn.TargetNetwork": "mbrl_lab.policy.ddqn.TDTarget",
 }
 """`_target_` -> `_target_`: classes and functions that configs name by their path."""
 

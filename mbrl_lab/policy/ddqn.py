@@ -57,13 +57,15 @@ class HeadOptions:
 
 
 @dataclass(frozen=True)
-class TargetNetwork:
-    """The network that evaluates the bootstrap."""
+class TDTarget:
+    """y, the target of Q(s, a): an n-step return, and the network that evaluates its bootstrap."""
 
+    n_step: int
+    """n, the rewards before the bootstrap (Rainbow: 3)."""
     double: bool
     """The online network chooses the action that the target network evaluates. False: the target network does both."""
     tau: float
-    """Fraction of the way that it moves towards the online network. 1: a copy."""
+    """Fraction of the way that the target network moves towards the online network. 1: a copy."""
     every: int
     """Updates between its moves (DQN: 10,000, with tau 1)."""
 
@@ -87,11 +89,13 @@ class Exploration:
 
 @dataclass(frozen=True)
 class Optim:
-    """Adam."""
+    """A gradient step: Adam, and the augmentation of images that it learns from."""
 
     lr: float
     clip: float
     """Largest norm of the gradient (Wang et al. 2016: 10). 0: not clipped."""
+    random_shift: int
+    """Pixels by which images are moved at random, each way (DrQ, Kostrikov et al. 2021: 4). 0: none."""
 
 
 class QHead(nn.Module):
@@ -188,13 +192,11 @@ class DDQN(Policy):
         width: int,
         depth: int,
         gamma: float,
-        n_step: int,
         head: HeadOptions,
-        target: TargetNetwork,
+        target: TDTarget,
         exploration: Exploration,
         optim: Optim,
         resets: Resets,
-        random_shift: int,
     ) -> None:
         """
         Args:
@@ -203,29 +205,25 @@ class DDQN(Policy):
             width: units of a hidden layer after the encoder.
             depth: hidden layers.
             gamma: discount.
-            n_step: n, the rewards before the bootstrap (Rainbow: 3).
             head: how Q(s, a) is represented.
-            target: the target network.
+            target: n, and the target network.
             exploration: epsilon.
-            optim: Adam.
+            optim: Adam, and the augmentation of images.
             resets: resets, and the annealing of n and gamma after them.
-            random_shift: pixels by which images that are learned from are moved at random, each way (DrQ, Kostrikov et
-                al. 2021: 4); 0: none.
         """
         super().__init__()
         if not spec.discrete:
             raise ValueError(
                 f"ddqn needs discrete actions, not vectors of {spec.action_dim} numbers: try policy=sac or ppo"
             )
-        check_random_shift(random_shift, spec.obs_shape)
+        check_random_shift(optim.random_shift, spec.obs_shape)
         self.spec = spec
         self.final_gamma = gamma
-        self.final_n_step = n_step
         self.target = target
         self.exploration = exploration
         self.clip = optim.clip
         self.resets = resets
-        self.random_shift = random_shift
+        self.random_shift = optim.random_shift
 
         self.head = QHead(head.loss) if head.atoms == 1 else C51Head(head.atoms, head.v_min, head.v_max)
         self.make_network = partial(QNetwork, spec, encoder, width, depth, head.dueling, self.head.outputs)
@@ -239,7 +237,7 @@ class DDQN(Policy):
     @property
     def window(self) -> int:
         """Steps in a window of replay: the longest n, and one."""
-        return self.resets.longest(self.final_n_step) + 1
+        return self.resets.longest(self.target.n_step) + 1
 
     @property
     def n_step(self) -> int:
@@ -247,7 +245,7 @@ class DDQN(Policy):
         return self._n_step_and_gamma()[0]
 
     def _n_step_and_gamma(self) -> tuple[int, float]:
-        return self.resets.anneal(self.updates, self.final_n_step, self.final_gamma)
+        return self.resets.anneal(self.updates, self.target.n_step, self.final_gamma)
 
     @torch.no_grad()
     def act(self, obs: Tensor, explore: bool) -> Tensor:
@@ -351,7 +349,7 @@ class DDQN(Policy):
 def check_random_shift(pixels: int, shape: tuple[int, ...]) -> None:
     """ValueError where observations of this shape cannot be shifted so far."""
     if pixels and len(shape) != 3:
-        raise ValueError(f"policy.random_shift is {pixels}; it must be 0 where observations are no images")
+        raise ValueError(f"policy.optim.random_shift is {pixels}; it must be 0 where observations are no images")
     if pixels and 2 * pixels >= min(shape[1:]):
         most = (min(shape[1:]) - 1) // 2
-        raise ValueError(f"policy.random_shift is {pixels}; with these images it must be at most {most}")
+        raise ValueError(f"policy.optim.random_shift is {pixels}; with these images it must be at most {most}")

@@ -17,7 +17,7 @@ from mbrl_lab.env import Envs
 from mbrl_lab.nets.encoder import Vector
 from mbrl_lab.ops import bootstrap_windows
 from mbrl_lab.policy import DDQN
-from mbrl_lab.policy.ddqn import C51Head, Exploration, HeadOptions, Optim, QHead, TargetNetwork
+from mbrl_lab.policy.ddqn import C51Head, Exploration, HeadOptions, Optim, QHead, TDTarget
 from mbrl_lab.policy.resets import Resets
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Step
@@ -28,17 +28,15 @@ SETTINGS: dict[str, Any] = {
     "width": 32,
     "depth": 2,
     "gamma": 0.5,
-    "n_step": 1,
-    "random_shift": 0,
 }
 GROUPS: dict[str, tuple[type, dict[str, Any]]] = {
     "head": (HeadOptions, {"dueling": False, "atoms": 1, "v_min": 0.0, "v_max": 4.0, "loss": "huber"}),
-    "target": (TargetNetwork, {"double": True, "tau": 0.05, "every": 1}),
+    "target": (TDTarget, {"n_step": 1, "double": True, "tau": 0.05, "every": 1}),
     "exploration": (
         Exploration,
         {"epsilon_start": 1.0, "epsilon_end": 0.1, "epsilon_updates": 10, "epsilon_eval": 0.0},
     ),
-    "optim": (Optim, {"lr": 3e-3, "clip": 10.0}),
+    "optim": (Optim, {"lr": 3e-3, "clip": 10.0, "random_shift": 0}),
 }
 RESETS = {"every": 0, "until": 0, "shrink": 0.5, "anneal_updates": 0, "n_step_start": 1, "gamma_start": 0.5}
 T, F = True, False
@@ -274,7 +272,9 @@ def test_reset_replaces_heads_target_network_and_optimizer_state() -> None:
 
 
 def test_random_shift_needs_images() -> None:
-    with pytest.raises(ValueError, match=r"policy\.random_shift is 4; it must be 0 where observations are no images"):
+    with pytest.raises(
+        ValueError, match=r"policy\.optim\.random_shift is 4; it must be 0 where observations are no images"
+    ):
         ddqn(random_shift=4)
 
 
