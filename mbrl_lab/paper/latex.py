@@ -7,22 +7,7 @@ import textwrap
 import unicodedata
 from collections.abc import Mapping
 
-from mbrl_lab.paper.document import (
-    Block,
-    Cite,
-    Code,
-    Document,
-    Heading,
-    Listing,
-    Number,
-    Paragraph,
-    Picture,
-    Span,
-    Tabular,
-    Todo,
-    plain,
-    widths,
-)
+from mbrl_lab.paper import document as d
 from mbrl_lab.report.page.content import NUMERIC
 
 PREAMBLE = r"""\documentclass{article}
@@ -54,11 +39,14 @@ LETTERS = {
 PAGE = 100
 """Letters of a table's line; the columns of a wider table break their lines."""
 
+SHORT = 20
+"""Rows of a table that is not divided between pages."""
+
 LISTING = 120
 """Letters of a listing's line."""
 
 
-def latex(document: Document) -> str:
+def latex(document: d.Document) -> str:
     """paper.tex, beside which numbers.tex and references.bib lie."""
     body = "\n\n".join(map(block_text, document.blocks))
     return rf"""{PREAMBLE}
@@ -86,66 +74,60 @@ def definitions(values: Mapping[str, str]) -> str:
     return "".join(f"\\defval{{{key}}}{{{value}}}\n" for key, value in minus.items())
 
 
-def block_text(block: Block) -> str:
+def block_text(block: d.Block) -> str:
     match block:
-        case Heading(level, text):
+        case d.Heading(level, text):
             return f"\\{'sub' * (level - 1)}section{{{escape(text)}}}"
-        case Paragraph(spans):
+        case d.Paragraph(spans):
             return "".join(map(span_text, spans))
-        case Listing(text):
+        case d.Listing(text):
             lines = "\n".join(wrapped(known(line)) for line in text.replace(r"\end{", r"\end {").splitlines())
             return f"{{\\scriptsize\n\\begin{{verbatim}}\n{lines}\n\\end{{verbatim}}\n}}"
-        case Picture(stem, caption, width):
+        case d.Picture(stem, caption, width):
             picture = f"\\includegraphics[width={width}\\linewidth]{{figures/{stem}}}\n\\caption{{{escape(caption)}}}"
             return f"\\begin{{figure}}[H]\n\\centering\n{picture}\n\\end{{figure}}"
-        case Tabular():
+        case d.Tabular():
             return table_text(block)
 
 
-def table_text(table: Tabular) -> str:
-    """A table that may continue on the next page."""
-    header = " & ".join(map(escape, table.columns)) + r" \\"
+def table_text(table: d.Tabular) -> str:
+    """A short table in one piece; a long one may continue on the next page."""
+    header = r"\toprule" + "\n" + " & ".join(map(escape, table.columns)) + r" \\" + "\n" + r"\midrule"
     lines = "\n".join(" & ".join(map(span_text, row)) + r" \\" for row in table.rows)
-    return rf"""{{\footnotesize
-\begin{{longtable}}{{@{{}}{columns(table)}@{{}}}}
-\caption{{{escape(table.caption)}}}\\
-\toprule
-{header}
-\midrule
-\endfirsthead
-\toprule
-{header}
-\midrule
-\endhead
-\bottomrule
-\endfoot
-{lines}
-\end{{longtable}}
-}}"""
+    caption, form = rf"\caption{{{escape(table.caption)}}}", f"{{@{{}}{columns(table)}@{{}}}}"
+    if len(table.rows) <= SHORT:
+        return (
+            f"\\begin{{table}}[H]\n\\centering\n\\footnotesize\n{caption}\n\\begin{{tabular}}{form}\n"
+            f"{header}\n{lines}\n\\bottomrule\n\\end{{tabular}}\n\\end{{table}}"
+        )
+    return (
+        f"{{\\footnotesize\n\\begin{{longtable}}{form}\n{caption}\\\\\n{header}\n\\endfirsthead\n"
+        f"{header}\n\\endhead\n\\bottomrule\n\\endfoot\n{lines}\n\\end{{longtable}}\n}}"
+    )
 
 
-def columns(table: Tabular) -> str:
+def columns(table: d.Tabular) -> str:
     """Columns as wide as their cells, or with broken lines where all of them are too wide for a page."""
-    longest = widths(table)
+    longest = d.widths(table)
     if sum(longest) + 2 * len(longest) <= PAGE:
-        texts = zip(*([plain(cell) for cell in row] for row in table.rows), strict=True)
+        texts = zip(*([d.plain(cell) for cell in row] for row in table.rows), strict=True)
         return "".join("r" if all(map(NUMERIC.fullmatch, column)) else "l" for column in texts)
     bounded = [min(max(width, 7), 40) for width in longest]
     fractions = [(1 - 0.02 * len(bounded)) * width / sum(bounded) for width in bounded]
     return "".join(rf">{{\raggedright\arraybackslash}}p{{{fraction:.3f}\linewidth}}" for fraction in fractions)
 
 
-def span_text(span: Span) -> str:
+def span_text(span: d.Span) -> str:
     match span:
-        case Cite(keys):
+        case d.Cite(keys):
             return f"\\citep{{{','.join(keys)}}}"
-        case Todo(text):
+        case d.Todo(text):
             return f"\\todo{{{escape(text)}}}"
-        case Code(text):
+        case d.Code(text):
             # Long names may break after a dot, a dash, an underscore, a slash or an equals sign.
             breaking = re.sub(r"([./=,_-])", r"\1\\allowbreak{}", escape(text))
             return f"\\texttt{{{breaking}}}"
-        case Number(key, _):
+        case d.Number(key, _):
             return f"\\val{{{key}}}"
     return escape(span)
 

@@ -28,6 +28,10 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "MPPI": ("williams2017",),
     "Ensemble": ("lakshminarayanan2017", "chua2018"),
     "RSSM": ("hafner2019", "hafner2023"),
+    "Latent": (),
+    "FrameModel": (),
+    "GridModel": (),
+    "Analytic": (),
     "Random": (),
     "OffPolicy": (),
     "OnPolicy": (),
@@ -76,7 +80,8 @@ def read_entry(source: str) -> Entry:
 
 def environment_keys(config: Mapping[str, Any]) -> tuple[str, ...]:
     """The papers of a run's environment, beside gymnasium's."""
-    made = config["env"].get("make_vector") or config["env"]["make"]
+    env = config.get("env") or {}
+    made = env.get("make_vector") or env.get("make") or {}
     name = str(made.get("_target_")).rpartition(".")[2]
     known = gymnasium.registry.get(str(made.get("id")))
     simulated = known is not None and "mujoco" in str(known.entry_point)

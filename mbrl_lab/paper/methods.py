@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from mbrl_lab.paper.document import Block, Cite, Code, Heading, Listing, Span, Tabular, Todo, paragraph
 from mbrl_lab.paper.literature import PARTS
 from mbrl_lab.paper.numbers import Numbers
-from mbrl_lab.report.compare import Group, value
+from mbrl_lab.report.compare import Group, keys_of, value
 from mbrl_lab.report.page.content import differing
 from mbrl_lab.report.page.groups import Environment
 from mbrl_lab.report.page.runs import Run
@@ -35,7 +35,7 @@ class Method(NamedTuple):
 
     @property
     def learns_a_model(self) -> bool:
-        return "dynamics" in self.config["algo"]
+        return "dynamics" in self.config.get("algo", {})
 
     @property
     def runs(self) -> list[Run]:
@@ -58,7 +58,7 @@ def parts_of(config: Mapping[str, Any]) -> Iterator[tuple[str, type | None]]:
     """The class name of each part, and the class if it is one of this package; nothing else is imported."""
     for group in GROUPS:
         target = str((config.get(group) or {}).get("_target_", ""))
-        if not target or not isinstance(config["algo"].get(group, {}), Mapping):
+        if not target or not isinstance(config.get("algo", {}).get(group, {}), Mapping):
             continue
         found: Any = None
         if target.startswith("mbrl_lab."):
@@ -92,9 +92,9 @@ def describe(name: str, part: type | None) -> list[Block]:
         return [paragraph(Code(name), ". ", Todo(f"what {name} is, and the paper that it is from"))]
     first, _, rest = text.partition("\n\n")
     keys = PARTS.get(name)
-    cite: Span = Cite(keys) if keys else Todo(f"the paper of {name}") if keys is None else ""
-    sentence = " ".join(first.split()).removeprefix(f"{name}: ")
-    blocks: list[Block] = [paragraph(Code(name), f": {sentence} ", cite)]
+    cite: list[Span] = [" ", Cite(keys)] if keys else [] if keys == () else [" ", Todo(f"the paper of {name}")]
+    sentence = " ".join(first.split()).removeprefix(f"{name}: ").removesuffix(".")
+    blocks: list[Block] = [paragraph(Code(name), f": {sentence}", *cite, ".")]
     return [*blocks, Listing(rest)] if rest else blocks
 
 
@@ -104,17 +104,22 @@ def settings_tables(methods: Sequence[Method], numbers: Numbers) -> list[Block]:
     for method in methods:
         trees = [settings_of(group) for _, group, _ in method.members]
         rows: list[list[Span]] = []
-        for key, first in trees[0].items():
+        for key in keys_of(trees):
+            first = value(trees[0], key)
             others = [
-                f"{shown(value(tree, key))} ({group.label} on {environment.name})"
-                for tree, (environment, group, _) in zip(trees[1:], method.members[1:], strict=True)
+                (f"{shown(value(tree, key))} ({group.label} on {environment.name})", runs)
+                for tree, (environment, group, runs) in zip(trees[1:], method.members[1:], strict=True)
                 if str(value(tree, key)) != str(first)
             ]
             cell = numbers.add(f"{method.name}.{key}", shown(first), method.members[0][2])
-            rows.append([Code(key), cell, "; ".join(others)])
+            members = [run for _, runs in others for run in runs]
+            text = "; ".join(text for text, _ in others)
+            rows.append([Code(key), cell, numbers.add(f"{method.name}.{key}.others", text, members) if others else ""])
         environment, group, _ = method.members[0]
         caption = f"Settings of {method.name} ({group.label} on {environment.name})"
-        tables += [Tabular(caption, ["setting", "value", "in other runs"], rows)] if rows else []
+        size = 3 if any(row[2] for row in rows) else 2
+        columns = ["setting", "value", "in other runs"][:size]
+        tables += [Tabular(caption, columns, [row[:size] for row in rows])] if rows else []
     return tables
 
 

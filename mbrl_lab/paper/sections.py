@@ -113,6 +113,8 @@ def iqm(study: Study, environment: Environment, group: Group, scores: Array) -> 
     columns, runs = score_columns(scores[:, None]), study.of(group)
     key = f"{environment.name}.{group.label}"
     spans: list[Span] = [study.numbers.add(f"{key}.IQM", columns["IQM"], runs)]
+    if len(scores) == 1:
+        return [*spans, " (one run)"]
     if columns["95 % of IQM"] != "-":
         spans += [" (95 % interval ", study.numbers.add(f"{key}.interval", columns["95 % of IQM"], runs), ")"]
     return spans

@@ -264,7 +264,8 @@ class RunFolder:
 
 def algorithm_of(config: Mapping[str, Any]) -> str:
     """The algorithm's name, and its policy's where it may have several: PPO, MBPO-SVG."""
-    nodes = config["algo"], config["algo"].get("policy") or {}
+    loop = config.get("algo") or {}
+    nodes = loop, loop.get("policy") or {}
     algo, policy = (str(node.get("_target_", "")).rpartition(".")[2] for node in nodes)
     return {"OffPolicy": policy, "OnPolicy": policy, "MBPO": f"MBPO-{policy}"}.get(algo, algo)
 
