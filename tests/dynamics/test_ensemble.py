@@ -371,7 +371,7 @@ def test_it_learns_a_linear_system_with_other_targets(settings: dict[str, object
     after, outcome = model.imagine(obs, action)
     expected = true_next(obs, action)
     assert (after - expected).square().mean().sqrt() < 0.1
-    assert (outcome.reward - reward_of(expected)).square().mean().sqrt() < 0.3
+    assert (outcome.reward - reward_of(expected)).square().mean().sqrt() < 0.45
     assert torch.equal(model.imagine(obs, action)[0], after), "without dropout"
 
 
