@@ -1,7 +1,8 @@
-"""MinAtar Breakout and Space Invaders: one game for videos, and a vector of games for training."""
+"""MinAtar: one game for videos, and a vector of games for training."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import gymnasium
@@ -14,12 +15,24 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from mbrl_lab.env.minatar_games import ACTIONS, SIDE, Breakout, Game, SpaceInvaders
+from mbrl_lab.env.minatar_spawning import Asterix, Freeway, Seaquest
 
-GAMES: dict[str, type[Game]] = {"breakout": Breakout, "spaceinvaders": SpaceInvaders}
+GAMES: dict[str, type[Game]] = {
+    "asterix": Asterix,
+    "breakout": Breakout,
+    "freeway": Freeway,
+    "seaquest": Seaquest,
+    "spaceinvaders": SpaceInvaders,
+}
 PIXELS = 32  # side of a cell in a picture
 COLOURS = np.array(
-    [[255, 255, 255], [255, 107, 107], [120, 84, 180], [78, 205, 196], [255, 209, 102], [255, 105, 220]], np.uint8
+    [
+        *([255, 255, 255], [255, 107, 107], [120, 84, 180], [78, 205, 196], [255, 209, 102], [255, 105, 220]),
+        *([120, 160, 255], [70, 90, 110], [150, 220, 90], [255, 160, 60]),
+    ],
+    np.uint8,
 )
+"""Of the channels of a game, in their order."""
 FPS = 15
 
 
@@ -63,7 +76,8 @@ class Session:
         whole = 0
         for channel, board in enumerate(self.game.boards()):
             whole |= board << SIDE * SIDE * channel
-        return whole.to_bytes(len(self.game.channels) * SIDE * SIDE // 8, "little")
+        cells = len(self.game.channels) * SIDE * SIDE
+        return whole.to_bytes(-(-cells // 8), "little")
 
 
 def require(holds: bool, name: str, value: Any, allowed: str) -> None:
@@ -74,7 +88,7 @@ def require(holds: bool, name: str, value: Any, allowed: str) -> None:
 def unpack(sessions: list[bytes], shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """[N, C, 10, 10] of 0 and 1."""
     rows = np.frombuffer(b"".join(sessions), np.uint8).reshape(len(sessions), -1)
-    return np.unpackbits(rows, axis=1, bitorder="little").reshape(-1, *shape)
+    return np.unpackbits(rows, axis=1, count=math.prod(shape), bitorder="little").reshape(-1, *shape)
 
 
 class MinAtar(gymnasium.Env[NDArray[np.uint8], Any]):

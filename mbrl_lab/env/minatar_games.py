@@ -1,7 +1,7 @@
-"""The rules of two MinAtar games (Young & Tian 2019), on boards that are integers.
+"""The rules of MinAtar's Breakout and Space Invaders (Young & Tian 2019), on boards that are integers.
 
 Bit 10 * row + column of an integer is the cell in that row from the top and that column from the left, so a shift by 10
-moves a whole board by a row. Only the start of a game is random; it is drawn from the generator that `reset` gets.
+moves a whole board by a row. Only the start of these games is random; it is drawn from the generator that `reset` gets.
 """
 
 from __future__ import annotations

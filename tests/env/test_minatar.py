@@ -13,12 +13,12 @@ from gymnasium.utils.env_checker import check_env
 
 from mbrl_lab.env import Envs, MinAtar, MinAtarVector
 from mbrl_lab.env.minatar import COLOURS
-from mbrl_lab.env.minatar_games import Breakout, SpaceInvaders, cell
+from mbrl_lab.env.minatar_games import ACTIONS, Breakout, SpaceInvaders, cell
 from mbrl_lab.types import Step
 
 NOOP, LEFT, UP, RIGHT, DOWN, FIRE = range(6)
 PLAIN: dict[str, Any] = {"sticky": 0.0, "minimal_actions": False, "max_steps": 0}
-GAMES = ("breakout", "spaceinvaders")
+GAMES = ("asterix", "breakout", "freeway", "seaquest", "spaceinvaders")
 
 
 class Side:
@@ -212,14 +212,21 @@ def test_sticky_actions_repeat_the_one_before_and_a_reset_forgets_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("game", "meanings"), [("breakout", "noop left right"), ("spaceinvaders", "noop left right fire")]
+    ("game", "meanings"),
+    [
+        ("asterix", "noop left up right down"),
+        ("breakout", "noop left right"),
+        ("freeway", "noop up down"),
+        ("seaquest", "noop left up right down fire"),
+        ("spaceinvaders", "noop left right fire"),
+    ],
 )
 def test_only_actions_that_do_something(game: str, meanings: str) -> None:
     env = MinAtar(game, **PLAIN | {"minimal_actions": True})
     assert env.action_meanings == meanings.split() and env.action_space.n == len(env.action_meanings)
     env.reset(seed=0)
     env.step(2)
-    assert env.session.last == RIGHT
+    assert ACTIONS[env.session.last] == env.action_meanings[2]
 
 
 def test_a_time_limit_is_not_terminal_and_bootstraps() -> None:
@@ -297,7 +304,10 @@ def test_many_in_one_resume_exactly(game: str) -> None:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"game": "pong"}, "env.make.game is 'pong'; it must be breakout | spaceinvaders"),
+        (
+            {"game": "pong"},
+            "env.make.game is 'pong'; it must be asterix | breakout | freeway | seaquest | spaceinvaders",
+        ),
         ({"sticky": 1.5}, "env.make.sticky is 1.5; it must be from 0 to 1"),
         ({"minimal_actions": "no"}, "env.make.minimal_actions is 'no'; it must be true | false"),
         ({"max_steps": -1}, "env.make.max_steps is -1; it must be a whole number from 0"),
