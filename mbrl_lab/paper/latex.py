@@ -14,6 +14,7 @@ PREAMBLE = r"""\documentclass{article}
 \usepackage[margin=1in]{geometry}
 \usepackage{array,booktabs,float,graphicx,longtable,xcolor}
 \usepackage[round]{natbib}
+\usepackage[font=small,skip=6pt]{caption}
 \usepackage[hidelinks]{hyperref}
 % \todo marks what a person must write.
 \newcommand{\todo}[1]{\textcolor{red}{[write: #1]}}
@@ -112,7 +113,7 @@ def columns(table: d.Tabular) -> str:
     if sum(longest) + 2 * len(longest) <= PAGE:
         texts = zip(*([d.plain(cell) for cell in row] for row in table.rows), strict=True)
         return "".join("r" if all(map(NUMERIC.fullmatch, column)) else "l" for column in texts)
-    bounded = [min(max(width, 7), 40) for width in longest]
+    bounded = [min(max(width + 1, 8), 40) for width in longest]
     fractions = [(1 - 0.02 * len(bounded)) * width / sum(bounded) for width in bounded]
     return "".join(rf">{{\raggedright\arraybackslash}}p{{{fraction:.3f}\linewidth}}" for fraction in fractions)
 

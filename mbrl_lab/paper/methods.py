@@ -22,11 +22,14 @@ GROUPS = ("algo", "policy", "planner", "dynamics", "value", "encoder")
 """Config groups of an algorithm's parts, in the order in which they are described."""
 
 
+Member = tuple[Environment, Group, list[Run]]
+
+
 class Method(NamedTuple):
     """An algorithm with its policy, and the groups of runs of it, which differ in settings."""
 
     name: str
-    members: list[tuple[Environment, Group, list[Run]]]
+    members: list[Member]
 
     @property
     def config(self) -> dict[str, Any]:
@@ -37,9 +40,10 @@ class Method(NamedTuple):
     def learns_a_model(self) -> bool:
         return "dynamics" in self.config.get("algo", {})
 
-    @property
-    def runs(self) -> list[Run]:
-        return [run for _, _, runs in self.members for run in runs]
+    def label(self, member: Member) -> str:
+        """A group's name, and its environment's if there are several."""
+        several = len({environment.name for environment, _, _ in self.members}) > 1
+        return f"{member[1].label} on {member[0].name}" if several else member[1].label
 
 
 def methods_of(found: Sequence[Environment], runs: Sequence[Run]) -> list[Method]:
@@ -105,18 +109,19 @@ def settings_tables(methods: Sequence[Method], numbers: Numbers) -> list[Block]:
         trees = [settings_of(group) for _, group, _ in method.members]
         rows: list[list[Span]] = []
         for key in keys_of(trees):
-            first = value(trees[0], key)
-            others = [
-                (f"{shown(value(tree, key))} ({group.label} on {environment.name})", runs)
-                for tree, (environment, group, runs) in zip(trees[1:], method.members[1:], strict=True)
-                if str(value(tree, key)) != str(first)
-            ]
-            cell = numbers.add(f"{method.name}.{key}", shown(first), method.members[0][2])
-            members = [run for _, runs in others for run in runs]
-            text = "; ".join(text for text, _ in others)
-            rows.append([Code(key), cell, numbers.add(f"{method.name}.{key}.others", text, members) if others else ""])
-        environment, group, _ = method.members[0]
-        caption = f"Settings of {method.name} ({group.label} on {environment.name})"
+            first, *others = (
+                (shown(value(tree, key)), member) for tree, member in zip(trees, method.members, strict=True)
+            )
+            # Another value, and the configurations that have it.
+            kinds: dict[str, list[Member]] = {}
+            for setting, member in others:
+                if setting != first[0]:
+                    kinds.setdefault(setting, []).append(member)
+            text = "; ".join(f"{setting} ({', '.join(map(method.label, ms))})" for setting, ms in kinds.items())
+            members = [run for ms in kinds.values() for _, _, runs in ms for run in runs]
+            cell = numbers.add(f"{method.name}.{key}", first[0], method.members[0][2])
+            rows.append([Code(key), cell, numbers.add(f"{method.name}.{key}.others", text, members) if kinds else ""])
+        caption = f"Settings of {method.name} ({method.label(method.members[0])})"
         size = 3 if any(row[2] for row in rows) else 2
         columns = ["setting", "value", "in other runs"][:size]
         tables += [Tabular(caption, columns, [row[:size] for row in rows])] if rows else []

@@ -9,13 +9,27 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mbrl_lab.paper import figures
-from mbrl_lab.paper.document import Block, Cite, Document, Heading, Listing, Paragraph, Picture, Span, Todo, paragraph
+from mbrl_lab.paper.document import (
+    Block,
+    Cite,
+    Code,
+    Document,
+    Heading,
+    Listing,
+    Paragraph,
+    Picture,
+    Span,
+    Tabular,
+    Todo,
+    paragraph,
+)
 from mbrl_lab.paper.literature import PARTS, STATISTICS, TOOLS, environment_keys
 from mbrl_lab.paper.methods import Method, ablations, described, methods_of, parts_of, settings_tables
 from mbrl_lab.paper.numbers import Numbers
 from mbrl_lab.report.compare import Array, Group, score_columns, threshold_columns, value
 from mbrl_lab.report.page.content import machine_table, version_table
 from mbrl_lab.report.page.groups import (
+    FINAL,
     Environment,
     aggregate_table,
     final_scores,
@@ -91,16 +105,18 @@ def abstract(study: Study, title: str) -> Paragraph:
 
 def best(study: Study, environment: Environment) -> list[Span]:
     """A sentence on the configuration with the highest interquartile mean, and how probably it is better."""
-    pairs = [(group, final_scores(group)[0]) for group in environment.groups]
+    pairs = [(group, *final_scores(group)) for group in environment.groups]
     ranked = sorted((p for p in pairs if len(p[1])), key=lambda pair: -float(interquartile_mean(pair[1])))
     if not ranked:
         return [f"On {environment.name} there is no evaluation that all seeds have. "]
-    first, scores = ranked[0]
-    text = [f"On {environment.name}, {first.label} has the highest interquartile mean (IQM) of the final return, "]
-    spans: list[Span] = [*text, *iqm(study, environment, first, scores)]
+    first, scores, _ = ranked[0]
+    final = all(source == FINAL for _, _, source in ranked)
+    what = "of the final return" if final else "of the return at the last evaluation that its seeds have"
+    text = f"On {environment.name}, {first.label} has the highest interquartile mean (IQM) {what}, "
+    spans: list[Span] = [text, *iqm(study, environment, first, scores)]
     # Of one run against another there is no probability.
     if len(ranked) > 1 and min(len(scores), len(ranked[1][1])) > 1:
-        second, others = ranked[1]
+        second, others, _ = ranked[1]
         probability, *_ = probability_of_improvement([(scores, others)])
         key = f"{environment.name}.probability.{first.label}.{second.label}"
         spans += [f". A run of it is better than one of the next, {second.label}, with probability "]
@@ -197,8 +213,9 @@ def results(study: Study, environment: Environment) -> list[Block]:
 
     scores = score_table(environment._replace(threshold=None))
     blocks += numbers.rows(f"{name}.scores", f"Final scores on {name}", scores, [members for _, members in groups])
-    pairs = improvement_table([environment])
     of = {group.label: members for group, members in groups}
+    # Of one run against another there is no probability.
+    pairs = [x for x in improvement_table([environment]) if min(len(of[x["X"]]), len(of[x["Y"]])) > 1]
     both = [[*of[row["X"]], *of[row["Y"]]] for row in pairs]
     pairs = [{key: cell for key, cell in row.items() if key != "environments"} for row in pairs]
     blocks += numbers.rows(f"{name}.improvement", f"Probability of improvement on {name}", pairs, both)
@@ -222,22 +239,32 @@ def overall(study: Study) -> list[Block]:
 
 def discussion(study: Study) -> list[Block]:
     """Ablations: configurations that differ in one setting."""
-    rows, members = [], []
+    rows: list[list[Span]] = []
     for environment in study.found:
-        for key, one, other in ablations(environment):
-            pair = [(group, final_scores(group)[0]) for group in (one, other)]
-            if all(len(scores) for _, scores in pair):
-                probability, *_ = probability_of_improvement([(pair[1][1], pair[0][1])])
-                row: Row = {"environment": environment.name, "setting": key}
-                for letter, (group, scores) in zip("AB", pair, strict=True):
-                    row[f"value {letter}"] = str(value(group.curves[0].settings, key))
-                    row[f"IQM {letter}"] = score_columns(scores[:, None])["IQM"]
-                rows.append(row | {"P(B > A)": f"{probability:.2f}"})
-                members.append(study.of(one, other))
-    found = study.numbers.rows("ablations", "Ablations: configurations that differ in one setting", rows, members)
-    none = "No two configurations of these runs differ in one setting alone. "
-    first = paragraph("" if found else none, Todo("what explains the results; which settings matter, and why"))
-    return [*found, first, paragraph(Todo("limits: environments, seeds, budgets, and what could change the result"))]
+        for key, *groups in ablations(environment):
+            one, other = (final_scores(group)[0] for group in groups)
+            if not len(one) or not len(other):
+                continue
+            word = f"ablation.{len(rows) + 1}"
+            row: list[Span] = [environment.name, Code(key)]
+            for letter, group, scores in zip("AB", groups, (one, other), strict=True):
+                setting, runs = value(group.curves[0].settings, key), study.of(group)
+                row.append(study.numbers.add(f"{word}.value-{letter}", setting, runs))
+                row.append(study.numbers.add(f"{word}.IQM-{letter}", score_columns(scores[:, None])["IQM"], runs))
+            better, *_ = probability_of_improvement([(other, one)])
+            single = min(len(one), len(other)) == 1
+            row.append("-" if single else study.numbers.add(f"{word}.probability", f"{better:.2f}", study.of(*groups)))
+            rows.append(row)
+    columns = ["environment", "setting", "value A", "IQM A", "value B", "IQM B", "P(B > A)"]
+    found: list[Block] = (
+        [Tabular("Ablations: configurations that differ in one setting", columns, rows)] if rows else []
+    )
+    none = "" if rows else "No two configurations of these runs differ in one setting alone. "
+    return [
+        *found,
+        paragraph(none, Todo("what explains the results; which settings matter, and why")),
+        paragraph(Todo("limits: environments, seeds, budgets, and what could change the result")),
+    ]
 
 
 def commands(study: Study) -> list[Block]:

@@ -28,6 +28,10 @@ AT_LEAST = 2
 """Number of environments from which scores are aggregated over environments."""
 
 
+FINAL = "final policy"
+"""Whose score it is, if all seeds have a final evaluation."""
+
+
 class Environment(NamedTuple):
     """The groups of runs on one environment, of evaluated runs only."""
 
@@ -69,7 +73,7 @@ def final_scores(group: Group) -> tuple[Array, str]:
     """[S] scores of the final policies, or at the last evaluation that all seeds have; and which of the two."""
     finals = np.array([curve.final for curve in group.curves])
     if not np.isnan(finals).any():
-        return finals, "final policy"
+        return finals, FINAL
     group = with_evaluations(group)
     if not group.curves:
         return np.zeros(0), "no common evaluation"
