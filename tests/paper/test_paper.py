@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,13 @@ from runs import put_run
 
 from mbrl_lab.cli.paper import main
 from mbrl_lab.paper import literature
-from mbrl_lab.paper.document import Code, Document, Heading, Tabular, cited, spans_of
+from mbrl_lab.paper.document import Code, Document, Heading, Span, Tabular, cited, spans_of
 from mbrl_lab.paper.latex import definitions, escape
 from mbrl_lab.paper.markdown import span_text
 from mbrl_lab.paper.numbers import Numbers
+from mbrl_lab.paper.sections import Study, best, overall
 from mbrl_lab.paper.write import write_paper
+from mbrl_lab.report.page.groups import environments
 from mbrl_lab.report.page.runs import read_runs
 from mbrl_lab.tracking.video import write_video
 
@@ -219,3 +222,29 @@ def test_keys_are_unique_and_code_stays_in_its_cell() -> None:
     first, second, same = (numbers.add(key, value, []) for key, value in (("a b", 1), ("a_b", 2), ("a-b", 1)))
     assert (first.key, second.key, same.key) == ("a-b", "a-b-2", "a-b")
     assert span_text(Code("a|b`c\nd"), {}) == "`a/b'c d`"
+
+
+def texts(spans: Sequence[Span]) -> str:
+    return "".join(span if isinstance(span, str) else getattr(span, "text", "") for span in spans)
+
+
+def test_what_single_or_unfinished_runs_allow_to_say(tmp_path: Path) -> None:
+    runs, _ = read_runs([put_run(tmp_path / "a", [1.0, 3.0]), put_run(tmp_path / "b", [2.0], algo="ppo")])
+    found = environments(runs, None)
+    study = Study(runs, found, Numbers(), tmp_path)
+    assert texts(best(study, found[0])) == (
+        "On Pendulum-v1, sac has the highest interquartile mean (IQM) of the return at the last evaluation that its "
+        "seeds have, 3.0 (one run). "
+    )
+    assert study.numbers.runs["Pendulum-v1.sac.IQM"] == ["a"] and overall(study) == []
+
+
+def test_scores_over_environments_need_two_with_references(tmp_path: Path) -> None:
+    for name in ("A-v0", "B-v0"):
+        env = {"make": {"id": name}, "score": {"random": 0.0, "human": 10.0}}
+        for seed in range(2):
+            put_run(tmp_path / f"{name}-{seed}", [1.0], final=4.0 + seed, env=env, seed=seed)
+    runs, _ = read_runs([tmp_path])
+    heading, table = overall(Study(runs, environments(runs, None), Numbers(), tmp_path))
+    assert heading == Heading(2, "All environments") and isinstance(table, Tabular)
+    assert [texts([cell]) for cell in table.rows[0]] == ["sac", "2", "4", "0.450 (0.400 to 0.500)"]
