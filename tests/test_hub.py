@@ -16,9 +16,12 @@ from recipes import small
 
 from mbrl_lab import load_run, make_run
 from mbrl_lab.cli import evaluate as evaluation
+from mbrl_lab.cli.compare import main as compare
 from mbrl_lab.cli.data import main as data
 from mbrl_lab.cli.evaluate import main as evaluate
+from mbrl_lab.cli.paper import main as paper
 from mbrl_lab.cli.publish import main as publish
+from mbrl_lab.cli.report import main as report
 from mbrl_lab.hub import Agent, write_bundle
 
 hub = pytest.importorskip("huggingface_hub")
@@ -95,6 +98,9 @@ def test_what_a_published_agent_lacks_is_said(run: Path, capsys: pytest.CaptureF
         (evaluate, ["--model"], "replay on which its model could be validated"),
         (evaluate, ["--logger", "wandb"], "run in Weights & Biases"),
         (publish, ["--out", "again"], "checkpoint to publish"),
+        (compare, [], "curves to compare"),
+        (report, [], "curves to report"),
+        (paper, ["--out", "again"], "curves to write about"),
     ):
         for place in ("agent", f"hf:{REPO}"):  # nothing is asked of the Hub
             line = error_of(capsys, command([place, *argv]))

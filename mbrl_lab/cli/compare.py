@@ -9,6 +9,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from mbrl_lab.app import check_whole
 from mbrl_lab.cli.terminal import command
 from mbrl_lab.cli.train import run
 from mbrl_lab.config import ConfigError, check, compose_config, conf_folders
@@ -70,6 +71,8 @@ def compare(args: argparse.Namespace) -> None:
     if overrides and places:
         raise ConfigError(f"{overrides[0]} is a setting; existing runs have their own: leave it out")
 
+    for place in places:
+        check_whole(place, "curves to compare")
     if args.env:
         jobs = jobs_of(args, overrides)
         train(jobs, args.config_dir)

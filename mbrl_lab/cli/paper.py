@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from mbrl_lab.app import check_whole
 from mbrl_lab.cli.terminal import command
 from mbrl_lab.paper import write_paper
 from mbrl_lab.paper.document import todos
@@ -29,6 +30,8 @@ def parser() -> argparse.ArgumentParser:
 
 def paper(args: argparse.Namespace) -> None:
     """Read the runs and write the folder."""
+    for place in args.places:
+        check_whole(place, "curves to write about")
     runs, problems = read_runs(args.places)
     document = write_paper(runs, args.out, args.threshold)
     for line in problems:

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
-from mbrl_lab.app import published
+from mbrl_lab.app import check_whole
 from mbrl_lab.cli.terminal import command, print_line
 from mbrl_lab.config import ConfigError
 from mbrl_lab.report.page.runs import UNREADABLE, Run, Waiting, read_runs
@@ -19,7 +19,7 @@ from mbrl_lab.report.page.serve import Pages, make_server
 from mbrl_lab.sweep.jobs import NAME, read_sweep
 from mbrl_lab.sweep.table import not_started
 from mbrl_lab.tracking.atomic import write_text
-from mbrl_lab.tracking.folder import RunFolder, one_line
+from mbrl_lab.tracking.folder import one_line
 
 Read = tuple[list[Run], list[str], list[Waiting]]
 
@@ -65,6 +65,9 @@ def report(args: argparse.Namespace) -> None:
     if not args.embed >= 0:
         raise ConfigError(f"--embed is {args.embed:g}; it must be a number of megabytes from 0")
 
+    for place in args.places:
+        check_whole(place, "curves to report")
+
     # The libraries of the page are optional.
     try:
         from mbrl_lab.report.page.content import content
@@ -97,8 +100,8 @@ def report(args: argparse.Namespace) -> None:
 
 
 def home_of(places: Sequence[Path]) -> Path:
-    """Where a report goes: into the folder that it is about, if that is one and no published agent; else here."""
-    return places[0] if len(places) == 1 and not published(RunFolder(places[0])) else Path()
+    """Where a report goes: into the folder that it is about, if that is one; else here."""
+    return places[0] if len(places) == 1 else Path()
 
 
 def read(places: Sequence[Path]) -> Read:

@@ -38,7 +38,9 @@ def configured(folder: Path, algo: str, policy: str, returns: list[float], seed:
     text = text.replace("algo:\n", f"algo:\n  policy: {{_target_: mbrl_lab.policy.{policy}}}\n") if policy else text
     (run / "config.yaml").write_text(text + named)
     if isinstance(planner := more.get("planner"), dict):
-        (run / "overrides.txt").write_text(f"algo={algo}\nplanner.horizon={planner['horizon']}\nseed={seed}\n")
+        (run / "overrides.txt").write_text(
+            f"algo={algo}\nplanner.horizon={planner['horizon']}\nseed={seed}\n+note={ODD}\n"
+        )
     return run
 
 
