@@ -6,8 +6,8 @@
 Static: lines, comments, the widest constructors, type tests on parts (isinstance of a class of another folder of parts,
 hasattr and getattr of a name) and the definitions of a world model (base classes and protocols that declare `imagine`,
 `observe` or `features`, and those that trainers and algorithms ask a model to be).
-Traced: the loop while models and policies learn; files of the package that it entered, and the greatest number of the
-package's functions that were open at once when a loss was differentiated.
+Traced: the loop while models and policies learn; files of the package that it entered, those that only log or count
+apart, and the greatest number of the package's functions that were open at once when a loss was differentiated.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ from typing import Any
 PARTS = ("dynamics", "planner", "policy", "algo", "nets")
 ASKING = (*PARTS, "report", "runner", "evaluation", "app")
 """Folders and modules in which a type test on a part counts."""
+
+LOGGING = ("tracking", "monitor")
+"""Folders and modules of the loop that are not about the step itself: they write the log, and warn."""
 
 PATHS = {
     "DDQN on Atari": ("ddqn", "breakout"),
@@ -178,7 +181,8 @@ def trace(algo: str, env: str) -> None:
         runner.advance = watched  # type: ignore[method-assign]
         with contextlib.redirect_stdout(io.StringIO()):
             runner.run()
-    print(f"{len(watch.files)} files, {watch.deepest} calls")
+    logging = [file for file in watch.files if file.startswith(LOGGING)]
+    print(f"{len(watch.files) - len(logging)} files, {watch.deepest} calls; and {len(logging)} files that log")
 
 
 class Watch:
@@ -189,7 +193,7 @@ class Watch:
 
     def profile(self, frame: FrameType, event: str, arg: Any) -> None:
         if event == "call" and frame.f_code.co_filename.startswith(self.package):
-            self.files[frame.f_code.co_filename] += 1
+            self.files[frame.f_code.co_filename.removeprefix(f"{self.package}{os.sep}")] += 1
             if "differentiate" in frame.f_code.co_name:
                 self.deepest = max(self.deepest, self.open(frame))
 

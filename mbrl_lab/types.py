@@ -46,6 +46,11 @@ class Step(NamedTuple):
             valid=~self.first[1:],
         )
 
+    def trajectory(self) -> Trajectory:
+        """[T + 1, B] steps whose observations are features, real or imagined, as a trajectory."""
+        t = self.transitions()
+        return Trajectory(self.obs, t.action, t.reward, (~t.terminal).float(), t.valid)
+
 
 class Transition(NamedTuple):
     """A transition between two consecutive steps. Learn only where `valid`."""

@@ -1,9 +1,9 @@
 """Algorithms: what chooses the actions, and when each part learns."""
 
 from mbrl_lab.algo.dreamer import Dreamer
+from mbrl_lab.algo.learner import OffPolicy
 from mbrl_lab.algo.mbpo import MBPO
 from mbrl_lab.algo.mpc import MPC
-from mbrl_lab.algo.off_policy import OffPolicy
 from mbrl_lab.algo.on_policy import OnPolicy
 from mbrl_lab.algo.random import Random
 from mbrl_lab.algo.value import Value

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from mbrl_lab.algo.learner import Learner, Updates
+from mbrl_lab.algo.learner import ModelBased, Updates
 from mbrl_lab.ops import Means
 from mbrl_lab.policy.actor_critic import ActorCritic
 from mbrl_lab.protocols import WorldModel, option_of
@@ -28,8 +28,10 @@ from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Metrics, Step, Tree, Windows
 
 
-class Dreamer(Learner):
+class Dreamer(ModelBased):
     """See the top of this file. ValueError for a policy that does not learn in imagination."""
+
+    policy: ActorCritic
 
     def __init__(
         self,
@@ -53,8 +55,7 @@ class Dreamer(Learner):
             horizon: imagined steps of a rollout.
             hybrid: updates between those in which the critic learns from real windows, too; 0: never.
         """
-        super().__init__(spec, warmup)
-        self.model = dynamics(spec)
+        super().__init__(spec, dynamics, warmup)
         self.policy = policy(self.model.feature_spec)
         if not self.policy.learns_in_imagination:
             allowed = "it must be policy=actor_critic or actor_critic_xs"
@@ -63,20 +64,6 @@ class Dreamer(Learner):
         self.update = update
         self.horizon = horizon
         self.hybrid = hybrid
-        self.belief: Tree = None  # at the step that was acted on last
-
-    @property
-    def world_model(self) -> WorldModel:
-        return self.model
-
-    @torch.no_grad()
-    def act(self, step: Step, carry: Tree | None, explore: bool) -> tuple[Tensor, Tree]:
-        state = self.model.observe(carry, step)
-        # An evaluation acts between two training steps, and must not leave its belief for replay.
-        self.belief = state if explore else self.belief
-        if explore and not self.ready:
-            return self.random_action(step), state
-        return self.policy.act(self.model.features(state), explore), state
 
     def learn(self, replay: Replay, before: int, after: int) -> Metrics:
         measured = Means()
@@ -116,9 +103,6 @@ class Dreamer(Learner):
         alive = (~windows.steps.terminal).flatten().float()
         index = torch.multinomial(alive, self.update.batch, replacement=True)
         return tree_map_only(Tensor, lambda x: x[index], windows.states)
-
-    def allocate_memory(self) -> None:
-        self.model.check_memory()
 
     def get_extra_state(self) -> dict[str, Any]:
         return self.model.trainer_state()

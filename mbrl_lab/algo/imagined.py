@@ -1,4 +1,4 @@
-"""Imagined: a second replay, of the newest imagined rollouts."""
+"""Imagined rollouts: a policy acts in a world model, and `Imagined`, a second replay, holds the newest of them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,44 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mbrl_lab.protocols import Policy, WorldModel
 from mbrl_lab.replay import Replay, shortage
-from mbrl_lab.types import EnvSpec, Step
+from mbrl_lab.types import EnvSpec, Step, Tree
+
+
+@torch.no_grad()
+def rollout(
+    model: WorldModel,
+    policy: Policy,
+    state: Tree,
+    horizon: int,
+    bound: float = 0.0,
+    bonus: float = 0.0,
+) -> Step:
+    """[horizon + 1, B] steps of the policy from states [B], which the first step holds.
+
+    An episode continues with the model's probability. Steps after a termination are marked `first`, so no transition
+    leads there. Rollouts stop before a step on which the model's disagreement is above `bound` (0: never). The reward
+    of a step includes `bonus` for each unit of disagreement.
+    """
+    obs = model.features(state)
+    stopped = torch.zeros(len(obs), dtype=torch.bool, device=obs.device)
+    none = torch.zeros(len(obs), device=obs.device)  # as the reward of a first step, and as disagreement
+    rows = [Step(model.spec.zero_action(len(obs), obs.device), obs, none, terminal=stopped, first=~stopped)]
+    for _ in range(horizon):
+        action = policy.act(obs, True)
+        uncertainty = model.disagreement(state, action) if bound or bonus else None
+        uncertainty = none if uncertainty is None else uncertainty
+        if bound:
+            stopped = stopped | (uncertainty > bound)
+
+        # All B rollouts are imagined to the horizon, also those that have stopped: shapes stay the same.
+        state, outcome = model.imagine(state, action)
+        obs = model.features(state)
+        terminated = torch.rand_like(outcome.cont) >= outcome.cont
+        rows.append(Step(action, obs, outcome.reward + bonus * uncertainty, terminated & ~stopped, stopped))
+        stopped = stopped | terminated
+    return Step(*(torch.stack(field) for field in zip(*rows, strict=True)))
 
 
 class Imagined:

@@ -23,9 +23,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map, tree_map_only
 
-from mbrl_lab.algo.imagined import Imagined, mean_length, mix
-from mbrl_lab.algo.learner import Learner, Updates, fit_normaliser, window_of
-from mbrl_lab.dynamics.rollout import rollout
+from mbrl_lab.algo.imagined import Imagined, mean_length, mix, rollout
+from mbrl_lab.algo.learner import ModelBased, Updates, fit_due, fit_normaliser, window_of
 from mbrl_lab.ops import Means, clipped
 from mbrl_lab.protocols import Policy, WorldModel, option_of
 from mbrl_lab.replay import Replay
@@ -80,7 +79,7 @@ class Uncertainty:
                 )
 
 
-class MBPO(Learner):
+class MBPO(ModelBased):
     """See the top of this file. ValueError for settings that the model or the policy cannot follow."""
 
     def __init__(
@@ -109,8 +108,7 @@ class MBPO(Learner):
             update: of the policy: on how much, how many and how often.
             reward_clip: the policy learns from rewards clipped to [-reward_clip, reward_clip]; 0: not clipped.
         """
-        super().__init__(spec, warmup)
-        self.model = dynamics(spec)
+        super().__init__(spec, dynamics, warmup)
         self.policy = policy(self.model.feature_spec)
         self.on_policy = self.policy.window is None and not self.policy.learns_through_model
         uncertainty.check(self.model)
@@ -126,22 +124,8 @@ class MBPO(Learner):
         self.update = update
         self.reward_clip = reward_clip
 
-        self.belief: Tree = None  # at the step that was acted on last
         self.trusted_horizon = 1
         self.imagined: Imagined | None = None
-
-    @property
-    def world_model(self) -> WorldModel:
-        return self.model
-
-    @torch.no_grad()
-    def act(self, step: Step, carry: Tree | None, explore: bool) -> tuple[Tensor, Tree]:
-        belief = self.model.observe(carry, step)
-        # An evaluation acts between two training steps, and must not leave its belief for replay.
-        self.belief = belief if explore else self.belief
-        if explore and not self.ready:
-            return self.random_action(step), belief
-        return self.policy.act(self.model.features(belief), explore), belief
 
     def learn(self, replay: Replay, before: int, after: int) -> Metrics:
         measured = Means()
@@ -149,7 +133,7 @@ class MBPO(Learner):
         # The newest step of replay is the one that was acted on last, so a rollout can branch off at its belief.
         self.model.store(replay, self.belief)
 
-        if self.fit_due(before, after, self.every):
+        if fit_due(self.warmup, before, after, self.every):
             measured.add(self.fit_and_rollout(replay, after))
 
         # Updates of the policy, on steps, or through the model from states in which its rollouts begin.
@@ -245,7 +229,7 @@ class MBPO(Learner):
         return min(length, self.trusted_horizon) if self.rollouts.adaptive else length
 
     def allocate_memory(self) -> None:
-        self.model.check_memory()
+        super().allocate_memory()
         if self.keeps_rollouts:
             # Rollouts are kept by fits: as many batches as there are fits in the epochs to keep.
             fits = max(1, self.rollouts.keep * self.rollouts.epoch // self.every)

@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from mbrl_lab.algo.learner import Learner
+from mbrl_lab.algo.learner import ModelBased, fit_due
 from mbrl_lab.algo.value import Value
 from mbrl_lab.protocols import PlanContext, Planner, WorldModel
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Metrics, Step, Tree
 
 
-class MPC(Learner):
+class MPC(ModelBased):
     """See the top of this file."""
 
     planner: Planner
@@ -49,19 +49,13 @@ class MPC(Learner):
             every: environment steps between fits.
             value: makes what states at the horizon are worth, from the model's features; None: nothing.
         """
-        super().__init__(spec, warmup)
-        self.model = dynamics(spec)
+        super().__init__(spec, dynamics, warmup)
         self.planner = planner
         self.every = every
         self.value = None if value is None else value(self.model.feature_spec)
-        self.belief: Tree = None  # at the step that was acted on last
         self.predicted_return = torch.zeros(())
         self.seconds = 0.0
         self.steps = 0
-
-    @property
-    def world_model(self) -> WorldModel:
-        return self.model
 
     @torch.no_grad()
     def act(self, step: Step, carry: Tree | None, explore: bool) -> tuple[Tensor, Tree]:
@@ -70,9 +64,7 @@ class MPC(Learner):
         carry = carry or {"state": None, "plan": fresh}
 
         # Beliefs and plans start afresh with an episode.
-        state = self.model.observe(carry["state"], step)
-        # An evaluation acts between two training steps, and must not leave its belief for replay.
-        self.belief = state if explore else self.belief
+        state = self.observe(carry["state"], step, explore)
         plan = tree_map(lambda new, old: _where(step.first, new, old), fresh, carry["plan"])
         if not self.ready:
             return self.random_action(step), {"state": state, "plan": plan}
@@ -92,14 +84,11 @@ class MPC(Learner):
         value = self.value
         return PlanContext(value.policy, lambda state: value(self.model.features(state)), explore, self.steps)
 
-    def allocate_memory(self) -> None:
-        self.model.check_memory()
-
     def learn(self, replay: Replay, before: int, after: int) -> Metrics:
         self.steps = after
         self.model.store(replay, self.belief)
         metrics: Metrics = {"planner/score": self.predicted_return, "time/plan": self.seconds} if self.ready else {}
-        if self.fit_due(before, after, self.every):
+        if fit_due(self.warmup, before, after, self.every):
             metrics |= self.model.fit(replay).metrics
             self.ready.fill_(True)
         if self.value is not None:

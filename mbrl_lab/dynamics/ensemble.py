@@ -28,7 +28,7 @@ from mbrl_lab.dynamics.trainer import Trainer
 from mbrl_lab.dynamics.validation import Validation, validate_predictions
 from mbrl_lab.nets import EnsembleMLP
 from mbrl_lab.nets.adam import Adam
-from mbrl_lab.nets.normaliser import Normaliser
+from mbrl_lab.nets.normalise import Normaliser
 from mbrl_lab.nets.precision import SMALL_MEMBER_BATCH, autocast_dtype, fp32_if_few
 from mbrl_lab.ops import masked_mean
 from mbrl_lab.protocols import WorldModel

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mbrl_lab.nets.ensemble import Layers, apply, in_autocast_dtype
-from mbrl_lab.nets.normaliser import Normaliser
+from mbrl_lab.nets.normalise import Normaliser
 from mbrl_lab.nets.precision import autocast_dtype
 
 

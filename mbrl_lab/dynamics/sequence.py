@@ -14,8 +14,8 @@ from mbrl_lab.dynamics.optim import AnnealedOptim
 from mbrl_lab.dynamics.trainer import Trainer
 from mbrl_lab.nets.adam import anneal
 from mbrl_lab.nets.count import save_count
+from mbrl_lab.nets.normalise import Standardise
 from mbrl_lab.nets.precision import autocast_dtype, differentiate
-from mbrl_lab.nets.running import Standardise
 from mbrl_lab.ops import clip_norm
 from mbrl_lab.protocols import WorldModel
 from mbrl_lab.replay import Replay

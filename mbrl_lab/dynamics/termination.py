@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from mbrl_lab.dynamics.frozen_ensemble import Folded, elite_layers, fold
 from mbrl_lab.nets import EnsembleMLP
 from mbrl_lab.nets.adam import Adam
-from mbrl_lab.nets.normaliser import Normaliser
+from mbrl_lab.nets.normalise import Normaliser
 from mbrl_lab.ops import masked_mean
 from mbrl_lab.types import Transition
 

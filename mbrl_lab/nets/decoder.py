@@ -12,7 +12,7 @@ from torch.special import entr as entropy
 
 from mbrl_lab.nets.encoder import Convolutional, Encoder
 from mbrl_lab.nets.mlp import mlp
-from mbrl_lab.nets.running import Standardise
+from mbrl_lab.nets.normalise import Standardise
 from mbrl_lab.types import EnvSpec
 
 EMPTY_LOGIT = -2.0

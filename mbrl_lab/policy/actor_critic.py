@@ -22,7 +22,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mbrl_lab.dynamics.rollout import real_trajectory
 from mbrl_lab.nets.actor import Categorical, ClippedGaussian, Distribution
 from mbrl_lab.nets.adam import Adam, anneal, annealing_factor
 from mbrl_lab.nets.count import save_count
@@ -160,11 +159,11 @@ class ActorCritic(Policy):
 
     def update(self, steps: Step) -> Metrics:
         """Learn from steps [H + 1, B] whose observations are features. There is no model to differentiate through."""
-        return self._learn(real_trajectory(steps), "reinforce")
+        return self._learn(steps.trajectory(), "reinforce")
 
     def update_critic(self, steps: Step) -> Metrics:
         """The critic alone learns, from steps [H + 1, B] that another policy may have made."""
-        real = real_trajectory(steps)
+        real = steps.trajectory()
         returns, _ = self.returns_and_values(real)
         return {"policy/real_critic_loss": self._critic_step(real.features[:-1], returns, real.valid.float())}
 

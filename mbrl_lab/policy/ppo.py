@@ -30,9 +30,8 @@ from mbrl_lab.nets.actor import Categorical, ClippedGaussian, Distribution
 from mbrl_lab.nets.adam import Adam
 from mbrl_lab.nets.count import save_count
 from mbrl_lab.nets.encoder import MakeEncoder
-from mbrl_lab.nets.mlp import mlp
-from mbrl_lab.nets.orthogonal import orthogonal
-from mbrl_lab.nets.running import RewardScale, Standardise
+from mbrl_lab.nets.mlp import mlp, orthogonal
+from mbrl_lab.nets.normalise import RewardScale, Standardise
 from mbrl_lab.ops import gae, masked_mean
 from mbrl_lab.protocols import Policy
 from mbrl_lab.types import EnvSpec, Metrics, Step

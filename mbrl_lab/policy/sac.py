@@ -30,7 +30,7 @@ from mbrl_lab.nets.adam import Adam
 from mbrl_lab.nets.encoder import MakeEncoder
 from mbrl_lab.nets.ensemble import uniform
 from mbrl_lab.nets.mlp import mlp
-from mbrl_lab.nets.normaliser import Normaliser
+from mbrl_lab.nets.normalise import Normaliser
 from mbrl_lab.nets.precision import fp32_if_small
 from mbrl_lab.ops import polyak
 from mbrl_lab.protocols import Policy

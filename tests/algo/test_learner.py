@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mbrl_lab.algo.learner import Learner, Updates
+from mbrl_lab.algo.learner import Learner, Updates, fit_due
 from mbrl_lab.types import EnvSpec, Step
 
 SPEC = EnvSpec((2,), torch.float32, 5, True)
@@ -24,9 +24,8 @@ def test_updates_of_the_warmup_are_left_out() -> None:
 
 
 def test_fits_begin_at_the_end_of_the_warmup_and_count_from_there() -> None:
-    learner = Learner(SPEC, warmup=10)
-    assert [b for a, b in counts(1, 30) if learner.fit_due(a, b, 7)] == [10, 17, 24]
-    assert [b for a, b in counts(4, 30) if learner.fit_due(a, b, 7)] == [12, 20, 24, 32]
+    assert [b for a, b in counts(1, 30) if fit_due(10, a, b, 7)] == [10, 17, 24]
+    assert [b for a, b in counts(4, 30) if fit_due(10, a, b, 7)] == [12, 20, 24, 32]
 
 
 def test_the_warmup_ends_once() -> None:

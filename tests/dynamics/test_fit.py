@@ -11,7 +11,7 @@ from linear import SPEC, data, ensemble, fit, grown, trainer
 from torch import Tensor, nn
 
 from mbrl_lab.dynamics.validation import Validation
-from mbrl_lab.nets.normaliser import Normaliser
+from mbrl_lab.nets.normalise import Normaliser
 from mbrl_lab.ops import hash_uniform
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Metrics, Step, Tree

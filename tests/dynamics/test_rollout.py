@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mbrl_lab.dynamics.rollout import rollout
+from mbrl_lab.algo.imagined import rollout
 from mbrl_lab.protocols import WorldModel
 from mbrl_lab.types import EnvSpec, Metrics, Outcome, Step, Tree
 

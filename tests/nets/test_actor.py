@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mbrl_lab.nets.actor import Categorical, ClippedGaussian
-from mbrl_lab.nets.orthogonal import orthogonal
+from mbrl_lab.nets.mlp import orthogonal
 from mbrl_lab.policy.ppo import PPOActor
 from mbrl_lab.types import EnvSpec
 

@@ -12,7 +12,6 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from mbrl_lab.config import CONF, build
-from mbrl_lab.dynamics.rollout import real_trajectory
 from mbrl_lab.dynamics.sequence import SequenceModel
 from mbrl_lab.ops import unimix
 from mbrl_lab.policy import actor_critic as module
@@ -114,9 +113,8 @@ def test_rows_of_replay_read_as_a_dream() -> None:
     first, terminal = no.clone(), no.clone()
     first[2] = terminal[1] = True
     obs = torch.arange(6.0).view(3, 1, 2)
-    seen = real_trajectory(
-        Step(torch.tensor([[0], [1], [0]]), obs, torch.tensor([[0.0], [2.0], [0.0]]), terminal, first)
-    )
+    reward = torch.tensor([[0.0], [2.0], [0.0]])
+    seen = Step(torch.tensor([[0], [1], [0]]), obs, reward, terminal, first).trajectory()
     assert seen.cont.flatten().tolist() == [0, 1] and seen.valid.flatten().tolist() == [True, False]
     assert seen.action.flatten().tolist() == [1, 0] and seen.reward.flatten().tolist() == [2, 0]
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from mbrl_lab.nets.running import RewardScale
+from mbrl_lab.nets.normalise import RewardScale
 from mbrl_lab.tracking.checkpoint import Checkpoint
 from mbrl_lab.tracking.state import (
     generators,

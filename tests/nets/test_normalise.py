@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mbrl_lab.nets.running import Moments, RewardScale, Standardise
+from mbrl_lab.nets.normalise import Moments, RewardScale, Standardise
 
 
 def test_moments_of_batches_equal_those_of_the_whole() -> None:
