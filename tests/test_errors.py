@@ -138,7 +138,10 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
         ["env.num is 20", "10 steps for each", "at most 19"],
     ),
     "windows": (
-        ["algo=ddqn", "policy.target.n_step=99", "replay.capacity=60", "algo.warmup=20"],
+        [
+            *["algo=ddqn", "policy.target.n_step=99", "policy.resets.n_step_start=1"],
+            *["replay.capacity=60", "algo.warmup=20"],
+        ],
         ["env.num is 1", "100 steps for each", "replay.capacity must be larger"],
     ),
     "a past longer than the replay": (

@@ -135,7 +135,9 @@ def check_room(cfg: DictConfig) -> None:
     """ConfigError if replay is too small for a batch, or the run is over before anything is learned."""
     # A window has one step more than it has transitions; an image model reads its history and what it unrolls.
     num, capacity = cfg.env.num, cfg.replay.capacity
-    rows = 1 + max(OmegaConf.select(cfg, f"policy.{key}", default=1) for key in ("n_step", "resets.n_step_start"))
+    rows = 1 + max(
+        OmegaConf.select(cfg, f"policy.{key}", default=1) for key in ("target.n_step", "resets.n_step_start")
+    )
     rows = max(rows, sum(OmegaConf.select(cfg, f"dynamics.{key}", default=0) for key in ("history", "unroll")))
     if num * rows > capacity:
         most = f"it must be at most {capacity // rows}" if rows <= capacity else "replay.capacity must be larger"

@@ -29,6 +29,7 @@ class Model(SequenceModel):
 
     def __init__(self, spec: EnvSpec, trainer: SequenceTrainer) -> None:
         super().__init__(spec, 2, 3, AnnealedOptim(lr=1e-3, clip=0.0, anneal_updates=0), trainer)
+        self.weight = torch.nn.Parameter(torch.zeros(()))  # a model has some, and so a device
         self.tape: list[str] = []
         self.steps: list[Step] = []
         self.carried: list[Tree | None] = []
