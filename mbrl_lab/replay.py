@@ -69,7 +69,9 @@ class Replay:
 
     def add(self, step: Step) -> None:
         """Append one vector step [B]."""
-        for field, x in zip(self.store, self._newest_frame(step), strict=True):
+        # Of stacked frames the newest: the older ones are stored already.
+        stored = step._replace(obs=step.obs[:, -1]) if self.older_frames else step
+        for field, x in zip(self.store, stored, strict=True):
             field[self.added % self.slots] = x
         self.added += 1
 
@@ -163,10 +165,6 @@ class Replay:
         slot = indices.flatten() % (self.slots * self.num_envs)
         taken = (x.flatten(0, 1).index_select(0, slot) for x in fields)
         return [x.view(*indices.shape, *x.shape[1:]) for x in taken]
-
-    def _newest_frame(self, step: Step) -> Step:
-        """The vector step as it is stored."""
-        return step._replace(obs=step.obs[:, -1]) if self.older_frames else step
 
     def _stacked(self, indices: Tensor) -> Tensor:
         """[*indices.shape, stack, H, W]: the newest frames at each index; 0 where they precede its episode."""

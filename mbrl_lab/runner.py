@@ -288,7 +288,7 @@ class Runner:
         counts = {
             "step": self.steps,
             "frames": self.steps * self.envs.frame_skip,
-            "replay/size": self.size(),
+            "replay/size": len(self.replay) * self.replay.num_envs,
             "runtime/bits": torch.finfo(self.precision).bits,
         }
         times = {
@@ -304,10 +304,6 @@ class Runner:
             raise FloatingPointError(f"{wrong[0]} is {measured[wrong[0]]} at step {self.steps}")
         self.monitor.logged(written)
         self.metrics = Means()
-
-    def size(self) -> int:
-        """Environment steps in replay."""
-        return len(self.replay) * self.replay.num_envs
 
     def elapsed(self) -> float:
         """Seconds of training and evaluation, including those before a resume."""

@@ -13,7 +13,7 @@ from yaml import YAMLError
 
 from mbrl_lab.config.command_line import as_shell, parsed
 from mbrl_lab.config.options import options_of
-from mbrl_lab.config.renamed import answer_key, new_name
+from mbrl_lab.config.renamed import answer_key, new_name, prefixes
 from mbrl_lab.tracking.folder import one_line
 
 SHOWN = 4
@@ -138,7 +138,7 @@ def _unknown(key: str, overrides: Sequence[str], confs: Sequence[Path], keys: Se
         if head == "launcher":
             return f"{given}: launcher=local has no settings; add launcher=parallel or launcher=slurm"
         return f"{given}: algo={_algo(overrides)} uses no {head}; leave it out"
-    names = {p for k in keys for p in _prefixes(k)} | groups
+    names = {p for k in keys for p in prefixes(k)} | groups
     # The new name may belong to another part than the chosen one, which has neither.
     if (renamed := answer_key(key)) and new_name(key) in names | {key}:
         return renamed
@@ -186,11 +186,6 @@ def similar_setting(key: str, names: Iterable[str]) -> str:
         return did_you_mean(key, names)
     close = difflib.get_close_matches(key.rpartition(".")[2], siblings, n=1)
     return f"; did you mean {siblings[close[0]]}?" if close else "."
-
-
-def _prefixes(key: str) -> list[str]:
-    parts = key.split(".")
-    return [".".join(parts[: i + 1]) for i in range(len(parts))]
 
 
 def flat_keys(tree: Mapping[str, Any], prefix: str = "") -> list[str]:

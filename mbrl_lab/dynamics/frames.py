@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -178,8 +177,6 @@ class FrameModel(Visual):
         """
         count = torch.bincount(frames.flatten().long(), minlength=256).view(LEVELS, STEP)
         most = count.argmax(1) + torch.arange(LEVELS, device=count.device) * STEP
-        for net in self._level_nets():
-            net.palette.copy_(torch.where(count.any(1), most.byte(), net.palette))
-
-    def _level_nets(self) -> Iterable[LevelNet]:
-        return (net for net in self.nets if isinstance(net, LevelNet))
+        for net in self.nets:
+            if isinstance(net, LevelNet):
+                net.palette.copy_(torch.where(count.any(1), most.byte(), net.palette))

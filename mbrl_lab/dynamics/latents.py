@@ -29,7 +29,7 @@ class Latents:
     def put(self, row: int, state: Tree) -> None:
         """Store the states [num_envs] of a vector step, numbered `row` since the start of the run."""
         indices = row * self.replay.num_envs + torch.arange(self.replay.num_envs, device=self.replay.storage)
-        self._write(indices, state)
+        self._write(indices, self.model.pack(state))
 
     def refresh(self, indices: Tensor, states: Tree) -> None:
         """Store the states [L * B] of windows [L, B] that begin at indices [B], except those of the first steps."""
@@ -38,16 +38,13 @@ class Latents:
 
         # The first state of a window is the stored one that it was filtered from: there is nothing newer to store.
         every = indices + torch.arange(length, device=indices.device)[:, None] * self.replay.num_envs
-        self._write_packed(every[1:].flatten(), {key: x[len(indices) :] for key, x in packed.items()})
+        self._write(every[1:].flatten(), {key: x[len(indices) :] for key, x in packed.items()})
 
     def read(self, indices: Tensor) -> Tree:
         """The states [B] at indices [B]."""
         return self.model.unpack({key: x[self._places(indices)].to(indices.device) for key, x in self.rings.items()})
 
-    def _write(self, indices: Tensor, state: Tree) -> None:
-        self._write_packed(indices, self.model.pack(state))
-
-    def _write_packed(self, indices: Tensor, packed: dict[str, Tensor]) -> None:
+    def _write(self, indices: Tensor, packed: dict[str, Tensor]) -> None:
         places = self._places(indices)
         for key, x in packed.items():
             self.rings[key][places] = x.to(self.rings[key])

@@ -296,7 +296,8 @@ class DDQN(Policy):
 
         norm = self.opt.minimise_clipped(loss, self.clip)
         self.updates += 1
-        self._update_target_network()
+        if self.updates % self.target.every == 0:
+            polyak(self.target_network.parameters(), self.online.parameters(), self.target.tau)
         if self.resets.due(self.updates):
             self.reset()
 
@@ -333,10 +334,6 @@ class DDQN(Policy):
     def augment(self, obs: Tensor) -> Tensor:
         """[B, ...]: observations as they are learned from."""
         return random_shift(obs, self.random_shift) if self.random_shift else obs
-
-    def _update_target_network(self) -> None:
-        if self.updates % self.target.every == 0:
-            polyak(self.target_network.parameters(), self.online.parameters(), self.target.tau)
 
     def reset(self) -> None:
         """Shrink and perturb (BBF): only the encoder keeps part of what it learned."""
