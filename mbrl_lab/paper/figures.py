@@ -15,7 +15,7 @@ from imageio_ffmpeg import count_frames_and_secs, get_ffmpeg_exe
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from mbrl_lab.report.compare import Group, draw_comparison, draw_profile
+from mbrl_lab.report.compare import Group, aligned, draw_comparison, draw_profile
 from mbrl_lab.report.figure import GREY, INK, save
 from mbrl_lab.report.page.charts import profile_strata
 from mbrl_lab.report.page.groups import Environment, with_evaluations
@@ -30,7 +30,9 @@ WIDTH, TITLE = 9.2, 0.25
 
 def draw_curves(environment: Environment, path: Path) -> bool:
     """IQM of the return against steps and seconds; False if no run was evaluated in training."""
-    groups = [group for group in map(with_evaluations, environment.groups) if group.curves]
+    evaluated = [group for group in map(with_evaluations, environment.groups) if group.curves]
+    # Seeds that were evaluated at different steps have no curve.
+    groups = [group for group in evaluated if len(aligned(group)[0])]
     for suffix in SUFFIXES if groups else ():
         draw_comparison(groups, environment.name, environment.threshold, path.with_suffix(suffix))
     return bool(groups)

@@ -6,6 +6,7 @@ import inspect
 import pkgutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -19,10 +20,10 @@ from mbrl_lab.report.page.runs import Run
 from mbrl_lab.tracking.folder import algorithm_of
 
 GROUPS = ("algo", "policy", "planner", "dynamics", "value", "encoder")
-"""Config groups of an algorithm's parts, in the order in which they are described."""
-
+"""Config groups of an algorithm's parts, in the order in which they are described; an encoder has settings only."""
 
 Member = tuple[Environment, Group, list[Run]]
+"""A group of runs and its environment."""
 
 
 class Method(NamedTuple):
@@ -46,32 +47,27 @@ class Method(NamedTuple):
         return f"{member[1].label} on {member[0].name}" if several else member[1].label
 
 
-def methods_of(found: Sequence[Environment], runs: Sequence[Run]) -> list[Method]:
+def methods_of(members: Sequence[Member]) -> list[Method]:
     """The algorithms, in the order of their appearance."""
-    by_folder = {run.curve.folder: run for run in runs}
     methods: dict[str, Method] = {}
-    for environment in found:
-        for group in environment.groups:
-            members = [by_folder[curve.folder] for curve in group.curves]
-            name = algorithm_of(members[0].folder.config())
-            methods.setdefault(name, Method(name, [])).members.append((environment, group, members))
+    for environment, group, runs in members:
+        name = algorithm_of(runs[0].folder.config())
+        methods.setdefault(name, Method(name, [])).members.append((environment, group, runs))
     return list(methods.values())
 
 
 def parts_of(config: Mapping[str, Any]) -> Iterator[tuple[str, type | None]]:
     """The class name of each part, and the class if it is one of this package; nothing else is imported."""
-    for group in GROUPS:
+    for group in GROUPS[:-1]:
         target = str((config.get(group) or {}).get("_target_", ""))
+        # A part may be chosen that the algorithm does not use, as `value` is null.
         if not target or not isinstance(config.get("algo", {}).get(group, {}), Mapping):
             continue
         found: Any = None
         if target.startswith("mbrl_lab."):
-            try:
+            with suppress(ImportError, AttributeError, ValueError):  # of another version
                 found = pkgutil.resolve_name(target)
-            except (ImportError, AttributeError, ValueError):  # of another version
-                found = None
-        if group != "encoder":
-            yield target.rpartition(".")[2], found if inspect.isclass(found) else None
+        yield target.rpartition(".")[2], found if inspect.isclass(found) else None
 
 
 def described(methods: Sequence[Method]) -> list[Block]:

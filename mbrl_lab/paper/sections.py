@@ -24,7 +24,7 @@ from mbrl_lab.paper.document import (
     paragraph,
 )
 from mbrl_lab.paper.literature import PARTS, STATISTICS, TOOLS, environment_keys
-from mbrl_lab.paper.methods import Method, ablations, described, methods_of, parts_of, settings_tables
+from mbrl_lab.paper.methods import Member, Method, ablations, described, methods_of, parts_of, settings_tables
 from mbrl_lab.paper.numbers import Numbers
 from mbrl_lab.report.compare import Array, Group, score_columns, threshold_columns, value
 from mbrl_lab.report.page.content import machine_table, version_table
@@ -55,10 +55,15 @@ class Study(NamedTuple):
         inside = {curve.folder for group in groups for curve in group.curves}
         return [run for run in self.runs if run.curve.folder in inside]
 
+    @property
+    def members(self) -> list[Member]:
+        """Every configuration with its environment and its runs."""
+        return [(e, group, self.of(group)) for e in self.found for group in e.groups]
+
 
 def document_of(study: Study) -> Document:
     """The whole paper. Figures are written on the way."""
-    methods = methods_of(study.found, study.runs)
+    methods = methods_of(study.members)
     title = f"{listed([m.name for m in methods])} on {listed([e.name for e in study.found])}"
     sections: dict[str, list[Block]] = {
         "Introduction": [
@@ -90,13 +95,12 @@ def listed(words: Sequence[str]) -> str:
 
 
 def abstract(study: Study, title: str) -> Paragraph:
-    groups = sum(len(environment.groups) for environment in study.found)
     return paragraph(
         Todo("one or two sentences: the problem and why it matters"),
         f" We compare {title}, in ",
         study.numbers.add("runs", len(study.runs), study.runs),
         " runs of ",
-        study.numbers.add("configurations", groups, study.runs),
+        study.numbers.add("configurations", len(study.members), study.runs),
         " configurations. ",
         *(span for environment in study.found for span in best(study, environment)),
         Todo("what follows from this"),
@@ -147,12 +151,8 @@ def related(methods: Sequence[Method]) -> list[Block]:
 
 def experiments(study: Study, methods: Sequence[Method]) -> list[Block]:
     """Environments, configurations, baselines, machines and versions."""
-    rows, members = [], []
-    for environment in study.found:
-        for group in environment.groups:
-            runs = study.of(group)
-            rows.append({"environment": environment.name, "configuration": group.label} | budget(runs))
-            members.append(runs)
+    rows = [{"environment": e.name, "configuration": group.label} | budget(runs) for e, group, runs in study.members]
+    members = [runs for _, _, runs in study.members]
     free = [method.name for method in methods if not method.learns_a_model]
     baselines = f"Baselines without a model: {listed(free)}. " if free else "No run is of a baseline without a model. "
     keys = dict.fromkeys(key for run in study.runs for key in environment_keys(run.folder.config()))
@@ -270,12 +270,9 @@ def discussion(study: Study) -> list[Block]:
 def commands(study: Study) -> list[Block]:
     """The command of each configuration, with all of its seeds."""
     blocks: list[Block] = []
-    for environment in study.found:
-        for group in environment.groups:
-            runs = study.of(group)
-            gone = ("seed=", "hydra.run.dir=", "name=", "sweep_name=")
-            words = [word for word in runs[0].folder.overrides() if not word.startswith(gone)]
-            seeds = ",".join(str(run.curve.seed) for run in runs)
-            many = ["-m"] if len(runs) > 1 else []
-            blocks.append(Listing(shlex.join(["mbrl-lab", "train", *many, *words, f"seed={seeds}"])))
+    for _, _, runs in study.members:
+        gone = ("seed=", "hydra.run.dir=", "name=", "sweep_name=")
+        words = [word for word in runs[0].folder.overrides() if not word.startswith(gone)]
+        seeds, many = ",".join(str(run.curve.seed) for run in runs), ["-m"] if len(runs) > 1 else []
+        blocks.append(Listing(shlex.join(["mbrl-lab", "train", *many, *words, f"seed={seeds}"])))
     return blocks

@@ -241,6 +241,15 @@ def test_what_single_or_unfinished_runs_allow_to_say(tmp_path: Path) -> None:
     assert study.numbers.runs["Pendulum-v1.sac.IQM"] == ["a"] and overall(study) == []
 
 
+def test_seeds_without_a_common_evaluation_have_no_curve(tmp_path: Path) -> None:
+    put_run(tmp_path / "a", [1.0])
+    late = put_run(tmp_path / "b", [1.0], seed=1) / "metrics.jsonl"
+    late.write_text(late.read_text().replace('"step": 100', '"step": 150'))
+    document = write_paper(read_runs([tmp_path])[0], tmp_path / "paper")
+    assert texts(document.abstract.spans).count("there is no evaluation that all seeds have") == 1
+    assert not [*(tmp_path / "paper" / "figures").iterdir()]
+
+
 def test_scores_over_environments_need_two_with_references(tmp_path: Path) -> None:
     for name in ("A-v0", "B-v0"):
         env = {"make": {"id": name}, "score": {"random": 0.0, "human": 10.0}}
