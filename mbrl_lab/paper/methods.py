@@ -86,10 +86,14 @@ def described(methods: Sequence[Method]) -> list[Block]:
 
 
 def describe(name: str, part: type | None) -> list[Block]:
-    """The first sentence of a module, its papers, and its pseudo-code."""
-    text = inspect.getdoc(sys.modules[part.__module__]) if part else None
-    if text is None:
+    """What a part is, in the words of its file or its class, its papers, and its pseudo-code."""
+    if part is None:
         return [paragraph(Code(name), ". ", Todo(f"what {name} is, and the paper that it is from"))]
+    file, own = sys.modules[part.__module__], inspect.getdoc(part) or ""
+    alone = part.__module__.rpartition(".")[2].replace("_", "") == name.lower()
+    # The top of a file describes the class that it is named after, or that refers to it.
+    by_file = alone or own.startswith("See the top of this file")
+    text = (inspect.getdoc(file) or "") if by_file else own.partition("\n\n")[0]
     first, _, rest = text.partition("\n\n")
     keys = PARTS.get(name)
     cite: list[Span] = [" ", Cite(keys)] if keys else [] if keys == () else [" ", Todo(f"the paper of {name}")]

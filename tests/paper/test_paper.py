@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 from runs import put_run
 
+from mbrl_lab import algo, dynamics, planner, policy
 from mbrl_lab.cli.paper import main
 from mbrl_lab.paper import literature
-from mbrl_lab.paper.document import Code, Document, Heading, Span, Tabular, cited, spans_of
+from mbrl_lab.paper.document import Code, Document, Heading, Paragraph, Span, Tabular, cited, spans_of
 from mbrl_lab.paper.latex import definitions, escape
 from mbrl_lab.paper.markdown import span_text
+from mbrl_lab.paper.methods import describe
 from mbrl_lab.paper.numbers import Numbers
 from mbrl_lab.paper.sections import Study, best, overall
 from mbrl_lab.paper.write import write_paper
@@ -217,6 +219,19 @@ def test_errors_are_one_line_and_leave_nothing(
     assert main(["old", "--out", "paper"]) == 130
     assert sorted(path.name for path in tmp_path.iterdir()) == ["full", "old", "young"]
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine.txt"]
+
+
+def test_every_part_is_described_by_its_own_words() -> None:
+    found = {name: getattr(m, name) for m in (algo, policy, planner, dynamics) for name in m.__all__}
+    parts = {name: part for name, part in found.items() if name in literature.PARTS}
+    assert set(parts) == set(literature.PARTS)
+    for name, part in parts.items():
+        first, *rest = describe(name, part)
+        assert isinstance(first, Paragraph), first
+        assert len(texts(first.spans)) > 30 + len(name) and "See the top" not in texts(first.spans)
+        pseudo_code = {"MBPO", "MPC", "Dreamer", "SAC", "DDQN", "PPO", "SVG", "CrossQ", "ActorCritic", "ICEM", "MPPI"}
+        assert bool(rest) or name not in pseudo_code, name
+    assert texts(describe("OffPolicy", algo.OffPolicy)[0].spans).startswith("OffPolicy: Random actions")  # type: ignore[union-attr]
 
 
 def test_keys_are_unique_and_code_stays_in_its_cell() -> None:
