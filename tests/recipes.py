@@ -14,8 +14,8 @@ ENVS = sorted(path.stem for path in (CONF / "env").glob("*.yaml"))
 EXPERIMENTS = sorted(
     path.relative_to(CONF / "experiment").with_suffix("").as_posix() for path in CONF.glob("experiment/**/*.yaml")
 )
-FAVOURITES = ("cartpole", "pendulum", "breakout")
-"""Of their families, the quickest."""
+FAVOURITES = ("cartpole", "pendulum", "breakout", "minatar_breakout")
+"""Of their families, the quickest, with known equations where there are any."""
 
 NEEDS = {"gym": ["env.id=Acrobot-v1"], "atari": ["env.game=pong"]}
 """What an environment's file leaves open."""
