@@ -153,7 +153,7 @@ class WorldModel(nn.Module):
         return None
 
     def held_out(self, replay: Replay) -> Step | None:
-        """[2, N] steps that the model was never trained on; None if there are none."""
+        """[2, N] steps that the model has not been trained on; None if there are none."""
         return None
 
     def validation(self, steps: Step) -> Validation | None:

@@ -39,8 +39,8 @@ class Updates:
     """Environment steps between these times."""
 
     catch_up: int = 1
-    """Factor on the number of gradient steps after the warm-up, until their total is what it would be without one. 1:
-    the steps of the warm-up never get any."""
+    """Factor on the number of gradient steps after the warm-up, until their total is number / every for each step. 1:
+    those of the warm-up get none."""
 
     def due(self, before: int, after: int, warmup: int) -> int:
         """How many gradient steps are due in (before, after], two counts of environment steps, past the warm-up."""

@@ -130,7 +130,7 @@ class MBPO(ModelBased):
     def learn(self, replay: Replay, before: int, after: int) -> Metrics:
         measured = Means()
 
-        # The newest step of replay is the one that was acted on last, so a rollout can branch off at its belief.
+        # The belief is that of the step before the newest, on which the policy acted last: rollouts branch off there.
         self.model.store(replay, self.belief)
 
         if fit_due(self.warmup, before, after, self.every):

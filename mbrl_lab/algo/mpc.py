@@ -3,7 +3,7 @@
 for each environment step:
     s = belief, which the model filters along the episode
     plan: sequences a_1..a_H from the previous step's plan, scored by the model from s, `particles` rollouts each:
-        score = E[ sum_k discount^(k-1) alive_k r_k  +  discount^H alive_H V(s_H) ]           V: `value`, if any
+        score = E[ sum_t discount^(t-1) cont_1...cont_(t-1) r_t + discount^H cont_1...cont_H V(s_H) ]
         weigh the sequences by their scores, refit the proposal, repeat                       planner/search.py
     take the plan's first action, keep the plan for the next step
     every `every` steps:  fit the model p(s', r, continue | s, a) to replay                   dynamics.trainer
@@ -47,7 +47,7 @@ class MPC(ModelBased):
             planner: searches in it.
             warmup: random steps before the first fit.
             every: environment steps between fits.
-            value: makes what states at the horizon are worth, from the model's features; None: nothing.
+            value: makes V(s_H), the terminal value function on the model's features; None: V = 0.
         """
         super().__init__(spec, dynamics, warmup)
         self.planner = planner

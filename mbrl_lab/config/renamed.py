@@ -127,6 +127,7 @@ TARGETS: dict[str, str] = {
     "mbrl_lab.dynamics.parts.spaceinvaders": "mbrl_lab.env.objects.spaceinvaders",
     "mbrl_lab.dynamics.Fit": "mbrl_lab.dynamics.EnsembleTrainer",
     "mbrl_lab.dynamics.FitVisual": "mbrl_lab.dynamics.ImageTrainer",
+    "mbrl_lab.policy.ddqn.Optim": "mbrl_lab.policy.ddqn.DDQNOptim",
     "mbrl_lab.policy.ddqn.TargetNetwork": "mbrl_lab.policy.ddqn.TDTarget",
 }
 """`_target_` -> `_target_`: classes and functions that configs name by their path."""

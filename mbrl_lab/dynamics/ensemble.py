@@ -72,8 +72,8 @@ class Imagination:
     elites: int
     """So many of the members imagine: those of least hold-out error."""
     propagation: str
-    """ts_inf: a row keeps its member. ts1: it draws one at every step. expectation: the outputs of all are averaged
-    (PETS, section 5)."""
+    """ts_inf: a particle keeps its member for the whole rollout. ts1: it draws one at every step. expectation: the
+    means of all are averaged, without noise (PETS, section 5)."""
 
     def __post_init__(self) -> None:
         assert self.propagation in ("ts_inf", "ts1", "expectation"), self.propagation
@@ -232,8 +232,9 @@ class Ensemble(WorldModel):
         if self.gaussian:
             # The means are in the environment's units already, the log-variances in those of standardised targets.
             out, logvar = out.chunk(2, -1)
-            std = (0.5 * self._bounded(logvar)).exp() * self.targets.scale
-            out = out + std * torch.randn_like(std)
+            if self.propagation != "expectation":
+                std = (0.5 * self._bounded(logvar)).exp() * self.targets.scale
+                out = out + std * torch.randn_like(std)
         return out[:, :-1], out[:, -1]
 
     def _by_block(self, x: Tensor, net: Callable[[Tensor], Tensor]) -> Tensor:

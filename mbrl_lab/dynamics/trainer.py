@@ -57,9 +57,9 @@ class HoldoutTrainer(Trainer[Model]):
     batch: int
     """Transitions in a gradient step, of each member."""
     holdout: float
-    """Fraction of the transitions that are never trained on."""
+    """Fraction of the transitions that are marked as held out, by a hash of their indices."""
     max_holdout: int
-    """The newest so many of them are validated on."""
+    """The newest so many of them are the test set; older ones are trained on."""
     patience: int
     """Epochs without a gain before a fit stops."""
     gain: float

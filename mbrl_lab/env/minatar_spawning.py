@@ -77,7 +77,7 @@ class Asterix:
     """Enemies and gold cross eight rows; gold is worth 1 when touched, an enemy terminates the game.
 
     Something appears every 10 steps in a row without anything, gold with probability 1/3, and all things move every
-    6 steps. Every 102 steps both become more frequent, the moves every other time only.
+    5 steps. Every 102 steps both become more frequent, the moves every other time only.
     """
 
     channels: ClassVar[tuple[str, ...]] = ("player", "enemy", "trail", "gold")

@@ -30,8 +30,8 @@ KEPT = 0.3
 class ICEM(Search):
     """See the top of this file. The plan keeps its best sequences in "elites" [B, K, H(, A)], best first.
 
-    The paper has continuous actions only. Discrete ones are drawn with the same noise (see Categorical), which makes
-    them sticky, and chosen by the elites' vote, since where many sequences tie the best one is arbitrary.
+    The paper has continuous actions only. Discrete ones are drawn with the same noise (see CategoricalProposal), which
+    makes them sticky, and chosen by the elites' vote, since where many sequences tie the best one is arbitrary.
     """
 
     def __init__(

@@ -73,7 +73,7 @@ class Proposal(ABC):
         return torch.lerp(new, old, self.alpha)
 
 
-class Uniform(Proposal):
+class UniformProposal(Proposal):
     """Every action equally likely, whatever the plan is (random shooting)."""
 
     def sample(self, plan: Plan, count: int) -> Tensor:
@@ -83,7 +83,7 @@ class Uniform(Proposal):
 
 
 @dataclass(frozen=True)
-class Categorical(Proposal):
+class CategoricalProposal(Proposal):
     """Independent action probabilities per step, `uniform_mix` of them spread evenly so that no action dies out.
 
     With `noise_beta` > 0 the draws of neighbouring steps are correlated, their probabilities unchanged: coloured noise
@@ -106,7 +106,7 @@ class Categorical(Proposal):
 
 
 @dataclass(frozen=True)
-class Gaussian(Proposal):
+class GaussianProposal(Proposal):
     """Independent Gaussians per step and action dimension, samples clamped to [-1, 1]; the plan holds "std" too."""
 
     init_std: float = 0.7
@@ -151,8 +151,8 @@ class Adaptive:
 
     def __call__(self, spec: EnvSpec) -> Proposal:
         if spec.discrete:
-            return Categorical(spec, self.alpha, self.noise_beta, self.uniform_mix)
-        return Gaussian(spec, self.alpha, self.noise_beta, self.init_std, self.min_std)
+            return CategoricalProposal(spec, self.alpha, self.noise_beta, self.uniform_mix)
+        return GaussianProposal(spec, self.alpha, self.noise_beta, self.init_std, self.min_std)
 
 
 def require(holds: Callable[[Any], bool], key: str, value: object, allowed: str, whole: bool = False) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mbrl_lab.planner.proposal import Uniform, require
+from mbrl_lab.planner.proposal import UniformProposal, require
 from mbrl_lab.planner.search import Search, best_weights, softmax_weights
 from mbrl_lab.types import EnvSpec
 
@@ -18,7 +18,7 @@ class RandomShooting(Search):
     """
 
     def __init__(self, horizon: int, population: int, particles: int, discount: float, vote: float | None) -> None:
-        super().__init__(Uniform, horizon, population, 1, particles, discount)
+        super().__init__(UniformProposal, horizon, population, 1, particles, discount)
         if vote is not None:
             require(lambda x: x >= 0, "vote", vote, "of at least 0, or null")
         self.vote = vote

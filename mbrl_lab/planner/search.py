@@ -3,7 +3,8 @@
 plan <- last step's plan, shifted by one step                      warm start
 repeat `iterations` times:
     a_1 ... a_N ~ proposal(plan)                                   `candidates`, [N, H] actions
-    R_n <- sum_t discount^t cont_1...cont_(t-1) r_t + value        `evaluate`, mean over particles
+    R_n <- sum_t discount^(t-1) cont_1...cont_(t-1) r_t            `evaluate`, mean over particles; t = 1 ... H
+           + discount^H cont_1...cont_H V(s_H)                     where there is a value
     w   <- weights of the scores R                                 `weigh`: elites (CEM), softmax (MPPI), argmax
     plan <- proposal fitted to the weighted sequences              `improve`
 act by the plan's first action                                     `choose`

@@ -1,10 +1,11 @@
-"""DDQN: double Q-learning (van Hasselt et al. 2016) with parts of Rainbow (Hessel et al. 2018) and BBF.
+"""DDQN: double Q-learning (van Hasselt et al. 2016) with parts of Rainbow (Hessel et al. 2018) and
+BBF (Schwarzer et al. 2023).
 
 An update on windows (s_0, a_0, r_1, s_1, ..., r_n, s_n) from replay, of importance w; Q' is the target network:
 
     R      = r_1 + gamma r_2 + ... + gamma^(n-1) r_n          n-step return, Rainbow eq. 2; shorter before a boundary
     a*     = argmax_a Q(s_n, a)                               double: the online network chooses, the target evaluates
-    y      = R + gamma^n Q'(s_n, a*)                          td_target; y = R if a terminal state comes first
+    y      = R + gamma^n Q'(s_n, a*)                          td_target; n: the rewards in R; y = R if one is terminal
     L      = mean of w huber(y - Q(s_0, a_0))                 loss
     p      = |y - Q(s_0, a_0)|                                priority of the window in replay
     Q'    <- (1 - tau) Q' + tau Q                             every `target.every` updates
@@ -88,7 +89,7 @@ class Exploration:
 
 
 @dataclass(frozen=True)
-class Optim:
+class DDQNOptim:
     """A gradient step: Adam, and the augmentation of images that it learns from."""
 
     lr: float
@@ -195,7 +196,7 @@ class DDQN(Policy):
         head: HeadOptions,
         target: TDTarget,
         exploration: Exploration,
-        optim: Optim,
+        optim: DDQNOptim,
         resets: Resets,
     ) -> None:
         """

@@ -1,4 +1,4 @@
-"""ValueRange: the interval in which soft values lie, from the rewards that are seen."""
+"""ValueRange: the interval in which soft values lie, from the observed rewards."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class ValueRange(nn.Module):
 
     A critic that predicts where in this interval a value lies learns as fast for returns of 1,000 as for returns of 1,
     while Adam's steps in the value itself are all of one size. Kubo et al. (2025) take quantiles of 0.01 and 0.99,
-    which miss rare rewards, where these are extremes. 0 is the value of an episode that has ended.
+    which miss rare rewards, where these are extremes. 0 is the value of an episode after its termination.
     """
 
     low: Tensor
@@ -28,7 +28,7 @@ class ValueRange(nn.Module):
             raise ValueError(
                 f"policy.gamma is {gamma}; with policy=svg it must be below 1, as values are bounded by it"
             )
-        self.horizon = 1 / (1 - gamma)
+        self.effective_horizon = 1 / (1 - gamma)
         self.register_buffer("low", torch.tensor(-1.0))
         self.register_buffer("high", torch.tensor(1.0))
         self.register_buffer("known", torch.tensor(False))
@@ -37,8 +37,8 @@ class ValueRange(nn.Module):
     def update(self, reward: Tensor) -> None:
         """Move towards the interval of these rewards; the first ones set it."""
         rate = torch.where(self.known, RATE, 1.0)
-        self.low.lerp_(reward.amin().clamp(max=0) * self.horizon, rate)
-        self.high.lerp_(reward.amax().clamp(min=0) * self.horizon, rate)
+        self.low.lerp_(reward.amin().clamp(max=0) * self.effective_horizon, rate)
+        self.high.lerp_(reward.amax().clamp(min=0) * self.effective_horizon, rate)
         self.known.fill_(True)
 
     def value(self, x: Tensor) -> Tensor:

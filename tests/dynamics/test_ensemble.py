@@ -158,6 +158,14 @@ def test_expectation_averages_all_elites(deterministic: Ensemble) -> None:
     torch.testing.assert_close(after, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_expectation_draws_no_noise(noisy: Ensemble) -> None:
+    """PETS's E is the mean of Gaussian members, too."""
+    obs, action = queries(7)
+    after, _ = as_propagated(noisy, "expectation").imagine(obs, action)
+    expected = plain(noisy, obs, action, noisy.elite.tolist()).mean(0)
+    torch.testing.assert_close(after, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_ts1_gives_each_row_another_member_each_time(deterministic: Ensemble) -> None:
     obs, action = queries(400)
     model = as_propagated(deterministic, "ts1")

@@ -17,7 +17,7 @@ from mbrl_lab.env import Envs
 from mbrl_lab.nets.encoder import Vector
 from mbrl_lab.ops import bootstrap_windows
 from mbrl_lab.policy import DDQN
-from mbrl_lab.policy.ddqn import C51Head, Exploration, HeadOptions, Optim, QHead, TDTarget
+from mbrl_lab.policy.ddqn import C51Head, DDQNOptim, Exploration, HeadOptions, QHead, TDTarget
 from mbrl_lab.policy.resets import Resets
 from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Step
@@ -36,7 +36,7 @@ GROUPS: dict[str, tuple[type, dict[str, Any]]] = {
         Exploration,
         {"epsilon_start": 1.0, "epsilon_end": 0.1, "epsilon_updates": 10, "epsilon_eval": 0.0},
     ),
-    "optim": (Optim, {"lr": 3e-3, "clip": 10.0, "random_shift": 0}),
+    "optim": (DDQNOptim, {"lr": 3e-3, "clip": 10.0, "random_shift": 0}),
 }
 RESETS = {"every": 0, "until": 0, "shrink": 0.5, "anneal_updates": 0, "n_step_start": 1, "gamma_start": 0.5}
 T, F = True, False
