@@ -39,7 +39,7 @@ from mbrl_lab.replay import Replay
 from mbrl_lab.runner import TRAIN, Compute, Runner, Schedule
 from mbrl_lab.scores import Reference
 from mbrl_lab.tracking.checkpoint import Checkpoint
-from mbrl_lab.tracking.folder import Opening, RunFolder, RunRefused, plain
+from mbrl_lab.tracking.folder import Opening, RunFolder, RunRefused, no_run, plain
 from mbrl_lab.tracking.state import load_module_state
 from mbrl_lab.tracking.tracker import Tracker
 from mbrl_lab.tracking.video import Camera
@@ -159,7 +159,7 @@ def stored_config(folder: RunFolder, trust: Sequence[str] = ()) -> DictConfig:
     """
     stored = folder.config()
     if not stored:
-        raise ConfigError(f"{folder.path} holds no run: it has no config.yaml")
+        raise ConfigError(no_run(folder.path))
 
     # Before anything is built: a folder from somebody else must neither run code nor write outside of itself.
     folder.check_links()

@@ -124,7 +124,7 @@ def test_an_episode_in_a_window(run: Path, monkeypatch: pytest.MonkeyPatch, caps
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["{run}/nowhere"], "{run}/nowhere holds no run: it has no config.yaml"),
+        (["{run}/nowhere"], "{run}/nowhere holds no run: there is no such folder"),
         (["{run}/nowhere", "--episode", "train:0"], "{run}/nowhere holds no run"),
         (["{run}", "--checkpoint", "{run}"], "{run} holds no checkpoint; --checkpoint can be last, best or"),
         (["{run}", "--episode", "3"], "--episode is '3'; it must be train:K or eval:K"),

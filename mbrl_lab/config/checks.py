@@ -29,9 +29,11 @@ def check(cfg: DictConfig) -> None:
     try:
         OmegaConf.to_container(cfg, resolve=True)
     except InterpolationKeyError as error:
-        advice = "this environment or algorithm does not define it, so choose parts that do not need it"
         if "env.physics." in str(error):
-            advice = "this environment's equations are not known: try dynamics=ensemble, latent or rssm_xs"
+            models = "grid, latent or rssm_xs" if cfg.family.name == "grid" else "ensemble, latent or rssm_xs"
+            needs = "dynamics=analytic and formulas in dynamics.known need this environment's equations"
+            raise ConfigError(f"{needs}, which are not known: try dynamics={models}") from error
+        advice = "this environment or algorithm does not define it, so choose parts that do not need it"
         raise ConfigError(f"{str(error).splitlines()[0]}: {advice}") from error
 
     # Each setting by itself, then the settings of each part, then settings that depend on each other.

@@ -90,8 +90,7 @@ class Known:
 class Ensemble(WorldModel):
     """See the top of this file. Its state is the observation.
 
-    Each elite predicts an equal block of the rows of a batch. Terminations have networks of their own, since on a
-    shared trunk the Gaussian likelihood drowns them.
+    Each elite predicts an equal block of the states of a batch. Terminations have networks of their own.
     """
 
     compilable = ("_imagine",)
@@ -253,6 +252,8 @@ class Ensemble(WorldModel):
         Args:
             steps: [L, B] for all members, or [L, K, B] for each its own.
             terminations: for the model of terminations, which learns from other batches; None: the same steps.
+
+        Returns the observations [N, D] of `steps`, and metrics.
         """
         t = steps.transitions()
         self.net.train()  # with dropout, which predictions and validation are without

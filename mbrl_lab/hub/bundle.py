@@ -27,7 +27,7 @@ from mbrl_lab.hub.results import results_of, write_results
 from mbrl_lab.hub.weights import WEIGHTS, write_weights
 from mbrl_lab.tracking.atomic import new_folder
 from mbrl_lab.tracking.checkpoint import Checkpoint
-from mbrl_lab.tracking.folder import RunFolder, algorithm_of
+from mbrl_lab.tracking.folder import RunFolder, algorithm_of, no_run
 
 CARD, CONFIG, RESULTS = "README.md", "config.yaml", "results.json"
 CURVE, VIDEO = "curve.png", "replay.mp4"
@@ -51,7 +51,7 @@ class Agent:
         """ConfigError if there is no run, no checkpoint, or no evaluation of it."""
         folder = RunFolder(run)
         if not folder.config():
-            raise ConfigError(f"{folder.path} holds no run: it has no config.yaml")
+            raise ConfigError(no_run(folder.path))
         folder.check_links()
         place = folder.checkpoint(checkpoint)
         loaded = Checkpoint(place).load()

@@ -17,7 +17,7 @@ from mbrl_lab.report.curves import read_metrics, series
 from mbrl_lab.report.figure import COLOURS, GREY, legend, make_panels, save, set_labels
 from mbrl_lab.report.tables import Row
 from mbrl_lab.scores import interquartile_mean, interval, performance_profile
-from mbrl_lab.tracking.folder import ABSENT, MAY_CHANGE, RunFolder, flatten
+from mbrl_lab.tracking.folder import ABSENT, MAY_CHANGE, RunFolder, flatten, no_run
 
 Array = NDArray[np.float64]
 
@@ -63,7 +63,7 @@ def find_runs(places: Sequence[Path]) -> list[Path]:
         configs = (path for path in place.rglob("config.yaml") if "wandb" not in path.relative_to(place).parts)
         runs = sorted({path.parent for path in configs}, key=natural)
         if not runs:
-            raise ValueError(f"{place} holds no run: there is no config.yaml in it")
+            raise ValueError(no_run(place))
         found += [run for run in runs if run not in found]
     return found
 

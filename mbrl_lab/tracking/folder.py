@@ -262,6 +262,14 @@ class RunFolder:
             raise OSError(f"cannot write the run folder {self.path}: {error.strerror}") from error
 
 
+def no_run(path: Path) -> str:
+    """A message about a folder without a run; one that has the name of a sweep leads to the sweep's runs."""
+    missing = "there is no config.yaml in it" if path.is_dir() else "there is no such folder"
+    sweep = path.parent / "sweeps" / path.name
+    lead = f"the runs of this sweep are in {sweep}" if sweep.is_dir() else "name a run's folder, e.g. one in outputs/"
+    return f"{path} holds no run: {missing}; {lead}"
+
+
 def algorithm_of(config: Mapping[str, Any]) -> str:
     """The algorithm's name, and its policy's where it may have several: PPO, MBPO-SVG."""
     loop = config.get("algo") or {}

@@ -119,7 +119,7 @@ def test_errors_are_one_line(breakout: Path, tmp_path: Path, capsys: pytest.Capt
             ([str(breakout), "--port", str(port)], f"port {port} of 127.0.0.1 is in use or not allowed: give another"),
             ([str(breakout), "--port", "65536"], "--port is 65536; it must be a port from 0 to 65535"),
             ([str(breakout), "--fps", "0"], "--fps is 0; it must be a number above 0, at most 1000"),
-            ([str(tmp_path / "none")], "none holds no run: it has no config.yaml"),
+            ([str(tmp_path / "none")], "none holds no run: there is no such folder"),
             ([str(tmp_path / "random")], "is a run of algo=random, without a world model to play in"),
         ):
             assert main(argv) == 2

@@ -231,7 +231,7 @@ def test_damaged_and_unfinished_folders_are_a_line_each(two: Path, capsys: pytes
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["nowhere"], "nowhere holds no run: there is no config.yaml in it"),
+        (["nowhere"], "nowhere holds no run: there is no such folder; name a run's folder, e.g. one in outputs/"),
         (["nowhere", "--embed", "-1"], "--embed is -1; it must be a number of megabytes from 0"),
         (["nowhere", "--embed", "nan"], "--embed is nan; it must be a number of megabytes from 0"),
     ],

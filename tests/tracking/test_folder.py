@@ -16,7 +16,16 @@ from omegaconf import OmegaConf
 from other_process import forked
 
 from mbrl_lab.tracking import provenance as provenance_module
-from mbrl_lab.tracking.folder import AlreadyRunning, ConfigMismatch, RunFolder, differences, flatten, headline, plain
+from mbrl_lab.tracking.folder import (
+    AlreadyRunning,
+    ConfigMismatch,
+    RunFolder,
+    differences,
+    flatten,
+    headline,
+    no_run,
+    plain,
+)
 from mbrl_lab.tracking.provenance import alive, born, git
 
 CONFIG = {"seed": 0, "steps": 100, "algo": {"_target_": "a.B", "lr": 1e-4, "sizes": [64, 64]}, "logger": {"jsonl": {}}}
@@ -264,3 +273,11 @@ def test_plain_values_hold_no_node_of_omegaconf() -> None:
     """Hydra hands a launcher its settings as plain values, but for lists and mappings in them."""
     given = {"kind": "slurm", "setup": OmegaConf.create(["a"]), "extra": OmegaConf.create({"exclude": "node7"})}
     assert json.dumps(plain(given)) == '{"kind": "slurm", "setup": ["a"], "extra": {"exclude": "node7"}}'
+
+
+def test_a_folder_without_a_run_leads_to_the_sweep_of_its_name(tmp_path: Path) -> None:
+    assert no_run(tmp_path / "mine").endswith("there is no such folder; name a run's folder, e.g. one in outputs/")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "sweeps" / "mine").mkdir(parents=True)
+    lead = f"the runs of this sweep are in {tmp_path / 'sweeps' / 'mine'}"
+    assert no_run(tmp_path / "mine") == f"{tmp_path / 'mine'} holds no run: there is no config.yaml in it; {lead}"
