@@ -250,7 +250,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
         ["dynamics.trainer.latents is 'stored'", "with dynamics=latent, which is not recurrent"],
     ),
     "a recipe": (["recipe=mpc_discrete"], ["recipe follows from algo", "choose parts instead"]),
-    "physics": (["dynamics=analytic", "env=acrobot"], ["next_obs"]),
+    "physics": (["dynamics=analytic", "env=acrobot"], ["dynamics=analytic", "equations", "dynamics=ensemble"]),
     "a setting taken away": (["algo=random", "~steps"], ["steps is missing"]),
     "no loggers": (["algo=random", "logger=[]"], ["logger is missing"]),
     "a setting added twice": (["+steps=3"], ["steps is a setting already", "without the +"]),

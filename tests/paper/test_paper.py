@@ -205,7 +205,10 @@ def test_errors_are_one_line_and_leave_nothing(
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").touch()
     for argv, said in (
-        (["none", "--out", "paper"], "none holds no run: there is no such folder"),
+        (
+            ["none", "--out", "paper"],
+            "none holds no run: there is no such folder; name a run's folder, e.g. one in outputs/",
+        ),
         (["young", "--out", "paper"], "nothing was evaluated yet in young: a paper needs evaluations, see eval.every"),
         (["old", "--out", "full"], "full exists and is not an empty folder: choose another --out"),
     ):
