@@ -68,7 +68,7 @@ ERRORS = [
     ([], "give either --env, to train, or folders of runs, e.g. outputs/compare/pendulum"),
     (["--env", "pendulum", "some"], "give either --env, to train, or folders of runs, e.g. outputs/compare/pendulum"),
     (["--env", "pendulum", "--seeds", "0"], "--seeds is 0; it must be a whole number from 1"),
-    (["nowhere"], "nowhere holds no run: there is no config.yaml in it"),
+    (["nowhere"], "nowhere holds no run: there is no such folder; name a run's folder, e.g. one in outputs/"),
     (["nowhere", "seed=1"], "seed=1 is a setting; existing runs have their own: leave it out"),
     (["--env", "pendulum", "log_every=0"], "log_every is 0; it must be a whole number from 1"),
 ]

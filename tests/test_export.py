@@ -248,6 +248,9 @@ def test_the_command_and_the_example_without_this_package(
 
 def test_errors_are_one_line(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "nowhere")]) == 2
-    assert capsys.readouterr().err == f"error: {tmp_path / 'nowhere'} holds no run: it has no config.yaml\n"
+    assert (
+        capsys.readouterr().err
+        == f"error: {tmp_path / 'nowhere'} holds no run: there is no such folder; name a run's folder, e.g. one in outputs/\n"
+    )
     assert main([str(trained), "--checkpoint", str(tmp_path)]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
