@@ -15,7 +15,8 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from mbrl_lab.env.minatar_games import ACTIONS, SIDE, Breakout, Game, SpaceInvaders
-from mbrl_lab.env.minatar_spawning import Asterix, Freeway, Seaquest
+from mbrl_lab.env.minatar_seaquest import Seaquest
+from mbrl_lab.env.minatar_traffic import Asterix, Freeway
 
 GAMES: dict[str, type[Game]] = {
     "asterix": Asterix,

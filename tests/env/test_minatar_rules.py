@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from mbrl_lab.env.minatar_games import Game, SpaceInvaders, cell
-from mbrl_lab.env.minatar_spawning import Asterix, Freeway, Mover, Seaquest
+from mbrl_lab.env.minatar_movers import Mover
+from mbrl_lab.env.minatar_seaquest import Seaquest
+from mbrl_lab.env.minatar_traffic import Asterix, Freeway
 
 NOOP, LEFT, UP, RIGHT, DOWN, FIRE = range(6)
 GAMES: dict[str, type[Game]] = {
