@@ -10,7 +10,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from mbrl_lab.app import check_whole
-from mbrl_lab.cli.terminal import command
+from mbrl_lab.cli.terminal import add_threshold, command
 from mbrl_lab.cli.train import run
 from mbrl_lab.config import ConfigError, check, compose_config, conf_folders
 from mbrl_lab.report.compare import (
@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--algos", help="e.g. mpc,sac; by default mpc, mbpo and sac, or ddqn if actions are discrete")
     p.add_argument("--steps", type=int, help="real steps of each run; by default those of its preset")
     p.add_argument("--config-dir", metavar="DIR", help="another folder of config files, as for train.py")
-    p.add_argument("--threshold", type=float, help="a return to count steps to (env.threshold, or gymnasium's own)")
+    add_threshold(p)
     p.add_argument("--into", type=Path, help="the folder of the runs that are trained (outputs/compare/ENV)")
     p.add_argument("--out", type=Path, help="the figure (compare.png in the folder of the runs); a CSV file beside it")
     return p

@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from mbrl_lab.app import check_whole
-from mbrl_lab.cli.terminal import command, print_line
+from mbrl_lab.cli.terminal import add_places, add_threshold, command, print_line
 from mbrl_lab.config import ConfigError
 from mbrl_lab.report.page.runs import UNREADABLE, Run, Waiting, read_runs
 from mbrl_lab.report.page.serve import Pages, make_server
@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
 def parser() -> argparse.ArgumentParser:
     """Every option."""
     p = argparse.ArgumentParser(prog="report.py", description=__doc__)
-    p.add_argument("places", metavar="FOLDER", nargs="+", type=Path, help="runs, sweeps, or folders with runs")
+    add_places(p)
     where = p.add_mutually_exclusive_group()
     where.add_argument(
         "--out", metavar="FILE", type=Path, help="the file (report.html, in the folder if only one is given)"
@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
         const=PORT,
         help=f"no file, but a page at http://localhost:PORT ({PORT}) that follows runs while they train",
     )
-    p.add_argument("--threshold", type=float, help="a return to count steps to (env.threshold, or gymnasium's own)")
+    add_threshold(p)
     p.add_argument(
         "--embed",
         metavar="MB",

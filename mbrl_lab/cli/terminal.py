@@ -69,6 +69,17 @@ def add_run(parser: argparse.ArgumentParser, what: str = "a run's folder") -> No
     parser.add_argument("run", metavar="RUN", type=Path, help=what)
 
 
+def add_places(parser: argparse.ArgumentParser) -> None:
+    """`FOLDER...`, in and below which there are runs."""
+    parser.add_argument("places", metavar="FOLDER", nargs="+", type=Path, help="runs, sweeps, or folders with runs")
+
+
+def add_threshold(parser: argparse.ArgumentParser) -> None:
+    """`--threshold`, for a command that counts steps to a return."""
+    text = "a return to count steps to (env.threshold, or gymnasium's own)"
+    parser.add_argument("--threshold", type=float, help=text)
+
+
 def count(text: str, low: int) -> int:
     """An option's whole number from `low`."""
     if not text.isdecimal() or int(text) < low:
