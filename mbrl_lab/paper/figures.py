@@ -28,13 +28,18 @@ WIDTH, TITLE = 9.2, 0.25
 """Inches: the width of a figure of frames, and the height of a row's title."""
 
 
+def files(path: Path) -> list[Path]:
+    """The files of a figure."""
+    return [path.with_suffix(suffix) for suffix in SUFFIXES]
+
+
 def draw_curves(environment: Environment, path: Path) -> bool:
     """IQM of the return against steps and seconds; False if no run was evaluated in training."""
     evaluated = [group for group in map(with_evaluations, environment.groups) if group.curves]
     # Seeds that were evaluated at different steps have no curve.
     groups = [group for group in evaluated if len(aligned(group)[0])]
-    for suffix in SUFFIXES if groups else ():
-        draw_comparison(groups, environment.name, environment.threshold, path.with_suffix(suffix))
+    if groups:
+        draw_comparison(groups, environment.name, environment.threshold, *files(path))
     return bool(groups)
 
 
@@ -42,8 +47,8 @@ def draw_profiles(environment: Environment, path: Path) -> bool:
     """Performance profiles; False if no group has two runs."""
     strata = [(label, scores) for label, (scores,) in profile_strata(environment)]
     several = any(len(scores) > 1 for _, scores in strata)
-    for suffix in SUFFIXES if several else ():
-        draw_profile(strata, environment.name, path.with_suffix(suffix))
+    if several:
+        draw_profile(strata, environment.name, *files(path))
     return several
 
 
@@ -63,8 +68,7 @@ def draw_frames(groups: Sequence[tuple[Group, Sequence[Run]]], path: Path) -> li
                 at.imshow(frame)
                 at.set(xticks=[], yticks=[])
                 at.spines[:].set_color(GREY)
-        for suffix in SUFFIXES:
-            save(figure, path.with_suffix(suffix))
+        save(figure, *files(path))
     return [run for _, run, _ in rows]
 
 

@@ -64,6 +64,7 @@ class Study(NamedTuple):
 def document_of(study: Study) -> Document:
     """The whole paper. Figures are written on the way."""
     methods = methods_of(study.members)
+    leaders = [best(study, environment) for environment in study.found]
     title = f"{listed([m.name for m in methods])} on {listed([e.name for e in study.found])}"
     sections: dict[str, list[Block]] = {
         "Introduction": [
@@ -76,7 +77,10 @@ def document_of(study: Study) -> Document:
             *described(methods),
         ],
         "Experiments": experiments(study, methods),
-        "Results": [block for environment in study.found for block in results(study, environment)] + overall(study),
+        "Results": [
+            *(block for e, leader in zip(study.found, leaders, strict=True) for block in results(study, e, leader)),
+            *overall(study),
+        ],
         "Discussion": discussion(study),
         "Conclusion": [paragraph(Todo("what was found, what it means, and what should be done next"))],
         "Appendix: settings": [
@@ -86,7 +90,7 @@ def document_of(study: Study) -> Document:
         "Appendix: commands": commands(study),
     }
     blocks = [block for name, section in sections.items() for block in (Heading(1, name), *section)]
-    return Document(title, abstract(study, title), blocks)
+    return Document(title, abstract(study, title, leaders), blocks)
 
 
 def listed(words: Sequence[str]) -> str:
@@ -94,7 +98,7 @@ def listed(words: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
-def abstract(study: Study, title: str) -> Paragraph:
+def abstract(study: Study, title: str, leaders: Sequence[Sequence[Span]]) -> Paragraph:
     return paragraph(
         Todo("one or two sentences: the problem and why it matters"),
         f" We compare {title}, in ",
@@ -102,7 +106,7 @@ def abstract(study: Study, title: str) -> Paragraph:
         " runs of ",
         study.numbers.add("configurations", len(study.members), study.runs),
         " configurations. ",
-        *(span for environment in study.found for span in best(study, environment)),
+        *(span for leader in leaders for span in leader),
         Todo("what follows from this"),
     )
 
@@ -188,11 +192,11 @@ def budget(runs: Sequence[Run]) -> Row:
     }
 
 
-def results(study: Study, environment: Environment) -> list[Block]:
-    """Curves, sample efficiency, final scores, profile and frames of one environment."""
+def results(study: Study, environment: Environment, leader: Sequence[Span]) -> list[Block]:
+    """Curves, sample efficiency, final scores, profile and frames of an environment, after a sentence on its leader."""
     name, numbers, groups = environment.name, study.numbers, [(g, study.of(g)) for g in environment.groups]
     runs, word = study.of(*environment.groups), re.sub(r"[^A-Za-z0-9]+", "-", environment.name).strip("-")
-    blocks: list[Block] = [Heading(2, name), paragraph(*best(study, environment), Todo("what else the curves show"))]
+    blocks: list[Block] = [Heading(2, name), paragraph(*leader, Todo("what else the curves show"))]
 
     def picture(stem: str, drawn: Sequence[Run], caption: str, width: float = 1.0) -> None:
         if drawn:

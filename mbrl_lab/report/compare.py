@@ -169,7 +169,7 @@ def keys_of(trees: Any) -> list[str]:
     return list(dict.fromkeys(key for tree in trees for key in tree))
 
 
-def draw_comparison(groups: Sequence[Group], title: str, threshold: float | None, path: Path) -> Path:
+def draw_comparison(groups: Sequence[Group], title: str, threshold: float | None, *paths: Path) -> Path:
     """Two panels: interquartile mean of the return over seeds, with an interval, against real steps and seconds."""
     figure, axes = make_panels(2, 2, title)
     for group, colour in zip(groups, COLOURS * (1 + len(groups) // len(COLOURS)), strict=False):
@@ -188,10 +188,10 @@ def draw_comparison(groups: Sequence[Group], title: str, threshold: float | None
         at.xaxis.set_major_formatter(EngFormatter(sep=""))
 
     legend(axes[0])
-    return save(figure, path)
+    return save(figure, *paths)
 
 
-def draw_profile(scores: Sequence[tuple[str, Array]], title: str, path: Path) -> Path:
+def draw_profile(scores: Sequence[tuple[str, Array]], title: str, *paths: Path) -> Path:
     """One panel: the fraction of each group's runs, of [S] scores, above each score, with an interval."""
     figure, (axes,) = make_panels(1, 1, title)
     grid = profile_grid([values for _, values in scores])
@@ -201,7 +201,7 @@ def draw_profile(scores: Sequence[tuple[str, Array]], title: str, path: Path) ->
         axes.fill_between(grid, low, high, step="post", color=colour, alpha=0.2, linewidth=0)
     set_labels(axes, "Fraction of runs above a return, 95 % interval", "final return")
     legend(axes)
-    return save(figure, path)
+    return save(figure, *paths)
 
 
 def profile_grid(scores: Sequence[Array]) -> Array:

@@ -50,11 +50,12 @@ def legend(axes: Axes) -> None:
     axes.legend(fontsize=8, framealpha=0.6, edgecolor="none")
 
 
-def save(figure: Figure, path: Path) -> Path:
-    """Write a PNG or a PDF, by its suffix, that takes the place of an older one at once."""
-    # Letters of a PDF as outlines that every printer knows; publishers reject matplotlib's own kind.
-    with replacing(path) as file, rc_context({"pdf.fonttype": 42}):
-        figure.savefig(file, format=path.suffix[1:], dpi=110)
+def save(figure: Figure, path: Path, *more: Path) -> Path:
+    """Write PNGs or PDFs, by their suffixes, that take the place of older ones at once; returns the first path."""
+    for each in (path, *more):
+        # Letters of a PDF as outlines that every printer knows; publishers reject matplotlib's own kind.
+        with replacing(each) as file, rc_context({"pdf.fonttype": 42}):
+            figure.savefig(file, format=each.suffix[1:], dpi=110)
     return path
 
 
