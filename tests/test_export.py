@@ -248,9 +248,7 @@ def test_the_command_and_the_example_without_this_package(
 
 def test_errors_are_one_line(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "nowhere")]) == 2
-    assert (
-        capsys.readouterr().err
-        == f"error: {tmp_path / 'nowhere'} holds no run: there is no such folder; name a run's folder, e.g. one in outputs/\n"
-    )
+    said = "holds no run: there is no such folder; name a run's folder, e.g. one in outputs/"
+    assert capsys.readouterr().err == f"error: {tmp_path / 'nowhere'} {said}\n"
     assert main([str(trained), "--checkpoint", str(tmp_path)]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
