@@ -43,7 +43,9 @@ def tested(name: str, python: str, more: list[str]) -> tuple[dict[str, str], lis
     environment = os.environ | caps | {"TEST_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
     asked = subprocess.run([python, "-c", ASK], cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     before = spent()
-    command = [python, "-m", "pytest", "-n", "2", "--dist", "worksteal", "-q", "-p", "no:cacheprovider", *more]
+    # Two cores: workers of two threads each would wait for one another.
+    workers = str(2 // threads)
+    command = [python, "-m", "pytest", "-n", workers, "--dist", "worksteal", "-q", "-p", "no:cacheprovider", *more]
     said = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True).stdout
     counts = dict.fromkeys(("passed", "failed", "skipped"), "0")
     last = said.splitlines()[-1] if said else "nothing was said"
