@@ -175,6 +175,10 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "ddqn_pixels": (
         "encoder=impala",
         "policy.optim.random_shift=4",
+        "policy.optim.random_intensity=0.05",
+        "policy.optim.weight_decay=0.1",
+        "policy.target.acts=true",
+        "policy.head.norm=true",
         "policy.resets.every=10",
         "algo.priority_exponent=0.5",
         "preset=none",

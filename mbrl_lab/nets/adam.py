@@ -42,8 +42,18 @@ class Adam(torch.optim.Adam):
     What torch.optim does around the arithmetic takes longer than the arithmetic of a small network.
     """
 
-    def __init__(self, params: Any, lr: float, eps: float = 1e-8, beta1: float = 0.9) -> None:
+    def __init__(self, params: Any, lr: float, eps: float = 1e-8, beta1: float = 0.9, decay: float = 0.0) -> None:
+        """
+        Args:
+            params: parameters, or groups of them, as torch's.
+            lr: learning rate.
+            eps: added to the root of the second moment.
+            beta1: decay of the first moment.
+            decay: decoupled weight decay: a step first multiplies weights by 1 - lr * decay (AdamW, Loshchilov and
+                Hutter 2019). torch's own `weight_decay`, which is added to the gradient, stays a setting of groups.
+        """
         super().__init__(params, lr, (beta1, 0.999), eps, fused=True)
+        self.decay = decay
 
     def minimise(self, loss: Tensor) -> None:
         """A step along the gradient of a loss in this optimiser's parameters; no other parameter gets a gradient."""
@@ -78,6 +88,10 @@ class Adam(torch.optim.Adam):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
+        if self.decay:
+            for group in self.param_groups:
+                learned = [p for p in group["params"] if p.grad is not None]
+                torch._foreach_mul_(learned, 1 - group["lr"] * self.decay)
         if KERNEL is None:
             super().step()
             return

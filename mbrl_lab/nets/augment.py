@@ -6,6 +6,16 @@ import torch
 from torch import Tensor
 
 
+def random_intensity(images: Tensor, scale: float, largest: float) -> Tensor:
+    """[B, C, H, W], bytes of which `largest` counts as 1 -> floats, each image times 1 + scale z.
+
+    z is one normal number for each image, clipped to [-2, 2] (SPR, Schwarzer et al. 2021).
+    """
+    z = torch.randn(len(images), 1, 1, 1, device=images.device).clamp(-2, 2)
+    # One pass over the images casts and scales them.
+    return images * ((1 + scale * z) / largest)
+
+
 def random_shift(images: Tensor, pixels: int) -> Tensor:
     """[B, C, H, W]: each moved by up to so many pixels down and right, or up and left; edges are repeated.
 

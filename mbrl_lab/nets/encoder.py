@@ -16,6 +16,8 @@ class Encoder(nn.Module):
     """Observations [..., *obs_shape] -> vectors [..., dim]."""
 
     dim: int
+    largest: float = 1.0
+    """The byte of an image that counts as 1; floats count as they are."""
 
 
 MakeEncoder = Callable[[EnvSpec], Encoder]
@@ -82,19 +84,20 @@ class Convolutional(Encoder):
 def convolve(obs: Tensor, layer: nn.Conv2d, scale: float) -> Tensor:
     """The convolution `layer` of `scale` times images [N, C, H, W], channels last.
 
-    Where its kernel is a multiple of its stride, each patch of stride x stride pixels becomes channels of one place
-    (space to depth), and the stride 1: the same products, but with enough channels to fill a processor's vectors.
+    Where its kernel is a larger multiple of its stride, each patch of stride x stride pixels becomes channels of one
+    place (space to depth), and the stride 1: the same products, but with enough channels to fill a processor's vectors.
     """
     dtype, stride = autocast_dtype(obs.device.type), layer.stride[0]
     weight = layer.weight * scale
     # An exported network has only operations that ONNX knows, which do not include bytes seen as wider numbers.
-    plain = stride == 1 or layer.kernel_size[0] % stride or layer.padding[0]
+    kernel = layer.kernel_size[0]
+    plain = stride in (1, kernel) or kernel % stride or layer.padding[0]
     if plain or torch.compiler.is_exporting():
         image = obs.to(dtype).contiguous(memory_format=torch.channels_last)
         return nn.functional.conv2d(image, weight, layer.bias, layer.stride, layer.padding)
 
     # The kernel [O, C, k, k] in the same order: C * stride * stride channels, k / stride places each way.
-    patches = layer.kernel_size[0] // stride
+    patches = kernel // stride
     weight = weight.unflatten(2, (patches, stride)).unflatten(4, (patches, stride)).permute(0, 1, 3, 5, 2, 4)
     weight = weight.flatten(1, 3).contiguous(memory_format=torch.channels_last)
 
@@ -130,6 +133,17 @@ class Nature(Convolutional):
             nn.Conv2d(64, 64, 3, 1),
             nn.ReLU(),
         )
+        super().__init__(spec, net, hidden, largest=255.0)
+
+
+class Der(Convolutional):
+    """Two convolutions with large strides: data-efficient Rainbow's (van Hasselt et al. 2019)."""
+
+    smallest = 25
+
+    def __init__(self, spec: EnvSpec, hidden: int) -> None:
+        channels = spec.obs_shape[0]
+        net = nn.Sequential(nn.Conv2d(channels, 32, 5, 5), nn.ReLU(), nn.Conv2d(32, 64, 5, 5), nn.ReLU())
         super().__init__(spec, net, hidden, largest=255.0)
 
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mbrl_lab.nets.adam import Adam
-from mbrl_lab.nets.augment import random_shift
+from mbrl_lab.nets.augment import random_intensity, random_shift
 from mbrl_lab.nets.count import save_count
 from mbrl_lab.nets.encoder import MakeEncoder
 from mbrl_lab.nets.mlp import mlp
@@ -51,6 +51,8 @@ class HeadOptions:
     """The largest return of the distribution."""
     loss: str
     """huber | squared, of a number; a distribution has the cross-entropy."""
+    norm: bool
+    """Layer norm before each activation of the hidden layers."""
 
     def __post_init__(self) -> None:
         if self.atoms > 1 and self.v_min >= self.v_max:
@@ -69,6 +71,8 @@ class TDTarget:
     """Fraction of the way that the target network moves towards the online network. 1: a copy."""
     every: int
     """Updates between its moves (DQN: 10,000, with tau 1)."""
+    acts: bool
+    """The target network chooses the actions, in training and in evaluations (BBF). False: the online network does."""
 
 
 @dataclass(frozen=True)
@@ -93,10 +97,16 @@ class DDQNOptim:
     """A gradient step: Adam, and the augmentation of images that it learns from."""
 
     lr: float
+    eps: float
+    """Added to the root of the second moment (Adam: 1e-8; Rainbow and BBF: 1.5e-4)."""
+    weight_decay: float
+    """Decoupled, as in AdamW: a step shrinks weights by lr times this (BBF: 0.1)."""
     clip: float
     """Largest norm of the gradient (Wang et al. 2016: 10). 0: not clipped."""
     random_shift: int
     """Pixels by which images are moved at random, each way (DrQ, Kostrikov et al. 2021: 4). 0: none."""
+    random_intensity: float
+    """Images are multiplied by 1 plus this times a clipped normal number (SPR, Schwarzer et al. 2021: 0.05). 0: not."""
 
 
 class QHead(nn.Module):
@@ -159,14 +169,14 @@ class QNetwork(nn.Module):
     """Observations [B, ...] -> [B, A, K]: outputs of the head for each action."""
 
     def __init__(
-        self, spec: EnvSpec, encoder: MakeEncoder, width: int, depth: int, dueling: bool, outputs: int
+        self, spec: EnvSpec, encoder: MakeEncoder, width: int, depth: int, dueling: bool, norm: bool, outputs: int
     ) -> None:
         super().__init__()
         self.encoder = encoder(spec)
         self.outputs = outputs
         sizes = [self.encoder.dim, *[width] * depth]
-        self.advantage = mlp([*sizes, spec.action_dim * outputs], fp32_output=True)
-        self.base = mlp([*sizes, outputs], fp32_output=True) if dueling else None
+        self.advantage = mlp([*sizes, spec.action_dim * outputs], norm=norm, fp32_output=True)
+        self.base = mlp([*sizes, outputs], norm=norm, fp32_output=True) if dueling else None
 
     def forward(self, obs: Tensor) -> Tensor:
         features = self.encoder(obs)
@@ -181,7 +191,7 @@ class QNetwork(nn.Module):
 class DDQN(Policy):
     """See the top of this file.
 
-    ValueError for continuous actions, and for a shift of observations that are no images or are too small.
+    ValueError for continuous actions, and for augmentation of observations that are no images or are too small.
     """
 
     estimates_value, learns_by_priority = True, True
@@ -218,6 +228,7 @@ class DDQN(Policy):
                 f"ddqn needs discrete actions, not vectors of {spec.action_dim} numbers: try policy=sac or ppo"
             )
         check_random_shift(optim.random_shift, spec.obs_shape)
+        check_random_intensity(optim.random_intensity, spec.obs_shape)
         self.spec = spec
         self.final_gamma = gamma
         self.target = target
@@ -225,13 +236,14 @@ class DDQN(Policy):
         self.clip = optim.clip
         self.resets = resets
         self.random_shift = optim.random_shift
+        self.random_intensity = optim.random_intensity
 
         self.head = QHead(head.loss) if head.atoms == 1 else C51Head(head.atoms, head.v_min, head.v_max)
-        self.make_network = partial(QNetwork, spec, encoder, width, depth, head.dueling, self.head.outputs)
+        self.make_network = partial(QNetwork, spec, encoder, width, depth, head.dueling, head.norm, self.head.outputs)
         self.online = self.make_network()
         # Never optimised: it follows the online network by `polyak`.
         self.target_network = copy.deepcopy(self.online).requires_grad_(False)
-        self.opt = Adam(self.online.parameters(), optim.lr)
+        self.opt = Adam(self.online.parameters(), optim.lr, optim.eps, decay=optim.weight_decay)
         self.updates = 0
         save_count(self, "updates")
 
@@ -279,8 +291,9 @@ class DDQN(Policy):
         return self.q_values(obs).amax(-1)
 
     def q_values(self, obs: Tensor) -> Tensor:
-        """[B, A]: Q(s, a) of the online network."""
-        return self.head.q_values(self.online(obs))
+        """[B, A]: Q(s, a) of the network that acts."""
+        network = self.target_network if self.target.acts else self.online
+        return self.head.q_values(network(obs))
 
     def update(self, steps: Step) -> Metrics:
         return self.update_weighted(steps, torch.ones_like(steps.reward[0]))[0]
@@ -334,7 +347,11 @@ class DDQN(Policy):
 
     def augment(self, obs: Tensor) -> Tensor:
         """[B, ...]: observations as they are learned from."""
-        return random_shift(obs, self.random_shift) if self.random_shift else obs
+        if self.random_shift:
+            obs = random_shift(obs, self.random_shift)
+        if self.random_intensity:
+            obs = random_intensity(obs, self.random_intensity, self.online.encoder.largest)
+        return obs
 
     def reset(self) -> None:
         """Shrink and perturb (BBF): only the encoder keeps part of what it learned."""
@@ -351,3 +368,9 @@ def check_random_shift(pixels: int, shape: tuple[int, ...]) -> None:
     if pixels and 2 * pixels >= min(shape[1:]):
         most = (min(shape[1:]) - 1) // 2
         raise ValueError(f"policy.optim.random_shift is {pixels}; with these images it must be at most {most}")
+
+
+def check_random_intensity(scale: float, shape: tuple[int, ...]) -> None:
+    """ValueError where observations of this shape are no images."""
+    if scale and len(shape) != 3:
+        raise ValueError(f"policy.optim.random_intensity is {scale}; it must be 0 where observations are no images")

@@ -2,6 +2,7 @@
 
 import copy
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -28,6 +29,27 @@ def test_step_equals_torch_adam_bit_for_bit() -> None:
     train(ours, Adam(groups(ours), 0.1, eps=1e-5), 7)
     train(theirs, torch.optim.Adam(groups(theirs), 0.1, eps=1e-5, fused=True), 7)
     assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("kernel", [adam.KERNEL, None])
+def test_decoupled_decay_equals_adamw(kernel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adam, "KERNEL", kernel)
+    ours = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    theirs = copy.deepcopy(ours)
+    train(ours, Adam(ours.parameters(), 0.1, eps=1e-4, decay=0.5), 7)
+    train(theirs, torch.optim.AdamW(theirs.parameters(), 0.1, eps=1e-4, weight_decay=0.5), 7)
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_decoupled_decay_by_hand() -> None:
+    """A first step of Adam is as long as its learning rate; the decay takes 0.1 * 2 of what was there before."""
+    a, b = nn.Parameter(torch.full((2,), 10.0)), nn.Parameter(torch.ones(2))
+    opt = Adam([a, b], 0.1, decay=2.0)
+    (3 * a).sum().backward()
+    opt.step()
+    torch.testing.assert_close(a.detach(), torch.full((2,), 10 * 0.8 - 0.1))
+    assert torch.equal(b, torch.ones(2)), "no gradient, no decay"
 
 
 @pytest.mark.parametrize("kind", [Adam, torch.optim.Adam])

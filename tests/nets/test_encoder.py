@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mbrl_lab.nets.encoder import Encoder, Grid, Impala, MakeEncoder, Nature, Vector, convolve
+from mbrl_lab.nets.encoder import Der, Encoder, Grid, Impala, MakeEncoder, Nature, Vector, convolve
 from mbrl_lab.types import EnvSpec
 
 SCREEN = EnvSpec((4, 84, 84), torch.uint8, 4, True, stack=4)
@@ -15,6 +15,10 @@ BOARD = EnvSpec((6, 10, 10), torch.uint8, 6, True)
 
 def nature(spec: EnvSpec) -> Encoder:
     return Nature(spec, hidden=0)
+
+
+def der(spec: EnvSpec) -> Encoder:
+    return Der(spec, hidden=0)
 
 
 def impala(spec: EnvSpec) -> Encoder:
@@ -35,6 +39,7 @@ def test_vector_encoder_is_the_identity() -> None:
     ("make", "spec", "dim", "parameters"),
     [
         (nature, SCREEN, 3136, 4 * 32 * 64 + 32 + 32 * 64 * 16 + 64 + 64 * 64 * 9 + 64),
+        (der, SCREEN, 576, 4 * 32 * 25 + 32 + 32 * 64 * 25 + 64),
         (
             impala,
             SCREEN,
@@ -50,7 +55,7 @@ def test_encoder_sizes_are_those_of_the_papers(make: MakeEncoder, spec: EnvSpec,
     assert sum(p.numel() for p in net.parameters()) == parameters
 
 
-@pytest.mark.parametrize(("make", "spec"), [(nature, SCREEN), (impala, SCREEN), (grid, BOARD)])
+@pytest.mark.parametrize(("make", "spec"), [(nature, SCREEN), (der, SCREEN), (impala, SCREEN), (grid, BOARD)])
 def test_encoder_keeps_leading_dimensions(make: MakeEncoder, spec: EnvSpec) -> None:
     net = make(spec)
     obs = torch.randint(0, 2, (2, 3, *spec.obs_shape), dtype=torch.uint8)
@@ -79,7 +84,7 @@ def test_vector_encoder_rejects_images(make: MakeEncoder, spec: EnvSpec) -> None
         make(spec)
 
 
-@pytest.mark.parametrize("make", [nature, impala, grid])
+@pytest.mark.parametrize("make", [nature, der, impala, grid])
 def test_image_encoders_reject_vectors(make: MakeEncoder) -> None:
     with pytest.raises(ValueError, match=f"encoder={make.__name__} reads uint8 images, not .4,. torch.float32"):  # type: ignore[attr-defined]
         make(EnvSpec((4,), torch.float32, 2, True))
@@ -89,10 +94,14 @@ def test_small_images_are_rejected_by_large_networks() -> None:
     with pytest.raises(ValueError, match="encoder=nature needs images of at least 36 x 36, these are 10 x 10: try"):
         nature(BOARD)
     assert nature(EnvSpec((1, 36, 36), torch.uint8, 2, True)).dim == 64
+    with pytest.raises(ValueError, match="encoder=der needs images of at least 25 x 25, these are 10 x 10: try"):
+        der(BOARD)
+    assert der(EnvSpec((1, 25, 25), torch.uint8, 2, True)).dim == 64
 
 
 @pytest.mark.parametrize(
-    ("kernel", "stride", "high", "wide"), [(8, 4, 84, 84), (8, 4, 85, 90), (4, 2, 11, 10), (3, 2, 9, 9), (3, 1, 9, 9)]
+    ("kernel", "stride", "high", "wide"),
+    [(8, 4, 84, 84), (8, 4, 85, 90), (5, 5, 84, 84), (4, 2, 11, 10), (3, 2, 9, 9), (3, 1, 9, 9)],
 )
 def test_space_to_depth_gives_the_same_convolution(kernel: int, stride: int, high: int, wide: int) -> None:
     layer = nn.Conv2d(4, 6, kernel, stride)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from mbrl_lab import make_run
 from mbrl_lab.env import Envs
-from mbrl_lab.nets.encoder import Vector
+from mbrl_lab.nets.encoder import Der, Vector
 from mbrl_lab.ops import bootstrap_windows
 from mbrl_lab.policy import DDQN
 from mbrl_lab.policy.ddqn import C51Head, DDQNOptim, Exploration, HeadOptions, QHead, TDTarget
@@ -30,13 +31,23 @@ SETTINGS: dict[str, Any] = {
     "gamma": 0.5,
 }
 GROUPS: dict[str, tuple[type, dict[str, Any]]] = {
-    "head": (HeadOptions, {"dueling": False, "atoms": 1, "v_min": 0.0, "v_max": 4.0, "loss": "huber"}),
-    "target": (TDTarget, {"n_step": 1, "double": True, "tau": 0.05, "every": 1}),
+    "head": (HeadOptions, {"dueling": False, "atoms": 1, "v_min": 0.0, "v_max": 4.0, "loss": "huber", "norm": False}),
+    "target": (TDTarget, {"n_step": 1, "double": True, "tau": 0.05, "every": 1, "acts": False}),
     "exploration": (
         Exploration,
         {"epsilon_start": 1.0, "epsilon_end": 0.1, "epsilon_updates": 10, "epsilon_eval": 0.0},
     ),
-    "optim": (DDQNOptim, {"lr": 3e-3, "clip": 10.0, "random_shift": 0}),
+    "optim": (
+        DDQNOptim,
+        {
+            "lr": 3e-3,
+            "eps": 1e-8,
+            "weight_decay": 0.0,
+            "clip": 10.0,
+            "random_shift": 0,
+            "random_intensity": 0.0,
+        },
+    ),
 }
 RESETS = {"every": 0, "until": 0, "shrink": 0.5, "anneal_updates": 0, "n_step_start": 1, "gamma_start": 0.5}
 T, F = True, False
@@ -271,11 +282,55 @@ def test_reset_replaces_heads_target_network_and_optimizer_state() -> None:
     assert policy.updates == 7
 
 
-def test_random_shift_needs_images() -> None:
+@pytest.mark.parametrize(("name", "value"), [("random_shift", 4), ("random_intensity", 0.05)])
+def test_augmentation_needs_images(name: str, value: float) -> None:
     with pytest.raises(
-        ValueError, match=r"policy\.optim\.random_shift is 4; it must be 0 where observations are no images"
+        ValueError, match=rf"policy\.optim\.{name} is {value}; it must be 0 where observations are no images"
     ):
-        ddqn(random_shift=4)
+        ddqn(**{name: value})
+
+
+def test_random_intensity_is_of_scaled_images() -> None:
+    policy = ddqn(EnvSpec((1, 25, 25), torch.uint8, 2, True), encoder=partial(Der, hidden=0), random_intensity=0.05)
+    obs = policy.augment(torch.full((50, 1, 25, 25), 255, dtype=torch.uint8))
+    assert obs.dtype == torch.float32 and 0.89 < obs.min() < 0.96 and 1.04 < obs.max() < 1.11
+    assert torch.equal(obs, obs[..., :1, :1].expand_as(obs)), "one number for an image"
+
+
+@pytest.mark.parametrize("acts", [False, True])
+def test_the_target_network_acts_if_it_is_set_to(acts: bool) -> None:
+    """In observation 1 the online network prefers action 1, the target network action 0."""
+    policy = ddqn(acts=acts, epsilon_start=0.0, epsilon_end=0.0)
+    policy.online, policy.target_network = Table(ONLINE), Table(TARGET)
+    obs = torch.ones(5, 1)
+    expected = 0 if acts else 1
+    for explore in (False, True):
+        assert policy.act(obs, explore).tolist() == [expected] * 5
+    assert policy.scores(obs)[0].tolist() == ([30, 20, 10] if acts else [4, 7, 5])
+    assert policy.value(obs)[0] == (30 if acts else 7)
+    target = policy.td_target(window([0.0, 3.0], [F, F], [F, F]))
+    assert target.tolist() == [3 + 0.5 * 20], "selection for the target stays with the online network"
+
+
+def test_layer_norm_is_in_both_streams() -> None:
+    policy = ddqn(dueling=True, norm=True)
+    for stream in (policy.online.advantage, policy.online.base):
+        assert isinstance(stream, nn.Sequential)
+        kinds = [type(layer).__name__ for layer in stream]
+        assert kinds == ["Linear", "LayerNorm", "ReLU"] * 2 + ["Fp32Linear"]
+
+
+def test_optimiser_has_eps_and_decoupled_weight_decay() -> None:
+    """One update from equal weights: as torch's AdamW from the same gradient."""
+    plain = ddqn(lr=0.01, eps=0.1, clip=0.0)
+    decayed = ddqn(lr=0.01, eps=0.1, clip=0.0, weight_decay=3.0)
+    decayed.load_state_dict(plain.state_dict())
+    before, steps = weights(plain.online), window([0.0, 3.0], [F, T], [F, F])
+    plain.update(steps)
+    decayed.update(steps)
+    gradient = torch.cat([p.grad.flatten() for p in plain.online.parameters() if p.grad is not None])
+    torch.testing.assert_close(weights(plain.online), before - 0.01 * gradient / (gradient.abs() + 0.1))
+    torch.testing.assert_close(weights(decayed.online), weights(plain.online) - 0.03 * before)
 
 
 def test_continuous_actions_and_an_empty_support_are_rejected() -> None:
