@@ -26,7 +26,7 @@ from mbrl_lab.dynamics import Ensemble
 from mbrl_lab.types import Step
 
 ROOT = Path(__file__).parents[1]
-EVALUATE = ["eval.every=250", "eval.episodes=10", "video.every=0", "diagnose=false"]
+EVALUATE = ["eval.every=250", "eval.episodes=10", "video.every=0", "video.final=0"]
 FROM_DATA = ["replay.init=minari:pendulum/source-v0", "algo.warmup=2"]
 
 
