@@ -113,6 +113,8 @@ def test_the_page_has_charts_tables_commands_and_origins(two: Path, capsys: pyte
     assert {"reached 3", "a processor", "abc", "2.9"} <= {*found.cells}
     assert page.count("mbrl-lab train algo=mbpo seed=1") == 1
     assert [a["data-group"] for a in found.all("input")] == ["mbpo", "sac"]
+    # Whoever gets the page learns nothing about the folders of this machine.
+    assert str(two) not in page
     # Nothing is loaded from anywhere else.
     loaded = [a.get("src") or a.get("href") for tag, a in found.tags if tag in ("script", "link", "iframe", "base")]
     assert [address for address in loaded if address] == ["data:,"]

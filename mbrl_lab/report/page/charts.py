@@ -48,10 +48,10 @@ def curve_rows(groups: Sequence[Group]) -> list[Row]:
 def seed_rows(groups: Sequence[Group]) -> list[Row]:
     """Every evaluation of every seed."""
     return [
-        {"group": group.label, "seed": curve.seed, "run": str(curve.folder)}
+        {"group": group.label, "seed": curve.seed, "run": number}
         | {"steps": rounded(s), "seconds": rounded(t), "return": rounded(r)}
         for group in groups
-        for curve in group.curves
+        for number, curve in enumerate(group.curves)
         for s, t, r in zip(curve.steps, curve.seconds, curve.returns, strict=True)
     ]
 
@@ -59,7 +59,7 @@ def seed_rows(groups: Sequence[Group]) -> list[Row]:
 def curve_chart(environment: Environment, labels: Sequence[str], x: str) -> Spec:
     """Return against `x`, steps or seconds: IQM and interval of each group, and every seed on demand."""
     title = {"steps": "environment steps", "seconds": "seconds of training"}[x]
-    across = {"field": x, "type": "quantitative", "title": title, "axis": {"format": "~s"}}
+    across = {"field": x, "type": "quantitative", "title": title, "axis": {"format": "~s", "tickCount": 8}}
     common = {"x": across, **by_group(labels)}
     shown = [tooltip("group"), *(number_tooltip(key) for key in ("IQM", "low", "high", "steps", "seconds", "seeds"))]
 
