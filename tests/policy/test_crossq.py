@@ -96,9 +96,10 @@ def test_the_actor_learns_every_few_updates() -> None:
 
 def test_it_finds_the_best_action() -> None:
     policy = crossq(temperature=Temperature(0.01, None, 0.98))
-    for _ in range(300):
+    for _ in range(450):
         policy.update(rows(64, terminal=True))
-    assert (policy.act(torch.randn(100, 2), False) - 0.3).abs().mean() < 0.1
+    # The largest of thirty seeds was 0.08, and an actor that has learned nothing is at 0.3.
+    assert (policy.act(torch.randn(100, 2), False) - 0.3).abs().mean() < 0.15
 
 
 def test_steps_across_an_episodes_end_teach_nothing() -> None:
