@@ -141,7 +141,8 @@ def coloured(frame: Tensor) -> NDArray[np.uint8]:
         picture = frame[0, :, :, None].expand(-1, -1, 3).float()
     else:
         hues = torch.tensor([[int(c[k : k + 2], 16) for k in (1, 3, 5)] for c in COLOURS], dtype=torch.float32)
-        picture = (frame.cpu().float().unsqueeze(-1) * hues[: len(frame), None, None]).amax(0)
+        hues = hues[torch.arange(len(frame)) % len(hues)]  # Seaquest has more channels than there are colours
+        picture = (frame.cpu().float().unsqueeze(-1) * hues[:, None, None]).amax(0)
     return picture.byte().cpu().numpy().repeat(times, 0).repeat(times, 1)
 
 

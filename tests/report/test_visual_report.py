@@ -42,6 +42,19 @@ def test_pictures_are_large_and_grids_have_colours() -> None:
     assert picture.shape[0] >= SIZE and picture[0, 0].any() and not picture[-1, -1].any()
 
 
+@pytest.mark.parametrize("channels", [10, 20])
+def test_more_channels_than_colours_have_a_colour_each(channels: int) -> None:
+    """A channel in each cell of the first rows: all are drawn, those of a repeated colour, too."""
+    grid = torch.zeros(channels, 10, 10, dtype=torch.uint8)
+    for k in range(channels):
+        grid[k, k // 10, k % 10] = 1
+    picture = coloured(grid)
+    side = len(picture) // 10
+    cells = picture[::side, ::side].reshape(100, 3)
+    assert cells[:channels].any(1).all() and not cells[channels:].any()
+    assert len({tuple(c) for c in cells[:8]}) == 8 and (cells[8] == cells[0]).all()
+
+
 def test_evaluate_validates_it(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(run), "--model"]) == 0
     said = capsys.readouterr().out
