@@ -25,7 +25,7 @@ from mbrl_lab.protocols import Algo
 from mbrl_lab.replay import Replay
 from mbrl_lab.scores import Reference, summary
 from mbrl_lab.tracking.checkpoint import Checkpoint
-from mbrl_lab.tracking.progress import EvaluationNote
+from mbrl_lab.tracking.progress import EvaluationNote, Pace
 from mbrl_lab.tracking.signals import UNDRAWN, Signals
 from mbrl_lab.tracking.state import (
     load_module_state,
@@ -139,6 +139,8 @@ class Runner:
         self.clock = time.monotonic()
         self.seconds = 0.0  # of training and evaluation, before the last resume
         self.evaluating = 0.0  # seconds of evaluation in all
+        self.learning = 0.0  # seconds of learning since the start or the last resume
+        self.pace = Pace(schedule.steps)
 
     def run(self) -> dict[str, float]:
         """Train to the end of the schedule and return the final policy's `final/*`; on a signal, save and leave."""
@@ -204,8 +206,12 @@ class Runner:
         self._store(arrived)
 
         before, self.steps = self.steps, self.steps + self.envs.num
+        began = time.monotonic()
         with self.autocast():
             self.metrics.add(self.algo.learn(self.replay, before, self.steps))
+        self.learning += time.monotonic() - began
+        if self.algo.warmed_up and (words := self.pace.add(self.steps, self._training_seconds(), self.learning)):
+            log.warning("step %d: %s", self.steps, words)
 
         self.tracker.trained(self.envs.finished(), self.steps)
         self.evaluation_due = bool(self.crossed(self.schedule.eval_every))
@@ -308,6 +314,9 @@ class Runner:
     def elapsed(self) -> float:
         """Seconds of training and evaluation, including those before a resume."""
         return self.seconds + time.monotonic() - self.clock
+
+    def _training_seconds(self) -> float:
+        return self.elapsed() - self.evaluating
 
     # ---- saving
 

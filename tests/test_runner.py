@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -243,6 +245,48 @@ class Drawing(Algo):
 
     def learn(self, replay: Replay, before: int, after: int) -> Metrics:
         return {"loss": self.drawn.float().mean()}
+
+
+class Slow(Drawing):
+    """Learns from step 6 on, which takes 3 s; everything else takes none."""
+
+    def __init__(self, clock: SimpleNamespace) -> None:
+        super().__init__()
+        self.clock, self.steps = clock, 0
+
+    @property
+    def warmed_up(self) -> bool:
+        return self.steps >= 6
+
+    def learn(self, replay: Replay, before: int, after: int) -> Metrics:
+        self.steps = after
+        self.clock.now += 3 * self.warmed_up
+        return {}
+
+
+def test_a_run_that_takes_hours_says_so_when_it_has_begun_to_learn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An evaluation in between, which takes 1,000 s, does not count."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    runner = real(tmp_path, Schedule(4_020, 100, 16, 1, 1, 1, 0, 0), Slow(clock))
+    evaluate = runner.evaluate
+
+    def slowly(*args: Any) -> list[Episode]:
+        began, played = clock.now, evaluate(*args)
+        clock.now += 1_000
+        runner.evaluating += clock.now - began
+        return played
+
+    monkeypatch.setattr(runner, "evaluate", slowly)
+    with runner.tracker, caplog.at_level(logging.WARNING):
+        runner.reset()
+        for _ in range(20):
+            runner.advance()
+    runner.envs.close()
+    words = "about 1.7 hours left: each of 4,000 steps takes 1.5 s, 1.5 s of it for learning (algo.update)"
+    assert caplog.messages == [f"step 20: {words}"]
 
 
 @pytest.mark.parametrize(("episodes", "num"), [(1, 4), (7, 3), (6, 3), (5, 8)])

@@ -18,6 +18,12 @@ TERMINAL_SECONDS = 0.2
 PLAIN_SECONDS = 10.0
 SPEED_SAMPLES = 150
 
+PACE_SECONDS = 20.0
+"""Training from which the length of a run is estimated."""
+
+LONG_HOURS = 1.0
+"""Expected hours from which there is a warning."""
+
 
 class Progress:
     """Steps done of `total`, the latest returns, speed, elapsed and remaining time.
@@ -130,6 +136,47 @@ class Progress:
 
         self.samples.append((now - self.away, self.step))
         self.shown = self.step
+
+
+class Pace:
+    """Tells once, soon after learning has begun, how many hours a long run has left.
+
+    Args:
+        total: steps of the run.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.began: tuple[int, float, float] | None = None  # step, seconds and seconds of learning, as learning began
+        self.told = False
+
+    def add(self, step: int, seconds: float, learning: float) -> str | None:
+        """A message, at most once.
+
+        Args:
+            step: environment steps so far.
+            seconds: of training so far, without evaluations.
+            learning: those of them in which the algorithm learned.
+        """
+        if self.told:
+            return None
+        # The first step that learns is left out: it may fit a model, or compile.
+        if self.began is None:
+            self.began = (step, seconds, learning)
+            return None
+        since, took = step - self.began[0], seconds - self.began[1]
+        if took < PACE_SECONDS:
+            return None
+
+        self.told = True
+        hours = took / since * (self.total - step) / 3600
+        if hours < LONG_HOURS:
+            return None
+        updates = (learning - self.began[2]) / since
+        return (
+            f"about {hours:.1f} hours left: each of {self.total - step:,} steps takes {took / since:.2g} s, "
+            f"{updates:.2g} s of it for learning (algo.update)"
+        )
 
 
 class EvaluationNote:

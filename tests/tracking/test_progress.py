@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mbrl_lab.env import Episode
-from mbrl_lab.tracking.progress import EvaluationNote, Progress
+from mbrl_lab.tracking.progress import EvaluationNote, Pace, Progress
 
 
 class Clock:
@@ -202,3 +202,21 @@ def test_an_evaluation_alone_has_a_line_unless_it_is_short() -> None:
         "evaluating: 0 of 1 episodes, 10 steps, 0:00:40 left",
         "evaluating: 0 of 1 episodes, 20 steps, 0:00:30 left",
     ]
+
+
+def told(total: int, seconds: float, steps: int) -> list[str]:
+    """What is said of steps that take so long after a first one of 500 s, nine tenths of it learning."""
+    pace, words = Pace(total), []
+    for k in range(steps):
+        clock = 500 + k * seconds
+        words.append(pace.add(1000 + k, clock, 450 + 0.9 * k * seconds))
+    return [w for w in words if w]
+
+
+def test_the_hours_of_a_long_run_are_told_once() -> None:
+    """20 s are 40 steps of 0.5 s; 98,960 more are 13.7 hours. The first step, which was longer, does not count."""
+    expected = "about 13.7 hours left: each of 98,960 steps takes 0.5 s, 0.45 s of it for learning (algo.update)"
+    assert told(100_000, 0.5, 300) == [expected]
+    assert told(100_000, 0.5, 40) == [], "too early"
+    assert told(8_200, 0.5, 300) == [], "less than an hour"
+    assert len(told(8_300, 0.5, 300)) == 1
