@@ -184,6 +184,18 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
         ["policy.optim.random_shift is 50", "at most 41"],
     ),
     "encoder": (["algo=ddqn", "encoder=nature"], ["encoder=nature reads uint8 images", "try encoder=vector"]),
+    "encoder of vectors": (
+        ["experiment=atari_100k", "encoder=vector"],
+        ["encoder=vector reads vectors, not (4, 84, 84)", "try encoder=nature or impala"],
+    ),
+    "encoder of larger images": (
+        ["experiment=atari_100k", "env=minatar_breakout"],
+        ["encoder=der needs images of at least 25 x 25, these are 10 x 10", "try encoder=grid"],
+    ),
+    "intensity": (
+        ["algo=ddqn", "policy.optim.random_intensity=0.05"],
+        ["policy.optim.random_intensity is 0.05", "must be 0 where observations are no images"],
+    ),
     "family": (["env=pendulum", "family=discrete"], ["family is discrete", "continuous", "family=continuous"]),
     "family of images": (["env=minatar_breakout", "family=discrete", "algo=random"], ["images", "family=pixels"]),
     "family of vectors": (["env=cartpole", "family=grid", "algo=random"], ["vectors", "family=discrete"]),
@@ -267,6 +279,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
 WHEN_BUILT = (
     *("device", "replay's device", "memory", "id's spelling", "environment", "frames"),
     *("no images", "stored latents", "game", "protocol", "shift", "encoder", "decay", "rollouts", "a function"),
+    *("encoder of vectors", "encoder of larger images", "intensity"),
 )
 """Seen only when a part is built."""
 

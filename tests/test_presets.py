@@ -59,6 +59,34 @@ def test_tuned_values_follow_their_part(words: str, applies: dict[str, object], 
     assert {key: OmegaConf.select(cfg, key) for key in applies | leaves} == applies | leaves
 
 
+@pytest.mark.parametrize("game", ["asterix", "breakout", "freeway", "seaquest", "spaceinvaders"])
+def test_minatar_games_share_their_tuned_values(game: str) -> None:
+    # Breakout alone shows all of its state in two grids.
+    few = game == "breakout"
+    expected: dict[str, dict[str, object]] = {
+        "ddqn": {"policy.target.every": 125, "algo.update.every": 8, "steps": 1_000_000},
+        "ppo": {"policy.optim.anneal_updates": 244, "env.num": 32, "steps": 1_000_000},
+        "dreamer": {"policy.optim.anneal_updates": 6_125, "algo.update.every": 16, "steps": 100_000},
+        "mbpo": {
+            "dynamics.history": 2 if few else 12,
+            "algo.update.number": 16 if few else 4,
+            "dynamics.members": 2,
+            "steps": 50_000,
+        },
+    }
+    for algo, values in expected.items():
+        cfg = compose_config([f"algo={algo}", f"env=minatar_{game}"])
+        assert {key: OmegaConf.select(cfg, key) for key in values} == values
+
+
+def test_models_of_space_invaders_see_the_march() -> None:
+    """Aliens move every eight steps or so: four frames do not show when."""
+    small = compose_config(["algo=mbpo", "env=spaceinvaders", "preset=mbpo_small_spaceinvaders"])
+    assert (small.dynamics.history, small.dynamics.members, small.steps) == (12, 2, 15_000)
+    assert compose_config(["algo=mbpo", "env=spaceinvaders"]).dynamics.history == 12
+    assert compose_config(["algo=mbpo", "env=breakout", "preset=mbpo_small_breakout"]).dynamics.history == 4
+
+
 @pytest.mark.parametrize(
     "words",
     ["env=breakout policy=sac", "env=spaceinvaders policy=ppo", "env=cheetah policy=ppo", "env=pendulum policy=ppo"],
