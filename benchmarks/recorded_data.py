@@ -27,6 +27,8 @@ from mbrl_lab.types import Step
 
 ROOT = Path(__file__).parents[1]
 EVALUATE = ["eval.every=250", "eval.episodes=10", "video.every=0", "video.final=0"]
+FITS = 37
+"""Of the source: one every 50 steps after 200 random ones."""
 FROM_DATA = ["replay.init=minari:pendulum/source-v0", "algo.warmup=2"]
 
 
@@ -82,15 +84,18 @@ def main() -> None:
         writer.writeheader()
         writer.writerows(rows)
 
-    # One step is enough for the first fit, which reads the recorded steps alone, but for two.
-    fitted = out / "fitted"
-    train(fitted, 3, 100, *FROM_DATA, "eval.final_episodes=1")
+    # A step apart, as many fits as the source made, on the recorded steps and hardly any others.
+    models = {"the run's own": source}
+    for seed in range(3):
+        name = f"fitted to its dataset, {seed}"
+        models[name] = out / f"fitted-seed{seed}"
+        train(models[name], FITS + 2, seed, *FROM_DATA, "algo.every=1", "eval.final_episodes=1")
     replay = load_run(out / "nothing-seed0", with_replay=True).replay
     unseen = replay.read(replay.sample_transitions(5_000), 2)
-    print(f"{'model':24} {'state':>8} {'reward':>8}")
-    for name, run in (("the run's own", source), ("fitted to its dataset", fitted)):
+    print(f"{'model':26} {'state':>8} {'reward':>8}")
+    for name, run in models.items():
         state, reward = one_step_errors(run, unseen)
-        print(f"{name:24} {state:8.4f} {reward:8.4f}")
+        print(f"{name:26} {state:8.4f} {reward:8.4f}")
 
 
 if __name__ == "__main__":

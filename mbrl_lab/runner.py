@@ -26,6 +26,7 @@ from mbrl_lab.replay import Replay
 from mbrl_lab.scores import Reference, summary
 from mbrl_lab.tracking.checkpoint import Checkpoint
 from mbrl_lab.tracking.progress import EvaluationNote, Pace
+from mbrl_lab.tracking.provenance import shell_command
 from mbrl_lab.tracking.signals import UNDRAWN, Signals
 from mbrl_lab.tracking.state import (
     load_module_state,
@@ -169,7 +170,7 @@ class Runner:
             with self.signals.immediately(self.preempt):
                 final = self.log_final(episodes)
             self.folder.mark("done", self.steps)
-            self.signals.words = UNDRAWN.format(shlex.quote(str(self.folder.path)))
+            self.signals.words = UNDRAWN.format(shell_command("evaluate"), shlex.quote(str(self.folder.path)))
 
             # Videos last: drawing may hang or crash, and no result depends on it.
             with self.signals.immediately(self.signals.hand_over):

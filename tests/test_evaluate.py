@@ -244,3 +244,14 @@ def test_a_run_without_a_model_has_none_to_validate(run: Path, capsys: pytest.Ca
     assert main([str(run), "--model"]) == 2
     error = capsys.readouterr().err
     assert error == f"error: --model: {run} is a run of algo=random, without a world model\n"
+
+
+def test_a_stopped_command_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(args: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluation, "answer", stopped)
+    assert main(["outputs/mine"]) == 130
+    assert capsys.readouterr().err == "stopped before the end; the same command begins again\n"

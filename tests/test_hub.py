@@ -232,9 +232,10 @@ def test_runs_that_cannot_be_published(run: Path, capsys: pytest.CaptureFixture[
     line = error_of(capsys, publish([str(run), "--out", "agent"]))
     assert line == (
         f"error: {run} has no evaluation of its checkpoint last at step 150: "
-        f"python scripts/evaluate.py {run} --checkpoint last --episodes 20"
+        f"mbrl-lab evaluate {run} --checkpoint last --episodes 20"
     )
     assert "holds no run" in error_of(capsys, publish([str(run / "nowhere"), "--out", "agent"]))
+    assert "--out FOLDER writes the agent there, --repo" in error_of(capsys, publish([str(run)]))
     shutil.rmtree(run / "checkpoints")
     assert "holds no checkpoint" in error_of(capsys, publish([str(run), "--out", "agent"]))
     assert not Path("agent").exists()

@@ -27,11 +27,13 @@ from mbrl_lab.tracking.episodes import EpisodeLog
 from mbrl_lab.tracking.folder import RunFolder, words_of
 from mbrl_lab.tracking.video import headless, origin, reason, record_episode
 
+STOPPED = "stopped before the end; the same command begins again"
+
 
 def main(argv: Sequence[str]) -> int:
     """The command line; returns its exit code: 2, and one line, for errors that a user can fix."""
     args = parser().parse_args(argv)
-    return command(lambda: answer(args), "stopped")
+    return command(lambda: answer(args), STOPPED)
 
 
 def answer(args: argparse.Namespace) -> None:

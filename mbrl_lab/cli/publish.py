@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mbrl_lab.app import check_whole
 from mbrl_lab.cli.terminal import add_checkpoint, add_run, command
+from mbrl_lab.config import ConfigError
 from mbrl_lab.hub import Agent, upload, write_bundle
 from mbrl_lab.hub.card import Facts
 from mbrl_lab.hub.upload import check_repo
@@ -24,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     """Every option."""
     p = argparse.ArgumentParser(prog="publish.py", description=__doc__)
     add_run(p)
-    where = p.add_mutually_exclusive_group(required=True)
+    where = p.add_mutually_exclusive_group()
     where.add_argument("--repo", metavar="USER/NAME", help="the repository, which is made if it does not exist")
     where.add_argument("--out", metavar="FOLDER", type=Path, help="a new folder instead, without any network")
     add_checkpoint(p)
@@ -38,6 +39,8 @@ def parser() -> argparse.ArgumentParser:
 
 def publish(args: argparse.Namespace) -> None:
     """Write the folder, and upload it unless it stays."""
+    if not args.repo and not args.out:
+        raise ConfigError("name a place: --out FOLDER writes the agent there, --repo USER/NAME uploads it to the Hub")
     if args.repo:
         check_repo(args.repo)
     check_whole(args.run, "checkpoint to publish")

@@ -37,6 +37,7 @@ from mbrl_lab.report import draw
 from mbrl_lab.tracking.checkpoint import Checkpoint
 from mbrl_lab.tracking.folder import RunFolder, headline
 from mbrl_lab.tracking.progress import hush
+from mbrl_lab.tracking.provenance import shell_command
 from mbrl_lab.tracking.signals import STOPPED
 from mbrl_lab.trust import own_modules
 
@@ -135,7 +136,7 @@ def last_words(folder: RunFolder, final: dict[str, float], episodes: int, pictur
     kinds = {".png": "picture", ".mp4": "video"}
     lines += [f"{kinds.get(path.suffix, 'numbers'):9} {path}" for path in pictures]
     trust = "".join(f" --trust {module}" for module in own_modules(folder.config()))
-    return "\n".join([*lines, f"evaluate  python scripts/evaluate.py {shlex.quote(str(folder.path))}{trust}"])
+    return "\n".join([*lines, f"evaluate  {shell_command('evaluate')} {shlex.quote(str(folder.path))}{trust}"])
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")

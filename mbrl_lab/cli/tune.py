@@ -10,6 +10,7 @@ from pathlib import Path
 from mbrl_lab.cli.terminal import command
 from mbrl_lab.config import ConfigError
 from mbrl_lab.sweep.jobs import SCRIPT
+from mbrl_lab.tracking.provenance import shell_command
 
 PRESET = "preset.yaml"
 
@@ -56,7 +57,7 @@ def tune(args: argparse.Namespace, script: Path) -> None:
 
     found, preset = best(study), write_preset(study, space, path / PRESET)
     if found is None or preset is None:
-        command = f"python scripts/sweep.py status {shlex.quote(str(path))}"
+        command = f"{shell_command('sweep')} status {shlex.quote(str(path))}"
         raise ConfigError(f"no trial has a finite {space.metric}: {command} shows the runs")
     print(f"best      trial {found.number}: {space.metric} {found.value:.4g}")
     print(f"preset    {preset}\n          copied to conf/preset/NAME.yaml it is used by preset=NAME")

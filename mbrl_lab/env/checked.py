@@ -77,8 +77,10 @@ def guarded(verb: str, call: Callable[[], Any]) -> Any:
     except Exception as error:
         if "values to unpack" in str(error):  # by a wrapper of gymnasium
             raise ValueError(f"the environment's {verb} returned {error}; it must return {STEP}") from error
-        hint = "; it must take seed= and options=" if "unexpected keyword argument" in str(error) else ""
-        raise ValueError(f"the environment's {verb} raised {described(error)}{hint}") from error
+        if "unexpected keyword argument" in str(error) and verb == "reset":
+            # The line that raised is its caller's, in gymnasium or here.
+            raise ValueError(f"{error}: an environment has reset(self, *, seed=None, options=None)") from error
+        raise ValueError(f"the environment's {verb} raised {described(error)}") from error
 
 
 def described(error: Exception) -> str:

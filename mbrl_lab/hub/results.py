@@ -9,6 +9,7 @@ from typing import Any
 
 from mbrl_lab.config import ConfigError
 from mbrl_lab.tracking.folder import RunFolder, flatten
+from mbrl_lab.tracking.provenance import shell_command
 
 
 def results_of(folder: RunFolder, checkpoint: str, step: int) -> dict[str, Any]:
@@ -20,7 +21,7 @@ def results_of(folder: RunFolder, checkpoint: str, step: int) -> dict[str, Any]:
     if found is None:
         raise ConfigError(
             f"{folder.path} has no evaluation of its checkpoint {checkpoint} at step {step:,}: "
-            f"python scripts/evaluate.py {folder.path} --checkpoint {checkpoint} --episodes 20"
+            f"{shell_command('evaluate')} {folder.path} --checkpoint {checkpoint} --episodes 20"
         )
     return found | {"step": step, "checkpoint": checkpoint, "run": folder.identity()}
 

@@ -17,7 +17,7 @@ import torch
 
 from mbrl_lab.sweep.jobs import Job, Sweep
 from mbrl_lab.tracking.folder import RunFolder, headline
-from mbrl_lab.tracking.provenance import cores
+from mbrl_lab.tracking.provenance import cores, shell_command
 from mbrl_lab.tracking.signals import Signals
 
 OUTPUT = "output.log"
@@ -79,7 +79,7 @@ def run_parallel(sweep: Sweep, jobs: Sequence[Job], workers: int | None, per_gpu
             raise
         if signals.received:
             print(
-                f"stopped: python scripts/sweep.py retry {shlex.quote(str(sweep.path))} resumes them",
+                f"stopped: {shell_command('sweep')} retry {shlex.quote(str(sweep.path))} resumes them",
                 file=sys.stderr,
             )
             raise SystemExit(128 + signal.Signals[signals.received])

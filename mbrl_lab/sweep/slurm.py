@@ -25,6 +25,7 @@ from submitit.core.utils import FailedJobError
 
 from mbrl_lab.config import ConfigError
 from mbrl_lab.sweep.jobs import Job, Sweep
+from mbrl_lab.tracking.provenance import shell_command
 
 LOGS = "slurm"
 """The folder for the jobs' output and submitit's own files, in the sweep's folder."""
@@ -71,7 +72,7 @@ def submit(sweep: Sweep, jobs: Sequence[Job], wait: bool, requeues: int, **setti
     numbers = {job.folder.relative_to(sweep.path).as_posix(): each.job_id for job, each in zip(jobs, sent, strict=True)}
     replace(sweep, submitted={**sweep.submitted, **numbers}).write()
     print(f"submitted {len(sent)} jobs, {sent[0].job_id} to {sent[-1].job_id}", flush=True)
-    print(f"          python scripts/sweep.py status {shlex.quote(str(sweep.path))}", flush=True)
+    print(f"          {shell_command('sweep')} status {shlex.quote(str(sweep.path))}", flush=True)
 
     try:
         while wait and queued(list(numbers.values())):

@@ -11,6 +11,7 @@ from mbrl_lab.sweep.parallel import run_parallel
 from mbrl_lab.sweep.slurm import submit
 from mbrl_lab.tracking.folder import RunFolder
 from mbrl_lab.tracking.lock import Lock
+from mbrl_lab.tracking.provenance import shell_command
 
 LOCK = ".lock"
 """The lock in a sweep's folder that the command which starts its runs holds."""
@@ -37,7 +38,7 @@ def start(sweep: Sweep, jobs: Sequence[Job], skipped: int = 0) -> None:
     wrong = [job for job in jobs if RunFolder(job.folder).status().get("state") != "done"]
     if wrong:
         where = ", ".join(job.folder.name for job in wrong[:10])
-        command = f"python scripts/sweep.py status {shlex.quote(str(sweep.path))}"
+        command = f"{shell_command('sweep')} status {shlex.quote(str(sweep.path))}"
         raise SweepFailed(f"{len(wrong)} of {len(jobs)} runs are not done ({where}): {command}")
 
 

@@ -23,6 +23,13 @@ CLOCK = 5.0
 """Tolerance in seconds for the start time of a process, which moves when the system's clock is set."""
 
 
+def shell_command(name: str) -> str:
+    """How a command is called from the current folder: scripts/NAME.py in the repository, elsewhere `mbrl-lab NAME`."""
+    script = Path("scripts", f"{name}.py")
+    here = script.is_file() and script.resolve() == PACKAGE.parent / script
+    return f"python {script}" if here else f"mbrl-lab {name}"
+
+
 def provenance() -> dict[str, Any]:
     """The content of `env.json`, as plain values."""
     return {

@@ -17,8 +17,7 @@ STOPPED = "stopped: the same command with the same hydra.run.dir, or sweep_name,
 
 
 UNDRAWN = (
-    "stopped: the run is done, but not all is filmed and drawn;"
-    " python scripts/evaluate.py {} draws its pictures, and films with --video 1"
+    "stopped: the run is done, but not all is filmed and drawn; {} {} draws its pictures, and films with --video 1"
 )
 
 

@@ -26,7 +26,7 @@ from mbrl_lab.tracking.folder import (
     no_run,
     plain,
 )
-from mbrl_lab.tracking.provenance import alive, born, git
+from mbrl_lab.tracking.provenance import alive, born, git, shell_command
 
 CONFIG = {"seed": 0, "steps": 100, "algo": {"_target_": "a.B", "lr": 1e-4, "sizes": [64, 64]}, "logger": {"jsonl": {}}}
 
@@ -45,6 +45,16 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def with_(**changes: object) -> dict[str, object]:
     return {**CONFIG, **changes}
+
+
+def test_commands_are_called_as_they_are_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2])
+    assert shell_command("evaluate") == "python scripts/evaluate.py"
+    # Another project's scripts are not this one's.
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "evaluate.py").touch()
+    monkeypatch.chdir(tmp_path)
+    assert shell_command("evaluate") == "mbrl-lab evaluate"
 
 
 def test_a_fresh_folder_holds_config_provenance_and_status(folder: RunFolder) -> None:
