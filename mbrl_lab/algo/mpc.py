@@ -87,7 +87,7 @@ class MPC(ModelBased):
     def learn(self, replay: Replay, before: int, after: int) -> Metrics:
         self.steps = after
         self.model.store(replay, self.belief)
-        metrics: Metrics = {"planner/score": self.predicted_return, "time/plan": self.seconds} if self.ready else {}
+        metrics: Metrics = {"planner/predicted": self.predicted_return, "time/plan": self.seconds} if self.ready else {}
         if fit_due(self.warmup, before, after, self.every):
             metrics |= self.model.fit(replay).metrics
             self.ready.fill_(True)

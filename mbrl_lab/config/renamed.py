@@ -195,6 +195,8 @@ METRICS: dict[str, str] = {
     "model/tiles_right_2": "model/openloop/obs/tiles_right_2",
     "model/tiles_right_5": "model/openloop/obs/tiles_right_5",
     "model/updates": "model/train/updates",
+    "planner/planned": "planner/predicted",
+    "planner/score": "planner/predicted",
     "policy/imagined_end": "policy/imagined_termination",
     "policy/real_loss": "policy/real_critic_loss",
 }

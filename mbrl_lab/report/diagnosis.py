@@ -133,7 +133,7 @@ def numbers(diagnosis: Diagnosis) -> dict[str, float]:
         "model/openloop/reward/rmse": float(reward_error.square().mean().sqrt()),
         "model/openloop/termination/at_terminations": float(diagnosis.termination[terminal].mean()),
         "model/openloop/termination/elsewhere": float(diagnosis.termination[~terminal].mean()),
-        "planner/planned": float(planned.mean()),
+        "planner/predicted": float(planned.mean()),
         "planner/achieved": float(got.mean()),
         "planner/correlation": correlation(planned, got),
     } | {key: float(value) for key, value in diagnosis.validation.metrics().items()}

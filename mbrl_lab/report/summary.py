@@ -65,8 +65,8 @@ def describe(diagnosis: Diagnosis, values: dict[str, float]) -> str:
     each = f"{1000 * diagnosis.seconds:.1f} ms each"
     if diagnosis.predicted_return.isnan().all():
         return "\n".join([*parts, f"actions  {each}; there is no planner"])
-    planned, achieved = (number(values[f"planner/{k}"]) for k in ("planned", "achieved"))
-    both = f"predicted return {planned}, achieved {achieved}, correlation {number(values['planner/correlation'])}"
+    predicted, achieved = (number(values[f"planner/{k}"]) for k in ("predicted", "achieved"))
+    both = f"predicted return {predicted}, achieved {achieved}, correlation {number(values['planner/correlation'])}"
     return "\n".join([*parts, f"plans    {both}; {each}"])
 
 

@@ -92,7 +92,7 @@ def test_the_true_dynamics_make_no_error_and_predict_the_achieved_return(make: M
         1,
         0,
     )
-    assert values["planner/planned"] == pytest.approx(values["planner/achieved"], abs=0.1)
+    assert values["planner/predicted"] == pytest.approx(values["planner/achieved"], abs=0.1)
 
 
 def test_the_runner_does_not_notice(make: MakeRunner) -> None:
