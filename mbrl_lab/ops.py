@@ -23,6 +23,7 @@ def clipped(steps: Step, bound: float) -> Step:
 
 def masked_mean(x: Tensor, mask: Tensor, dim: int | tuple[int, ...] | None = None) -> Tensor:
     """Mean of `x` where `mask` (broadcast) holds; 0 where it holds nowhere."""
+    # Expanded first: the sum of weights then counts every number that `x` has, not every entry of the mask.
     weight = mask.to(x.dtype).expand_as(x)
     if dim is None:
         dim = tuple(range(x.ndim))
@@ -38,6 +39,7 @@ def gae(reward: Tensor, discount: Tensor, value: Tensor, next_value: Tensor, val
     advantage = torch.zeros_like(value[0])
     out = []
     for t in reversed(range(len(reward))):
+        # `next_value`, not value[t + 1]: at a time limit the step after belongs to the next episode.
         delta = reward[t] + discount[t] * next_value[t] - value[t]
         advantage = valid[t] * (delta + discount[t] * lam * advantage)
         out.append(advantage)
@@ -72,6 +74,7 @@ def n_step_return(
 
 def counted_steps(terminal: Tensor, valid: Tensor) -> Tensor:
     """[T, B]: 1 for transitions that a return from the first one counts, 0 from a boundary or a terminal step on."""
+    # A terminal step counts itself; it ends what comes after it.
     alive = torch.cat([torch.ones_like(valid[:1]), ~terminal[:-1]])
     return (valid & alive).cumprod(0)
 
@@ -103,6 +106,7 @@ def symexp(x: Tensor) -> Tensor:
 def two_hot(x: Tensor, bins: Tensor) -> Tensor:
     """[...] values as [..., K] weights on the two neighbouring `bins` [K] (sorted), clamped to their range."""
     x = x.clamp(bins[0], bins[-1])
+    # At least 1, so that the least value of all has a bin below it too.
     above = torch.searchsorted(bins, x.contiguous()).clamp(1, len(bins) - 1)
     low, high = bins[above - 1], bins[above]
     weight = (x - low) / (high - low)
@@ -120,12 +124,14 @@ def unimix(logits: Tensor, ratio: float) -> Tensor:
     """Log-probabilities of logits [..., K] mixed with a uniform distribution of weight `ratio` (Hafner et al. 2023)."""
     if not ratio:
         return logits.log_softmax(-1)
+    # Probabilities are mixed, not logits: no class is ever less likely than ratio / K, and the logarithm is finite.
     return ((1 - ratio) * logits.softmax(-1) + ratio / logits.shape[-1]).log()
 
 
 @torch.no_grad()
 def polyak(target: Iterable[Tensor], source: Iterable[Tensor], tau: float) -> None:
     """Exponential moving average: target = (1 - tau) target + tau source, for each tensor."""
+    # One call for all tensors: calls take longer than the arithmetic of small networks.
     torch._foreach_lerp_(list(target), list(source), tau)
 
 
@@ -146,10 +152,12 @@ def hash_uniform(ids: Tensor, salt: int) -> Tensor:
 
     An index is permanent, so what is decided by it (held out or not, in whose bootstrap) never changes.
     """
+    # Constants of splitmix64 as signed numbers, since torch has no unsigned arithmetic.
     x = ids + (((salt + 1) * 0x9E3779B97F4A7C15 + 2**63) % 2**64 - 2**63)
     x = (x ^ _shift(x, 30)) * -4658895280553007687
     x = (x ^ _shift(x, 27)) * -7723592293110705685
     x = x ^ _shift(x, 31)
+    # The 53 bits that a float64 holds exactly.
     return _shift(x, 11).double() / 2**53
 
 

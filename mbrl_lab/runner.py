@@ -260,6 +260,7 @@ class Runner:
                     action, carry = self.algo.act(step, carry, explore=False)
                     step = envs.step(action).to(self.device)
 
+                    # Quick environments play further episodes, which must not count: short ones would be preferred.
                     finished = [e for e in envs.finished() if e.index * envs.num + e.env < episodes]
                     played += finished
                     note.advance(finished)

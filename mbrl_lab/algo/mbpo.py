@@ -54,7 +54,9 @@ class Rollouts:
 
     def length_at(self, steps: int) -> int:
         """Steps of a rollout, `steps` environment steps after the warm-up."""
+        # From the shortest at epoch `first` to the longest at epoch `last`.
         shortest, longest, first, last = self.length
+        # Whole epochs, as in the authors' code.
         progress = (steps // self.epoch - first) / (last - first)
         return int(shortest + (longest - shortest) * min(max(progress, 0.0), 1.0))
 
@@ -280,5 +282,6 @@ def real_windows(real_ratio: float | None, on_policy: bool, batch: int) -> int:
         raise ValueError(
             f"algo.real_ratio is {real_ratio}; with a policy that learns from its own rollouts it must be 0"
         )
+    # The rest of the batch is imagined; a fraction of a window is dropped.
     ratio = REAL_RATIO if real_ratio is None else real_ratio
     return 0 if on_policy else int(batch * ratio)

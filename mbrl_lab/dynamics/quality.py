@@ -67,6 +67,7 @@ def open_loop(model: Visual, steps: Step, oracle: bool = False) -> FramePredicti
 
 def changed(predictions: FramePredictions, threshold: int) -> tuple[Tensor, Tensor]:
     """[H, N, C, H, W] bool, predicted and true: pixels that differ from the start frame by more than `threshold`."""
+    # Bytes would wrap around below zero.
     start = predictions.start.short()
     return (predictions.predicted.short() - start).abs() > threshold, (
         predictions.true.short() - start
@@ -76,6 +77,7 @@ def changed(predictions: FramePredictions, threshold: int) -> tuple[Tensor, Tens
 def f1(predicted: Tensor, true: Tensor, valid: Tensor) -> Tensor:
     """[H]: F1 of the predicted changed pixels [H, N, ...], over valid rows [H, N]."""
     keep = valid.view(*valid.shape, *[1] * (true.ndim - 2))
+    # Pixels of all starts are counted together: a start in which little changes has little weight.
     hit = (predicted & true & keep).flatten(1).sum(1)
     return 2 * hit / ((predicted & keep).flatten(1).sum(1) + (true & keep).flatten(1).sum(1)).clamp(min=1)
 
@@ -96,6 +98,7 @@ def _tiled(x: Tensor, side: int) -> Tensor:
     """[H, N, C, h, w] bool -> sums over tiles."""
     if side == 1:
         return x.float()
+    # A divisor of 1 makes the average a sum, and the last tiles may be smaller than the others.
     pooled = torch.nn.functional.avg_pool2d(
         x.flatten(0, 2).float().unsqueeze(1), side, ceil_mode=True, divisor_override=1
     )
@@ -104,6 +107,7 @@ def _tiled(x: Tensor, side: int) -> Tensor:
 
 def trusted_horizon(right: Tensor) -> int:
     """Number of steps before the fraction of right tiles [H] first falls below `TRUSTED`."""
+    # A product stays 0 after the first failure: a later step that is right by luck does not count.
     return int((right >= TRUSTED).int().cumprod(0).sum())
 
 
@@ -113,6 +117,7 @@ def recall_of(objects: FindObjects, predictions: FramePredictions) -> dict[str, 
     Only rows count where the object is visible in the last two real frames and in the true one, and no life was lost.
     """
     horizon = predictions.predicted.shape[0]
+    # Two frames show the motion; from a single one nobody could predict where a ball goes.
     past = [objects(x[:, 0]) for x in (predictions.before, predictions.start)]
     found: dict[str, list[Tensor]] = {}
     for h in range(horizon):

@@ -134,6 +134,7 @@ class Obstacles(gymnasium.Env[Array, Array]):
 
     def render(self) -> Array:
         """[side, side, 3]: rectangles grey, the goal green, the point black."""
+        # Centres of the pixels, in the units of the square.
         centre = (np.arange(self.side) + 0.5) / self.side * 2 - 1
         x, y = np.meshgrid(centre, -centre)
         picture = np.full((self.side, self.side, 3), 255, np.uint8)
@@ -168,6 +169,7 @@ def simulated(obs: Tensor, action: Tensor, task: str) -> Tensor:
     It is slow, some 50,000 states per second, but exact.
     """
     env = simulator(task)
+    # MuJoCo computes in double precision, on the CPU.
     states, actions = (x.double().cpu().numpy() for x in (obs, action))
     after = [env.step_from(*row) for row in zip(states, actions, strict=True)]
     return torch.as_tensor(np.stack(after), dtype=obs.dtype, device=obs.device)

@@ -80,6 +80,7 @@ class ControlTask(gymnasium.Env[Array, Array]):
             # An error here would stop the run at the same step whenever it is resumed.
             warn_once(f"env.task={self.task}: {' '.join(str(error).split())} The episode is cut before that step")
             return self.obs, 0.0, False, True, {"diverged": True}
+        # The suite marks a termination by a discount of 0; a last step with another discount is its time limit.
         self.obs = flat(time_step.observation)
         terminated = time_step.last() and time_step.discount == 0
         return self.obs, float(time_step.reward), terminated, time_step.last() and not terminated, {}
@@ -130,6 +131,7 @@ def checked_task(task: str) -> tuple[str, str]:
     if task in LEFT_OUT:
         raise ValueError(f"env.task is {task!r}, which is left out here: {LEFT_OUT[task]}")
     if task not in known:
+        # Compared without dashes and underscores: both are written in papers.
         plain = {re.sub(r"[^a-z0-9]", "", name.lower()): name for name in known}
         close = difflib.get_close_matches(re.sub(r"[^a-z0-9]", "", task.lower()), plain, n=1, cutoff=0.85)
         beside = [name for name in known if name.partition("-")[0] == task.partition("-")[0]]

@@ -66,14 +66,17 @@ class Session:
 
     def step(self, action: int) -> tuple[int, bool, bool]:
         """(reward, terminated, truncated)."""
+        # Without sticky actions no number is drawn, so the game's own numbers are the authors'.
         if not self.sticky or self.random.random() >= self.sticky:
             self.last = self.actions[action]
         self.time += 1
         reward, terminated = self.game.step(self.last)
+        # A game that ends at the limit has ended: nothing is bootstrapped there.
         return reward, terminated, self.time == self.max_steps and not terminated
 
     def packed(self) -> bytes:
         """The cells of all channels, one bit each."""
+        # Python's integers have as many bits as are needed; a step of a game then costs microseconds.
         whole = 0
         for channel, board in enumerate(self.game.boards()):
             whole |= board << SIDE * SIDE * channel
@@ -120,6 +123,7 @@ class MinAtar(gymnasium.Env[NDArray[np.uint8], Any]):
     def render(self) -> NDArray[np.uint8]:
         """[320, 320, 3]: a colour for each channel."""
         picture = np.zeros((SIDE, SIDE, 3), np.uint8)
+        # Channels overlap, so the game says which is drawn last.
         obs = self._observe().astype(bool)
         for channel in self.session.game.layers:
             picture[obs[channel]] = COLOURS[channel]

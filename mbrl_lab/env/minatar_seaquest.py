@@ -43,6 +43,7 @@ class Seaquest:
     def reset(self, random: np.random.Generator) -> None:
         self.random = random
         self.row, self.column, self.right = 0, 5, False
+        # It begins at the surface, which must not count as surfacing without divers.
         self.oxygen, self.saved, self.surfaced = self.OXYGEN, 0, True
         self.bullets: list[Mover] = []
         self.bombs: list[Mover] = []
@@ -76,12 +77,14 @@ class Seaquest:
         return reward + self._breathe(), self.terminated
 
     def _act(self, action: int) -> None:
+        # A shot takes the whole step, also while the gun reloads.
         if action == FIRE:
             if not self.reload:
                 self.bullets.append(Mover(self.column, self.row, self.right))
                 self.reload = self.RELOAD
             return
         self.column = moved(self.column, action)
+        # The lowest row shows the gauges.
         self.row = climbed(self.row, action, 0, LAST - 1)
         if action in (LEFT, RIGHT):
             self.right = action == RIGHT
@@ -93,6 +96,7 @@ class Seaquest:
     def _spawn_enemy(self) -> None:
         """A fish, or with probability 1/3 a submarine, unless something comes towards it in its row."""
         right, is_sub = self.random.random() < 1 / 2, self.random.random() < 1 / 3
+        # Drawn before the check, as in the authors' program: a refused enemy uses up random numbers too.
         row = int(self.random.integers(1, LAST))
         if any(enemy.row == row and enemy.right != right for enemy in (*self.subs, *self.fish)):
             return
@@ -107,6 +111,7 @@ class Seaquest:
             if bullet.outside:
                 drop(self.bullets, bullet)
                 continue
+            # A bullet is gone with its first hit, a fish before a submarine in the same cell.
             for kind in (self.fish, self.subs):
                 enemy = first_at(kind, bullet.at)
                 if enemy is not None:
@@ -141,6 +146,7 @@ class Seaquest:
         """Fish or submarines; the number of them that swam into a bullet. Submarines shoot, even those just hit."""
         hits = 0
         for enemy in reversed(enemies.copy()):
+            # Checked before and after the move: an enemy and the submarine may swap cells.
             self._meet(enemy)
             if enemy.pause:
                 enemy.pause -= 1
@@ -154,6 +160,7 @@ class Seaquest:
                 if bullet is not None:
                     drop(self.bullets, bullet)
                     hits += 1
+            # After its removal from the list: see the docstring.
             if enemies is self.subs:
                 self._shoot(enemy)
         return hits
@@ -178,6 +185,7 @@ class Seaquest:
 
     def _breathe(self) -> int:
         """Oxygen falls below the surface; the reward of a step that reaches it."""
+        # Checked before it falls, so the last breath lasts a step longer.
         self.terminated |= self.oxygen <= 0
         if self.row:
             self.oxygen -= 1

@@ -88,6 +88,7 @@ def fill(agent: Agent, out: Path, repo: str | None, license: str | None) -> Fact
     command = command_of(folder)
     (out / "command.txt").write_text(command + "\n", encoding="utf-8")
     packages = env.get("packages", {})
+    # A local version such as 2.13.0+cpu can be installed from nowhere but where it was built.
     pins = [f"{name}=={version.partition('+')[0]}\n" for name, version in packages.items() if name != "mbrl_lab"]
     (out / "constraints.txt").write_text("".join(pins), encoding="utf-8")
     add_pictures(folder, agent.checkpoint, out)
@@ -103,6 +104,7 @@ def fill(agent: Agent, out: Path, repo: str | None, license: str | None) -> Fact
         commit=env.get("git", {}).get("commit"),
         python=str(env.get("python", "unknown")),
     )
+    # Last, as it lists the other files.
     (out / CARD).write_text(card(facts, repo, license), encoding="utf-8")
     return facts
 
@@ -125,6 +127,7 @@ def add_pictures(folder: RunFolder, checkpoint: str, out: Path) -> None:
 
     draw_return_curve(folder, out / CURVE)
     names = [f"evaluation-{checkpoint}-*.mp4", *(["final-*.mp4"] if checkpoint == "last" else [])]
+    # Videos of the final policy show the last weights, so they are not those of another checkpoint.
     videos = [path for name in names for path in folder.videos.glob(name)]
     if videos:
         shutil.copyfile(max(videos, key=lambda path: path.stat().st_mtime), out / VIDEO)

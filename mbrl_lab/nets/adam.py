@@ -122,6 +122,7 @@ class Adam(torch.optim.Adam):
     step.hooked = True  # type: ignore[attr-defined]
 
     def _initial_state(self, p: Tensor) -> dict[str, Tensor]:
+        # The same tensors, under the same names, as torch.optim.Adam's, whose state_dict then works for both.
         zeros = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
         self.state[p] = {"step": torch.zeros((), device=p.device), **zeros}
         return self.state[p]

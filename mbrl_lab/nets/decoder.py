@@ -67,6 +67,7 @@ class ImageDecoder(Decoder):
             name = type(encoder).__name__.lower()
             raise ValueError(f"encoder={name} cannot be reversed: models that decode need encoder=nature or grid")
         convolutions = [layer for layer in encoder.net if isinstance(layer, nn.Conv2d)]
+        # Sizes are found by running the encoder, as strides may leave out pixels at the edges.
         sizes = [torch.Size(spec.obs_shape)]
         for layer in convolutions:
             sizes.append(layer(torch.zeros(1, *sizes[-1])).shape[1:])
@@ -79,6 +80,7 @@ class ImageDecoder(Decoder):
         self.size = sizes[-1]
         self.start = nn.Linear(dim, math.prod(self.size))
         self.net = nn.Sequential(*layers[1:])
+        # The first prediction is the mean image, around which the logits are.
         nn.init.zeros_(layers[-1].bias)  # type: ignore[arg-type]
 
         # The entropy of each of the 256 brightnesses, which makes a KL divergence of a cross-entropy.
@@ -87,6 +89,7 @@ class ImageDecoder(Decoder):
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.silu(self.start(x.flatten(0, -2))).unflatten(-1, self.size)
+        # In this order plain convolutions are quicker on a CPU.
         out = out.contiguous(memory_format=torch.channels_last)
         for layer in self.net:
             out = deconvolve(out, layer) if isinstance(layer, nn.ConvTranspose2d) else layer(out)
@@ -129,6 +132,7 @@ def deconvolve(x: Tensor, layer: nn.ConvTranspose2d) -> Tensor:
     if stride == 1 or kernel % stride or layer.padding[0] or any(layer.output_padding):
         return layer(x)
     patches = kernel // stride
+    # Flipped, because a transposed convolution spreads what a convolution gathers.
     weight = layer.weight.unflatten(2, (patches, stride)).unflatten(4, (patches, stride)).flip(2, 4)
     weight = weight.permute(1, 3, 5, 0, 2, 4).flatten(0, 2).contiguous(memory_format=torch.channels_last)
     assert layer.bias is not None

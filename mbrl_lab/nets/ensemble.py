@@ -64,6 +64,7 @@ def _member_by_member(x: Tensor) -> bool:
 
 def _chain(layers: Layers, x: Tensor, activation: Activation, dropout: float, fp32_output: bool) -> Tensor:
     *hidden, (weight, bias) = layers
+    # Without gradients nothing is read again, so activations may take the place of their inputs.
     inplace = not torch.is_grad_enabled()
     overwrite = inplace or activation is nn.functional.relu  # ReLU's gradient follows from its output
     for w, b, *norm in hidden:
@@ -83,6 +84,7 @@ def _chain(layers: Layers, x: Tensor, activation: Activation, dropout: float, fp
 
 def truncated_normal(members: int, inputs: int, outputs: int) -> tuple[Tensor, Tensor]:
     """Standard deviation 1 / (2 sqrt(inputs)), truncated at two of them; biases 0 (PETS, Chua et al. 2018)."""
+    # Twice this is cut off, so no initial weight is large.
     std = 0.5 / inputs**0.5
     weight = nn.init.trunc_normal_(torch.empty(members, inputs, outputs), std=std, a=-2 * std, b=2 * std)
     return weight, torch.zeros(members, 1, outputs)

@@ -172,6 +172,7 @@ def soft_return(rollout: SoftRollout, last_value: Tensor, gamma: float, alpha: T
     cont, reward = rollout.steps.cont, rollout.steps.reward
 
     # Backwards from G_H. The entropy at s_t itself is in no G_t, as it is not in Q(s_t, a_t): the action is given.
+    # A loop of H additions costs nothing beside the model, whose steps are a loop anyway.
     value = last_value
     for t in reversed(range(len(reward))):
         value = reward[t] + gamma * cont[t] * (value - alpha * rollout.log_prob[t + 1])

@@ -36,6 +36,7 @@ class ValueRange(nn.Module):
     @torch.no_grad()
     def update(self, reward: Tensor) -> None:
         """Move towards the interval of these rewards; the first ones set it."""
+        # A tensor, not an `if`: a GPU would have to be waited for.
         rate = torch.where(self.known, RATE, 1.0)
         self.low.lerp_(reward.amin().clamp(max=0) * self.effective_horizon, rate)
         self.high.lerp_(reward.amax().clamp(min=0) * self.effective_horizon, rate)

@@ -114,6 +114,7 @@ def threshold_of(settings: Mapping[str, Any]) -> float | None:
 
 def grouped(curves: Sequence[Curve]) -> list[Group]:
     """Groups of runs with equal settings, in the order of the runs, named by their differences."""
+    # Compared as text: a list has no hash, and an absent setting differs from any value.
     differing = [k for k in keys_of(c.settings for c in curves) if len({str(value(c.settings, k)) for c in curves}) > 1]
     kinds: dict[tuple[str, ...], list[Curve]] = {}
     for curve in curves:
@@ -172,6 +173,7 @@ def keys_of(trees: Any) -> list[str]:
 def draw_comparison(groups: Sequence[Group], title: str, threshold: float | None, *paths: Path) -> Path:
     """Two panels: interquartile mean of the return over seeds, with an interval, against real steps and seconds."""
     figure, axes = make_panels(2, 2, title)
+    # Colours repeat where there are more groups than colours.
     for group, colour in zip(groups, COLOURS * (1 + len(groups) // len(COLOURS)), strict=False):
         steps, seconds, returns = aligned(group)
         low, high = interval(returns)
@@ -207,6 +209,7 @@ def draw_profile(scores: Sequence[tuple[str, Array]], title: str, *paths: Path) 
 def profile_grid(scores: Sequence[Array]) -> Array:
     """The scores at which a performance profile is drawn: from below the lowest run to above the highest."""
     every = np.concatenate(scores)
+    # With equal scores there is no range, and the profile is a single step in the middle.
     margin = 0.05 * (float(np.ptp(every)) or 1.0)
     return np.linspace(every.min() - margin, every.max() + margin, PROFILE_POINTS)
 
