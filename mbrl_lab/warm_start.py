@@ -53,9 +53,14 @@ def read_weights(cfg: DictConfig, source: RunFolder, home: RunFolder) -> tuple[M
         raise ConfigError(f"init_from is {cfg.init_from}, this run's own folder: name another run, or leave it out")
     if not source.path.is_dir():
         raise ConfigError(f"init_from is {cfg.init_from}; there is no such folder of a run")
-    check_old_names(source.config(), f"init_from: {source.path / 'config.yaml'}")
 
-    loaded = Checkpoint(place).load()
+    try:
+        check_old_names(source.config(), f"init_from: {source.path / 'config.yaml'}")
+        loaded = Checkpoint(place).load()
+    except ConfigError:
+        raise
+    except ValueError as error:  # a damaged file, which the error names
+        raise ConfigError(f"init_from is {cfg.init_from}, which cannot be read: {error}") from error
     if loaded is None:
         allowed = "init_checkpoint can be last, best or a checkpoint's folder"
         raise ConfigError(f"init_from is {cfg.init_from}, but {place} holds no checkpoint; {allowed}")

@@ -192,6 +192,12 @@ def test_a_source_that_is_no_run(sources: dict[str, Path], tmp_path: Path) -> No
     odd.save({"step": 3})
     with pytest.raises(ConfigError, match="is no checkpoint of a run"):
         make_run(*DDQN, folder=tmp_path / "run", init_from=tmp_path / "odd")
+    odd.newest.write_bytes(b"cut short")
+    with pytest.raises(ConfigError, match=r"^init_from is .*odd, which cannot be read: .*state.pt is damaged"):
+        make_run(*DDQN, folder=tmp_path / "run", init_from=tmp_path / "odd")
+    (tmp_path / "odd" / "config.yaml").write_text("algo: [")
+    with pytest.raises(ConfigError, match=r"^init_from is .*odd, which cannot be read: .*config.yaml is damaged"):
+        make_run(*DDQN, folder=tmp_path / "run", init_from=tmp_path / "odd")
 
 
 @pytest.mark.parametrize(
