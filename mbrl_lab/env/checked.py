@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 STEP = "observation, reward, terminated, truncated, info"
+RESET = "def reset(self, *, seed=None, options=None)"
 
 
 class Checked(gymnasium.Wrapper):
@@ -28,13 +30,13 @@ class Checked(gymnasium.Wrapper):
         self.trusted: tuple[str, ...] = tuple(getattr(env.unwrapped, "trusted_infos", ()))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        returned = guarded("reset", lambda: self.env.reset(seed=seed, options=options))
+        returned = guarded(self.env, "reset", lambda: self.env.reset(seed=seed, options=options))
         if not isinstance(returned, tuple) or len(returned) != 2:
             raise ValueError(f"the environment's reset returned {named(returned)}; it must return observation, info")
         return conform(returned[0], self.env.observation_space, "reset"), self._trusted_infos(returned[1])
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        returned = guarded("step", lambda: self.env.step(action))
+        returned = guarded(self.env, "step", lambda: self.env.step(action))
         if not isinstance(returned, tuple) or len(returned) != 5:
             raise ValueError(f"the environment's step returned {named(returned)}; it must return {STEP}")
         obs, reward, terminated, truncated, info = returned
@@ -68,7 +70,7 @@ def layers(env: gymnasium.Env) -> Iterator[gymnasium.Env]:
         yield env
 
 
-def guarded(verb: str, call: Callable[[], Any]) -> Any:
+def guarded(env: gymnasium.Env, verb: str, call: Callable[[], Any]) -> Any:
     """The call's result. ValueError, with file and line, for an exception in it."""
     try:
         return call()
@@ -77,10 +79,20 @@ def guarded(verb: str, call: Callable[[], Any]) -> Any:
     except Exception as error:
         if "values to unpack" in str(error):  # by a wrapper of gymnasium
             raise ValueError(f"the environment's {verb} returned {error}; it must return {STEP}") from error
-        if "unexpected keyword argument" in str(error) and verb == "reset":
-            # The line that raised is its caller's, in gymnasium or here.
-            raise ValueError(f"{error}: an environment has reset(self, *, seed=None, options=None)") from error
+        # Here the line that raised is the caller's, in gymnasium or in this file.
+        if verb == "reset" and isinstance(error, TypeError) and (name := odd_reset(env)):
+            raise ValueError(f"the environment's reset ({name}.reset) must take seed= and options=: {RESET}") from error
         raise ValueError(f"the environment's {verb} raised {described(error)}") from error
+
+
+def odd_reset(env: gymnasium.Env) -> str | None:
+    """The class, of `env` or of what it wraps, whose reset does not take `seed` and `options`."""
+    for layer in layers(env):
+        try:
+            inspect.signature(layer.reset).bind(seed=None, options=None)
+        except TypeError:
+            return type(layer).__name__
+    return None
 
 
 def described(error: Exception) -> str:

@@ -236,8 +236,16 @@ CASES = [
     Case(
         "BareReset", {"reset": lambda self, seed=None, options=None: np.zeros(2)}, error="must return observation, info"
     ),
+    Case("SeedlessReset", {"reset": lambda self: (np.zeros(2), {})}, error="(SeedlessReset.reset) must take seed= and"),
     Case(
-        "SeedlessReset", {"reset": lambda self: (np.zeros(2), {})}, error="has reset(self, *, seed=None, options=None)"
+        "OptionlessReset",
+        {"reset": lambda self, seed=None: (np.zeros(2), {})},
+        error="options=: def reset(self, *, seed=None, options=None)",
+    ),
+    Case(
+        "ResetCallsWrongly",
+        fails("reset", TypeError("f() got an unexpected keyword argument 'seed'")),
+        error="reset raised TypeError: f() got an unexpected keyword argument 'seed' (odd_envs.py, line",
     ),
     Case("StepRaises", fails("step", KeyError("goal")), error="step raised KeyError: 'goal' (odd_envs.py, line"),
     Case("ResetRaises", fails("reset", RuntimeError("no\nserver")), error="reset raised RuntimeError: no server"),
