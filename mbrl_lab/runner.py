@@ -238,14 +238,15 @@ class Runner:
             Checkpoint(self.folder.best).save({"step": self.steps, "algo": module_state(self.algo)})
         return metrics
 
-    def evaluate(self, episodes: int, stream: int = FINAL) -> list[Episode]:
+    def evaluate(self, episodes: int, stream: int = FINAL, played: list[Episode] | None = None) -> list[Episode]:
         """Play whole episodes without exploration; the same ones for the same stream and weights.
 
         Episode k is the (k // num)-th of environment k % num, so long and short ones count equally. Training is not
         disturbed: environments and random numbers are separate. Raises EvaluationStopped within a step of a signal.
+        Episodes are appended to `played` as they finish, for a caller that reports on a stopped evaluation.
         """
         began = time.monotonic()
-        played: list[Episode] = []
+        played = [] if played is None else played
         with (
             self.separate_randomness(stream),
             closing(self.make_envs(min(episodes, self.schedule.eval_num), stream)) as envs,

@@ -255,3 +255,26 @@ def test_a_stopped_command_says_how_to_go_on(
     monkeypatch.setattr(evaluation, "answer", stopped)
     assert main(["outputs/mine"]) == 130
     assert capsys.readouterr().err == "stopped before the end; the same command begins again\n"
+
+
+def test_a_stopped_evaluation_says_how_far_it_came(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counts: list[int] = []
+
+    def stopping(*given: Any, **named: Any) -> Any:
+        runner = load_run(*given, **named)
+
+        def progress(step: int, note: Any) -> None:
+            counts.append(sum(map(len, note.finished)))
+            if counts[-1]:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(runner.tracker, "progress", progress)
+        return runner
+
+    monkeypatch.setattr(evaluation, "load_run", stopping)
+    assert main([str(run), "--episodes", "7"]) == 130
+    lines = [f"played    {counts[-1]} of 7 episodes; nothing was written", evaluation.STOPPED]
+    assert capsys.readouterr().err.splitlines()[-2:] == lines
+    assert not (run / "evaluations").exists()

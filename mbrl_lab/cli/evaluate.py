@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import closing
@@ -103,10 +104,15 @@ def evaluate(
 
 
 def played_with_progress(runner: Runner, episodes: int) -> list[Episode]:
-    """Play, with a line of progress."""
+    """Play, with a line of progress; after Ctrl-C a line says how many episodes were played."""
+    played: list[Episode] = []
     runner.tracker.start(0, 0)
     try:
-        return runner.evaluate(episodes)
+        return runner.evaluate(episodes, played=played)
+    except KeyboardInterrupt:
+        runner.tracker.stop()
+        print(f"played    {len(played):,} of {episodes:,} episodes; nothing was written", file=sys.stderr)
+        raise
     finally:
         runner.tracker.stop()
 
