@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -192,6 +193,15 @@ def test_every_paper_that_the_code_cites_has_an_entry() -> None:
     assert len(cited_by) > 30
     known = {entry.short for entry in literature.library().values()}
     assert not {citation: file for citation, file in cited_by.items() if citation not in known}
+
+
+@pytest.mark.parametrize("part", [policy.DDQN, policy.SAC, policy.CrossQ, policy.PPO, policy.SVG])
+def test_papers_at_the_top_of_a_policys_file_are_cited(part: type) -> None:
+    text = " ".join((sys.modules[part.__module__].__doc__ or "").split())
+    named = re.findall(r"([A-Z]\w+)(?: et al\.)? (20\d\d)", text)
+    cited_papers = [literature.library()[key].short for key in literature.PARTS[part.__name__]]
+    missing = [paper for paper in named if not any(set(paper) <= set(short.split()) for short in cited_papers)]
+    assert named and not missing
 
 
 def test_a_part_of_somebody_else_is_named_and_never_imported(
