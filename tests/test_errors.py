@@ -449,7 +449,7 @@ def test_any_folder_is_trained_in_and_resumed(train: Train, monkeypatch: pytest.
     again = train(*QUICK, "name=x=y é", "steps=40", f"hydra.run.dir={FOLDER}/0")
     assert again.code == 0 and RunFolder(run).status()["step"] == 40
     (line,) = (line for line in again.out.splitlines() if line.startswith("evaluate"))
-    assert shlex.split(line)[1:] == ["python", "scripts/evaluate.py", str(run)]
+    assert shlex.split(line)[1:] == ["mbrl-lab", "evaluate", str(run)]
 
 
 def test_both_lines_of_an_error_in_a_sweep_are_shown(train: Train, tmp_path: Path) -> None:

@@ -55,6 +55,10 @@ class Adam(torch.optim.Adam):
         super().__init__(params, lr, (beta1, 0.999), eps, fused=True)
         self.decay = decay
 
+    def __getstate__(self) -> dict[str, Any]:
+        # torch's own has its settings and state only, so that a copy would lack this.
+        return super().__getstate__() | {"decay": self.decay}
+
     def minimise(self, loss: Tensor) -> None:
         """A step along the gradient of a loss in this optimiser's parameters; no other parameter gets a gradient."""
         differentiate(loss, self.parameters())

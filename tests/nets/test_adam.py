@@ -113,3 +113,7 @@ def test_fallback_without_the_private_kernel_equals_torch_adam(monkeypatch: pyte
     train(theirs, reference, 2)
     train(theirs, reference, 5)
     assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+
+
+def test_a_copy_keeps_the_decay() -> None:
+    assert copy.deepcopy(Adam(nn.Linear(2, 1).parameters(), 0.1, decay=0.2)).decay == 0.2
