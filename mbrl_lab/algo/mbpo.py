@@ -282,6 +282,6 @@ def real_windows(real_ratio: float | None, on_policy: bool, batch: int) -> int:
         raise ValueError(
             f"algo.real_ratio is {real_ratio}; with a policy that learns from its own rollouts it must be 0"
         )
-    # The rest of the batch is imagined; a fraction of a window is dropped.
     ratio = REAL_RATIO if real_ratio is None else real_ratio
+    # The rest of the batch is imagined; a fraction of a window is dropped.
     return 0 if on_policy else int(batch * ratio)

@@ -139,7 +139,7 @@ class Progress:
 
 
 class Pace:
-    """Tells once, soon after learning has begun, how many hours a long run has left.
+    """Reports once, soon after learning has begun, how many hours a long run has left.
 
     Args:
         total: steps of the run.
@@ -148,7 +148,7 @@ class Pace:
     def __init__(self, total: int) -> None:
         self.total = total
         self.began: tuple[int, float, float] | None = None  # step, seconds and seconds of learning, as learning began
-        self.told = False
+        self.reported = False
 
     def add(self, step: int, seconds: float, learning: float) -> str | None:
         """A message, at most once.
@@ -158,7 +158,7 @@ class Pace:
             seconds: of training so far, without evaluations.
             learning: those of them in which the algorithm learned.
         """
-        if self.told:
+        if self.reported:
             return None
         # The first step that learns is left out: it may fit a model, or compile.
         if self.began is None:
@@ -168,7 +168,7 @@ class Pace:
         if took < PACE_SECONDS:
             return None
 
-        self.told = True
+        self.reported = True
         hours = took / since * (self.total - step) / 3600
         if hours < LONG_HOURS:
             return None

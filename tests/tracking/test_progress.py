@@ -204,8 +204,8 @@ def test_an_evaluation_alone_has_a_line_unless_it_is_short() -> None:
     ]
 
 
-def told(total: int, seconds: float, steps: int) -> list[str]:
-    """What is said of steps that take so long after a first one of 500 s, nine tenths of it learning."""
+def messages(total: int, seconds: float, steps: int) -> list[str]:
+    """The messages on steps that take so long after a first one of 500 s, nine tenths of it learning."""
     pace, words = Pace(total), []
     for k in range(steps):
         clock = 500 + k * seconds
@@ -213,10 +213,10 @@ def told(total: int, seconds: float, steps: int) -> list[str]:
     return [w for w in words if w]
 
 
-def test_the_hours_of_a_long_run_are_told_once() -> None:
+def test_the_hours_of_a_long_run_are_reported_once() -> None:
     """20 s are 40 steps of 0.5 s; 98,960 more are 13.7 hours. The first step, which was longer, does not count."""
     expected = "about 13.7 hours left: each of 98,960 steps takes 0.5 s, 0.45 s of it for learning (algo.update)"
-    assert told(100_000, 0.5, 300) == [expected]
-    assert told(100_000, 0.5, 40) == [], "too early"
-    assert told(8_200, 0.5, 300) == [], "less than an hour"
-    assert len(told(8_300, 0.5, 300)) == 1
+    assert messages(100_000, 0.5, 300) == [expected]
+    assert messages(100_000, 0.5, 40) == [], "too early"
+    assert messages(8_200, 0.5, 300) == [], "less than an hour"
+    assert len(messages(8_300, 0.5, 300)) == 1
