@@ -46,19 +46,33 @@ class BatchRenorm(nn.Module):
             scale = self.gain * (self.var + EPSILON).rsqrt()
             return torch.addcmul(self.shift - self.mean * scale, x, scale)
 
-        var, mean = torch.var_mean(x, 1, correction=0, keepdim=True)
-        std = (var + EPSILON).sqrt()
-
-        # The correction is a constant: gradients flow through the batch's own moments (Ioffe 2017, alg. 1).
+        # One column for each unit of each member. The correction is a constant: gradients flow through the batch's own
+        # moments (Ioffe 2017, alg. 1).
+        columns = x.transpose(0, 1).flatten(1)
         with torch.no_grad():
-            running = (self.var + EPSILON).sqrt()
+            mean, var = (m.view_as(self.mean) for m in moments(columns))
+            std, running = (var + EPSILON).sqrt(), (self.var + EPSILON).sqrt()
             warm = self.batches >= self.warmup
             ratio = torch.where(warm, (std / running).clamp(1 / LARGEST_RATIO, LARGEST_RATIO), 1.0)
             offset = torch.where(warm, ((mean - self.mean) / running).clamp(-LARGEST_SHIFT, LARGEST_SHIFT), 0.0)
             self.mean.lerp_(mean, 1 - self.momentum)
             self.var.lerp_(var, 1 - self.momentum)
             self.batches += 1
-        return ((x - mean) / std * ratio + offset) * self.gain + self.shift
+
+        # (x^ r + d) gain + shift is batch normalisation with another gain and shift.
+        gain, shift = self.gain * ratio, self.gain * offset + self.shift
+        normed = nn.functional.batch_norm(
+            columns, None, None, gain.flatten(), shift.flatten(), training=True, eps=EPSILON
+        )
+        return normed.view(x.shape[1], x.shape[0], x.shape[2]).transpose(0, 1)
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """[N, D] -> mean and biased variance [D]."""
+    # On a CPU torch.var_mean takes eight times as long over rows. The variance of batch_norm is the unbiased one.
+    mean, var = x.new_zeros(x.shape[1]), x.new_zeros(x.shape[1])
+    nn.functional.batch_norm(x, mean, var, training=True, momentum=1.0)
+    return mean, var * (1 - 1 / len(x))
 
 
 class RenormMLP(nn.Module):
