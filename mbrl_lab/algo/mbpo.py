@@ -6,6 +6,7 @@
             fit the model p(s', r, continue | s, a) to replay: dynamics.trainer
             draw `rollouts.starts` states that the environment was in: posteriors, where the model filters
             roll pi out in the model from them, k steps                                 k: Rollouts.length_at
+            (k = 0 while no step of the model is trusted: pi learns from real steps alone)
             keep the rollouts for `rollouts.keep` epochs
         `update.number` times every `update.every` steps:                               sample_batch
             update pi on `update.batch` windows, a fraction `real_ratio` of them real
@@ -50,7 +51,7 @@ class Rollouts:
     keep: int
     """Epochs that rollouts are kept."""
     adaptive: bool
-    """Whether the latest fit's trusted horizon, but at least one step, limits their length."""
+    """Whether the latest fit's trusted horizon limits their length; at 0 there are none."""
 
     def length_at(self, steps: int) -> int:
         """Steps of a rollout, `steps` environment steps after the warm-up."""
@@ -141,7 +142,7 @@ class MBPO(ModelBased):
         # Updates of the policy, on steps, or through the model from states in which its rollouts begin.
         for _ in range(self.update.due(before, after, self.warmup)):
             if self.policy.learns_through_model:
-                measured.add(self.policy.learn_through(self.model, self.sample_starts(replay)))
+                measured.add(self.policy.learn_through(self.model, self.sample_starts(replay, after)))
             else:
                 measured.add(self.policy.update(clipped(self.sample_batch(replay, after), self.reward_clip)))
         return measured.means()
@@ -155,10 +156,11 @@ class MBPO(ModelBased):
             return {}
 
         metrics, trusted_horizon, _ = self.model.fit(replay)
-        self.trusted_horizon = max(1, trusted_horizon or 1)
+        # A model that does not measure it is trusted for one step.
+        self.trusted_horizon = 1 if trusted_horizon is None else trusted_horizon
 
         states = self.model.start_states(replay, self.rollouts.starts if self.keeps_rollouts else PROBE)
-        if self.keeps_rollouts:
+        if self.keeps_rollouts and self.length(step):
             metrics = metrics | self.keep_rollouts(self.imagine(states, step))
 
         fit_normaliser(self.policy, replay, self.model)
@@ -186,14 +188,16 @@ class MBPO(ModelBased):
         batch = self.update.batch
         if self.on_policy:
             return self.imagine(self.model.start_states(replay, batch), step)
-        if self.real == batch:
+        real = self.real_at(step)
+        if real == batch:
             return self.sample_real(replay, batch)
-        imagined = self.imagined_steps().sample(batch - self.real, window_of(self.policy), self.policy.n_step)
-        return mix(self.sample_real(replay, self.real), imagined) if self.real else imagined
+        imagined = self.imagined_steps().sample(batch - real, window_of(self.policy), self.policy.n_step)
+        return mix(self.sample_real(replay, real), imagined) if real else imagined
 
-    def sample_starts(self, replay: Replay) -> Tree:
+    def sample_starts(self, replay: Replay, step: int) -> Tree:
         """[batch] states of the model, a fraction `real_ratio` of them real."""
-        real, imagined = self.real, self.update.batch - self.real
+        real = self.real_at(step)
+        imagined = self.update.batch - real
         states = self.model.start_states(replay, real) if real else None
         if not imagined:
             return states
@@ -207,6 +211,10 @@ class MBPO(ModelBased):
         # Shuffled, as each member predicts one block of the batch: the real states would always meet the first one.
         order = torch.randperm(self.update.batch, device=self.ready.device)
         return tree_map_only(Tensor, lambda x: x[order], states)
+
+    def real_at(self, step: int) -> int:
+        """How many windows of a batch are real: all of them while no step of the model is trusted."""
+        return self.real if self.length(step) else self.update.batch
 
     def sample_real(self, replay: Replay, batch: int) -> Step:
         """[window, batch] real windows as the policy sees them."""
@@ -228,7 +236,10 @@ class MBPO(ModelBased):
         """k: steps of a rollout that is imagined after `step` environment steps."""
         # Epochs count from the end of the warm-up, as in the paper's code.
         length = self.rollouts.length_at(step - self.warmup)
-        return min(length, self.trusted_horizon) if self.rollouts.adaptive else length
+        if not self.rollouts.adaptive:
+            return length
+        # A policy that learns from its own rollouts alone needs a step at least.
+        return min(length, max(self.trusted_horizon, int(self.on_policy)))
 
     def allocate_memory(self) -> None:
         super().allocate_memory()

@@ -160,6 +160,6 @@ def describe_images(diagnosis: ImageDiagnosis) -> str:
             lines.append(f"{kind:8} {values}")
 
     lines.append(f"members  disagree by {number(known['model/rollout/disagreement'])}")
-    length = max(1, int(known["model/openloop/trusted_horizon"]))
+    length = int(known["model/openloop/trusted_horizon"])
     lines.append(f"trusted  rollouts of {length} steps, by the possible outcomes nearest to the truth")
     return "\n".join(lines)

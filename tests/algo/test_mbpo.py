@@ -358,13 +358,27 @@ def test_imagined_stacks_are_those_that_were_imagined() -> None:
     assert torch.equal(one.first, other.first) and torch.equal(one.obs[~one.first], other.obs[~one.first])
 
 
-def test_rollouts_are_as_long_as_the_model_has_earned() -> None:
+def test_rollouts_are_as_long_as_the_model_is_trusted() -> None:
     algo = mbpo(length=[4, 4, 0, 1], adaptive=True)
     lengths = [m["model/rollout/length"] for m in run(algo, 20) if "model/rollout/length" in m]
-    assert lengths == [1, 3, 4]
+    assert lengths == [0, 3, 4]
     other = mbpo(length=[4, 4, 0, 1], adaptive=True)
     other.set_extra_state(algo.get_extra_state())
     assert other.length(20) == 4 and mbpo(length=[4, 4, 0, 1]).length(20) == 4
+
+
+def test_while_no_step_of_the_model_is_trusted_the_policy_learns_from_real_steps_alone() -> None:
+    algo = mbpo(adaptive=True)
+    run(algo, 20)
+    imagined = [int((steps.obs[1, :, 0] >= IMAGINED).sum()) for steps in algo.policy.seen]
+    assert imagined == [0] * 3 * 4 + [30] * 3 * 6, "the second fit, at step 15, is trusted"
+    assert all(len(steps.first[0]) == 40 for steps in algo.policy.seen)
+
+
+def test_a_policy_that_learns_from_its_own_rollouts_has_one_step_while_none_is_trusted() -> None:
+    algo = mbpo(student=OnPolicyStudent, real_ratio=None, length=[4, 4, 0, 1], adaptive=True)
+    lengths = [m["model/rollout/length"] for m in run(algo, 20) if "model/rollout/length" in m]
+    assert lengths == [1, 3, 4]
 
 
 class ThroughModel(Student):
@@ -394,7 +408,7 @@ def test_real_start_states_meet_every_member() -> None:
     algo, replay = through_model(real_ratio=0.1), Replay(SPEC, 1000, 1, seed=0)
     run(algo, 20, replay)
     algo.model.start_states = lambda replay, count: torch.full((count, 2), -1.0)
-    real = torch.stack([algo.sample_starts(replay)[:, 0] == -1 for _ in range(30)])
+    real = torch.stack([algo.sample_starts(replay, 20)[:, 0] == -1 for _ in range(30)])
     assert (real.sum(1) == 4).all() and real[:, :20].sum() > 20 and real[:, 20:].sum() > 20
 
 
