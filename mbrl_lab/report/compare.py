@@ -283,14 +283,21 @@ def range_text(low: float, high: float, form: str) -> str:
 
 
 def threshold_columns(group: Group, threshold: float | None) -> Row:
-    """Number of seeds that reached the threshold; medians over seeds of the steps and seconds that it took."""
+    """Number of seeds that reached the threshold; medians over seeds of the steps and seconds that it took.
+
+    Dashes for a group without runs.
+    """
     if threshold is None:
         return {}
+    names = (f"reached {threshold:g}", "after steps", "after seconds")
+    if not group.curves:
+        return dict.fromkeys(names, "-")
+
     took = [first_reaching(c.steps, c.returns, threshold) for c in group.curves]
     time = [first_reaching(c.seconds, c.returns, threshold) for c in group.curves]
     reached = f"{sum(map(math.isfinite, took))} of {len(took)}"
     medians = [whole(float(np.median(x))) for x in (took, time)]
-    return {f"reached {threshold:g}": reached, "after steps": medians[0], "after seconds": medians[1]}
+    return dict(zip(names, [reached, *medians], strict=True))
 
 
 def last(x: Array) -> float:

@@ -106,6 +106,14 @@ def test_without_a_final_evaluation_the_last_common_one_counts(two: Path) -> Non
     assert sac["score from"] == "final policy"
 
 
+def test_a_run_with_only_a_final_evaluation_reaches_no_threshold(tmp_path: Path) -> None:
+    put_run(tmp_path / "sac-0", [], final=3.0)
+    (environment,) = environments(read_runs([tmp_path])[0], None)
+    (row,) = score_table(environment)
+    assert (row["mean"], row["score from"]) == ("3.0", "final policy")
+    assert [row[key] for key in ("reached 2.5", "after steps", "after seconds")] == ["-", "-", "-"]
+
+
 def test_the_page_has_charts_tables_commands_and_origins(two: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = page_of(capsys, two, "--threshold", "3")
     assert {*specs_of(page)} == {"steps-0", "seconds-0", "profile-0"}
