@@ -8,7 +8,7 @@ import json
 import sys
 import warnings
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from mbrl_lab.scores import Reference
 from mbrl_lab.tracking.atomic import write_text
 from mbrl_lab.tracking.episodes import EpisodeLog
 from mbrl_lab.tracking.folder import RunFolder, words_of
-from mbrl_lab.tracking.video import headless, origin, reason, record_episode
+from mbrl_lab.tracking.video import headless, lacks_mode, origin, reason, record_episode
 
 STOPPED = "stopped before the end; the same command begins again"
 
@@ -108,13 +108,12 @@ def played_with_progress(runner: Runner, episodes: int) -> list[Episode]:
     played: list[Episode] = []
     runner.tracker.start(0, 0)
     try:
-        return runner.evaluate(episodes, played=played)
+        with ExitStack() as line:
+            line.callback(runner.tracker.stop)
+            return runner.evaluate(episodes, played=played)
     except KeyboardInterrupt:
-        runner.tracker.stop()
         print(f"played    {len(played):,} of {episodes:,} episodes; nothing was written", file=sys.stderr)
         raise
-    finally:
-        runner.tracker.stop()
 
 
 def statistics(played: Sequence[Episode], reference: Reference | None = None) -> dict[str, Any]:
@@ -237,6 +236,8 @@ def render_live(run: Path, checkpoint: str, trust: Sequence[str]) -> None:
             warnings.simplefilter("ignore")  # gymnasium's advice to the environment's author
             (episode,) = shown.evaluate(1)
     except Exception as error:
+        cause = origin(error)
+        why = "it has no render_mode" if lacks_mode(cause) else reason(cause)
         instead = "--video 1 films the episode, if it draws frames"
-        raise ValueError(f"--render: the environment cannot be shown ({reason(origin(error))}); {instead}") from error
+        raise ValueError(f"--render: the environment cannot be shown ({why}); {instead}") from error
     print(f"return    {display(episode.ret)}\nlength    {episode.length:,}")

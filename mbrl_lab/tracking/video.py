@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -29,6 +30,9 @@ DEFAULT_FPS = 30.0
 CHANNELS = (1, 3, 4)  # of a picture: grey, RGB, RGBA
 WAYS: tuple[dict[str, Any], ...] = ({"render_mode": "rgb_array"}, {"render_mode": "rgb_array_list"}, {})
 """Arguments with which an environment may render, tried in turn: some accept no render_mode and render anyway."""
+
+UNKNOWN_MODE = re.compile("argument.* 'render_mode'|takes no (keyword )?arguments")
+"""Python's words for a constructor without the argument render_mode."""
 
 SILENCE = {"train": "; video.every=0 turns videos off", "final": "; video.final=0 turns videos off"}
 """The end of a warning, by the first word of a video's name."""
@@ -72,6 +76,11 @@ def origin(error: Exception) -> Exception:
     return error
 
 
+def lacks_mode(error: Exception) -> bool:
+    """Whether an environment could not be made since it has no argument `render_mode`."""
+    return isinstance(error, TypeError) and UNKNOWN_MODE.search(str(error)) is not None
+
+
 def reason(error: Exception) -> str:
     """An error in one line, with its type unless it is one of ours, whose messages are complete."""
     text = (str(error).strip().splitlines() or [""])[0]
@@ -102,7 +111,7 @@ def write_video(path: Path, frames: Iterable[Frame], fps: float) -> None:
     try:
         with closing(open_writer(unfinished, fps)) as writer:
             for frame in same_size(map(even, frames)):
-                writer.append_data(frame)
+                append(writer, frame)
         if not unfinished.exists():
             raise ValueError("the environment drew no frame")
         # Renamed only when it is complete: a player must not find half a file.
@@ -112,11 +121,19 @@ def write_video(path: Path, frames: Iterable[Frame], fps: float) -> None:
 
 
 def open_writer(path: Path, fps: float) -> Any:
-    """ffmpeg, through imageio, quiet unless it fails."""
+    """ffmpeg, through imageio. It prints nothing, since a stopped run leaves it half a frame, which it reports."""
     from imageio.v2 import get_writer
 
     how: dict[str, Any] = {"codec": "libx264", "pixelformat": "yuv420p", "macro_block_size": 1}
-    return get_writer(path, fps=fps, ffmpeg_log_level="error", **how)
+    return get_writer(path, fps=fps, ffmpeg_log_level="quiet", **how)
+
+
+def append(writer: Any, frame: Frame) -> None:
+    """Write a frame; RuntimeError, one line, if ffmpeg has died."""
+    try:
+        writer.append_data(frame)
+    except OSError as error:  # with ffmpeg's whole command line
+        raise RuntimeError("ffmpeg stopped while writing: is there disk space and memory left?") from error
 
 
 def even(frame: Frame) -> Frame:
@@ -216,8 +233,11 @@ def drawing_env(make_env: MakeEnv) -> gymnasium.Env[Any, Any]:
             errors.append(origin(error))
 
     # An environment without a render_mode argument: its error without one is the interesting one.
-    if isinstance(errors[0], TypeError):
-        raise RuntimeError(f"the environment cannot draw ({'; '.join(map(reason, errors[::2]))})") from errors[0]
+    if lacks_mode(errors[0]):
+        raise RuntimeError(
+            f"this environment has no render_mode and draws nothing without one ({reason(errors[-1])}); to film it, "
+            'let it accept render_mode="rgb_array" and return a picture from render()'
+        ) from errors[0]
     raise errors[0]
 
 

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -88,6 +89,24 @@ def test_a_video_that_breaks_off_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="lost"):
         write_video(tmp_path / "a.mp4", frames(), 10)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ffmpeg_prints_nothing_about_half_a_frame(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """As of a run that is stopped while it writes."""
+    frame = np.zeros((32, 32, 3), np.uint8)
+    writer = video.open_writer(tmp_path / "a.mp4", 10)
+    writer.append_data(frame)
+    writer._write_gen.send(frame.tobytes()[:999])
+    writer.close()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_ffmpeg_that_dies_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = BrokenPipeError("[Errno 32] Broken pipe\n\nFFMPEG COMMAND:\nffmpeg -y")
+    dead = SimpleNamespace(append_data=raising(error), close=lambda: None)
+    monkeypatch.setattr(video, "open_writer", lambda *_: dead)
+    with pytest.raises(RuntimeError, match=r"^ffmpeg stopped while writing: is there disk space and memory left\?$"):
+        write_video(tmp_path / "a.mp4", [np.zeros((32, 32, 3), np.uint8)], 10)
 
 
 def test_frames_in_one_array_and_small_ones_are_written(tmp_path: Path) -> None:
@@ -259,7 +278,8 @@ def raising(error: Exception) -> Any:
         ("render", MemoryError(), "MemoryError"),
         ("step", ZeroDivisionError("by zero\nand more"), "ZeroDivisionError: by zero"),
         ("reset", ValueError("an angle"), "an angle"),
-        ("__init__", TypeError("Lamp() takes no arguments"), "the environment cannot draw (TypeError: Lamp() takes no"),
+        ("__init__", TypeError("Lamp() takes no arguments"), "this environment has no render_mode and draws nothing"),
+        ("render", TypeError("of 'int' and 'str'"), "TypeError: of 'int' and 'str'"),
     ],
 )
 def test_whatever_fails_is_one_warning_and_no_video(
