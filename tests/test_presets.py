@@ -156,7 +156,7 @@ SECTIONED = [path for group in presets.GROUPS for path in sorted((CONF / group).
 def test_sections_say_what_they_can(path: Path) -> None:
     """A section is for options that exist, sets what these have, and nothing that the file sets anyway."""
     own = flatten(plain(OmegaConf.to_container(Files(CONF).load(View([path], None)))))
-    algo = path.stem.removeprefix("smoke_").partition("_")[0]
+    algos = [known_keys(CONF / "algo" / f"{algo}.yaml") for algo in algos_of(path)]
     for name, section in presets.sections(presets.read(path)).items():
         keys = set(flatten(plain(OmegaConf.to_container(section))))
         assert not keys & set(own), name
@@ -165,10 +165,19 @@ def test_sections_say_what_they_can(path: Path) -> None:
             continue
         group, _, option = name.partition("=")
         known = known_keys(CONF / group / f"{option}.yaml")
-        bases = {group: known, "algo": known_keys(CONF / "algo" / f"{algo}.yaml"), "encoder": {"hidden"}}
+        bases = {group: known, "algo": set.intersection(*algos), "encoder": {"hidden"}}
         for key in keys:
             head, _, rest = key.partition(".")
             assert rest.partition(".")[0] in bases[head], f"{name}: {key}"
+
+
+def algos_of(path: Path) -> set[str]:
+    """The algorithms of a file: its own, or of a file that belongs to none those of its variations."""
+    algo = path.stem.removeprefix("smoke_").partition("_")[0]
+    if (CONF / "algo" / f"{algo}.yaml").is_file():
+        return {algo}
+    variations = [p for p in path.parent.glob("*.yaml") if path.stem in presets.read(p).get("defaults", [])]
+    return {p.stem.partition("_")[0] for p in variations}
 
 
 def known_keys(path: Path) -> set[str]:
