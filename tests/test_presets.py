@@ -192,9 +192,14 @@ def test_a_pairs_preset_is_of_a_pair() -> None:
     """Every file is a pair's, or one that others are made from or a choice; none is left behind under another name."""
     algos, envs = ({path.stem for path in (CONF / group).glob("*.yaml")} for group in ("algo", "env"))
     pairs = {f"{algo}_{env}" for algo in algos for env in envs}
-    bases = {"none", "ddqn_atari", "ppo_atari", "ppo_mujoco", "mbpo_atari", "mbpo_mujoco", "mpc_mujoco"}
+    bases = {"none", "ddqn_atari", "ppo_atari", "ppo_mujoco", "mbpo_atari", "mbpo_mujoco", "mpc_mujoco", "atari_100k"}
     others = {path.stem for path in (CONF / "preset").glob("*.yaml")} - pairs - bases
-    assert others == {
-        f"mbpo_{name}"
-        for name in ("fast_cheetah", "fast_inverted_pendulum", "small_breakout", "small_spaceinvaders", "svg_cheetah")
-    }
+    names = ("fast_cheetah", "fast_inverted_pendulum", "small_breakout", "small_spaceinvaders", "svg_cheetah")
+    assert others == {f"mbpo_{name}" for name in (*names, "atari_100k")} | {"ddqn_atari_100k"}
+
+
+def test_atari_in_100k_steps_has_the_same_learner_with_a_model_and_without() -> None:
+    without, with_model = (compose_config(["experiment=atari_100k", f"algo={algo}"]) for algo in ("ddqn", "mbpo"))
+    assert without.policy == with_model.policy and without.algo.update == with_model.algo.update
+    assert without.steps == with_model.steps == 100_000 and with_model.algo.real_ratio == 0.5
+    assert with_model.algo.rollouts.adaptive
