@@ -200,6 +200,6 @@ def test_a_pairs_preset_is_of_a_pair() -> None:
 
 def test_atari_in_100k_steps_has_the_same_learner_with_a_model_and_without() -> None:
     without, with_model = (compose_config(["experiment=atari_100k", f"algo={algo}"]) for algo in ("ddqn", "mbpo"))
-    assert without.policy == with_model.policy and without.algo.update == with_model.algo.update
+    assert without.policy == with_model.policy and without.algo["update"] == with_model.algo["update"]
     assert without.steps == with_model.steps == 100_000 and with_model.algo.real_ratio == 0.5
     assert with_model.algo.rollouts.adaptive
