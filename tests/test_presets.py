@@ -193,8 +193,10 @@ def test_a_pairs_preset_is_of_a_pair() -> None:
     algos, envs = ({path.stem for path in (CONF / group).glob("*.yaml")} for group in ("algo", "env"))
     pairs = {f"{algo}_{env}" for algo in algos for env in envs}
     bases = {"none", "ddqn_atari", "ppo_atari", "ppo_mujoco", "mbpo_atari", "mbpo_mujoco", "mpc_mujoco", "atari_100k"}
+    bases |= {"mbpo_svg_mujoco"}
     others = {path.stem for path in (CONF / "preset").glob("*.yaml")} - pairs - bases
-    names = ("fast_cheetah", "fast_inverted_pendulum", "small_breakout", "small_spaceinvaders", "svg_cheetah")
+    names = ("fast_cheetah", "fast_inverted_pendulum", "small_breakout", "small_spaceinvaders")
+    names += ("svg_cheetah", "svg_hopper", "svg_walker")
     assert others == {f"mbpo_{name}" for name in (*names, "atari_100k")} | {"ddqn_atari_100k"}
 
 
