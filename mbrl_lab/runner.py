@@ -84,6 +84,22 @@ def advice_when_stopped(note: EvaluationNote, time_limit: int | None) -> Iterato
         raise
 
 
+class Stopwatch:
+    """Seconds by a clock, including those before a resume."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock = clock
+        self.before = 0.0
+        self.began = clock()
+
+    def go_on(self) -> None:
+        """Count from now on, in addition to `before`."""
+        self.began = self.clock()
+
+    def seconds(self) -> float:
+        return self.before + self.clock() - self.began
+
+
 class Runner:
     """Trains `algo` in `envs`, and evaluates it in other environments with separate random numbers.
 
@@ -137,8 +153,9 @@ class Runner:
         self.evaluation_due = False  # at the current step, which has not been evaluated or whose evaluation was stopped
         self.signals = Signals()
 
-        self.clock = time.monotonic()
-        self.seconds = 0.0  # of training and evaluation, before the last resume
+        # Of training and evaluation. The processor's do not depend on what else the machine does.
+        self.clock = Stopwatch(time.monotonic)
+        self.processor = Stopwatch(time.process_time)
         self.evaluating = 0.0  # seconds of evaluation in all
         self.learning = 0.0  # seconds of learning since the start or the last resume
         self.pace = Pace(schedule.steps)
@@ -154,7 +171,8 @@ class Runner:
                 self.load_state_dict(loaded.state, loaded.steps)
 
             self.tracker.start(self.steps, self.schedule.steps)
-            self.clock = time.monotonic()
+            self.clock.go_on()
+            self.processor.go_on()
             while self.evaluation_due or (self.steps < self.schedule.steps and not self.monitor.done):
                 with suppress(EvaluationStopped):  # saved as due, it starts again after the resume
                     self.advance()
@@ -292,7 +310,7 @@ class Runner:
 
         Raises FloatingPointError naming the metric when it is not finite.
         """
-        seconds = self.elapsed()
+        seconds = self.clock.seconds()
         measured = {k: float(v) for k, v in (self.metrics.means() | self.monitor.metrics()).items()}
         counts = {
             "step": self.steps,
@@ -303,6 +321,7 @@ class Runner:
         times = {
             "time/seconds": seconds,
             "time/evaluation": self.evaluating,
+            "time/processor": self.processor.seconds(),
             "time/sps": self.steps / max(seconds, 1e-9),
         }
         written = self.tracker.log(counts | measured | times)
@@ -314,12 +333,8 @@ class Runner:
         self.monitor.logged(written)
         self.metrics = Means()
 
-    def elapsed(self) -> float:
-        """Seconds of training and evaluation, including those before a resume."""
-        return self.seconds + time.monotonic() - self.clock
-
     def _training_seconds(self) -> float:
-        return self.elapsed() - self.evaluating
+        return self.clock.seconds() - self.evaluating
 
     # ---- saving
 
@@ -341,7 +356,8 @@ class Runner:
             "step": self.steps,
             "best": self.best,
             "best_of": self.schedule.best,
-            "seconds": self.elapsed(),
+            "seconds": self.clock.seconds(),
+            "processor": self.processor.seconds(),
             "evaluating": self.evaluating,
             "evaluation_due": self.evaluation_due,
             "row": tuple(self.newest),
@@ -359,7 +375,8 @@ class Runner:
     def load_state_dict(self, state: dict[str, Any], steps: Iterator[tuple[int, Step]]) -> None:
         """Restore the state of `state_dict`. Defaults are for checkpoints that are older than a key."""
         self.steps = state["step"]
-        self.seconds = state["seconds"]
+        self.clock.before = state["seconds"]
+        self.processor.before = state.get("processor", 0.0)
         self.evaluating = state["evaluating"]
         self.evaluation_due = state.get("evaluation_due", False)
         if "sums" in state["metrics"]:  # older checkpoints hold only the newest values, which are not means

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from mbrl_lab.env import Envs, Episode, episode_seed
 from mbrl_lab.monitor import Monitor, Stop
 from mbrl_lab.protocols import Algo
 from mbrl_lab.replay import Replay
-from mbrl_lab.runner import EVAL, FINAL, TRAIN, Compute, Runner, Schedule, summary
+from mbrl_lab.runner import EVAL, FINAL, TRAIN, Compute, Runner, Schedule, Stopwatch, summary
 from mbrl_lab.scores import Reference
 from mbrl_lab.tracking.folder import RunFolder
 from mbrl_lab.tracking.tracker import Tracker
@@ -139,6 +140,24 @@ def test_a_row_holds_the_means_since_the_last_one(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(runner.tracker, "log", lambda row: rows.append(row) or row, raising=False)
     runner.run()
     assert [row.get("loss") for row in rows] == [(2 + 4) / 2, (6 + 8) / 2, None]
+
+
+def test_seconds_by_a_clock_include_those_before_a_resume() -> None:
+    now = itertools.count(100, 10)
+    watch = Stopwatch(lambda: next(now))
+    watch.before = 7
+    watch.go_on()
+    assert [watch.seconds(), watch.seconds()] == [17, 27]
+
+
+def test_both_clocks_are_logged_and_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner, rows = runner_on([], Schedule(8, 4, 0, 1, 8, 1, 0, 0), monkeypatch), []
+    runner.clock.before, runner.processor.before = 1_000.0, 500.0  # as a resume sets them
+    monkeypatch.setattr(runner.tracker, "log", lambda row: rows.append(row) or row, raising=False)
+    runner.run()
+    assert rows[-1]["time/seconds"] > 1_000 and rows[-1]["time/processor"] > 500
+    saved = runner.state_dict()
+    assert saved["seconds"] > 1_000 and saved["processor"] > 500
 
 
 def test_the_loop_calls_its_parts_in_this_order(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,7 +288,7 @@ def test_a_run_that_takes_hours_says_so_when_it_has_begun_to_learn(
 ) -> None:
     """An evaluation in between, which takes 1,000 s, does not count."""
     clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.now, process_time=float))
     runner = real(tmp_path, Schedule(4_020, 100, 16, 1, 1, 1, 0, 0), Slow(clock))
     evaluate = runner.evaluate
 

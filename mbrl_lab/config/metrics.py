@@ -98,6 +98,7 @@ MEANINGS: dict[str, str] = {
     "policy/gradient_norm": "norm of the gradient before it was clipped",
     "time/seconds": "seconds of training and evaluation",
     "time/evaluation": "the part of these for evaluations",
+    "time/processor": "processor seconds of both, of all threads; without environments in their own processes",
     "time/sps": "training steps per second",
     "time/plan": "seconds for one planning step",
 }
