@@ -29,6 +29,7 @@ def line(folder: RunFolder, threshold: float) -> dict[str, Any]:
         "steps_to_threshold": passed.get("step"),
         "seconds_to_threshold": training_seconds(passed),
         "training_seconds": training_seconds(trained),
+        "processor_seconds": trained.get("time/processor"),
         "final_return": last.get("final/return"),
         "final_std": last.get("final/return_std"),
         "final_min": last.get("final/return_min"),
