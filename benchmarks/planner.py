@@ -72,7 +72,7 @@ def fitted_model(device: str, heads: bool) -> Ensemble:
     model = model.to(device)
     steps = true_steps(20_000).to(device)
     model.normalise(steps)
-    model.bound(steps)
+    model.fit_termination_bounds(steps)
     for _ in range(FIT_UPDATES):
         model.update(true_steps(256).to(device), terminations=true_steps(256, angle=0.4).to(device))
     return model

@@ -16,9 +16,9 @@ def crossed(before: int, after: int, every: int) -> int:
     return after // every - before // every if every else 0
 
 
-def clipped(steps: Step, bound: float) -> Step:
-    """The same steps with rewards clipped to +-`bound`; 0: as they are."""
-    return steps._replace(reward=steps.reward.clamp(-bound, bound)) if bound else steps
+def clipped(steps: Step, limit: float) -> Step:
+    """The same steps with rewards clipped to +-`limit`; 0: as they are."""
+    return steps._replace(reward=steps.reward.clamp(-limit, limit)) if limit else steps
 
 
 def masked_mean(x: Tensor, mask: Tensor, dim: int | tuple[int, ...] | None = None) -> Tensor:
@@ -136,14 +136,14 @@ def polyak(target: Iterable[Tensor], source: Iterable[Tensor], tau: float) -> No
 
 
 @torch.no_grad()
-def clip_norm(params: Iterable[Tensor], bound: float) -> Tensor:
-    """Scale all gradients to a global norm of at most `bound`; []: the norm before."""
+def clip_norm(params: Iterable[Tensor], max_norm: float) -> Tensor:
+    """Scale all gradients to a global norm of at most `max_norm`; []: the norm before."""
     params = [p for p in params if p.grad is not None]
     norm = nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
 
-    # Within the bound torch multiplies by 1. On a CPU it pays to skip that; on a GPU the comparison would wait for it.
-    if norm.device.type != "cpu" or not norm <= bound:
-        nn.utils.clip_grads_with_norm_(params, bound, norm)
+    # Below that norm torch multiplies by 1. On a CPU it pays to skip that; on a GPU the comparison would wait for it.
+    if norm.device.type != "cpu" or not norm <= max_norm:
+        nn.utils.clip_grads_with_norm_(params, max_norm, norm)
     return norm
 
 

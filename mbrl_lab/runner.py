@@ -25,7 +25,7 @@ from mbrl_lab.protocols import Algo
 from mbrl_lab.replay import Replay
 from mbrl_lab.scores import Reference, summary
 from mbrl_lab.tracking.checkpoint import Checkpoint
-from mbrl_lab.tracking.progress import EvaluationNote, Pace
+from mbrl_lab.tracking.progress import EvaluationNote, LongRunNotice
 from mbrl_lab.tracking.provenance import shell_command
 from mbrl_lab.tracking.signals import UNDRAWN, Signals
 from mbrl_lab.tracking.state import (
@@ -158,7 +158,7 @@ class Runner:
         self.processor = Stopwatch(time.process_time)
         self.evaluating = 0.0  # seconds of evaluation in all
         self.learning = 0.0  # seconds of learning since the start or the last resume
-        self.pace = Pace(schedule.steps)
+        self.long_run_notice = LongRunNotice(schedule.steps)
 
     def run(self) -> dict[str, float]:
         """Train to the end of the schedule and return the final policy's `final/*`; on a signal, save and leave."""
@@ -229,7 +229,9 @@ class Runner:
         with self.autocast():
             self.metrics.add(self.algo.learn(self.replay, before, self.steps))
         self.learning += time.monotonic() - began
-        if self.algo.warmed_up and (words := self.pace.add(self.steps, self._training_seconds(), self.learning)):
+        if self.algo.warmed_up and (
+            words := self.long_run_notice.add(self.steps, self._training_seconds(), self.learning)
+        ):
             log.warning("step %d: %s", self.steps, words)
 
         self.tracker.trained(self.envs.finished(), self.steps)

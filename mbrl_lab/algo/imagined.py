@@ -18,33 +18,33 @@ def rollout(
     policy: Policy,
     state: Tree,
     horizon: int,
-    bound: float = 0.0,
+    max_disagreement: float = 0.0,
     bonus: float = 0.0,
 ) -> Step:
     """[horizon + 1, B] steps of the policy from states [B], which the first step holds.
 
     An episode continues with the model's probability. Steps after a termination are marked `first`, so no transition
-    leads there. Rollouts stop before a step on which the model's disagreement is above `bound` (0: never). The reward
-    of a step includes `bonus` for each unit of disagreement.
+    leads there. Rollouts stop before a step on which the model's disagreement exceeds `max_disagreement` (0: never).
+    The reward of a step includes `bonus` for each unit of disagreement.
     """
     obs = model.features(state)
     stopped = torch.zeros(len(obs), dtype=torch.bool, device=obs.device)
     none = torch.zeros(len(obs), device=obs.device)  # as the reward of a first step, and as disagreement
-    rows = [Step(model.spec.zero_action(len(obs), obs.device), obs, none, terminal=stopped, first=~stopped)]
+    steps = [Step(model.spec.zero_action(len(obs), obs.device), obs, none, terminal=stopped, first=~stopped)]
     for _ in range(horizon):
         action = policy.act(obs, True)
-        uncertainty = model.disagreement(state, action) if bound or bonus else None
+        uncertainty = model.disagreement(state, action) if max_disagreement or bonus else None
         uncertainty = none if uncertainty is None else uncertainty
-        if bound:
-            stopped = stopped | (uncertainty > bound)
+        if max_disagreement:
+            stopped = stopped | (uncertainty > max_disagreement)
 
         # All B rollouts are imagined to the horizon, also those that have stopped: shapes stay the same.
         state, outcome = model.imagine(state, action)
         obs = model.features(state)
         terminated = torch.rand_like(outcome.cont) >= outcome.cont
-        rows.append(Step(action, obs, outcome.reward + bonus * uncertainty, terminated & ~stopped, stopped))
+        steps.append(Step(action, obs, outcome.reward + bonus * uncertainty, terminated & ~stopped, stopped))
         stopped = stopped | terminated
-    return Step(*(torch.stack(field) for field in zip(*rows, strict=True)))
+    return Step(*(torch.stack(field) for field in zip(*steps, strict=True)))
 
 
 class Imagined:

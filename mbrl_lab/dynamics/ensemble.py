@@ -325,7 +325,7 @@ class Ensemble(WorldModel):
             self.targets.scale.fill_(self.targets.scale.square().mean().sqrt())
         self.thaw()
 
-    def bound(self, steps: Step) -> None:
+    def fit_termination_bounds(self, steps: Step) -> None:
         """Take the ranges and bounds of terminations from real steps [2, N], all of them valid."""
         t = steps.transitions()
         self.termination.observe(t.next_obs[0], t.terminal[0])
@@ -335,7 +335,7 @@ class Ensemble(WorldModel):
         """The parameters that all members share: the bounds of their log-variances."""
         return [self.max_logvar, self.min_logvar]
 
-    def choose(self, error: Tensor) -> None:
+    def choose_elites(self, error: Tensor) -> None:
         """Keep the members of least `error` [K] as elites."""
         self.elite.copy_(error.argsort()[: len(self.elite)])
         self.thaw()

@@ -29,7 +29,7 @@ class EnsembleTrainer(HoldoutTrainer[Ensemble]):
 
         # Terminations are rare and their bounds need every one of them, so none of these is held out.
         steps = replay.read(indices, 2)
-        model.bound(steps)
+        model.fit_termination_bounds(steps)
         batches = Batches(model, replay, train, indices, terminations=indices[steps.terminal[1]])
         if updates is not None:
             return self.fit_updates(batches, replay.read(test, 2), updates)
@@ -57,7 +57,7 @@ class EnsembleTrainer(HoldoutTrainer[Ensemble]):
         while tally.updates < updates:
             for batch in self._epoch(batches.model.members, batches.train)[: updates - tally.updates]:
                 tally.add(batches.learn(batch))
-        batches.model.choose(batches.model.validate(test))
+        batches.model.choose_elites(batches.model.validate(test))
 
         # The last batch of the first member, as start states for the policy.
         latest = batches.latest.at((slice(None), 0))
@@ -111,7 +111,7 @@ class Best:
         self.steps = steps
         self.error = model.validate(steps)
         self.weights = [p.detach().clone() for p in model.net.parameters()]
-        self.bounds = [p.detach().clone() for p in model.logvar_bounds()]
+        self.best_logvar_bounds = [p.detach().clone() for p in model.logvar_bounds()]
 
     def keep(self, gain: float) -> bool:
         """Validate and keep the members that improved; whether any did by more than the fraction `gain`."""
@@ -123,7 +123,7 @@ class Best:
         for best, now in zip(self.weights, self.model.net.parameters(), strict=True):
             best.copy_(torch.where(better.view(-1, *[1] * (now.ndim - 1)), now.detach(), best))
         if better.any():
-            self.bounds = [p.detach().clone() for p in self.model.logvar_bounds()]
+            self.best_logvar_bounds = [p.detach().clone() for p in self.model.logvar_bounds()]
         self.error = torch.where(better, error, self.error)
         return enough
 
@@ -132,9 +132,9 @@ class Best:
         with torch.no_grad():
             for best, now in zip(self.weights, self.model.net.parameters(), strict=True):
                 now.copy_(best)
-            for best_bound, bound in zip(self.bounds, self.model.logvar_bounds(), strict=True):
+            for best_bound, bound in zip(self.best_logvar_bounds, self.model.logvar_bounds(), strict=True):
                 bound.copy_(best_bound)
-        self.model.choose(self.error)
+        self.model.choose_elites(self.error)
 
 
 def balanced(terminations: Tensor, indices: Tensor, shape: torch.Size) -> Tensor:

@@ -51,7 +51,7 @@ class TerminationModel(nn.Module):
                 A rate for each step out there would end most plans soon, and leave no reason to turn back.
         """
         super().__init__()
-        self.bounds = bounds
+        self.finds_bounds = bounds
         self.hazard = hazard
         self.inputs = Normaliser(dim)
         self.net = EnsembleMLP(members, dim, 1, WIDTH, DEPTH)
@@ -78,7 +78,7 @@ class TerminationModel(nn.Module):
         # A termination outside of the range of exactly one coordinate, on one side, shows a bound there: whatever the
         # other coordinates were, episodes have gone on with them. One such termination is enough.
         outside = torch.stack([terminated < self.range[0], terminated > self.range[1]])  # [2, N, D]
-        bounded = (outside & (outside.sum((0, 2)) == 1).unsqueeze(-1)).any(1) & self.bounds
+        bounded = (outside & (outside.sum((0, 2)) == 1).unsqueeze(-1)).any(1) & self.finds_bounds
         self.bound.copy_(torch.where(bounded, self.range, self.bound.new_tensor([[-torch.inf], [torch.inf]])))
         self.unexplained.fill_((~_outside(self.bound, terminated)).any())
 

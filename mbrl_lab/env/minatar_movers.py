@@ -1,4 +1,4 @@
-"""What the MinAtar games in which things appear at random share: things that cross a row, and a pace that quickens."""
+"""What MinAtar games with random arrivals share: things that cross a row, and the difficulty that increases."""
 
 from __future__ import annotations
 
@@ -81,15 +81,15 @@ def drop(movers: list[Mover], gone: Mover) -> None:
 
 
 @dataclass
-class Pace:
-    """How often things appear and move, which becomes quicker; moves every other time only."""
+class Difficulty:
+    """Steps between arrivals and between moves. Each level shortens the first, every second level the other too."""
 
     spawn_every: int
     move_every: int
     least_move: int
     level: int = 0
 
-    def quicken(self) -> None:
+    def increase(self) -> None:
         if self.level % 2:
             self.move_every = max(self.move_every - 1, self.least_move)
         self.spawn_every = max(self.spawn_every - 1, 1)

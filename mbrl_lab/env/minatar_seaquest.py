@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from mbrl_lab.env.minatar_games import ACTIONS, FIRE, LEFT, RIGHT, cell, moved
-from mbrl_lab.env.minatar_movers import LAST, Mover, Pace, board_of, climbed, drop, entering, first_at, trail_of
+from mbrl_lab.env.minatar_movers import LAST, Difficulty, Mover, board_of, climbed, drop, entering, first_at, trail_of
 
 
 class Seaquest:
@@ -50,13 +50,13 @@ class Seaquest:
         self.fish: list[Mover] = []
         self.subs: list[Mover] = []
         self.divers: list[Mover] = []
-        self.pace = Pace(self.SPAWN, self.MOVE, self.FASTEST)
+        self.difficulty = Difficulty(self.SPAWN, self.MOVE, self.FASTEST)
         self.spawn, self.diver_spawn, self.reload = self.SPAWN, self.DIVER_SPAWN, 0
 
     def step(self, action: int) -> tuple[int, bool]:
         if not self.spawn:
             self._spawn_enemy()
-            self.spawn = self.pace.spawn_every
+            self.spawn = self.difficulty.spawn_every
         if not self.diver_spawn:
             right, row = self._entrance()
             self.divers.append(entering(row, right, self.MOVE))
@@ -101,7 +101,7 @@ class Seaquest:
         if any(enemy.row == row and enemy.right != right for enemy in (*self.subs, *self.fish)):
             return
         kind = self.subs if is_sub else self.fish
-        kind.append(entering(row, right, self.pace.move_every, self.ENEMY_RELOAD))
+        kind.append(entering(row, right, self.difficulty.move_every, self.ENEMY_RELOAD))
 
     def _move_bullets(self) -> int:
         """The submarine's bullets; the number of enemies that they met."""
@@ -151,7 +151,7 @@ class Seaquest:
             if enemy.pause:
                 enemy.pause -= 1
             else:
-                enemy.pause = self.pace.move_every
+                enemy.pause = self.difficulty.move_every
                 enemy.advance()
                 self._meet(enemy)
                 bullet = None if enemy.at == (self.row, self.column) else first_at(self.bullets, enemy.at)
@@ -204,7 +204,7 @@ class Seaquest:
             reward = self.oxygen * 10 // self.OXYGEN
         self.oxygen = self.OXYGEN
         self.saved -= 1
-        self.pace.quicken()
+        self.difficulty.increase()
         return reward
 
     def boards(self) -> tuple[int, ...]:

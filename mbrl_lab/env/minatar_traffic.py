@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from mbrl_lab.env.minatar_games import LEFT, RIGHT, SIDE, cell, moved
-from mbrl_lab.env.minatar_movers import DOWN, LAST, UP, Mover, Pace, board_of, climbed, entering, trail_of
+from mbrl_lab.env.minatar_movers import DOWN, LAST, UP, Difficulty, Mover, board_of, climbed, entering, trail_of
 
 
 class Asterix:
@@ -33,20 +33,20 @@ class Asterix:
         self.row = self.column = 5
         # A thing for each of the rows 1 to 8, and whether it is gold.
         self.things: list[tuple[Mover, bool] | None] = [None] * (SIDE - 2)
-        self.pace = Pace(self.SPAWN, self.MOVE, least_move=1)
+        self.difficulty = Difficulty(self.SPAWN, self.MOVE, least_move=1)
         self.spawn, self.pause, self.ramp = self.SPAWN, self.MOVE, self.RAMP
 
     def step(self, action: int) -> tuple[int, bool]:
         if not self.spawn:
             self._spawn()
-            self.spawn = self.pace.spawn_every
+            self.spawn = self.difficulty.spawn_every
         self.column = moved(self.column, action)
         self.row = climbed(self.row, action, 1, LAST - 1)
 
         # The player's move, then that of the things: each may bring them together.
         reward, terminated = self._touch()
         if not self.pause:
-            self.pause = self.pace.move_every
+            self.pause = self.difficulty.move_every
             self._advance()
             more, terminated_now = self._touch()
             reward, terminated = reward + more, terminated or terminated_now
@@ -56,7 +56,7 @@ class Asterix:
         if self.ramp >= 0:
             self.ramp -= 1
         else:
-            self.pace.quicken()
+            self.difficulty.increase()
             self.ramp = self.RAMP
         return reward, terminated
 

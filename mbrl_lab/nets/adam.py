@@ -42,22 +42,24 @@ class Adam(torch.optim.Adam):
     What torch.optim does around the arithmetic takes longer than the arithmetic of a small network.
     """
 
-    def __init__(self, params: Any, lr: float, eps: float = 1e-8, beta1: float = 0.9, decay: float = 0.0) -> None:
+    def __init__(
+        self, params: Any, lr: float, eps: float = 1e-8, beta1: float = 0.9, decoupled_decay: float = 0.0
+    ) -> None:
         """
         Args:
             params: parameters, or groups of them, as torch's.
             lr: learning rate.
             eps: added to the root of the second moment.
             beta1: decay of the first moment.
-            decay: decoupled weight decay: a step first multiplies weights by 1 - lr * decay (AdamW, Loshchilov and
-                Hutter 2019). torch's own `weight_decay`, which is added to the gradient, stays a setting of groups.
+            decoupled_decay: AdamW's (Loshchilov and Hutter 2019): a step first multiplies weights by 1 - lr
+                times this. torch's own `weight_decay`, which is added to the gradient, stays a setting of groups.
         """
         super().__init__(params, lr, (beta1, 0.999), eps, fused=True)
-        self.decay = decay
+        self.decoupled_decay = decoupled_decay
 
     def __getstate__(self) -> dict[str, Any]:
         # torch's own has its settings and state only, so that a copy would lack this.
-        return super().__getstate__() | {"decay": self.decay}
+        return super().__getstate__() | {"decoupled_decay": self.decoupled_decay}
 
     def minimise(self, loss: Tensor) -> None:
         """A step along the gradient of a loss in this optimiser's parameters; no other parameter gets a gradient."""
@@ -92,10 +94,10 @@ class Adam(torch.optim.Adam):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        if self.decay:
+        if self.decoupled_decay:
             for group in self.param_groups:
                 learned = [p for p in group["params"] if p.grad is not None]
-                torch._foreach_mul_(learned, 1 - group["lr"] * self.decay)
+                torch._foreach_mul_(learned, 1 - group["lr"] * self.decoupled_decay)
         if KERNEL is None:
             super().step()
             return

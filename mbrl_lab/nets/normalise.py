@@ -61,19 +61,19 @@ class Moments(nn.Module):
 
 
 class Standardise(nn.Module):
-    """Tensors [..., *shape] standardised by the moments of those counted, and clipped at `bound`."""
+    """Tensors [..., *shape] standardised by the moments of those counted, and clipped at `limit`."""
 
-    def __init__(self, shape: tuple[int, ...], bound: float = 10.0) -> None:
+    def __init__(self, shape: tuple[int, ...], limit: float = 10.0) -> None:
         super().__init__()
         self.moments = Moments(shape)
-        self.bound = bound
+        self.limit = limit
 
     def forward(self, x: Tensor) -> Tensor:
         mean, scale = self.moments.mean, (self.moments.var + 1e-8).rsqrt()
         if not x.is_floating_point():
             # Bytes lose nothing in float32, which is faster than the float64 of the statistics.
             mean, scale = mean.float(), scale.float()
-        return ((x - mean) * scale).float().clamp(-self.bound, self.bound)
+        return ((x - mean) * scale).float().clamp(-self.limit, self.limit)
 
     def undo(self, x: Tensor) -> Tensor:
         """The inverse of `forward`, but for the clipping."""
@@ -87,10 +87,10 @@ class RewardScale(nn.Module):
     of environments starts its sums at 0.
     """
 
-    def __init__(self, gamma: float, bound: float = 10.0) -> None:
+    def __init__(self, gamma: float, limit: float = 10.0) -> None:
         super().__init__()
         self.gamma = gamma
-        self.bound = bound
+        self.limit = limit
         self.moments = Moments(())
         self.sums = torch.zeros(0)
 
@@ -105,7 +105,7 @@ class RewardScale(nn.Module):
         # The last sums belong to episodes that continue in the next call.
         self.sums = total
         self.moments.add(torch.stack(sums).flatten(), valid.flatten())
-        return (reward * (self.moments.var + 1e-8).rsqrt()).float().clamp(-self.bound, self.bound)
+        return (reward * (self.moments.var + 1e-8).rsqrt()).float().clamp(-self.limit, self.limit)
 
     def get_extra_state(self) -> Tensor:
         """The sums. They are no buffer, as their number is not known before the first call."""

@@ -8,7 +8,7 @@ from mbrl_lab.planner.proposal import Adaptive, require
 from mbrl_lab.planner.search import Search, elite_weights
 from mbrl_lab.types import EnvSpec
 
-ALPHA = 0.1
+MOMENTUM = 0.1
 """Fraction of the old parameters that an iteration keeps (PETS)."""
 
 
@@ -28,7 +28,7 @@ class CEM(Search):
         particles: int,
         discount: float,
     ) -> None:
-        super().__init__(Adaptive(alpha=ALPHA), horizon, population, iterations, particles, discount)
+        super().__init__(Adaptive(momentum=MOMENTUM), horizon, population, iterations, particles, discount)
         allowed = f"between 1 and planner.population, {population}"
         require(lambda x: 1 <= x <= population, "elites", elites, allowed, whole=True)
         self.elites = elites

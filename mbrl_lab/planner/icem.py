@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mbrl_lab.planner.cem import ALPHA
+from mbrl_lab.planner.cem import MOMENTUM
 from mbrl_lab.planner.proposal import Adaptive, Plan, Proposal, require
 from mbrl_lab.planner.search import Search, elite_weights
 from mbrl_lab.types import EnvSpec
@@ -44,7 +44,7 @@ class ICEM(Search):
         discount: float,
         noise_beta: float,
     ) -> None:
-        proposal = Adaptive(INIT_STD, alpha=ALPHA, noise_beta=noise_beta)
+        proposal = Adaptive(INIT_STD, momentum=MOMENTUM, noise_beta=noise_beta)
         super().__init__(proposal, horizon, population, iterations, particles, discount)
         allowed = f"between 1 and planner.population, {population}"
         require(lambda x: 1 <= x <= population, "elites", elites, allowed, whole=True)
@@ -70,7 +70,7 @@ class ICEM(Search):
     def candidates(self, proposal: Proposal, plan: Plan, iteration: int) -> Tensor:
         """Fewer fresh sequences each time, the kept elites, and in the last iteration the mean.
 
-        Shuffled, or an ensemble that splits rows by position would show the elites to the same member every time.
+        Shuffled, or an ensemble that splits sequences by position would show the elites to the same member every time.
         """
         # At least twice the elites, as in the paper: a fit needs some to choose from.
         fresh = max(int(self.population / DECAY**iteration), min(2 * self.elites, self.population))
@@ -84,11 +84,11 @@ class ICEM(Search):
 
     def improve(self, proposal: Proposal, plan: Plan, sequences: Tensor, scores: Tensor) -> Plan:
         best = scores.topk(self.kept, 1).indices
-        rows = torch.arange(len(best), device=best.device)[:, None]
-        return super().improve(proposal, plan, sequences, scores) | {"elites": sequences[rows, best]}
+        environments = torch.arange(len(best), device=best.device)[:, None]
+        return super().improve(proposal, plan, sequences, scores) | {"elites": sequences[environments, best]}
 
-    def choose(self, proposal: Proposal, plan: Plan) -> Tensor:
+    def first_action(self, proposal: Proposal, plan: Plan) -> Tensor:
         # Where rewards differ from step to step the best sequence is better than the mean of several good ones.
         if proposal.spec.discrete:
-            return super().choose(proposal, plan)
+            return super().first_action(proposal, plan)
         return plan["elites"][:, 0, 0]

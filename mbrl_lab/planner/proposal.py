@@ -38,10 +38,10 @@ def coloured_noise(shape: tuple[int, ...], beta: float, device: torch.device | s
 
 @dataclass(frozen=True)
 class Proposal(ABC):
-    """`alpha` is the fraction of the old parameters that survives a fit, `noise_beta` the colour of draws over time."""
+    """`momentum`: the fraction of the old parameters that a fit keeps; `noise_beta`: the colour of draws over time."""
 
     spec: EnvSpec
-    alpha: float = 0.0
+    momentum: float = 0.0
     noise_beta: float = 0.0
 
     @abstractmethod
@@ -62,7 +62,7 @@ class Proposal(ABC):
         return prior | {"mean": torch.cat([mean[:, 1:], prior["mean"][:, -1:]], 1)}
 
     def fit(self, plan: Plan, sequences: Tensor, weights: Tensor) -> Plan:
-        """Move the plan to the weighted sequences; `weights` [B, N] sum to one in each row."""
+        """Move the plan to the weighted sequences; `weights` [B, N] sum to one over N."""
         return {"mean": self._blend(plan["mean"], average(self.spec.encode_action(sequences), weights))}
 
     def mode(self, plan: Plan) -> Tensor:
@@ -70,7 +70,7 @@ class Proposal(ABC):
         return plan["mean"].argmax(-1) if self.spec.discrete else plan["mean"].clamp(-1, 1)
 
     def _blend(self, old: Tensor, new: Tensor) -> Tensor:
-        return torch.lerp(new, old, self.alpha)
+        return torch.lerp(new, old, self.momentum)
 
 
 class UniformProposal(Proposal):
@@ -141,7 +141,7 @@ class Adaptive:
     """Lower bound of that standard deviation."""
     uniform_mix: float = 0.1
     """Fraction of discrete actions' probability that is spread evenly."""
-    alpha: float = 0.0
+    momentum: float = 0.0
     """Fraction of the old parameters that a fit keeps."""
     noise_beta: float = 0.0
     """Exponent of the coloured noise's spectrum over time; 0: white."""
@@ -151,8 +151,8 @@ class Adaptive:
 
     def __call__(self, spec: EnvSpec) -> Proposal:
         if spec.discrete:
-            return CategoricalProposal(spec, self.alpha, self.noise_beta, self.uniform_mix)
-        return GaussianProposal(spec, self.alpha, self.noise_beta, self.init_std, self.min_std)
+            return CategoricalProposal(spec, self.momentum, self.noise_beta, self.uniform_mix)
+        return GaussianProposal(spec, self.momentum, self.noise_beta, self.init_std, self.min_std)
 
 
 def require(holds: Callable[[Any], bool], key: str, value: object, allowed: str, whole: bool = False) -> None:

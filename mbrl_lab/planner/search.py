@@ -7,7 +7,7 @@ repeat `iterations` times:
            + discount^H cont_1...cont_H V(s_H)                     where there is a value
     w   <- weights of the scores R                                 `weigh`: elites (CEM), softmax (MPPI), argmax
     plan <- proposal fitted to the weighted sequences              `improve`
-act by the plan's first action                                     `choose`
+act by the plan's first action                                     `first_action`
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CHECK_EVERY = 4
 """Imagined steps between two looks at how many sequences are still alive."""
 
 WORTHWHILE = 0.85
-"""Finished rows are dropped once at most this fraction of the rows would be left."""
+"""Terminated rollouts are dropped once at most this fraction of all would be left."""
 
 
 def evaluate(
@@ -41,24 +41,24 @@ def evaluate(
     """Mean return over particles [B, N] of sequences [B, N, H(, A)] from state [B]; -inf where anything is not finite.
 
     The `value` of the last states [M] is added for episodes that continue beyond the horizon.
-    The model sees P * N * B rows ordered by particle, sequence, environment: an ensemble that gives each member a
-    contiguous block of rows then shows every environment's sequences to all members. Rows whose episode is over for
-    certain are dropped on the way, and every member loses the same number of them.
+    The model imagines P * N * B rollouts, ordered by particle, sequence, environment: an ensemble that gives each
+    member a contiguous block of them then shows every environment's sequences to all members. Rollouts that have
+    terminated for certain are dropped on the way, and every member loses the same number of them.
     """
     batch, count = sequences.shape[:2]
     copies = particles * count
 
-    # Filled up to a multiple of the blocks, which must have equal sizes; the rows added are copies that do not count.
-    rows = torch.arange(copies * batch + -copies * batch % model.batch_blocks, device=sequences.device)
-    wide = tree_map_only(Tensor, lambda x: x[rows % batch], state)
+    # Filled up to a multiple of the blocks, which must have equal sizes; those added are copies that do not count.
+    rollouts = torch.arange(copies * batch + -copies * batch % model.batch_blocks, device=sequences.device)
+    wide = tree_map_only(Tensor, lambda x: x[rollouts % batch], state)
 
     # Time comes first, so that the actions of a step are contiguous.
     by_step = sequences.movedim(2, 0).transpose(1, 2).flatten(1, 2)  # [H, N * B(, A)]
-    actions = by_step[:, rows % (count * batch)]
+    actions = by_step[:, rollouts % (count * batch)]
 
-    # `totals` and `alives` keep all rows in order; `total` and `alive` are those still imagined.
-    totals = torch.zeros(len(rows), device=sequences.device)
-    alives = (rows < copies * batch).float()
+    # `totals` and `alives` keep all rollouts in order; `total` and `alive` are those still imagined.
+    totals = torch.zeros(len(rollouts), device=sequences.device)
+    alives = (rollouts < copies * batch).float()
     total, alive = totals.clone(), alives.clone()
 
     horizon = len(actions)
@@ -71,19 +71,19 @@ def evaluate(
         if step % CHECK_EVERY or step == horizon - 1:
             continue
 
-        # Counting the finished rows waits for a GPU, and dropping them copies the state: neither at each step.
+        # Counting the terminated rollouts waits for a GPU, and dropping them copies the state: neither at each step.
         kept = unfinished(alive, model.batch_blocks)
         if kept is not None:
-            totals[rows], alives[rows] = total, alive
-            rows, total, alive, actions = rows[kept], total[kept], alive[kept], actions[:, kept]
+            totals[rollouts], alives[rollouts] = total, alive
+            rollouts, total, alive, actions = rollouts[kept], total[kept], alive[kept], actions[:, kept]
             wide = tree_map_only(Tensor, lambda x: x[kept], wide)  # noqa: B023
             if not len(kept):
                 break
 
     # `alive` holds the discount by now, so the value is weighted like a reward of the next step.
-    if value is not None and len(rows):
+    if value is not None and len(rollouts):
         total = total + alive * value(wide)
-    totals[rows], alives[rows] = total, alive
+    totals[rollouts], alives[rollouts] = total, alive
     totals, alives = totals[: copies * batch], alives[: copies * batch]
 
     # A NaN of one particle makes its sequence the worst: as a mean it would compare false with any other score.
@@ -92,19 +92,19 @@ def evaluate(
 
 
 def unfinished(alive: Tensor, blocks: int) -> Tensor | None:
-    """Indices of the rows to keep, as many in each of the equal `blocks` of `alive` [M] as the fullest has alive.
+    """Indices of the rollouts to keep, as many in each of the equal `blocks` of `alive` [M] as the fullest has alive.
 
-    None where too few rows would be dropped to be worth a copy of the state.
+    None where too few would be dropped to be worth a copy of the state.
     """
-    # All blocks keep as many rows as the fullest, since a batched network has equal blocks.
-    finished = (alive <= 0).view(blocks, -1)
-    most = finished.shape[1] - int(finished.sum(1).min())
-    if most > WORTHWHILE * finished.shape[1]:
+    # All blocks keep as many as the fullest, since a batched network has equal blocks.
+    terminated = (alive <= 0).view(blocks, -1)
+    most = terminated.shape[1] - int(terminated.sum(1).min())
+    if most > WORTHWHILE * terminated.shape[1]:
         return None
 
-    # Stable, so that the rows that are kept stay in order.
-    alive_first = finished.sort(dim=1, stable=True).indices[:, :most]
-    start = torch.arange(0, len(alive), finished.shape[1], device=alive.device)
+    # Stable, so that the rollouts that are kept stay in order.
+    alive_first = terminated.sort(dim=1, stable=True).indices[:, :most]
+    start = torch.arange(0, len(alive), terminated.shape[1], device=alive.device)
     return (alive_first + start.unsqueeze(1)).flatten()
 
 
@@ -134,7 +134,7 @@ def best_weights(scores: Tensor) -> Tensor:
 
 
 def _anchored(scores: Tensor) -> Tensor:
-    """All equal in the rows where no score is finite: nothing is known there, yet the weights must sum to one."""
+    """All equal where no score of an environment is finite: nothing is known, yet the weights must sum to one."""
     return scores.where(scores.isfinite().any(1, keepdim=True), 0.0)
 
 
@@ -170,7 +170,7 @@ class Search(ABC):
 
     @abstractmethod
     def weigh(self, scores: Tensor, spec: EnvSpec) -> Tensor:
-        """[B, N] scores to weights that sum to one in each row."""
+        """[B, N] scores to weights that sum to one for each environment."""
 
     def start(self, spec: EnvSpec, batch: int, device: torch.device | str) -> Plan:
         return self.proposal(spec).prior(batch, self.horizon, device) | {
@@ -188,7 +188,7 @@ class Search(ABC):
             if self.on_candidates is not None:
                 self.on_candidates(Candidates(iteration, sequences, scores))
             plan = self.improve(proposal, plan, sequences, scores)
-        return self.choose(proposal, plan), plan
+        return self.first_action(proposal, plan), plan
 
     def shift(self, proposal: Proposal, previous: Plan) -> Plan:
         """The plan that the search begins with: that of the step before, shifted by one step."""
@@ -203,6 +203,6 @@ class Search(ABC):
         weights = self.weigh(scores, proposal.spec)
         return proposal.fit(plan, sequences, weights) | {"predicted_return": expectation(scores, weights)}
 
-    def choose(self, proposal: Proposal, plan: Plan) -> Tensor:
+    def first_action(self, proposal: Proposal, plan: Plan) -> Tensor:
         """[B(, A)]: the action to take now."""
         return proposal.mode(plan)[:, 0]

@@ -243,7 +243,7 @@ class DDQN(Policy):
         self.online = self.make_network()
         # Never optimised: it follows the online network by `polyak`.
         self.target_network = copy.deepcopy(self.online).requires_grad_(False)
-        self.opt = Adam(self.online.parameters(), optim.lr, optim.eps, decay=optim.weight_decay)
+        self.opt = Adam(self.online.parameters(), optim.lr, optim.eps, decoupled_decay=optim.weight_decay)
         self.updates = 0
         save_count(self, "updates")
 

@@ -18,7 +18,7 @@ TERMINAL_SECONDS = 0.2
 PLAIN_SECONDS = 10.0
 SPEED_SAMPLES = 150
 
-PACE_SECONDS = 20.0
+NOTICE_SECONDS = 20.0
 """Training from which the length of a run is estimated."""
 
 LONG_HOURS = 1.0
@@ -102,8 +102,8 @@ class Progress:
         returns = [f"{phase} {value:.4g}" for phase, value in self.returns.items()]
         speed = self._speed(now)
         left = f"{_duration((self.total - self.step) / speed)} left" if speed > 0 else "? left"
-        pace = f"{speed:,.0f}" if speed > 0 else "?"
-        parts = [f"{self.step:,}/{self.total:,}", f"{percent}%", *returns, f"{pace} steps/s"]
+        rate = f"{speed:,.0f}" if speed > 0 else "?"
+        parts = [f"{self.step:,}/{self.total:,}", f"{percent}%", *returns, f"{rate} steps/s"]
         return "  ".join([*parts, f"{_duration(now - self.began)}, {self.note or left}"])
 
     def _next(self, now: float) -> float:
@@ -138,7 +138,7 @@ class Progress:
         self.shown = self.step
 
 
-class Pace:
+class LongRunNotice:
     """Reports once, soon after learning has begun, how many hours a long run has left.
 
     Args:
@@ -165,7 +165,7 @@ class Pace:
             self.began = (step, seconds, learning)
             return None
         since, took = step - self.began[0], seconds - self.began[1]
-        if took < PACE_SECONDS:
+        if took < NOTICE_SECONDS:
             return None
 
         self.reported = True

@@ -196,7 +196,7 @@ def test_ts_inf_keeps_rows_with_their_member_over_steps(deterministic: Ensemble)
 
 def test_only_elites_imagine() -> None:
     model = ensemble(members=5, elites=2)
-    model.choose(torch.tensor([0.3, 0.1, 0.9, 0.2, 0.5]))
+    model.choose_elites(torch.tensor([0.3, 0.1, 0.9, 0.2, 0.5]))
     assert model.elite.tolist() == [1, 3]
     obs, action = queries(10)
     after, _ = model.imagine(obs, action)
@@ -206,7 +206,7 @@ def test_only_elites_imagine() -> None:
 
 CHANGES: dict[str, Callable[[Ensemble], object]] = {
     "update": lambda m: m.update(data(20).latest(20)),
-    "choose": lambda m: m.choose(torch.arange(5.0).flip(0)),
+    "choose_elites": lambda m: m.choose_elites(torch.arange(5.0).flip(0)),
     "normalise": lambda m: m.normalise(data(20).latest(20).at(slice(0, 2))),
     "load": lambda m: m.load_state_dict(ensemble().state_dict()),
 }
@@ -354,7 +354,7 @@ def test_disagreement_is_the_spread_of_the_elites_means(gaussian: bool) -> None:
             p.zero_()
         model.net.biases[-1][1, 0, :4] = torch.tensor([2.0, 4.0, 0.0, 0.0])
         model.net.biases[-1][2] = 1e6  # no elite: it has no say
-    model.choose(torch.tensor([1.0, 2.0, 3.0]))
+    model.choose_elites(torch.tensor([1.0, 2.0, 3.0]))
     obs, action = queries(7)
     assert model.disagreement(obs, action).tolist() == pytest.approx([(5 / 4) ** 0.5] * 7, rel=1e-4)
     model.reward_fn = lambda obs, action, next_obs: next_obs[:, 0]

@@ -45,7 +45,7 @@ class Recorder:
     def normalise(self, steps: Step) -> None:
         self.normalised = names(steps)
 
-    def bound(self, steps: Step) -> None:
+    def fit_termination_bounds(self, steps: Step) -> None:
         self.bounded = names(steps)
 
     def update(self, steps: Step, ends: Step | None = None) -> tuple[Tree, Metrics]:
@@ -70,7 +70,7 @@ class Recorder:
     def logvar_bounds(self) -> list[Tensor]:
         return [self.bound_of_logvar]
 
-    def choose(self, error: Tensor) -> None:
+    def choose_elites(self, error: Tensor) -> None:
         self.chosen = error
 
     def thaw(self) -> None:

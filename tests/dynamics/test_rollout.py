@@ -81,6 +81,6 @@ class Unsure(Counter):
 
 
 def test_a_step_of_too_much_disagreement_is_not_taken_and_ends_no_value() -> None:
-    steps = rollout(Unsure(torch.ones_like), Ones(), starts(0, 1, 5), 3, bound=1.0)
+    steps = rollout(Unsure(torch.ones_like), Ones(), starts(0, 1, 5), 3, max_disagreement=1.0)
     assert steps.transitions().valid.T.tolist() == [[True, True, False], [True, False, False], [False, False, False]]
     assert not steps.terminal.any()

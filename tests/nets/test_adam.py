@@ -36,7 +36,7 @@ def test_decoupled_decay_equals_adamw(kernel: Any, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(adam, "KERNEL", kernel)
     ours = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
     theirs = copy.deepcopy(ours)
-    train(ours, Adam(ours.parameters(), 0.1, eps=1e-4, decay=0.5), 7)
+    train(ours, Adam(ours.parameters(), 0.1, eps=1e-4, decoupled_decay=0.5), 7)
     train(theirs, torch.optim.AdamW(theirs.parameters(), 0.1, eps=1e-4, weight_decay=0.5), 7)
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
@@ -45,7 +45,7 @@ def test_decoupled_decay_equals_adamw(kernel: Any, monkeypatch: pytest.MonkeyPat
 def test_decoupled_decay_by_hand() -> None:
     """A first step of Adam is as long as its learning rate; the decay takes 0.1 * 2 of what was there before."""
     a, b = nn.Parameter(torch.full((2,), 10.0)), nn.Parameter(torch.ones(2))
-    opt = Adam([a, b], 0.1, decay=2.0)
+    opt = Adam([a, b], 0.1, decoupled_decay=2.0)
     (3 * a).sum().backward()
     opt.step()
     torch.testing.assert_close(a.detach(), torch.full((2,), 10 * 0.8 - 0.1))
@@ -116,4 +116,4 @@ def test_fallback_without_the_private_kernel_equals_torch_adam(monkeypatch: pyte
 
 
 def test_a_copy_keeps_the_decay() -> None:
-    assert copy.deepcopy(Adam(nn.Linear(2, 1).parameters(), 0.1, decay=0.2)).decay == 0.2
+    assert copy.deepcopy(Adam(nn.Linear(2, 1).parameters(), 0.1, decoupled_decay=0.2)).decoupled_decay == 0.2

@@ -13,9 +13,9 @@ CONTINUOUS = EnvSpec((1,), torch.float32, 2, discrete=False)
 
 
 def test_the_actions_decide_the_proposal() -> None:
-    settings = Adaptive(init_std=0.5, min_std=0.1, uniform_mix=0.2, alpha=0.3, noise_beta=1.0)
-    assert settings(DISCRETE) == CategoricalProposal(DISCRETE, alpha=0.3, noise_beta=1.0, uniform_mix=0.2)
-    assert settings(CONTINUOUS) == GaussianProposal(CONTINUOUS, alpha=0.3, noise_beta=1.0, init_std=0.5, min_std=0.1)
+    settings = Adaptive(init_std=0.5, min_std=0.1, uniform_mix=0.2, momentum=0.3, noise_beta=1.0)
+    assert settings(DISCRETE) == CategoricalProposal(DISCRETE, momentum=0.3, noise_beta=1.0, uniform_mix=0.2)
+    assert settings(CONTINUOUS) == GaussianProposal(CONTINUOUS, momentum=0.3, noise_beta=1.0, init_std=0.5, min_std=0.1)
 
 
 @pytest.mark.parametrize("beta", [0.0, 2.0])
@@ -63,7 +63,7 @@ def test_gaussian_draws_stay_in_the_box() -> None:
 def test_a_gaussian_fits_mean_and_spread_of_the_weighted_sequences() -> None:
     old = {"mean": torch.zeros(1, 1, 2), "std": torch.full((1, 1, 2), 0.4)}
     sequences = torch.tensor([[[[0.0, 0.2]], [[1.0, 0.2]], [[9.0, 9.0]]]])
-    plan = GaussianProposal(CONTINUOUS, alpha=0.5, min_std=0.3).fit(old, sequences, torch.tensor([[0.5, 0.5, 0.0]]))
+    plan = GaussianProposal(CONTINUOUS, momentum=0.5, min_std=0.3).fit(old, sequences, torch.tensor([[0.5, 0.5, 0.0]]))
     torch.testing.assert_close(plan["mean"], torch.tensor([[[0.25, 0.1]]]))
     torch.testing.assert_close(plan["std"], torch.tensor([[[0.45, 0.3]]]))
 
@@ -71,7 +71,7 @@ def test_a_gaussian_fits_mean_and_spread_of_the_weighted_sequences() -> None:
 def test_a_categorical_fits_the_weighted_share_of_each_action() -> None:
     old = {"mean": torch.tensor([[[0.0, 0.0, 1.0]]])}
     sequences = torch.tensor([[[0], [1], [0], [2]]])
-    plan = CategoricalProposal(DISCRETE, alpha=0.5).fit(old, sequences, torch.tensor([[0.25, 0.5, 0.25, 0.0]]))
+    plan = CategoricalProposal(DISCRETE, momentum=0.5).fit(old, sequences, torch.tensor([[0.25, 0.5, 0.25, 0.0]]))
     torch.testing.assert_close(plan["mean"], torch.tensor([[[0.25, 0.25, 0.5]]]))
 
 

@@ -61,7 +61,7 @@ class Rows(Toy):
         return state, outcome
 
 
-def test_rows_run_over_particles_then_sequences_then_environments() -> None:
+def test_rollouts_run_over_particles_then_sequences_then_environments() -> None:
     model = Rows(EnvSpec((1,), torch.float32, 9, discrete=True))
     sequences = torch.tensor([[[0], [1], [2]], [[3], [4], [5]]])
     scores = evaluate(model, {"env": torch.tensor([0, 1])}, sequences, particles=2)
@@ -89,12 +89,12 @@ def test_one_nan_in_one_particle_condemns_the_sequence(where: str, broken: int) 
 
 
 class Counting(Toy):
-    """Pays a row's action, ends where the action is 9, and remembers how many rows it was asked for."""
+    """Pays the action, terminates where it is 9, and counts the rollouts of each call."""
 
     def __init__(self, blocks: int) -> None:
         super().__init__(EnvSpec((1,), torch.float32, 10, discrete=True))
         self.blocks = blocks
-        self.rows: list[int] = []
+        self.counts: list[int] = []
 
     @property
     def batch_blocks(self) -> int:
@@ -104,14 +104,14 @@ class Counting(Toy):
         return {"env": torch.arange(batch).float(), "rest": [None]}
 
     def imagine(self, state: Tree, action: Tensor) -> tuple[Tree, Outcome]:
-        self.rows.append(len(action))
+        self.counts.append(len(action))
         assert len(action) % self.batch_blocks == 0
         return state, Outcome(action.float() + state["env"], (action != 9).float())
 
 
 @pytest.mark.parametrize("blocks", [1, 5])
 @pytest.mark.parametrize("ending", [0.02, 0.3])
-def test_finished_sequences_are_dropped_and_score_the_same(blocks: int, ending: float) -> None:
+def test_terminated_sequences_are_dropped_and_score_the_same(blocks: int, ending: float) -> None:
     model = Counting(blocks)
     sequences = torch.randint(9, (3, 32, 20))
     sequences[torch.rand(3, 32, 20) < ending] = 9
@@ -120,19 +120,19 @@ def test_finished_sequences_are_dropped_and_score_the_same(blocks: int, ending: 
     before_the_end = (sequences == 9).cumsum(-1) - (sequences == 9).long() == 0
     rewards = sequences + torch.arange(3)[:, None, None]
     assert torch.equal(scores, (rewards * before_the_end).sum(-1).float())
-    assert model.rows[0] == 192 + 3 * (blocks == 5)
-    assert model.rows[-1] < 0.85 * model.rows[0]
+    assert model.counts[0] == 192 + 3 * (blocks == 5)
+    assert model.counts[-1] < 0.85 * model.counts[0]
 
 
-def test_a_search_in_which_everything_ends_stops_early() -> None:
+def test_a_search_in_which_everything_terminates_stops_early() -> None:
     model = Counting(1)
     scores = evaluate(model, model.begin(2), torch.full((2, 4, 30), 9))
     assert scores.tolist() == [[9.0] * 4, [10.0] * 4]
-    assert len(model.rows) == 1
+    assert len(model.counts) == 1
 
 
 class Members(Counting):
-    """Pays the number of the block that a row lies in."""
+    """Pays the number of the block that a rollout lies in."""
 
     def imagine(self, state: Tree, action: Tensor) -> tuple[Tree, Outcome]:
         _, outcome = super().imagine(state, action)
@@ -140,13 +140,13 @@ class Members(Counting):
         return state, outcome._replace(reward=member.float())
 
 
-def test_a_row_stays_with_its_member_when_others_are_dropped() -> None:
+def test_a_rollout_stays_with_its_member_when_others_are_dropped() -> None:
     model = Members(4)
     sequences = torch.randint(9, (1, 64, 16))
     sequences[torch.rand(1, 64, 16) < 0.1] = 9
     scores = evaluate(model, model.begin(1), sequences)
     lengths = (((sequences == 9).cumsum(-1) - (sequences == 9).long()) == 0).sum(-1)
-    assert model.rows[-1] < model.rows[0]
+    assert model.counts[-1] < model.counts[0]
     assert torch.equal(scores[0], (torch.arange(64) // 16 * lengths[0]).float())
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mbrl_lab.env import Episode
-from mbrl_lab.tracking.progress import EvaluationNote, Pace, Progress
+from mbrl_lab.tracking.progress import EvaluationNote, LongRunNotice, Progress
 
 
 class Clock:
@@ -206,10 +206,10 @@ def test_an_evaluation_alone_has_a_line_unless_it_is_short() -> None:
 
 def messages(total: int, seconds: float, steps: int) -> list[str]:
     """The messages on steps that take so long after a first one of 500 s, nine tenths of it learning."""
-    pace, words = Pace(total), []
+    notice, words = LongRunNotice(total), []
     for k in range(steps):
         clock = 500 + k * seconds
-        words.append(pace.add(1000 + k, clock, 450 + 0.9 * k * seconds))
+        words.append(notice.add(1000 + k, clock, 450 + 0.9 * k * seconds))
     return [w for w in words if w]
 
 
