@@ -191,7 +191,7 @@ class Runner:
             self.signals.words = UNDRAWN.format(shell_command("evaluate"), shlex.quote(str(self.folder.path)))
 
             # Videos last: drawing may hang or crash, and no result depends on it.
-            with self.signals.immediately(self.signals.hand_over):
+            with self.signals.immediately(self.hand_over):
                 self.tracker.film_final(episodes[: self.schedule.video_final], self.steps)
         return final
 
@@ -348,8 +348,14 @@ class Runner:
     def preempt(self) -> None:
         """Leave on a signal, by the previous handler. Where that returns, the run continues."""
         self.folder.mark("preempted", self.steps)
-        self.signals.hand_over()
+        self.hand_over()
         self.folder.mark("running", self.steps)
+
+    def hand_over(self) -> None:
+        """Give a signal to the previous handler, whose line comes after the line of progress."""
+        self.tracker.stop()
+        self.signals.hand_over()
+        self.tracker.start(self.steps, self.schedule.steps)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the steps in replay, as plain values and tensors."""

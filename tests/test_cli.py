@@ -15,7 +15,7 @@ import pytest
 from other_process import forked
 
 from mbrl_lab.cli import doctor
-from mbrl_lab.cli.__main__ import COMMANDS
+from mbrl_lab.cli.__main__ import COMMANDS, load
 from mbrl_lab.cli.__main__ import main as console
 from mbrl_lab.sweep.jobs import SCRIPT
 
@@ -71,6 +71,18 @@ def test_its_first_word_chooses(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert capsys.readouterr().err == f"error: mbrl-lab has no command 'trian'; it has {', '.join(COMMANDS)}\n"
     monkeypatch.setattr(sys, "argv", ["/bin/mbrl-lab"])
     assert console() == 0 and all(name in capsys.readouterr().out for name in [*COMMANDS][:1])
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "train"])
+def test_a_wrong_option_is_one_line(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit) as stop:
+        load(name)(["--nonsense"])
+    line = capsys.readouterr().err
+    assert stop.value.code == 2 and line.startswith("error: ") and line.count("\n") == 1
+    assert line.endswith(f"python {Path('scripts', f'{name}.py')} --help shows the options\n")
 
 
 def test_train_by_the_console(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -175,6 +175,17 @@ def test_environments_and_protocols_have_a_table_and_a_picture_each(
     assert [row["environment"] for row in rows[2:]] == titles[1:]
 
 
+def test_runs_without_a_curve_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    alone = put_run(tmp_path / "b", [], final=1.0)
+    assert main([str(alone)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: nothing was evaluated during training in {alone}: a curve needs")
+    put_run(tmp_path / "a", [1.0, 2.0])
+    assert main([str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"note      {alone} was not evaluated during training: it has no curve\n")
+    assert said.count("note") == 1
+
+
 def test_a_folder_may_have_an_equals_sign(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "lr=0.1").mkdir()
     assert main([str(tmp_path / "lr=0.1")]) == 2

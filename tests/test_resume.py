@@ -252,7 +252,9 @@ def test_a_run_that_stopped_early_resumes_with_a_higher_target(tmp_path: Path) -
     assert whole([*words, "stop.metric=null", "stop.target=null", "steps=600"], tmp_path).steps == 600 > first
 
 
-def test_a_signal_saves_and_hands_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_saves_and_hands_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = arguments("random_discrete", "checkpoint.every=0")
     whole(words, tmp_path / "a")
     runner = make_run(*words, folder=tmp_path / "b")
@@ -269,6 +271,9 @@ def test_a_signal_saves_and_hands_over(tmp_path: Path, monkeypatch: pytest.Monke
     assert stop.value.code == 128 + signal.SIGTERM
     status = runner.folder.status()
     assert (status["state"], status["step"]) == ("preempted", 77)
+    # What to do comes after the line of progress.
+    progress, last = capsys.readouterr().err.splitlines()[-2:]
+    assert "77/" in progress and last.startswith("stopped: the same command")
     whole(words, tmp_path / "b")
     assert_same_run(tmp_path / "a", tmp_path / "b")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from mbrl_lab.app import check_whole
-from mbrl_lab.cli.terminal import add_threshold, command
+from mbrl_lab.cli.terminal import add_threshold, command, make_parser
 from mbrl_lab.cli.train import run
 from mbrl_lab.config import ConfigError, check, compose_config, conf_folders
 from mbrl_lab.report.compare import (
@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Every option."""
-    p = argparse.ArgumentParser(prog="compare.py", description=__doc__)
+    p = make_parser("compare", __doc__)
     p.add_argument(
         "words",
         metavar="FOLDER|KEY=VALUE",
@@ -147,9 +147,16 @@ def finished(place: Path, cfg: DictConfig) -> bool:
 
 def show(places: Sequence[Path], out: Path, threshold: float | None) -> None:
     """A figure and a table for each environment, since their returns cannot be compared, and one CSV file."""
-    curves = [curve for curve in map(read_run, find_runs(places)) if len(curve.steps)]
+    found = list(map(read_run, find_runs(places)))
+    curves = [curve for curve in found if len(curve.steps)]
     if not curves:
-        raise ConfigError(f"nothing was evaluated yet in {places[0]}: eval.every may be 0")
+        raise ConfigError(
+            f"nothing was evaluated during training in {places[0]}: a curve needs eval.every from 1 to steps, and a "
+            "run that came so far"
+        )
+    for curve in found:
+        if not len(curve.steps):
+            print(f"note      {curve.folder} was not evaluated during training: it has no curve")
 
     environments: dict[str, list[Curve]] = {}
     for curve in curves:

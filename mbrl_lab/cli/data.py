@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mbrl_lab.app import check_whole, env_makers, stored_config
-from mbrl_lab.cli.terminal import add_run, add_trust, command
+from mbrl_lab.cli.terminal import add_run, add_trust, command, make_parser
 from mbrl_lab.config import ConfigError
 from mbrl_lab.data import MINARI, episodes_of, write_minari, write_npz
 from mbrl_lab.data.replay import joined
@@ -24,7 +24,7 @@ def main(argv: Sequence[str]) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Every option."""
-    p = argparse.ArgumentParser(prog="data.py", description=__doc__)
+    p = make_parser("data", __doc__)
     verbs = p.add_subparsers(dest="verb", required=True)
     out = verbs.add_parser("export", help="write the steps in a run's replay")
     add_run(out)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import os
@@ -12,7 +11,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from mbrl_lab.cli.terminal import attempt
+from mbrl_lab.cli.terminal import attempt, make_parser
 from mbrl_lab.config.layers import explain_key
 from mbrl_lab.doctor.job import parts
 from mbrl_lab.doctor.machine import Finding, findings
@@ -22,7 +21,7 @@ WIDTH = 80  # of the findings' column
 
 def main(argv: Sequence[str]) -> int:
     """The command line; returns its exit code: 1 if something needed is missing, 2 for an invalid job."""
-    parser = argparse.ArgumentParser(prog="doctor.py", description="Examine this machine, or the parts of a job.")
+    parser = make_parser("doctor", "Examine this machine, or the parts of a job.")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train.py: examine that job")
     parser.add_argument("--config-dir", metavar="DIR", help="another folder of config files, as for train.py")
     parser.add_argument("--explain", metavar="KEY", help="where that job's setting, or group of settings, comes from")

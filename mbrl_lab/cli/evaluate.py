@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from mbrl_lab import scores
 from mbrl_lab.app import check_whole, find_run, load_run, precision_line, stored_config
 from mbrl_lab.arithmetic import AS_BEGAN
-from mbrl_lab.cli.terminal import add_checkpoint, add_run, add_trust, command, count
+from mbrl_lab.cli.terminal import add_checkpoint, add_run, add_trust, command, count, make_parser
 from mbrl_lab.config import CONF, ConfigError, build
 from mbrl_lab.env import Envs, Episode
 from mbrl_lab.runner import Runner
@@ -63,7 +63,7 @@ def lacks(args: argparse.Namespace) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """Every option; with --episode, --render or --model nothing is evaluated."""
-    p = argparse.ArgumentParser(prog="evaluate.py", description=__doc__)
+    p = make_parser("evaluate", __doc__)
     add_run(p, "a run's folder, a published agent's, or hf:USER/NAME")
     p.add_argument("--episodes", metavar="N", type=partial(count, low=1), default=20, help="how many to play (20)")
     add_checkpoint(p)

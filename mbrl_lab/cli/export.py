@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from mbrl_lab.app import env_makers, load_run, stored_config
-from mbrl_lab.cli.terminal import add_checkpoint, add_run, add_trust, command, count
+from mbrl_lab.cli.terminal import add_checkpoint, add_run, add_trust, command, count, make_parser
 from mbrl_lab.export import Exported, export
 from mbrl_lab.export.write import SHEET, Timed
 from mbrl_lab.tracking.folder import algorithm_of
@@ -23,7 +23,7 @@ def main(argv: Sequence[str]) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Every option."""
-    p = argparse.ArgumentParser(prog="export.py", description=__doc__)
+    p = make_parser("export", __doc__)
     add_run(p, "a run's folder, a published agent's, or hf:USER/NAME")
     add_checkpoint(p)
     p.add_argument("--out", metavar="FOLDER", type=Path, help="where to write (export/ in the run's folder)")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mbrl_lab.app import check_whole
-from mbrl_lab.cli.terminal import add_places, add_threshold, command
+from mbrl_lab.cli.terminal import add_places, add_threshold, command, make_parser
 from mbrl_lab.paper import write_paper
 from mbrl_lab.paper.document import todos
 from mbrl_lab.report.page.runs import read_runs
@@ -21,7 +21,7 @@ def main(argv: Sequence[str]) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Every option."""
-    p = argparse.ArgumentParser(prog="paper.py", description=__doc__)
+    p = make_parser("paper", __doc__)
     add_places(p)
     p.add_argument("--out", metavar="FOLDER", type=Path, required=True, help="a new folder for text and figures")
     add_threshold(p)

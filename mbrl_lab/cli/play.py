@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import closing, suppress
 
 from mbrl_lab.app import load_run, stored_config
-from mbrl_lab.cli.terminal import add_checkpoint, add_run, add_trust, command, print_line
+from mbrl_lab.cli.terminal import add_checkpoint, add_run, add_trust, command, make_parser, print_line
 from mbrl_lab.config import ConfigError, build
 
 PORT = 8266
@@ -22,7 +22,7 @@ def main(argv: Sequence[str]) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Every option."""
-    p = argparse.ArgumentParser(prog="play.py", description=__doc__)
+    p = make_parser("play", __doc__)
     add_run(p)
     p.add_argument("--port", type=int, default=PORT, help=f"of the page, http://localhost:PORT ({PORT}; 0: a free one)")
     p.add_argument("--fps", metavar="N", type=float, default=FPS, help=f"steps per second, at most ({FPS:g})")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mbrl_lab.app import check_whole
-from mbrl_lab.cli.terminal import add_checkpoint, add_run, command
+from mbrl_lab.cli.terminal import add_checkpoint, add_run, command, make_parser
 from mbrl_lab.config import ConfigError
 from mbrl_lab.hub import Agent, upload, write_bundle
 from mbrl_lab.hub.card import Facts
@@ -23,7 +23,7 @@ def main(argv: Sequence[str]) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Every option."""
-    p = argparse.ArgumentParser(prog="publish.py", description=__doc__)
+    p = make_parser("publish", __doc__)
     add_run(p)
     where = p.add_mutually_exclusive_group()
     where.add_argument("--repo", metavar="USER/NAME", help="the repository, which is made if it does not exist")

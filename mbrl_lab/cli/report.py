@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from mbrl_lab.app import check_whole
-from mbrl_lab.cli.terminal import add_places, add_threshold, command, print_line
+from mbrl_lab.cli.terminal import add_places, add_threshold, command, make_parser, print_line
 from mbrl_lab.config import ConfigError
 from mbrl_lab.report.page.runs import UNREADABLE, Run, Waiting, read_runs
 from mbrl_lab.report.page.serve import Pages, make_server
@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Every option."""
-    p = argparse.ArgumentParser(prog="report.py", description=__doc__)
+    p = make_parser("report", __doc__)
     add_places(p)
     where = p.add_mutually_exclusive_group()
     where.add_argument(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mbrl_lab.cli.terminal import command
+from mbrl_lab.cli.terminal import command, make_parser
 from mbrl_lab.config import ConfigError, conf_folders
 from mbrl_lab.sweep.jobs import SCRIPT, Job, Sweep
 from mbrl_lab.sweep.start import start
@@ -23,7 +23,7 @@ def main(argv: Sequence[str], script: Path = SCRIPT) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Every option."""
-    p = argparse.ArgumentParser(prog="sweep.py", description=__doc__)
+    p = make_parser("sweep", __doc__)
     verbs = p.add_subparsers(dest="verb", required=True)
     status = verbs.add_parser("status", help="a table of the runs: state, step, return, and why a run stopped")
     again = verbs.add_parser("retry", help="start the runs that failed, were stopped or killed, or never began")

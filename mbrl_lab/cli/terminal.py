@@ -9,16 +9,16 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from omegaconf.errors import OmegaConfBaseException
 
-from mbrl_lab.config import (
-    ConfigError,
-)
+from mbrl_lab.config import ConfigError
 from mbrl_lab.config.messages import deleted_key
 from mbrl_lab.tracking.folder import RunRefused
 from mbrl_lab.tracking.progress import hush
+from mbrl_lab.tracking.provenance import shell_command
 from mbrl_lab.tracking.signals import STOPPED
 
 
@@ -62,6 +62,18 @@ def command(work: Callable[[], None], stopped: str = STOPPED) -> int:
     except KeyboardInterrupt:
         print(stopped, file=sys.stderr)
         return 130
+
+
+class Parser(argparse.ArgumentParser):
+    """The options of a command; a mistake in them is one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; {self.prog} --help shows the options\n")
+
+
+def make_parser(name: str, description: str | None) -> Parser:
+    """The parser of the command `name`."""
+    return Parser(prog=shell_command(name), description=description)
 
 
 def add_run(parser: argparse.ArgumentParser, what: str = "a run's folder") -> None:

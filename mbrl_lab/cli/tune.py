@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from mbrl_lab.cli.terminal import command
+from mbrl_lab.cli.terminal import command, make_parser
 from mbrl_lab.config import ConfigError
 from mbrl_lab.sweep.jobs import SCRIPT
 from mbrl_lab.tracking.provenance import shell_command
@@ -23,7 +23,7 @@ def main(argv: Sequence[str], script: Path = SCRIPT) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Every option."""
-    p = argparse.ArgumentParser(prog="tune.py", description=__doc__)
+    p = make_parser("tune", __doc__)
     p.add_argument("space", help="the search space: a file of conf/tune, or a path")
     p.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="settings of all trials, e.g. steps=5000")
     p.add_argument(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -21,6 +22,9 @@ from mbrl_lab.tracking.folder import algorithm_of
 
 GROUPS = ("algo", "policy", "planner", "dynamics", "value", "encoder")
 """Config groups of an algorithm's parts, in the order in which they are described; an encoder has settings only."""
+
+AUTHOR_AND_YEAR = re.compile(r" \([^()]*\b\d{4}\b[^()]*\)")
+"""A citation in a description, such as (Janner et al. 2019, alg. 2)."""
 
 Member = tuple[Environment, Group, list[Run]]
 """A group of runs and its environment."""
@@ -98,6 +102,8 @@ def describe(name: str, part: type | None) -> list[Block]:
     keys = PARTS.get(name)
     cite: list[Span] = [" ", Cite(keys)] if keys else [] if keys == () else [" ", Todo(f"the paper of {name}")]
     sentence = " ".join(first.split()).removeprefix(f"{name}: ").removesuffix(".")
+    if keys:  # cited once, at the end
+        sentence = AUTHOR_AND_YEAR.sub("", sentence)
     blocks: list[Block] = [paragraph(Code(name), f": {sentence}", *cite, ".")]
     return [*blocks, Listing(rest)] if rest else blocks
 

@@ -98,14 +98,19 @@ def listed(words: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
+def plural(things: Sequence[object]) -> str:
+    """The ending of a noun after the number of things."""
+    return "" if len(things) == 1 else "s"
+
+
 def abstract(study: Study, title: str, leaders: Sequence[Sequence[Span]]) -> Paragraph:
     return paragraph(
         Todo("one or two sentences: the problem and why it matters"),
-        f" We compare {title}, in ",
+        f" We {'compare' if len(study.members) > 1 else 'evaluate'} {title}, in ",
         study.numbers.add("runs", len(study.runs), study.runs),
-        " runs of ",
+        f" run{plural(study.runs)} of ",
         study.numbers.add("configurations", len(study.members), study.runs),
-        " configurations. ",
+        f" configuration{plural(study.members)}. ",
         *(span for leader in leaders for span in leader),
         Todo("what follows from this"),
     )
@@ -121,6 +126,8 @@ def best(study: Study, environment: Environment) -> list[Span]:
     final = all(source == FINAL for _, _, source in ranked)
     what = "of the final return" if final else "of the return at the last evaluation that its seeds have"
     text = f"On {environment.name}, {first.label} has the highest interquartile mean (IQM) {what}, "
+    if len(ranked) == 1:
+        text = f"On {environment.name}, {first.label} alone has scores; the interquartile mean (IQM) {what} is "
     spans: list[Span] = [text, *iqm(study, environment, first, scores)]
     # Of one run against another there is no probability.
     if len(ranked) > 1 and min(len(scores), len(ranked[1][1])) > 1:

@@ -17,13 +17,14 @@ from runs import put_run
 from mbrl_lab import algo, dynamics, planner, policy
 from mbrl_lab.cli.paper import main
 from mbrl_lab.paper import literature
-from mbrl_lab.paper.document import Code, Document, Heading, Paragraph, Span, Tabular, cited, spans_of
+from mbrl_lab.paper.document import Cite, Code, Document, Heading, Paragraph, Span, Tabular, cited, spans_of
 from mbrl_lab.paper.latex import definitions, escape
 from mbrl_lab.paper.markdown import span_text
 from mbrl_lab.paper.methods import describe
 from mbrl_lab.paper.numbers import Numbers
 from mbrl_lab.paper.sections import Study, best, overall
 from mbrl_lab.paper.write import write_paper
+from mbrl_lab.policy import SAC
 from mbrl_lab.report.page.groups import environments
 from mbrl_lab.report.page.runs import read_runs
 from mbrl_lab.tracking.video import write_video
@@ -281,6 +282,22 @@ def test_what_single_or_unfinished_runs_allow_to_say(tmp_path: Path) -> None:
         "seeds have, 3.0 (one run). "
     )
     assert study.numbers.runs["Pendulum-v1.sac.IQM"] == ["a"] and overall(study) == []
+
+
+def test_one_configuration_is_compared_with_none(tmp_path: Path) -> None:
+    runs, _ = read_runs([put_run(tmp_path / "a", [1.0], final=3.0)])
+    document = write_paper(runs, tmp_path / "paper")
+    assert texts(document.abstract.spans).startswith(
+        "one or two sentences: the problem and why it matters We evaluate SAC on Pendulum-v1, in 1 run of "
+        "1 configuration. On Pendulum-v1, sac alone has scores; the interquartile mean (IQM) of the final return is 3.0"
+    )
+
+
+def test_papers_are_cited_once() -> None:
+    (about, *_) = describe("SAC", SAC)
+    assert isinstance(about, Paragraph)
+    assert about.spans[1] == ": soft actor-critic for continuous and discrete actions"
+    assert [type(span) for span in about.spans[2:]] == [str, Cite, str]
 
 
 def test_seeds_without_a_common_evaluation_have_no_curve(tmp_path: Path) -> None:
