@@ -24,7 +24,8 @@ mark("import gymnasium")
 import mbrl_lab.app
 mark("import mbrl_lab")
 from mbrl_lab.config import compose_config, check
-from mbrl_lab.tracking.folder import RunFolder, plain
+from mbrl_lab.tracking.folder import RunFolder
+from mbrl_lab.tracking.settings import plain
 from omegaconf import OmegaConf
 cfg = compose_config(WORDS)
 mark("compose the config")

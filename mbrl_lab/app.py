@@ -39,7 +39,8 @@ from mbrl_lab.replay import Replay
 from mbrl_lab.runner import TRAIN, Compute, Runner, Schedule
 from mbrl_lab.scores import Reference
 from mbrl_lab.tracking.checkpoint import Checkpoint
-from mbrl_lab.tracking.folder import Opening, RunFolder, RunRefused, no_run, plain
+from mbrl_lab.tracking.folder import Opening, RunFolder, RunRefused, no_run
+from mbrl_lab.tracking.settings import plain
 from mbrl_lab.tracking.state import load_module_state
 from mbrl_lab.tracking.tracker import Tracker
 from mbrl_lab.tracking.video import Camera

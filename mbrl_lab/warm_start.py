@@ -12,7 +12,8 @@ from torch import Tensor
 from mbrl_lab.config import ConfigError, check_old_names
 from mbrl_lab.protocols import Algo
 from mbrl_lab.tracking.checkpoint import Checkpoint
-from mbrl_lab.tracking.folder import RunFolder, flatten
+from mbrl_lab.tracking.folder import RunFolder
+from mbrl_lab.tracking.settings import flatten
 from mbrl_lab.tracking.state import EXTRA, bare, weights
 
 ATTRIBUTES = {"dynamics": "model", "policy": "policy", "value": "value"}

@@ -19,7 +19,7 @@ from mbrl_lab.cli.compare import algos_of, main, parser, words
 from mbrl_lab.config import CONF, check, compose_config
 from mbrl_lab.config.composition import composed
 from mbrl_lab.report.compare import Curve, environment_name, threshold_of
-from mbrl_lab.tracking.folder import flatten, plain
+from mbrl_lab.tracking.settings import flatten, plain
 
 SMALL = ["debug=smoke", "eval.every=100", "steps=120", "+env.make.max_episode_steps=30"]
 SWEEPS = sorted(path.stem for path in CONF.glob("sweep/*.yaml"))

@@ -10,7 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 from mbrl_lab.app import build_runner
 from mbrl_lab.config import CONF, ConfigError, check, compose_config, presets
 from mbrl_lab.config.presets import Files, View
-from mbrl_lab.tracking.folder import RunFolder, flatten, plain
+from mbrl_lab.tracking.folder import RunFolder
+from mbrl_lab.tracking.settings import flatten, plain
 
 BUDGET = {"steps", "log_every", "eval", "checkpoint", "replay", "env"}
 """Of `env` the number of environments."""

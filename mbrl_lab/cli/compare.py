@@ -25,7 +25,8 @@ from mbrl_lab.report.compare import (
     threshold_of,
 )
 from mbrl_lab.report.tables import table, write_csv
-from mbrl_lab.tracking.folder import ConfigMismatch, RunFolder, plain
+from mbrl_lab.tracking.folder import ConfigMismatch, RunFolder
+from mbrl_lab.tracking.settings import plain
 
 ALGOS = {"continuous": ("mpc", "mbpo", "sac"), "discrete": ("mpc", "mbpo", "ddqn")}
 """Algorithms that are compared by default, by family."""

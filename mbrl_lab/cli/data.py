@@ -13,7 +13,8 @@ from mbrl_lab.data import MINARI, episodes_of, write_minari, write_npz
 from mbrl_lab.data.replay import joined
 from mbrl_lab.env.actions import units_of
 from mbrl_lab.tracking.checkpoint import Checkpoint
-from mbrl_lab.tracking.folder import RunFolder, algorithm_of
+from mbrl_lab.tracking.folder import RunFolder
+from mbrl_lab.tracking.settings import algorithm_of
 
 
 def main(argv: Sequence[str]) -> int:

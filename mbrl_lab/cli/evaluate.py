@@ -25,7 +25,8 @@ from mbrl_lab.runner import Runner
 from mbrl_lab.scores import Reference
 from mbrl_lab.tracking.atomic import write_text
 from mbrl_lab.tracking.episodes import EpisodeLog
-from mbrl_lab.tracking.folder import RunFolder, words_of
+from mbrl_lab.tracking.folder import RunFolder
+from mbrl_lab.tracking.settings import words_of
 from mbrl_lab.tracking.video import headless, lacks_mode, origin, reason, record_episode
 
 STOPPED = "stopped before the end; the same command begins again"

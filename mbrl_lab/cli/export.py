@@ -12,7 +12,7 @@ from mbrl_lab.app import env_makers, load_run, stored_config
 from mbrl_lab.cli.terminal import add_checkpoint, add_run, add_trust, command, count, make_parser
 from mbrl_lab.export import Exported, export
 from mbrl_lab.export.write import SHEET, Timed
-from mbrl_lab.tracking.folder import algorithm_of
+from mbrl_lab.tracking.settings import algorithm_of
 
 
 def main(argv: Sequence[str]) -> int:

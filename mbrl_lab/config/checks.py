@@ -14,7 +14,7 @@ from mbrl_lab.config.parts import ConfigError, build, find_here, locate
 from mbrl_lab.config.renamed import METRICS, answer_config
 from mbrl_lab.config.rules import INT64, RULES, number
 from mbrl_lab.protocols import option_of
-from mbrl_lab.tracking.folder import flatten, plain
+from mbrl_lab.tracking.settings import flatten, plain
 
 
 def check(cfg: DictConfig) -> None:

@@ -24,7 +24,7 @@ from mbrl_lab.config.command_line import quoted, readable
 from mbrl_lab.config.messages import explain, flat_keys, groups_of, missing
 from mbrl_lab.config.parts import ConfigError, build, find_here
 from mbrl_lab.env.envs import spec_of
-from mbrl_lab.tracking.folder import ABSENT
+from mbrl_lab.tracking.settings import ABSENT
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # An installed package holds its own copy of the config files; in a checkout they are beside it.

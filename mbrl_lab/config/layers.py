@@ -19,7 +19,7 @@ from mbrl_lab.config.messages import flat_keys, similar_setting
 from mbrl_lab.config.options import pairs
 from mbrl_lab.config.parts import ConfigError
 from mbrl_lab.config.rules import RULES
-from mbrl_lab.tracking.folder import ABSENT
+from mbrl_lab.tracking.settings import ABSENT
 
 
 class Layer(NamedTuple):

@@ -15,7 +15,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from mbrl_lab.config.renamed import TARGETS
-from mbrl_lab.tracking.folder import flatten, plain
+from mbrl_lab.tracking.settings import flatten, plain
 
 # It logs every error, in several lines, in addition to raising it.
 logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)

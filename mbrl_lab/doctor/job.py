@@ -18,7 +18,8 @@ from mbrl_lab.doctor.sight import meanings, sight
 from mbrl_lab.env import Envs
 from mbrl_lab.replay import nbytes
 from mbrl_lab.runner import Runner
-from mbrl_lab.tracking.folder import RunFolder, flatten
+from mbrl_lab.tracking.folder import RunFolder
+from mbrl_lab.tracking.settings import flatten
 
 GROUPS = ("algo", "dynamics", "planner", "policy", "encoder")
 WIDTH = 110

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mbrl_lab.config import ConfigError
 from mbrl_lab.protocols import Policy, WorldModel
 from mbrl_lab.runner import Runner
-from mbrl_lab.tracking.folder import words_of
+from mbrl_lab.tracking.settings import words_of
 from mbrl_lab.types import EnvSpec, Step
 
 

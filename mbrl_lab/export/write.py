@@ -18,7 +18,7 @@ from mbrl_lab.export.formats import Call, run_onnx, run_torch, traced, write_onn
 from mbrl_lab.export.parity import TOLERANCE, Parity, Played, latency, parity, play
 from mbrl_lab.runner import Runner
 from mbrl_lab.tracking.atomic import replacing, write_text
-from mbrl_lab.tracking.folder import algorithm_of
+from mbrl_lab.tracking.settings import algorithm_of
 
 TORCH, ONNX, SHEET = "policy.pt2", "policy.onnx", "policy.json"
 

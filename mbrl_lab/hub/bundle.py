@@ -27,7 +27,8 @@ from mbrl_lab.hub.results import results_of, write_results
 from mbrl_lab.hub.weights import WEIGHTS, write_weights
 from mbrl_lab.tracking.atomic import new_folder
 from mbrl_lab.tracking.checkpoint import Checkpoint
-from mbrl_lab.tracking.folder import RunFolder, algorithm_of, no_run
+from mbrl_lab.tracking.folder import RunFolder, no_run
+from mbrl_lab.tracking.settings import algorithm_of
 
 CARD, CONFIG, RESULTS = "README.md", "config.yaml", "results.json"
 CURVE, VIDEO = "curve.png", "replay.mp4"

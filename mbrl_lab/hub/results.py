@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from mbrl_lab.config import ConfigError
-from mbrl_lab.tracking.folder import RunFolder, flatten
+from mbrl_lab.tracking.folder import RunFolder
 from mbrl_lab.tracking.provenance import shell_command
+from mbrl_lab.tracking.settings import flatten
 
 
 def results_of(folder: RunFolder, checkpoint: str, step: int) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from mbrl_lab.report.compare import Group, keys_of, value
 from mbrl_lab.report.page.content import differing
 from mbrl_lab.report.page.groups import Environment
 from mbrl_lab.report.page.runs import Run
-from mbrl_lab.tracking.folder import algorithm_of
+from mbrl_lab.tracking.settings import algorithm_of
 
 GROUPS = ("algo", "policy", "planner", "dynamics", "value", "encoder")
 """Config groups of an algorithm's parts, in the order in which they are described; an encoder has settings only."""

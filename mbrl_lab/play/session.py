@@ -19,7 +19,7 @@ from mbrl_lab.protocols import WorldModel
 from mbrl_lab.report import fitted
 from mbrl_lab.runner import TRAIN, Runner
 from mbrl_lab.tracking.episodes import EpisodeLog
-from mbrl_lab.tracking.folder import words_of
+from mbrl_lab.tracking.settings import words_of
 from mbrl_lab.types import Tree
 
 PLAY = 4

@@ -17,7 +17,8 @@ from mbrl_lab.report.curves import read_metrics, series
 from mbrl_lab.report.figure import COLOURS, GREY, legend, make_panels, save, set_labels
 from mbrl_lab.report.tables import Row
 from mbrl_lab.scores import interquartile_mean, interval, performance_profile
-from mbrl_lab.tracking.folder import ABSENT, MAY_CHANGE, RunFolder, flatten, no_run
+from mbrl_lab.tracking.folder import RunFolder, no_run
+from mbrl_lab.tracking.settings import ABSENT, MAY_CHANGE, flatten
 
 Array = NDArray[np.float64]
 

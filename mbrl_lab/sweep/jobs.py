@@ -13,7 +13,7 @@ from typing import Any
 from mbrl_lab.config import ConfigError
 from mbrl_lab.config.command_line import quoted
 from mbrl_lab.tracking.atomic import write_text
-from mbrl_lab.tracking.folder import MAY_CHANGE
+from mbrl_lab.tracking.settings import MAY_CHANGE
 
 NAME = "sweep.json"
 

@@ -17,7 +17,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from mbrl_lab.config import ConfigError, check, check_old_names, check_preset, default_of
 from mbrl_lab.sweep.jobs import SCRIPT, Job, Sweep, names, read_sweep
 from mbrl_lab.sweep.start import start
-from mbrl_lab.tracking.folder import AlreadyRunning, RunFolder, differences, plain
+from mbrl_lab.tracking.folder import AlreadyRunning, RunFolder
+from mbrl_lab.tracking.settings import differences, plain
 
 OURS = ("hydra.mode", "hydra.run", "hydra.sweep", "hydra.sweeper", "hydra.launcher", "hydra/launcher", "hydra/sweeper")
 """Settings of the sweep, which its runs do not get."""

@@ -15,7 +15,8 @@ from mbrl_lab.report.tables import Row
 from mbrl_lab.sweep.jobs import Job, Sweep, read_sweep
 from mbrl_lab.sweep.slurm import queued
 from mbrl_lab.tracking.atomic import write_text
-from mbrl_lab.tracking.folder import MAY_CHANGE, RunFolder, headline
+from mbrl_lab.tracking.folder import RunFolder, headline
+from mbrl_lab.tracking.settings import MAY_CHANGE
 
 TO_RETRY = ("failed", "preempted", "killed", "waiting")
 

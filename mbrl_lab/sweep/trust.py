@@ -10,7 +10,8 @@ from omegaconf import OmegaConf
 
 from mbrl_lab.config import CONF, ConfigError, compose_config
 from mbrl_lab.sweep.jobs import NAME, Job, Sweep
-from mbrl_lab.tracking.folder import RunFolder, plain
+from mbrl_lab.tracking.folder import RunFolder
+from mbrl_lab.tracking.settings import plain
 from mbrl_lab.trust import check_stored
 
 WHOLE = NAME

@@ -12,21 +12,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from mbrl_lab.tracking.atomic import write_text
 from mbrl_lab.tracking.lock import Lock
 from mbrl_lab.tracking.provenance import alive, born, now, provenance
+from mbrl_lab.tracking.settings import ABSENT, differences, no_default, plain
 
 State = Literal["running", "preempted", "failed", "done"]
 Opening = Literal["fresh", "resume", "done"]
 
-MAY_CHANGE = frozenset({"steps", "stop", "runtime", "logger", "video", "checkpoint", "launcher", "name", "sweep_name"})
-"""The top-level config keys that may differ when a run is resumed."""
-
-ABSENT = "(absent)"
 SHOWN = 12
 """Maximum number of differences of two configs that a message shows, changed values first."""
 
@@ -41,10 +38,6 @@ class ConfigMismatch(RunRefused):
 
 class AlreadyRunning(RunRefused):
     """A live process is using the folder."""
-
-
-def _no_default(key: str) -> Any:
-    return ABSENT
 
 
 class RunFolder:
@@ -81,7 +74,7 @@ class RunFolder:
         return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
     def open(
-        self, config: Mapping[str, Any], overrides: Sequence[str], default: Callable[[str], Any] = _no_default
+        self, config: Mapping[str, Any], overrides: Sequence[str], default: Callable[[str], Any] = no_default
     ) -> Opening:
         """Start a run of this config here.
 
@@ -118,7 +111,7 @@ class RunFolder:
             self._write_status(state="running", step=status.get("step", 0), attempt=status.get("attempt", 0) + 1)
         return opening
 
-    def look(self, config: Mapping[str, Any], default: Callable[[str], Any] = _no_default) -> Opening:
+    def look(self, config: Mapping[str, Any], default: Callable[[str], Any] = no_default) -> Opening:
         """The result of `open` for this config, or its exception, without starting anything."""
         config, status, stored = plain(config), self.status(), self.config()
         # The lock decides; on a file system without locks, the process number.
@@ -270,35 +263,6 @@ def no_run(path: Path) -> str:
     return f"{path} holds no run: {missing}; {lead}"
 
 
-def algorithm_of(config: Mapping[str, Any]) -> str:
-    """The algorithm's name, and its policy's where it may have several: PPO, MBPO-SVG."""
-    loop = config.get("algo") or {}
-    nodes = loop, loop.get("policy") or {}
-    algo, policy = (str(node.get("_target_", "")).rpartition(".")[2] for node in nodes)
-    return {"OffPolicy": policy, "OnPolicy": policy, "MBPO": f"MBPO-{policy}"}.get(algo, algo)
-
-
-def words_of(config: Mapping[str, Any]) -> str:
-    """The algorithm as the command line names it: algo=ppo, or algo=mbpo policy=svg."""
-    name = algorithm_of(config)
-    algo, _, policy = {"CrossQ": "sac-crossq"}.get(name, name.lower()).partition("-")
-    return f"algo={algo} policy={policy}" if policy else f"algo={algo}"
-
-
-def plain(config: Any) -> dict[str, Any]:
-    """A config as nested dicts and lists of plain values, as it would be read back from YAML."""
-    nested = OmegaConf.to_container(config) if OmegaConf.is_config(config) else plain_value(config)
-    assert isinstance(nested, dict), type(nested)
-    return {str(key): value for key, value in nested.items()}
-
-
-def plain_value(value: Any) -> Any:
-    """A copy with tuples as lists; much faster than by way of an OmegaConf config."""
-    if isinstance(value, Mapping):
-        return {key: plain_value(inner) for key, inner in value.items()}
-    return [plain_value(inner) for inner in value] if isinstance(value, list | tuple | ListConfig) else value
-
-
 def one_line(error: Exception) -> str:
     """An error's message in one line."""
     return " ".join(str(error).split())
@@ -314,47 +278,6 @@ def _needs_more(config: Mapping[str, Any], stored: Mapping[str, Any], step: int)
     """Whether a run that finished at `step` has more to do: more steps, or those left when it stopped early."""
     steps, before = config.get("steps", 0), stored.get("steps", 0)
     return steps > before or (config.get("stop") != stored.get("stop") and steps > step)
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}. Lists and empty dicts are leaves."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def differences(
-    old: Mapping[str, Any], new: Mapping[str, Any], default: Callable[[str], Any] = _no_default
-) -> list[str]:
-    """One line `key: old -> new` for each leaf that differs, except those under MAY_CHANGE.
-
-    A leaf that `old` lacks is no difference if it has its default value: the setting is newer than the run.
-    """
-    before, after = flatten(old), flatten(new)
-    keys = [key for key in before | after if key.partition(".")[0] not in MAY_CHANGE]
-    pairs = {key: (before.get(key, ABSENT), after.get(key, ABSENT)) for key in keys}
-    changed = {key: pair for key, pair in pairs.items() if not _same(*pair)}
-
-    # Such a setting did not exist when the run began, and its default means the earlier behaviour.
-    younger = [key for key, (a, b) in changed.items() if a == ABSENT and _same(default(key), b)]
-    changed = {key: pair for key, pair in changed.items() if key not in younger}
-
-    # Interpolations repeat an algorithm's parts inside of it; each difference is shown once.
-    copies = {f"algo.{key}" for key in changed}
-    return [f"{key}: {_show(a)} -> {_show(b)}" for key, (a, b) in changed.items() if key not in copies]
-
-
-def _same(a: Any, b: Any) -> bool:
-    both_nan = a != a and b != b
-    return bool(a == b and isinstance(a, bool) == isinstance(b, bool)) or both_nan
-
-
-def _show(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from typing import Any
 from urllib.parse import urlparse
 
 from mbrl_lab.tracking.append import AppendFile
-from mbrl_lab.tracking.folder import MAY_CHANGE, RunFolder, flatten
+from mbrl_lab.tracking.folder import RunFolder
+from mbrl_lab.tracking.settings import MAY_CHANGE, flatten
 
 log = logging.getLogger(__name__)
 

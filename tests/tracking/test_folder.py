@@ -16,17 +16,9 @@ from omegaconf import OmegaConf
 from other_process import forked
 
 from mbrl_lab.tracking import provenance as provenance_module
-from mbrl_lab.tracking.folder import (
-    AlreadyRunning,
-    ConfigMismatch,
-    RunFolder,
-    differences,
-    flatten,
-    headline,
-    no_run,
-    plain,
-)
+from mbrl_lab.tracking.folder import AlreadyRunning, ConfigMismatch, RunFolder, headline, no_run
 from mbrl_lab.tracking.provenance import alive, born, git, shell_command
+from mbrl_lab.tracking.settings import differences, flatten, plain
 
 CONFIG = {"seed": 0, "steps": 100, "algo": {"_target_": "a.B", "lr": 1e-4, "sizes": [64, 64]}, "logger": {"jsonl": {}}}
 

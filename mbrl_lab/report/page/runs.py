@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from mbrl_lab.report.compare import Curve, environment_name, find_runs, read_run
 from mbrl_lab.scores import Reference
-from mbrl_lab.tracking.folder import RunFolder, flatten, one_line
+from mbrl_lab.tracking.folder import RunFolder, one_line
+from mbrl_lab.tracking.settings import flatten
 
 UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError)
 """Exceptions of reading files that somebody else wrote, or that are half-written."""
