@@ -4,15 +4,15 @@
     OMP_NUM_THREADS=1 python benchmarks/dreamer.py --env breakout --models rssm_xs --rounds 3
     OMP_NUM_THREADS=1 python benchmarks/dreamer.py --models rssm_xs --bf16 --dreamerv3-torch ../dreamerv3-torch
 
-An update is one gradient step of the model on `--batch` windows of `--length` rows, and one of actor and critic on
-dreams of 15 steps from `--starts` states. Imagination is such dreams alone, with what their steps pay, without
+An update is one gradient step of the model on `--batch` windows of `--length` steps, and one of actor and critic on
+imagined rollouts of 15 steps from `--starts` states. Imagination is such rollouts alone, with their rewards, without
 gradients. Screens are 64 x 64. The actor learns by REINFORCE where actions are discrete, else through the model.
 
-Beside dreamerv3-torch (NM512) batch, dreams, units, latents, widths, depths and bins are equal, every row of the batch
-begins a dream, and our memory is one block. Theirs also learns the memory that windows begin with, keeps the critic
-near its slow copy and computes more metrics; its layers before norms have no biases; for images it has four
-convolutions with norms where ours has three without. Its `compile` option wraps modules whose methods then run as they
-were, so it is timed without.
+Beside dreamerv3-torch (NM512) batch, rollouts, units, latents, widths, depths and bins are equal, every step of the
+batch begins a rollout, and our recurrent state is one block. Theirs also learns the initial recurrent state,
+regularises the critic towards its target network and computes more metrics; its layers before norms have no biases; for
+images it has four convolutions with norms where ours has three without. Its `compile` option wraps modules whose
+methods then run as they were, so it is timed without.
 
 Each variant runs in a process of its own and waits while another is timed. Each round times every variant once, so that
 a busy machine slows all of them. Printed are medians of the rounds: by the clock, and how many times as many updates as
@@ -258,7 +258,7 @@ def asked(line: Connection) -> tuple[float, ...]:
 def report(given: argparse.Namespace, parameters: dict[str, int], rounds: list[dict[str, tuple[float, ...]]]) -> None:
     """A line for each variant."""
     base = next(iter(parameters))
-    print(f"{given.env}, batch {given.batch} x {given.length}, {given.starts} dreams of {HORIZON} steps")
+    print(f"{given.env}, batch {given.batch} x {given.length}, {given.starts} rollouts of {HORIZON} steps")
     for name, count in parameters.items():
         clock, imagined = (statistics.median(r[name][k] for r in rounds) for k in (0, 2))
         by_clock, by_processor = (statistics.median(r[base][k] / r[name][k] for r in rounds) for k in (0, 1))

@@ -98,9 +98,9 @@ def main() -> None:
                 action = torch.randint(spec.action_dim, (args.starts,), device=device)
                 with torch.autocast(device.type, dtype, enabled=dtype != torch.float32, cache_enabled=False):
                     learn = seconds(lambda model=model, batch=batch: model.update(batch), args.times)  # type: ignore[misc]
-                    dream = seconds(lambda m=model, s=start, a=action: m.imagine(s, a), args.times)  # type: ignore[misc]
+                    imagining = seconds(lambda m=model, s=start, a=action: m.imagine(s, a), args.times)  # type: ignore[misc]
                 digits = "bf16" if dtype == torch.bfloat16 else "fp32"
-                speed = f"{args.batch * args.members / learn:.0f},{args.starts / dream:.0f}"
+                speed = f"{args.batch * args.members / learn:.0f},{args.starts / imagining:.0f}"
                 print(
                     f"{kind},{digits},{compiled},{speed},{model.bytes_needed(args.batch) / 1e9:.2f},{peak():.2f}",
                     flush=True,

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from mbrl_lab.dynamics import FrameModel, ImageTrainer
-from mbrl_lab.dynamics.image_trainer import model_rows
+from mbrl_lab.dynamics.image_trainer import model_steps
 from mbrl_lab.dynamics.optim import Optim
 from mbrl_lab.dynamics.quality import (
     FramePredictions,
@@ -123,7 +123,7 @@ def windows(model: FrameModel, replay: Replay, fit: ImageTrainer, most: int) -> 
     """Rows in chunks, evenly spread over what is held out."""
     indices = fit.windows(model, replay, AHEAD)
     indices = indices[torch.linspace(0, len(indices) - 1, min(most, len(indices))).long()]
-    return [model_rows(model, replay, part, AHEAD) for part in indices.split(250)]
+    return [model_steps(model, replay, part, AHEAD) for part in indices.split(250)]
 
 
 def look(model: Any, rows: list[Step], bf16: bool) -> FramePredictions:
@@ -150,7 +150,7 @@ def measure(seen: FramePredictions, game: str) -> dict[str, float]:
             k.removeprefix("model/"): round(float(v), 3) for k, v in rare(name, score[first], label[first]).items()
         }
         found[f"{name}_rate"] = round(float(label[first].float().mean()), 5)
-    return found | {"earned": trusted_horizon(every["tiles"])}
+    return found | {"trusted_horizon": trusted_horizon(every["tiles"])}
 
 
 def train(model: FrameModel, fit: ImageTrainer, replay: Replay, args: argparse.Namespace, report: Any) -> None:
@@ -162,7 +162,7 @@ def train(model: FrameModel, fit: ImageTrainer, replay: Replay, args: argparse.N
         model.opt.param_groups[0]["lr"] = args.lr * min(1.0, 2 * (1 - k / args.updates))
         drawn = indices[torch.randint(len(indices), (model.members, args.batch))]
         with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16, cache_enabled=False):
-            metrics = model.update(model_rows(model, replay, fit.oversample_events(drawn, kinds), args.unroll))[1]
+            metrics = model.update(model_steps(model, replay, fit.oversample_events(drawn, kinds), args.unroll))[1]
         if (k + 1) % args.every == 0 or k + 1 == args.updates:
             report(k + 1, time.monotonic() - begun, {n: float(v) for n, v in metrics.items()})
 
@@ -171,8 +171,8 @@ def parsed() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--game", choices=sorted(GAMES), default="breakout")
     p.add_argument("--steps", type=int, default=60_000, help="of play to learn from")
-    p.add_argument("--held-out", type=int, default=8_000, help="of play to judge by")
-    p.add_argument("--windows", type=int, default=1_800, help="of it, to judge by")
+    p.add_argument("--held-out", type=int, default=8_000, help="of play to validate on")
+    p.add_argument("--windows", type=int, default=1_800, help="of it, to validate on")
     p.add_argument("--updates", type=int, default=2_000)
     p.add_argument("--begun", type=int, default=0, help="updates that --load was saved after")
     p.add_argument("--every", type=int, default=1_000, help="updates between tables")

@@ -40,7 +40,7 @@ from mbrl_lab.dynamics.ensemble import Imagination, Known, Regression
 from mbrl_lab.env import physics
 from mbrl_lab.nets.speed import compile_parts, keep_freed_memory
 from mbrl_lab.planner import CEM
-from mbrl_lab.planner.search import evaluate
+from mbrl_lab.planner.search import score_sequences
 from mbrl_lab.protocols import PlanContext
 from mbrl_lab.types import EnvSpec, Step
 
@@ -48,7 +48,7 @@ CONF = Path(__file__).parents[1] / "conf"
 SPEC = EnvSpec((4,), torch.float32, 1, discrete=False)
 POPULATION, ITERATIONS, PARTICLES, HORIZON, MEMBERS, WIDTH, DEPTH = 350, 5, 20, 15, 7, 200, 4
 EVALUATIONS = POPULATION * ITERATIONS * PARTICLES * HORIZON
-STARTS, JUDGES, FIT_UPDATES = 32, 140, 1_500
+STARTS, MODEL_PARTICLES, FIT_UPDATES = 32, 140, 1_500
 Plan = Callable[[], object]
 
 
@@ -127,7 +127,7 @@ def starts(device: str) -> Tensor:
 def score(model: Ensemble, sequences: Tensor) -> float:
     """The mean return of sequences [STARTS, H, 1] from `starts`, in float32."""
     torch.manual_seed(2)
-    return evaluate(model, starts(str(sequences.device)), sequences.unsqueeze(1), JUDGES).mean().item()
+    return score_sequences(model, starts(str(sequences.device)), sequences.unsqueeze(1), MODEL_PARTICLES).mean().item()
 
 
 def ours(device: str, bfloat16: bool, compiled: bool) -> tuple[dict[str, Plan], Callable[[], dict[str, float]]]:
@@ -201,7 +201,7 @@ def theirs(device: str, path: str) -> tuple[dict[str, Plan], Callable[[], dict[s
 
 def on_our_model(model: Ensemble, obs: np.ndarray, plans: Tensor) -> Tensor:
     """Scores [N] of plans [N, H, 1], for mbrl-lib's optimizer to plan with our model."""
-    return evaluate(model, torch.as_tensor(obs, device=plans.device)[None], plans[None], PARTICLES)[0]
+    return score_sequences(model, torch.as_tensor(obs, device=plans.device)[None], plans[None], PARTICLES)[0]
 
 
 def their_speed(action: Tensor, next_obs: Tensor) -> Tensor:
@@ -222,7 +222,7 @@ def imported(path: str) -> list[ModuleType]:
 
 
 def serve(threads: int, device: str, make: Callable[[], Any], line: Connection) -> None:
-    """A library's process: tells its variants' names, then times the one it is asked for, or judges all of them."""
+    """A library's process: tells its variants' names, then times the one it is asked for, or scores all of them."""
     torch.set_num_threads(threads)
     plans, quality = make()
     for plan in plans.values():
@@ -276,8 +276,8 @@ def main() -> None:
         line.send(None)
     for name, rate in zip(lines, rates, strict=True):
         ratio = f"  {rate / rates[0]:5.2f} x" if given.mbrl_lib else ""
-        judged = f"  score {scores[name]:6.3f}" if scores else ""
-        print(f"{name:32} {rate / 1e6:6.3f} M evaluations/s  {EVALUATIONS / rate * 1e3:7.0f} ms a plan{ratio}{judged}")
+        score = f"  score {scores[name]:6.3f}" if scores else ""
+        print(f"{name:32} {rate / 1e6:6.3f} M evaluations/s  {EVALUATIONS / rate * 1e3:7.0f} ms a plan{ratio}{score}")
 
 
 if __name__ == "__main__":

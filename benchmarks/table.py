@@ -1,4 +1,4 @@
-"""One line of CSV for each run: what it was, when it first passed a threshold, and what its final policy earned.
+"""One line of CSV for each run: what it was, when it first passed a threshold, and the return of its final policy.
 
 python benchmarks/table.py --threshold 475 outputs/sweeps/*/* > docs/results/cartpole.csv
 """

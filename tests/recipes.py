@@ -73,9 +73,9 @@ def small(recipe: str) -> list[str]:
     cfg = compose_config(words)
     sizes = SMALL | (OF_IMAGES if family in SHORT_OF else {}) | (OF_PIXELS if family == "pixels" else {})
     fewer = [f"{key}={n}" for key, n in sizes.items() if (OmegaConf.select(cfg, key) or 0) > n]
-    seldom = 8 if family == "pixels" else 3
-    often = [key for key in ("algo.every", "algo.update.every") if (OmegaConf.select(cfg, key) or seldom) < seldom]
-    fewer += [f"{key}={seldom}" for key in often]
+    interval = 8 if family == "pixels" else 3
+    often = [key for key in ("algo.every", "algo.update.every") if (OmegaConf.select(cfg, key) or interval) < interval]
+    fewer += [f"{key}={interval}" for key in often]
     gym = cfg.env.make._target_ == "mbrl_lab.env.make_gym"
     short = [SHORT] if gym else [] if "env=gym" in words else SHORT_OF.get(family, [])
     return [*words, *fewer, *short, "env.num=1", "video.final=0", "steps=150"]

@@ -220,6 +220,7 @@ EXAMPLES = [
     "env=double_pendulum",
     "planner=exhaustive",
     "dynamics=huber",
+    "policy=linear_q",
     "algo=sticky",
     "experiment=mine",
     "logger=returns",
@@ -230,6 +231,8 @@ EXAMPLES = [
 def test_examples_run(part: str, with_examples: None, tmp_path: Path) -> None:
     words = dict(word.split("=") for word in ("algo=mpc", "env=cartpole", part))
     small = ["debug=smoke", "steps=102", "eval.every=0", "eval.final_episodes=1", "video.final=0"]
+    if part.startswith("policy"):
+        words["algo"] = "ddqn"
     if part.startswith("logger"):
         words["algo"] = "random"
         small = [*small, "logger.returns.metric=final/return"]

@@ -208,13 +208,13 @@ def test_a_machine_that_cannot_draw_gives_the_reason(monkeypatch: pytest.MonkeyP
 
 
 def test_actions_are_named_where_the_environment_names_them() -> None:
-    class Told(gymnasium.Env):  # type: ignore[type-arg]
+    class WithMeanings(gymnasium.Env):  # type: ignore[type-arg]
         observation_space, action_space = gymnasium.spaces.Box(0, 1, (1,)), gymnasium.spaces.Discrete(2)
 
         def get_action_meanings(self) -> list[str]:
             return ["NOOP", "FIRE"]
 
-    assert sight.meanings(Envs(Told, 1, 0)) == ["NOOP", "FIRE"]
+    assert sight.meanings(Envs(WithMeanings, 1, 0)) == ["NOOP", "FIRE"]
     assert sight.meanings(Envs(partial(make_gym, "CartPole-v1"), 1, 0)) == []
 
 

@@ -73,7 +73,7 @@ def train(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tm
     return call
 
 
-def refused(said: Said) -> str:
+def rejected(said: Said) -> str:
     """The message, once it is clear that there is nothing but one."""
     assert said.code not in (0, None)
     lines = [line for line in said.err.splitlines() if "steps/s" not in line]
@@ -165,7 +165,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
         ["stop.metric=eval/return", "stop.target=9", "eval.every=0"],
         ["stop.metric is eval/return", "eval.every=0", "logged 0 times"],
     ),
-    "a metric too seldom": (
+    "a metric too rarely": (
         ["stop.metric=eval/return", "stop.target=9", "stop.window=2"],
         ["eval.every=200", "steps=300", "logged 1 times", "stop.window, 2"],
     ),
@@ -290,7 +290,7 @@ AS_ATTRIBUTES = ("a setting taken away", "no loggers")
 @pytest.mark.parametrize("name", WRONG)
 def test_errors_are_a_line_or_two(name: str, train: Train, tmp_path: Path) -> None:
     words, expected = WRONG[name]
-    message = refused(train(*SMALL, *words))
+    message = rejected(train(*SMALL, *words))
     for part in expected:
         assert part in message, message
     assert not (tmp_path / "run").exists(), "a run that cannot be leaves nothing behind"
@@ -319,7 +319,7 @@ def test_an_algo_without_a_recipe_lists_its_families(tmp_path: Path, monkeypatch
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA here")
 def test_cuda_where_there_is_none(train: Train) -> None:
-    message = refused(train("runtime.device=cuda"))
+    message = rejected(train("runtime.device=cuda"))
     assert "runtime.device is cuda" in message and "0 CUDA devices: use auto or cpu" in message
 
 
@@ -335,7 +335,7 @@ def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("place", ["file/run", "/proc/run"])
 def test_a_folder_that_cannot_be_written(place: str, train: Train, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    message = refused(train(*QUICK, f"hydra.run.dir={tmp_path / place}"))
+    message = rejected(train(*QUICK, f"hydra.run.dir={tmp_path / place}"))
     assert str(tmp_path / place) in message
 
 
@@ -366,7 +366,7 @@ def test_a_run_of_another_process_is_left_alone(train: Train, tmp_path: Path) ->
         folder = RunFolder(tmp_path / "run")
         status = folder.status() | {"state": "running", "pid": sleeper.pid, "born": born(sleeper.pid)}
         (tmp_path / "run" / "status.json").write_text(json.dumps(status))
-        assert f"already running as pid {sleeper.pid}" in refused(train(*QUICK))
+        assert f"already running as pid {sleeper.pid}" in rejected(train(*QUICK))
     finally:
         sleeper.kill()
         sleeper.wait()
@@ -392,7 +392,7 @@ def test_out_of_memory_lists_the_settings_to_reduce(
     error: BaseException, train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(Random, "act", raising(error))
-    message = refused(train(*QUICK))
+    message = rejected(train(*QUICK))
     assert "out of memory" in message and "planner.population" in message and "replay.capacity" in message
     status = RunFolder(tmp_path / "run").status()
     assert status["state"] == "failed" and "out of memory" in status["error"]
@@ -402,7 +402,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_name(
     train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(Random, "learn", lambda *_: {"model/train/loss": torch.tensor(float("nan"))})
-    message = refused(train(*QUICK, "log_every=10"))
+    message = rejected(train(*QUICK, "log_every=10"))
     assert "model/train/loss is nan at step 10" in message
     assert RunFolder(tmp_path / "run").status()["state"] == "failed"
 
@@ -412,7 +412,7 @@ def test_a_folder_removed_while_it_trains_is_a_line(
     words: list[str], train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(Random, "learn", lambda *_: shutil.rmtree(tmp_path / "run", ignore_errors=True) or {})
-    message = refused(train(*QUICK, *words))
+    message = rejected(train(*QUICK, *words))
     assert message.endswith("run or its status.json was removed while the run was training: start it again")
     assert not (tmp_path / "run").exists()
 
@@ -434,7 +434,7 @@ def test_a_mistake_in_a_process_of_its_own(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(TRAIN), *words], capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=120
     )
-    assert "did you mean cartpole?" in refused(Said(done.returncode, done.stdout, done.stderr))
+    assert "did you mean cartpole?" in rejected(Said(done.returncode, done.stdout, done.stderr))
 
 
 FOLDER = "runs/a=b, #1 @é '(x)' [y] {z}"
@@ -505,10 +505,10 @@ def test_another_folder_of_configs(train: Train, monkeypatch: pytest.MonkeyPatch
     quick = [word for word in QUICK if not word.startswith(("steps", "debug"))]
     assert train("preset=mine", "--config-dir", other.name, *quick, "eval.final_episodes=1").code == 0
     assert RunFolder(tmp_path / "run").status()["step"] == 30
-    message = refused(train("preset=mne", f"--config-dir={other}", *QUICK))
+    message = rejected(train("preset=mne", f"--config-dir={other}", *QUICK))
     assert "did you mean mine?" in message and "mpc_cartpole" in message and "mine, " in message
-    assert "--config-dir is 'nowhere'" in refused(train("--config-dir", "nowhere", *QUICK))
-    assert "preset=mine does not exist" in refused(train("preset=mine", *QUICK))
+    assert "--config-dir is 'nowhere'" in rejected(train("--config-dir", "nowhere", *QUICK))
+    assert "preset=mine does not exist" in rejected(train("preset=mine", *QUICK))
 
     runner = make_run("random", "cartpole", folder=tmp_path / "python", config_dir=other, preset="mine")
     runner.envs.close()
@@ -542,7 +542,7 @@ def test_letters_that_the_terminal_lacks_stop_nothing(monkeypatch: pytest.Monkey
 def test_another_folders_files_are_wrong(content: str, said: str, train: Train, tmp_path: Path) -> None:
     (tmp_path / "env").mkdir()
     (tmp_path / "env" / "mine.yaml").write_text(content)
-    assert said in refused(train("env=mine", "--config-dir", str(tmp_path), *QUICK))
+    assert said in rejected(train("env=mine", "--config-dir", str(tmp_path), *QUICK))
     with pytest.raises(ConfigError, match=said):
         compose_config(["env=mine"], tmp_path)
 

@@ -1,4 +1,4 @@
-"""Every algorithm with every model, policy and planner on every family: it learns, or is refused before anything runs.
+"""Every algorithm with every model, policy and planner on every family: it learns, or is rejected before anything runs.
 
 Parts are those of conf/, as small as can be. A pair is driven by steps that were recorded once, past its first fit and
 an update of its policy.
@@ -106,7 +106,7 @@ RUNS = {
     ),
     *product(("dreamer",), ("grid", "pixels"), ("latent", "rssm_xs"), ("actor_critic",)),
 }
-"""All that learn; the others are refused."""
+"""All that learn; the others are rejected."""
 
 
 @cache

@@ -148,7 +148,7 @@ def test_restored_it_draws_the_same_to_the_bit() -> None:
             assert torch.equal(x, y)
 
 
-def test_windows_that_are_not_there_are_refused() -> None:
+def test_windows_that_do_not_exist_are_rejected() -> None:
     with pytest.raises(ValueError, match=r"raise algo\.warmup"):
         filled(3, 10).sample_by_priority(4, 4)
 

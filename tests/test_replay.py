@@ -160,14 +160,14 @@ def test_indices_never_change_while_steps_come() -> None:
     envs = Envs(Counting, 2, seed=1)
     replay = Replay(SPEC, 40, 2, seed=0)
     replay.add(envs.reset())
-    remembered: dict[int, tuple[float, ...]] = {}
+    known: dict[int, tuple[float, ...]] = {}
     for _ in range(60):
         replay.add(envs.step(envs.spec.sample(2)))
         indices = replay.transitions()
         obs = replay.read(indices, 2).obs.movedim(0, 1).flatten(1)
         for index, x in zip(indices.tolist(), obs.tolist(), strict=True):
-            assert remembered.setdefault(index, tuple(x)) == tuple(x)
-    assert len(remembered) > 80 and min(indices) >= 2 * replay.oldest
+            assert known.setdefault(index, tuple(x)) == tuple(x)
+    assert len(known) > 80 and min(indices) >= 2 * replay.oldest
 
 
 def test_read_keeps_the_shape_of_its_indices() -> None:

@@ -338,7 +338,7 @@ def test_a_killed_process_and_a_preempted_one_resume(tmp_path: Path) -> None:
     [
         ("preempted", None, "preempted by a signal"),
         ("running", None, "killed"),
-        ("failed", "x is wrong\nso mend it", "a failure: x is wrong"),
+        ("failed", "x is wrong\nso fix it", "a failure: x is wrong"),
         ("failed", "Traceback ...:\n  line\nKeyError: 3", "a failure: KeyError: 3"),
         ("failed", "killed by SIGKILL", "killed by SIGKILL"),
         ("failed", AT_ONCE, "stopped immediately by a second Ctrl-C"),

@@ -84,7 +84,7 @@ def test_requeued_signalled_and_killed_jobs_leave_no_trace(tmp_path: Path) -> No
 
 
 @pytest.mark.slurm
-def test_what_slurm_refuses_is_one_line(tmp_path: Path) -> None:
+def test_what_slurm_rejects_is_one_line(tmp_path: Path) -> None:
     words = ["launcher=slurm", "launcher.partition=nowhere", "launcher.wait=false", *SETTINGS, "sweep_name=y"]
     done = subprocess.run([sys.executable, str(TRAIN), *words], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr

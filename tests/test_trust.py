@@ -1,4 +1,4 @@
-"""A stranger's folder runs nothing: what its files ask for is refused in a line, before anything of it is imported."""
+"""A stranger's folder runs nothing: what its files ask for is rejected in a line, before anything of it is imported."""
 
 from __future__ import annotations
 
@@ -179,9 +179,9 @@ def test_without_the_list_it_would_have_run(name: str, modules: Path) -> None:
 
 
 def test_a_rejection_names_the_place_and_how_to_trust_it() -> None:
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as rejected:
         check_stored({"env": {"make": [{"_target_": "mine.env.Maze"}]}}, "run/config.yaml")
-    assert str(refused.value) == (
+    assert str(rejected.value) == (
         "run/config.yaml: env.make.0._target_ names mine.env.Maze, which is not part of mbrl_lab; "
         "if you wrote mine yourself: --trust mine, from Python trust=['mine']"
     )

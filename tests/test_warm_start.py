@@ -1,4 +1,4 @@
-"""init_from: a run that begins with the weights of another one, copied to the bit, and every way it can be refused."""
+"""init_from: a run that begins with the weights of another one, copied to the bit, and every way it can be rejected."""
 
 from __future__ import annotations
 
@@ -174,9 +174,9 @@ def test_weights_that_do_not_fit_are_rejected_in_a_line(sources: dict[str, Path]
         ([*DDQN, "init_checkpoint=bets"], "ddqn", r"bets holds no checkpoint; init_checkpoint can be last, best or a"),
     ]
     for k, (words, source, said) in enumerate(cases):
-        with pytest.raises(ConfigError, match=said) as refused:
+        with pytest.raises(ConfigError, match=said) as rejected:
             make_run(*words, folder=tmp_path / str(k), init_from=sources[source])
-        assert "\n" not in str(refused.value)
+        assert "\n" not in str(rejected.value)
         assert not (tmp_path / str(k)).exists(), "nothing is left of a run that cannot begin"
 
 

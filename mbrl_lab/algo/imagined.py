@@ -76,15 +76,15 @@ class Imagined:
 
     def add(self, steps: Step) -> None:
         """Add rollouts [T, starts]; only the newest `keep` batches can be sampled."""
-        rows = [*self._before(steps.at(0)), *(steps.at(t) for t in range(len(steps.first)))]
+        stored = [*self._before(steps.at(0)), *(steps.at(t) for t in range(len(steps.first)))]
 
         # The oldest frame of the stack is marked `first`, not the start itself, which would cut its stack.
         if self.replay.older_frames:
-            rows[self.replay.older_frames] = steps.at(0)._replace(first=torch.zeros_like(steps.first[0]))
+            stored[self.replay.older_frames] = steps.at(0)._replace(first=torch.zeros_like(steps.first[0]))
 
-        for row in rows:
-            self.replay.add(row)
-        self.lengths = [*self.lengths, len(rows)][-self.keep :]
+        for step in stored:
+            self.replay.add(step)
+        self.lengths = [*self.lengths, len(stored)][-self.keep :]
         self._index()
 
     def _before(self, start: Step) -> list[Step]:
@@ -107,14 +107,14 @@ class Imagined:
 
         # The ring can hold steps of batches that are no longer kept, as batches differ in length.
         indices = self.replay.transitions()
-        row = indices // self.replay.num_envs - oldest
-        indices, row = indices[row >= 0], row[row >= 0]
-        self.indices = indices[starts_transition[row]]
+        number = indices // self.replay.num_envs - oldest
+        indices, number = indices[number >= 0], number[number >= 0]
+        self.indices = indices[starts_transition[number]]
 
     def get_extra_state(self) -> dict[str, Any]:
         """The kept rollouts, on the CPU, and their counters."""
-        rows = self.replay.steps(self.replay.added - sum(self.lengths), self.replay.added)
-        return {"added": self.replay.added, "lengths": list(self.lengths), "rows": tuple(rows)}
+        kept = self.replay.steps(self.replay.added - sum(self.lengths), self.replay.added)
+        return {"added": self.replay.added, "lengths": list(self.lengths), "rows": tuple(kept)}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore the result of `get_extra_state`."""

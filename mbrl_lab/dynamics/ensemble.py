@@ -67,7 +67,7 @@ class Regression:
 
 @dataclass(frozen=True)
 class Imagination:
-    """Which members predict the rows of a rollout."""
+    """Which members predict in a rollout."""
 
     elites: int
     """So many of the members imagine: those of least hold-out error."""
@@ -175,7 +175,7 @@ class Ensemble(WorldModel):
 
     def imagine(self, state: Tree, action: Tensor) -> tuple[Tensor, Outcome]:
         """One step. Gradients reach the state and the action, not the model's weights, which are constants here."""
-        # TS1: each row draws a member at every step. Members predict blocks of rows, so the rows are shuffled instead.
+        # TS1: each particle draws a member at every step. Members predict blocks of them, so they are shuffled instead.
         order = torch.randperm(len(state), device=state.device) if self.propagation == "ts1" else None
         if order is not None:
             state, action = state[order], action[order]
@@ -186,7 +186,7 @@ class Ensemble(WorldModel):
         if order is None:
             return next_obs, outcome
 
-        # The inverse permutation puts every row back in its place.
+        # The inverse permutation puts every particle back in its place.
         back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
         return next_obs[back], Outcome(*(x[back] for x in outcome))
 

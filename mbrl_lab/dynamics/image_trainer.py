@@ -50,15 +50,17 @@ class ImageTrainer(HoldoutTrainer[Visual]):
         train = train if len(train) else test
         if not len(train):
             most, num = model.lead + 1 + model.unroll, replay.num_envs
-            asked = f"dynamics.history={model.history} and dynamics.unroll={model.unroll} need {most} consecutive steps"
-            raise ValueError(f"{asked}, there are {len(replay)}: algo.warmup must be at least {most * num}")
+            needed = (
+                f"dynamics.history={model.history} and dynamics.unroll={model.unroll} need {most} consecutive steps"
+            )
+            raise ValueError(f"{needed}, there are {len(replay)}: algo.warmup must be at least {most * num}")
         kinds = self.prepare(model, replay, train)
 
         limit = self.max_updates if updates is None else updates
         best, stale, tally = torch.full((model.members,), torch.inf), 0, Tally()
         while (stale <= self.patience or updates is not None) and not 0 < limit <= tally.updates:
             for batch in self._epoch(model.members, train):
-                steps = model_rows(model, replay, self.oversample_events(batch, kinds), model.unroll)
+                steps = model_steps(model, replay, self.oversample_events(batch, kinds), model.unroll)
                 anneal(model.opt, model.lr, tally.updates, limit)
                 tally.add(model.update(steps)[1])
                 if 0 < limit <= tally.updates:
@@ -88,7 +90,7 @@ class ImageTrainer(HoldoutTrainer[Visual]):
             raise ValueError(f"{settings} need about {memory}: make one of them smaller")
 
     def windows(self, model: Visual, replay: Replay, steps: int) -> Tensor:
-        """Indices [M] of valid transitions with all of a state before them and `steps` rows after them."""
+        """Indices [M] of valid transitions with all of a state before them and `steps` steps after them."""
         indices = replay.transitions(model.lead)
         return indices[indices < (replay.added - steps) * replay.num_envs]
 
@@ -123,7 +125,7 @@ class ImageTrainer(HoldoutTrainer[Visual]):
         return kinds
 
     def event_fraction(self, kinds: list[Tensor]) -> float:
-        """The fraction of events in a batch: whole rows of it, equally many of each kind."""
+        """The fraction of events in a batch: whole transitions, equally many of each kind."""
         return len(kinds) * self._each(kinds) / self.batch if kinds else 0.0
 
     def _each(self, kinds: list[Tensor]) -> int:
@@ -142,11 +144,11 @@ class ImageTrainer(HoldoutTrainer[Visual]):
     def validate(self, model: Visual, replay: Replay, indices: Tensor) -> Tensor:
         """[K]: each member's loss on held-out transitions, evenly spread over `indices`."""
         indices = indices[torch.linspace(0, len(indices) - 1, min(len(indices), VALIDATED)).long()]
-        rows = model_rows(model, replay, indices, model.unroll)
-        return torch.stack([model.loss(k, rows)[0] for k in range(model.members)]).cpu()
+        windows = model_steps(model, replay, indices, model.unroll)
+        return torch.stack([model.loss(k, windows)[0] for k in range(model.members)]).cpu()
 
     def unseen(self, model: Visual, replay: Replay, steps: int, most: int) -> Step | None:
-        """[lead + 1 + steps, N] held-out rows, N at most `most`, evenly spread; None where there are none."""
+        """[lead + 1 + steps, N] held-out steps, N at most `most`, evenly spread; None where there are none."""
         # Windows whose first and last step lie in held-out blocks.
         held = self.split(self.windows(model, replay, steps))[1]
         after = held + steps * replay.num_envs
@@ -158,11 +160,11 @@ class ImageTrainer(HoldoutTrainer[Visual]):
         if not len(held):
             return None
         spread = held[torch.linspace(0, len(held) - 1, min(len(held), most)).long().to(held.device)]
-        return model_rows(model, replay, spread, steps)
+        return model_steps(model, replay, spread, steps)
 
 
-def model_rows(model: Visual, replay: Replay, indices: Tensor, steps: int) -> Step:
-    """[lead + 1 + steps, *indices.shape] rows: the state before each index's transition, and so many steps."""
+def model_steps(model: Visual, replay: Replay, indices: Tensor, steps: int) -> Step:
+    """[lead + 1 + steps, *indices.shape]: the steps of the state before each index's transition, and so many more."""
     return replay.read(indices - model.lead * replay.num_envs, model.lead + 1 + steps)
 
 
@@ -174,8 +176,8 @@ class Assessment(NamedTuple):
     trusted_horizon: int
 
 
-def assess(model: Visual, rows: Step, objects: FindObjects | None) -> Assessment:
-    """Open-loop predictions along rows [lead + 1 + H, N]."""
-    predictions = open_loop(model, rows)
-    possible = open_loop(model, rows, oracle=True) if model.stochastic else predictions
+def assess(model: Visual, steps: Step, objects: FindObjects | None) -> Assessment:
+    """Open-loop predictions along steps [lead + 1 + H, N]."""
+    predictions = open_loop(model, steps)
+    possible = open_loop(model, steps, oracle=True) if model.stochastic else predictions
     return Assessment(predictions, *image_metrics(predictions, possible, model.change_threshold, objects))

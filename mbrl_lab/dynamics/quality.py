@@ -52,16 +52,16 @@ def open_loop(model: Visual, steps: Step, oracle: bool = False) -> FramePredicti
     alive = torch.ones_like(steps.first[0])
     predictions: list[tuple[Tensor, ...]] = []
     for t in range(lead + 1, len(steps.first)):
-        row = steps.at(t)
-        true = row.obs[:, -channels:]
-        following, outcome = model.expect(state, row.action)
-        state = model.closest_outcome(state, row.action, true) if oracle else following
+        step = steps.at(t)
+        true = step.obs[:, -channels:]
+        following, outcome = model.expect(state, step.action)
+        state = model.closest_outcome(state, step.action, true) if oracle else following
 
         # `first`: the step belongs to the episode; `alive`: and the episode continues after it.
-        first = alive & ~row.first
-        alive = first & ~row.terminal
+        first = alive & ~step.first
+        alive = first & ~step.terminal
         frames = (state[:, -channels:], true, alive)
-        predictions.append((*frames, outcome.reward, row.reward, 1 - outcome.cont, row.terminal, first))
+        predictions.append((*frames, outcome.reward, step.reward, 1 - outcome.cont, step.terminal, first))
     return FramePredictions(start, before, *(torch.stack(x) for x in zip(*predictions, strict=True)))
 
 
@@ -75,7 +75,7 @@ def changed(predictions: FramePredictions, threshold: int) -> tuple[Tensor, Tens
 
 
 def f1(predicted: Tensor, true: Tensor, valid: Tensor) -> Tensor:
-    """[H]: F1 of the predicted changed pixels [H, N, ...], over valid rows [H, N]."""
+    """[H]: F1 of the predicted changed pixels [H, N, ...], over valid steps [H, N]."""
     keep = valid.view(*valid.shape, *[1] * (true.ndim - 2))
     # Pixels of all starts are counted together: a start in which little changes has little weight.
     hit = (predicted & true & keep).flatten(1).sum(1)
@@ -114,7 +114,7 @@ def trusted_horizon(right: Tensor) -> int:
 def recall_of(objects: FindObjects, predictions: FramePredictions) -> dict[str, Tensor]:
     """Recall [H] of each object: the fraction of starts from which it is predicted right; NaN if it is never visible.
 
-    Only rows count where the object is visible in the last two real frames and in the true one, and no life was lost.
+    A step counts if the object is visible in the last two real frames and in the true one, and no life was lost.
     """
     horizon = predictions.predicted.shape[0]
     # Two frames show the motion; from a single one nobody could predict where a ball goes.

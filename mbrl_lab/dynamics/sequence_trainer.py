@@ -96,7 +96,7 @@ class SequenceTrainer(Trainer[SequenceModel]):
             self.stored_latents(model, replay).put(replay.added - 2, state)
 
     def stored_latents(self, model: SequenceModel, replay: Replay) -> Latents:
-        """The states kept beside this replay, with what a checkpoint remembered of them."""
+        """The states kept beside this replay, with those that a checkpoint holds."""
         # Made on first use: the trainer is constructed before replay.
         if self.latents is None:
             self.latents = Latents(model, replay)

@@ -22,14 +22,14 @@ SIGNS = (-1.0, 0.0, 1.0)
 """Classes of rewards: the model predicts the sign only."""
 
 CHUNK = 512
-"""Rows in a forward pass without gradients, which bounds memory."""
+"""States in a forward pass without gradients; the limit bounds memory."""
 
 MAPS = 24
 """Activations kept for the backward pass, in multiples of the trunk's output (approximate)."""
 
 
 class Prediction(NamedTuple):
-    """One member's prediction for N rows: a mixture of K outcomes, each with its frame, reward and termination."""
+    """One member's prediction for N states: a mixture of K outcomes, each with its frame, reward and termination."""
 
     frame: Tensor  # [N, K, C, H, W] uint8
     reward: Tensor  # [N, K, 3] probabilities of SIGNS
@@ -37,7 +37,7 @@ class Prediction(NamedTuple):
     weight: Tensor  # [N, K] probability of the outcome
 
     def sample(self) -> tuple[Tensor, Outcome]:
-        """Draw an outcome for each row: (frame [N, C, H, W], reward and continuation)."""
+        """Draw an outcome for each state: (frame [N, C, H, W], reward and continuation)."""
         return self._select(torch.multinomial(self.weight, 1).squeeze(1) if self.weight.shape[1] > 1 else None)
 
     def mean(self) -> tuple[Tensor, Outcome]:
@@ -52,7 +52,7 @@ class Prediction(NamedTuple):
 
 
 class NetOutput(NamedTuple):
-    """The training outputs of a network for N rows and K outcomes."""
+    """The training outputs of a network for N states and K outcomes."""
 
     frame_loss: Tensor  # [N, K]: negative log-likelihood of the true next frame, or a surrogate of it
     logits: Tensor  # [N, K, 4]: of SIGNS, and of termination
@@ -76,8 +76,8 @@ class Net(nn.Module, ABC):
 class Visual(WorldModel):
     """`members` networks; a state is the newest `history` frames [N, history * C, H, W] uint8, the oldest first.
 
-    A step predicts the newest frame as uint8, as in real observations, and shifts the older ones. Each block of rows is
-    predicted by one member. Members also predict the sign of the reward and termination. Batches oversample both
+    A step predicts the newest frame as uint8, as in real observations, and shifts the older ones. Each member predicts
+    one block of a batch. Members also predict the sign of the reward and termination. Batches oversample both
     events; the loss corrects for that, so that probabilities stay those of the data: see `training_losses`.
     With `unroll` above 1 it is trained on so many steps in a row, all but the first from its own predicted frames.
     """
@@ -164,7 +164,7 @@ class Visual(WorldModel):
         return self.push_frame(state, torch.cat(frames))
 
     def _after(self, state: Tensor, blocks: list[tuple[Tensor, Outcome]]) -> tuple[Tensor, Outcome]:
-        """The next states and outcomes of all rows, from those of the members' blocks in their order."""
+        """The next states and outcomes of all states, from those of the members' blocks in their order."""
         frames, outcomes = zip(*blocks, strict=True)
         return self.push_frame(state, torch.cat(frames)), Outcome(*(torch.cat(x) for x in zip(*outcomes, strict=True)))
 
@@ -241,8 +241,8 @@ class Visual(WorldModel):
         # Gradients are accumulated member by member, so that only one graph is in memory at a time.
         self.opt.zero_grad()
         losses = []
-        for member, rows in enumerate(each):
-            loss, parts = self.loss(member, rows)
+        for member, own_steps in enumerate(each):
+            loss, parts = self.loss(member, own_steps)
             differentiate(loss)
             losses.append(parts)
         metrics: Metrics = {k: torch.stack([x[k] for x in losses]).mean() for k in losses[0]}
@@ -258,18 +258,18 @@ class Visual(WorldModel):
         valid = torch.ones_like(steps.first[0])
         totals = []
         for t in range(self.lead + 1, len(steps.first)):
-            row = steps.at(t)
-            valid = valid & ~row.first
+            step = steps.at(t)
+            valid = valid & ~step.first
             need_frame = t + 1 < len(steps.first)
             output = self.net(member).loss(
-                state, self.spec.encode_action(row.action), row.obs[:, -self.shape[0] :], need_frame
+                state, self.spec.encode_action(step.action), step.obs[:, -self.shape[0] :], need_frame
             )
 
             # Events are oversampled at the first transition of a window only: later ones need no correction.
             weights = self.sampling_weights if t == self.lead + 1 else None
-            losses = training_losses(output, row.reward, row.terminal, weights)
+            losses = training_losses(output, step.reward, step.terminal, weights)
             totals.append(torch.stack([(x * valid).mean() for x in losses]))
-            valid, state = valid & ~row.terminal, self.push_frame(state, output.frame)
+            valid, state = valid & ~step.terminal, self.push_frame(state, output.frame)
 
         loss, *parts = torch.stack(totals).mean(0)
         names = ("model/train/obs/loss", "model/train/reward/loss", "model/train/termination/loss")
@@ -283,7 +283,7 @@ class Visual(WorldModel):
         """Update what a model keeps of real frames [N, C, H, W] besides its weights; called before a fit."""
 
     def bytes_needed(self, batch: int) -> int:
-        """Approximate bytes of an update on `batch` rows, including weights, gradients and Adam's moments."""
+        """Approximate bytes of an update on `batch` windows, including weights, gradients and Adam's moments."""
         maps = MAPS * self.width * self.shape[1] * self.shape[2] // self.square
         return batch * self.unroll * maps * 4 + 16 * sum(p.numel() for p in self.parameters())
 

@@ -64,7 +64,7 @@ def trail_of(movers: Iterable[Mover]) -> int:
     return board
 
 
-def climbed(row: int, action: int, top: int, bottom: int) -> int:
+def moved_vertically(row: int, action: int, top: int, bottom: int) -> int:
     """The player's row after an action: a step up or down, between the two rows."""
     if action == UP:
         return max(row - 1, top)

@@ -11,7 +11,17 @@ from typing import ClassVar
 import numpy as np
 
 from mbrl_lab.env.minatar_games import ACTIONS, FIRE, LEFT, RIGHT, cell, moved
-from mbrl_lab.env.minatar_movers import LAST, Difficulty, Mover, board_of, climbed, drop, entering, first_at, trail_of
+from mbrl_lab.env.minatar_movers import (
+    LAST,
+    Difficulty,
+    Mover,
+    board_of,
+    drop,
+    entering,
+    first_at,
+    moved_vertically,
+    trail_of,
+)
 
 
 class Seaquest:
@@ -85,7 +95,7 @@ class Seaquest:
             return
         self.column = moved(self.column, action)
         # The lowest row shows the gauges.
-        self.row = climbed(self.row, action, 0, LAST - 1)
+        self.row = moved_vertically(self.row, action, 0, LAST - 1)
         if action in (LEFT, RIGHT):
             self.right = action == RIGHT
 

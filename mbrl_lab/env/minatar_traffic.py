@@ -11,7 +11,17 @@ from typing import ClassVar
 import numpy as np
 
 from mbrl_lab.env.minatar_games import LEFT, RIGHT, SIDE, cell, moved
-from mbrl_lab.env.minatar_movers import DOWN, LAST, UP, Difficulty, Mover, board_of, climbed, entering, trail_of
+from mbrl_lab.env.minatar_movers import (
+    DOWN,
+    LAST,
+    UP,
+    Difficulty,
+    Mover,
+    board_of,
+    entering,
+    moved_vertically,
+    trail_of,
+)
 
 
 class Asterix:
@@ -41,7 +51,7 @@ class Asterix:
             self._spawn()
             self.spawn = self.difficulty.spawn_every
         self.column = moved(self.column, action)
-        self.row = climbed(self.row, action, 1, LAST - 1)
+        self.row = moved_vertically(self.row, action, 1, LAST - 1)
 
         # The player's move, then that of the things: each may bring them together.
         reward, terminated = self._touch()
@@ -118,7 +128,7 @@ class Freeway:
     def step(self, action: int) -> tuple[int, bool]:
         if action in (UP, DOWN) and not self.rest:
             self.rest = self.REST
-            self.row = climbed(self.row, action, 0, LAST)
+            self.row = moved_vertically(self.row, action, 0, LAST)
         reward = int(self.row == 0)
         if reward:
             self._draw_speeds()

@@ -19,7 +19,7 @@ def mlp(
     activation: Callable[[], nn.Module] = nn.ReLU,
     fp32_output: bool = False,
 ) -> nn.Sequential:
-    """A multilayer perceptron, with an activation after all layers but the last.
+    """An MLP, with an activation after all layers but the last.
 
     Args:
         sizes: inputs, units of each hidden layer, outputs.

@@ -3,7 +3,7 @@
 plan <- last step's plan, shifted by one step                      warm start
 repeat `iterations` times:
     a_1 ... a_N ~ proposal(plan)                                   `candidates`, [N, H] actions
-    R_n <- sum_t discount^(t-1) cont_1...cont_(t-1) r_t            `evaluate`, mean over particles; t = 1 ... H
+    R_n <- sum_t discount^(t-1) cont_1...cont_(t-1) r_t            `score_sequences`, mean over particles; t = 1 ... H
            + discount^H cont_1...cont_H V(s_H)                     where there is a value
     w   <- weights of the scores R                                 `weigh`: elites (CEM), softmax (MPPI), argmax
     plan <- proposal fitted to the weighted sequences              `improve`
@@ -30,7 +30,7 @@ WORTHWHILE = 0.85
 """Terminated rollouts are dropped once at most this fraction of all would be left."""
 
 
-def evaluate(
+def score_sequences(
     model: WorldModel,
     state: Tree,
     sequences: Tensor,
@@ -48,24 +48,43 @@ def evaluate(
     batch, count = sequences.shape[:2]
     copies = particles * count
 
-    # Filled up to a multiple of the blocks, which must have equal sizes; those added are copies that do not count.
+    # Filled up to a multiple of the blocks, which must have equal sizes; those added count as terminated.
     rollouts = torch.arange(copies * batch + -copies * batch % model.batch_blocks, device=sequences.device)
-    wide = tree_map_only(Tensor, lambda x: x[rollouts % batch], state)
+    states = tree_map_only(Tensor, lambda x: x[rollouts % batch], state)
+    alive = (rollouts < copies * batch).float()
 
     # Time comes first, so that the actions of a step are contiguous.
     by_step = sequences.movedim(2, 0).transpose(1, 2).flatten(1, 2)  # [H, N * B(, A)]
     actions = by_step[:, rollouts % (count * batch)]
+    found = imagined_returns(model, states, actions, alive, discount, value)
+    returns, alive = (x[: copies * batch] for x in found)
 
+    # A NaN of one particle makes its sequence the worst: as a mean it would compare false with any other score.
+    sane = returns.isfinite() & alive.isfinite()
+    return returns.where(sane, -torch.inf).view(particles, count, batch).mean(0).T.contiguous()
+
+
+def imagined_returns(
+    model: WorldModel,
+    state: Tree,
+    actions: Tensor,
+    alive: Tensor,
+    discount: float,
+    value: Callable[[Tree], Tensor] | None,
+) -> tuple[Tensor, Tensor]:
+    """Returns [M] of rollouts with actions [H, M(, A)] from states [M], and `alive` [M] after the last step.
+
+    `alive` is the weight of the next reward: discount^t times the probability that the episode has continued so far.
+    Terminations are not sampled, so all sequences are compared on the same terms, and scores have less variance.
+    """
     # `totals` and `alives` keep all rollouts in order; `total` and `alive` are those still imagined.
-    totals = torch.zeros(len(rollouts), device=sequences.device)
-    alives = (rollouts < copies * batch).float()
-    total, alive = totals.clone(), alives.clone()
+    rollouts = torch.arange(len(alive), device=alive.device)
+    totals, alives = torch.zeros_like(alive), alive.clone()
+    total = totals.clone()
 
     horizon = len(actions)
     for step in range(horizon):
-        # A reward counts with the probability that the episode has come so far, instead of sampling its end: all
-        # sequences are compared on the same terms, and the score has less variance.
-        wide, outcome = model.imagine(wide, actions[step])
+        state, outcome = model.imagine(state, actions[step])
         total = total + alive * outcome.reward
         alive = alive * outcome.cont * discount
         if step % CHECK_EVERY or step == horizon - 1:
@@ -76,19 +95,15 @@ def evaluate(
         if kept is not None:
             totals[rollouts], alives[rollouts] = total, alive
             rollouts, total, alive, actions = rollouts[kept], total[kept], alive[kept], actions[:, kept]
-            wide = tree_map_only(Tensor, lambda x: x[kept], wide)  # noqa: B023
+            state = tree_map_only(Tensor, lambda x: x[kept], state)  # noqa: B023
             if not len(kept):
                 break
 
     # `alive` holds the discount by now, so the value is weighted like a reward of the next step.
     if value is not None and len(rollouts):
-        total = total + alive * value(wide)
+        total = total + alive * value(state)
     totals[rollouts], alives[rollouts] = total, alive
-    totals, alives = totals[: copies * batch], alives[: copies * batch]
-
-    # A NaN of one particle makes its sequence the worst: as a mean it would compare false with any other score.
-    sane = totals.isfinite() & alives.isfinite()
-    return totals.where(sane, -torch.inf).view(particles, count, batch).mean(0).T.contiguous()
+    return totals, alives
 
 
 def unfinished(alive: Tensor, blocks: int) -> Tensor | None:
@@ -179,12 +194,12 @@ class Search(ABC):
 
     @torch.no_grad()
     def plan(self, model: WorldModel, state: Tree, previous: Plan, context: PlanContext) -> tuple[Tensor, Plan]:
-        # A proposal has no state: it is made for the model's actions, and all that is remembered is in the plan.
+        # A proposal has no state: it is made for the model's actions, and what is kept between steps is in the plan.
         proposal = self.proposal(model.spec)
         plan = self.shift(proposal, previous)
         for iteration in range(self.iterations):
             sequences = self.candidates(proposal, plan, iteration)
-            scores = evaluate(model, state, sequences, self.particles, self.discount, context.value)
+            scores = score_sequences(model, state, sequences, self.particles, self.discount, context.value)
             if self.on_candidates is not None:
                 self.on_candidates(Candidates(iteration, sequences, scores))
             plan = self.improve(proposal, plan, sequences, scores)

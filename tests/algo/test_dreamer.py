@@ -1,4 +1,4 @@
-"""When Dreamer learns what, where its dreams begin, and that it brings a point to its goal."""
+"""When Dreamer learns what, where its rollouts begin, and that it brings a point to its goal."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Model(SequenceModel):
 
 
 class Student(Policy):
-    """Notes where its dreams begin, and the real rows it gets."""
+    """Notes where its rollouts begin, and the real rows it gets."""
 
     learns_in_imagination = True
 
@@ -61,7 +61,7 @@ class Student(Policy):
         return features[:, :1] / 1000
 
     def learn_in(self, model: Any, state: Tree, horizon: int) -> Metrics:
-        self.tape.append(f"dream {horizon}")
+        self.tape.append(f"imagine {horizon}")
         self.begun.append(state)
         self.updates += 1
         return {}
@@ -100,13 +100,13 @@ def run(algo: Any, steps: int) -> Replay:
 def test_the_order_of_learning() -> None:
     algo = dreamer(updates=2)
     run(algo, 9)
-    once = ["model 1", "dream 7"]
+    once = ["model 1", "imagine 7"]
     learned = ["6", "model 1", "model 1", "7", "8", "9", *once, *once]
     assert algo.model.tape == ["1", "2", "3", "4", "5", *learned]
     assert [len(s.first) for s in algo.model.steps] == [3] * 4 and algo.model.steps[0].first.shape[1] == 5
 
 
-def test_dreams_begin_in_states_that_are_no_ends() -> None:
+def test_imagined_rollouts_start_in_states_that_are_not_terminal() -> None:
     algo = dreamer()
     run(algo, 30)
     begun = torch.cat(algo.policy.begun)
@@ -115,7 +115,7 @@ def test_dreams_begin_in_states_that_are_no_ends() -> None:
     assert not (times % 4 == 3).any() and len(times.unique()) > 10
 
 
-def test_a_share_of_windows_leads_to_an_end() -> None:
+def test_a_fraction_of_windows_leads_to_a_termination() -> None:
     algo = dreamer(terminal_fraction=0.5)
     run(algo, 30)
     last = torch.cat([s.terminal[-1, :2] for s in algo.model.steps])
@@ -123,15 +123,15 @@ def test_a_share_of_windows_leads_to_an_end() -> None:
     assert {int(s.obs[-1, 0, 0]) % 4 for s in algo.model.steps} == {3}
 
 
-def test_the_hybrid_learns_from_real_rows_as_the_model_sees_them() -> None:
+def test_the_hybrid_learns_from_real_steps_as_features_of_the_model() -> None:
     algo = dreamer(hybrid=2)
     run(algo, 21)
-    assert algo.policy.tape.count("real") == 2 and algo.policy.tape.count("dream 7") == 5
+    assert algo.policy.tape.count("real") == 2 and algo.policy.tape.count("imagine 7") == 5
     rows, seen = algo.policy.rows[-1], algo.model.steps[-2]
     assert torch.equal(rows.obs, 2 * seen.obs) and torch.equal(rows.reward, seen.reward)
 
 
-def test_it_acts_at_random_until_the_warm_up_is_over_and_remembers_its_belief() -> None:
+def test_it_acts_at_random_in_the_warmup_and_carries_its_belief() -> None:
     algo = dreamer()
     row = Step(torch.zeros(1, 1), torch.ones(1, 2), *torch.zeros(1, 1), *torch.zeros(2, 1, dtype=torch.bool))
     action, carry = algo.act(row, None, explore=True)
@@ -143,7 +143,7 @@ def test_it_acts_at_random_until_the_warm_up_is_over_and_remembers_its_belief() 
 
 
 @pytest.mark.parametrize("part", ["policy=ppo"])
-def test_parts_that_it_cannot_learn_with_are_refused(part: str, tmp_path: Path) -> None:
+def test_parts_that_it_cannot_learn_with_are_rejected(part: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^algo=dreamer cannot learn with policy=ppo; it must be policy=actor_critic"):
         make_run("dreamer", "cartpole", part, "preset=none", folder=tmp_path)
 
@@ -167,7 +167,7 @@ def test_what_cannot_be_is_said_before_anything_runs(words: list[str], said: str
     assert str(caught.value) == said
 
 
-def test_windows_that_no_memory_holds_are_refused() -> None:
+def test_windows_that_exceed_memory_are_rejected() -> None:
     with pytest.raises(
         ValueError,
         match=r"^dynamics.trainer.batch=\d+ windows of dynamics.length=3 steps need .* make one of them smaller",
@@ -187,7 +187,7 @@ def test_it_brings_a_point_to_its_goal(hybrid: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("gradient", ["dynamics", pytest.param("reinforce", marks=pytest.mark.slow)])
-def test_dreams_of_an_ensemble_bring_it_there(gradient: str, tmp_path: Path) -> None:
+def test_rollouts_of_an_ensemble_bring_it_there(gradient: str, tmp_path: Path) -> None:
     """Value gradients go through the elites."""
     words = [*QUICK[1:], *RATES, f"policy.gradient={gradient}", "dynamics=ensemble", "dynamics.trainer.batch=64"]
     assert final_return("dreamer", 0, tmp_path, *words, "algo.update.every=1", "preset=none", steps=250) > -2.5
@@ -243,7 +243,7 @@ def test_rollouts_of_a_latent_model_teach_a_policy_to_bring_it_there(tmp_path: P
     assert final_return("mbpo", 0, tmp_path, *words, steps=220) > -3
 
 
-def test_a_model_without_doubts_cannot_be_asked_for_them() -> None:
+def test_a_model_that_measures_no_disagreement_rejects_its_settings() -> None:
     with pytest.raises(
         ValueError,
         match=r"^algo.uncertainty.bonus is 1; with dynamics=latent, which measures no disagreement, it must be 0",

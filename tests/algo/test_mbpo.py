@@ -30,13 +30,13 @@ IMAGINED = 1000.0
 
 
 class World(WorldModel):
-    """Adds IMAGINED to the first number at its first step and 1 to the second at each; ends and doubts are given."""
+    """Adds IMAGINED to the first number at its first step, and 1 to the second at each; the rest is given."""
 
     measures_disagreement = True
 
-    def __init__(self, spec: EnvSpec, going_on: float = 1.0, doubt: float = 0.0, reward: float = 0.0) -> None:
+    def __init__(self, spec: EnvSpec, going_on: float = 1.0, disagreement: float = 0.0, reward: float = 0.0) -> None:
         super().__init__(spec)
-        self.going_on, self.doubt, self.reward, self.asked = going_on, doubt, reward, 0
+        self.going_on, self.disagreement, self.reward, self.asked = going_on, disagreement, reward, 0
         self.sizes: list[int] = []
         self.trusted = iter([0, 3, 9])
 
@@ -56,7 +56,7 @@ class World(WorldModel):
         return obs, Outcome(torch.full((len(obs),), self.reward), torch.full((len(obs),), self.going_on))
 
     def disagreement(self, state: Tree, action: Tensor) -> Tensor:
-        return torch.full((len(state),), self.doubt)
+        return torch.full((len(state),), self.disagreement)
 
 
 class Student(Policy):
@@ -114,7 +114,7 @@ def run(algo: Any, steps: int, replay: Replay | None = None) -> list[Metrics]:
     return out
 
 
-def test_it_fits_at_the_warm_ups_end_and_every_so_often_and_learns_at_every_step_since() -> None:
+def test_it_fits_after_the_warmup_at_intervals_and_learns_at_every_step_since() -> None:
     algo = mbpo()
     run(algo, 22)
     assert algo.model.sizes == [11, 16, 21]
@@ -131,7 +131,7 @@ def test_the_policy_acts_from_the_first_fit_on() -> None:
 
 
 @pytest.mark.parametrize(("ratio", "real"), [(0.0, 0), (0.25, 10), (1.0, 40), (None, 2), (0.04, 1)])
-def test_the_share_of_real_rows_is_what_was_asked_for(ratio: float | None, real: int) -> None:
+def test_the_real_ratio_is_that_of_the_setting(ratio: float | None, real: int) -> None:
     algo = mbpo(real_ratio=ratio)
     run(algo, 30)
     for steps in algo.policy.seen:
@@ -139,13 +139,13 @@ def test_the_share_of_real_rows_is_what_was_asked_for(ratio: float | None, real:
         assert len(steps.first[0]) == 40 and steps.transitions().valid[:, real:].all()
 
 
-def test_with_real_rows_alone_nothing_is_fitted_or_imagined() -> None:
+def test_with_real_steps_alone_nothing_is_fitted_or_imagined() -> None:
     algo = mbpo(real_ratio=1.0)
     run(algo, 30)
     assert not algo.model.sizes and not algo.model.asked
 
 
-def test_imagined_rows_stay_for_as_many_epochs_as_asked() -> None:
+def test_imagined_steps_are_kept_for_the_set_number_of_epochs() -> None:
     """A peer's bug: what was imagined went at every fit."""
     algo = mbpo(real_ratio=0.0, keep=2, batch=400)
     run(algo, 40)
@@ -186,7 +186,7 @@ def test_long_rollouts_are_learned_from_at_each_of_their_steps() -> None:
     assert set(t.obs[0, :, 1].int().tolist()) == {0, 1, 2} and (t.next_obs[..., 1] - t.obs[..., 1] == 1).all()
 
 
-def test_after_an_imagined_end_there_is_nothing_to_learn() -> None:
+def test_after_an_imagined_termination_nothing_is_learned() -> None:
     algo = mbpo({"going_on": 0.0}, real_ratio=0.0, length=[3, 3, 0, 1])
     rows = run(algo, 11)[:-1]
     t = algo.policy.seen[-1].transitions()
@@ -195,13 +195,13 @@ def test_after_an_imagined_end_there_is_nothing_to_learn() -> None:
 
 
 def test_where_the_elites_disagree_too_much_nothing_is_imagined() -> None:
-    run(mbpo({"doubt": 0.5}, max=0.6), 10)
+    run(mbpo({"disagreement": 0.5}, max=0.6), 10)
     with pytest.raises(ValueError, match=r"algo\.uncertainty\.max is 0\.4"):
-        run(mbpo({"doubt": 0.5}, max=0.4), 10)
+        run(mbpo({"disagreement": 0.5}, max=0.4), 10)
 
 
 def test_disagreement_can_be_worth_something() -> None:
-    algo = mbpo({"doubt": 0.5, "reward": 1.0}, real_ratio=0.0, bonus=2.0)
+    algo = mbpo({"disagreement": 0.5, "reward": 1.0}, real_ratio=0.0, bonus=2.0)
     metrics = run(algo, 11)[-2]
     assert (algo.policy.seen[-1].reward[1] == 2.0).all()
     assert float(metrics["model/rollout/disagreement"]) == 0.5
@@ -250,7 +250,7 @@ def test_the_rules_of_a_game_can_stand_in_for_a_model(tmp_path: Path) -> None:
     assert torch.equal(trail[~rows.first[1]], ball[~rows.first[1]])
 
 
-def test_windows_do_not_run_over_the_newest_row() -> None:
+def test_windows_do_not_run_past_the_newest_step() -> None:
     kept = Imagined(SPEC, keep=2, starts=3, longest=2, device="cpu")
     for now in range(3):
         no = torch.zeros(3, 3, dtype=torch.bool)
@@ -278,7 +278,7 @@ def test_what_it_imagined_can_be_put_back() -> None:
     assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def test_more_than_there_is_memory_for_is_refused_before_anything_runs() -> None:
+def test_settings_that_exceed_memory_are_rejected_before_anything_runs() -> None:
     with pytest.raises(ValueError, match=r"algo\.rollouts\.starts=10{12} for 2 times up to 1 imagined steps needs"):
         mbpo(starts=10**12)
 

@@ -74,7 +74,7 @@ def test_without_noise_drawing_repeats_and_with_it_does_not(deterministic: Ensem
     assert not torch.equal(noisy.imagine(obs, action)[0], noisy.imagine(obs, action)[0])
 
 
-def test_it_learns_where_episodes_end(ending: Ensemble) -> None:
+def test_it_learns_where_episodes_terminate(ending: Ensemble) -> None:
     """Whether a step ends an episode is a threshold on one coordinate of where it leads."""
     obs, action = queries(2000)
     after, outcome = ending.imagine(obs, action)
@@ -84,7 +84,7 @@ def test_it_learns_where_episodes_end(ending: Ensemble) -> None:
     assert (outcome.cont >= 0).all() and (outcome.cont <= 1).all()
 
 
-def test_known_rewards_and_ends_are_computed() -> None:
+def test_known_rewards_and_terminations_are_computed() -> None:
     calls: list[str] = []
 
     def reward(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ def test_known_rewards_and_ends_are_computed() -> None:
 
     model = ensemble(reward_fn=reward, termination_fn=end)
     metrics = fit(max_updates=3)(model, data(60, ends=True))
-    assert sorted(calls) == ["end", "reward"], "asked once, to be judged: of what is trained on they are known"
+    assert sorted(calls) == ["end", "reward"], "asked once, to be validated: of what is trained on they are known"
     calls.clear()
     assert "model/train/termination/loss" not in metrics
     obs, action = queries(50)
@@ -106,7 +106,7 @@ def test_known_rewards_and_ends_are_computed() -> None:
     assert torch.equal(outcome.cont, 1 - (after[:, 1] > 0).float())
 
 
-def test_discrete_actions_are_told_apart() -> None:
+def test_discrete_actions_are_distinguished() -> None:
     spec = EnvSpec((1,), torch.float32, 3, discrete=True)
     model = ensemble(spec, lr=1e-2, width=32)
     obs = torch.randn(2, 64, 1)
@@ -137,7 +137,7 @@ def by_block(model: Ensemble, obs: Tensor, action: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("rows", [1, 3, 4, 10, 41])
-def test_each_block_of_rows_is_one_elites_by_the_weights_as_trained(deterministic: Ensemble, rows: int) -> None:
+def test_each_block_of_a_batch_is_predicted_by_one_elites_trained_weights(deterministic: Ensemble, rows: int) -> None:
     """Normalisers are folded into the first and last layers for speed, which must not change the function."""
     obs, action = queries(rows)
     after, outcome = deterministic.imagine(obs, action)
@@ -166,7 +166,7 @@ def test_expectation_draws_no_noise(noisy: Ensemble) -> None:
     torch.testing.assert_close(after, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_ts1_gives_each_row_another_member_each_time(deterministic: Ensemble) -> None:
+def test_ts1_draws_a_member_for_each_particle_at_each_step(deterministic: Ensemble) -> None:
     obs, action = queries(400)
     model = as_propagated(deterministic, "ts1")
     by_member = plain(model, obs, action, model.elite.tolist())
@@ -182,7 +182,7 @@ def test_ts1_gives_each_row_another_member_each_time(deterministic: Ensemble) ->
     assert share.max() < 0.8, "no row keeps its member"
 
 
-def test_ts_inf_keeps_rows_with_their_member_over_steps(deterministic: Ensemble) -> None:
+def test_ts_inf_keeps_particles_with_their_member_over_steps(deterministic: Ensemble) -> None:
     obs, action = queries(40)
     state = obs
     for _ in range(3):
@@ -247,7 +247,7 @@ def test_in_bfloat16_it_predicts_nearly_the_same_and_afterwards_the_same(ending:
     assert torch.equal(ending.imagine(obs, action)[0], exact)
 
 
-def test_few_rows_of_each_member_are_imagined_in_float32(deterministic: Ensemble) -> None:
+def test_small_batches_of_each_member_are_imagined_in_float32(deterministic: Ensemble) -> None:
     """To cast the weights would take longer than it saves."""
     for rows, same in ((4 * SMALL_MEMBER_BATCH - 1, True), (4 * SMALL_MEMBER_BATCH, False)):
         obs, action = queries(rows)
@@ -302,7 +302,7 @@ def test_its_state_is_the_observation() -> None:
     assert model.observe(None, step) is step.obs and model.features(step.obs) is step.obs
 
 
-def test_update_reads_rows_and_returns_where_imagination_may_start() -> None:
+def test_update_reads_steps_and_returns_start_states() -> None:
     model = ensemble()
     rows = data(30).latest(6)
     states, metrics = model.update(rows)
@@ -312,7 +312,7 @@ def test_update_reads_rows_and_returns_where_imagination_may_start() -> None:
 
 
 @pytest.mark.parametrize("gaussian", [False, True])
-def test_rows_across_an_episodes_end_teach_nothing(gaussian: bool) -> None:
+def test_steps_across_an_episode_boundary_have_no_gradient(gaussian: bool) -> None:
     rows = data(30).latest(2)
     rows = rows._replace(first=torch.stack([rows.first[0], torch.tensor([False, True, False, True])]))
     spoiled = rows._replace(obs=rows.obs.clone(), reward=rows.reward.clone())
@@ -326,7 +326,7 @@ def test_rows_across_an_episodes_end_teach_nothing(gaussian: bool) -> None:
     assert losses[0] == losses[1]
 
 
-def test_members_learn_from_rows_of_their_own() -> None:
+def test_members_learn_from_steps_of_their_own() -> None:
     model = ensemble(members=3, elites=3)
     replay = data(50)
     indices = replay.transitions()[:30].view(3, 10)

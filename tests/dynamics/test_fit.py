@@ -63,7 +63,7 @@ class Recorder:
         return torch.tensor(self.errors.pop(0) if len(self.errors) > 1 else self.errors[0])
 
     def validation(self, steps: Step) -> Validation:
-        self.judged = names(steps)
+        self.validated = names(steps)
         nothing = torch.zeros(2, 2)
         return Validation(nothing, nothing, nothing, nothing, nothing[0], nothing[0].bool())
 
@@ -100,7 +100,7 @@ EPOCH = {"batch": 10_000, "max_updates": 1}
 """One update that shows everything once."""
 
 
-def test_hold_out_rows_never_train_and_stay_held_out_as_data_grows() -> None:
+def test_held_out_steps_never_train_and_stay_held_out_as_data_grows() -> None:
     replay = numbered(200)
     held: set[int] = set()
     trained: set[int] = set()
@@ -126,7 +126,7 @@ def test_only_the_newest_of_a_large_hold_out_are_tested_and_the_others_are_train
     assert set(newest.rows(0)) == set(every.rows(0)) | set(held[:-20])
 
 
-def test_without_bootstrap_every_member_sees_every_row_once_an_epoch_in_an_order_of_its_own() -> None:
+def test_without_bootstrap_every_member_gets_every_step_once_an_epoch_in_an_order_of_its_own() -> None:
     model = Recorder(3)
     fit(batch=16, max_updates=0, patience=0)(model, numbered(100))
     assert all(set(model.rows(k).values()) == {1} for k in range(3))
@@ -189,7 +189,7 @@ def test_each_member_keeps_the_weights_of_its_best_epoch() -> None:
     ("errors", "patience", "gain", "epochs"),
     [
         ([[9.0], [8.0], [7.0], [7.0]], 0, 0.01, 3),  # two that gain, and the one that does not
-        ([[9.0], [8.0], [8.5], [7.0], [7.0]], 1, 0.01, 5),  # patience is renewed by every gain
+        ([[9.0], [8.0], [8.5], [7.0], [7.0]], 1, 0.01, 5),  # patience is reset by every gain
         ([[9.0], [8.95], [8.9], [8.85]], 1, 0.01, 2),  # less than the share `gain` is no gain
         ([[9.0, 9.0], [9.5, 8.0], [9.9, 7.0], [9.9, 7.0]], 0, 0.01, 3),  # one member's is enough
     ],
@@ -219,7 +219,7 @@ def test_updates_are_bounded_also_within_an_epoch() -> None:
     assert float(metrics["model/train/loss"]) == 4.0, "the mean over updates 1..7"
 
 
-def test_half_the_rows_for_the_end_network_are_ends() -> None:
+def test_half_the_batch_of_the_termination_model_is_terminal() -> None:
     model = Recorder(2)
     fit(batch=64, max_updates=10, patience=100)(model, numbered(300))
     shares = torch.cat(model.ends, 1).float().mean(1)
@@ -256,7 +256,7 @@ def held_out(replay: Replay) -> Tensor:
     return torch.tensor([c for c in replay.transitions().tolist() if c in held])
 
 
-def test_a_fit_improves_on_rows_it_never_saw() -> None:
+def test_a_fit_improves_on_held_out_steps() -> None:
     model, replay = ensemble(lr=3e-3), data(200)
     fit(max_updates=1)(model, replay)
     before = model.validate(replay.read(held_out(replay), 2)).mean()

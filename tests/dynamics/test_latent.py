@@ -59,7 +59,7 @@ def test_balance_weighs_the_gradient_of_the_encoder(gaussian: bool) -> None:
     torch.testing.assert_close(to_encoded, -0.1 * to_predicted)
 
 
-def test_rows_after_an_episodes_end_are_not_of_the_window() -> None:
+def test_steps_after_an_episode_boundary_do_not_count_in_a_window() -> None:
     first = torch.tensor([[1, 0], [0, 0], [0, 1], [1, 0], [0, 1]], dtype=torch.bool)
     assert unbroken(first).T.tolist() == [[True, True, True, False, False], [True, True, False, False, False]]
 
@@ -71,7 +71,7 @@ def changed(steps: Step, row: int) -> Step:
     return steps._replace(obs=obs, action=action, reward=reward)
 
 
-def test_nothing_is_learned_from_rows_of_another_episode() -> None:
+def test_nothing_is_learned_from_steps_of_another_episode() -> None:
     model = latent(length=6)
     model.scale = None
     steps = data(40).read(torch.zeros(4, dtype=torch.int64), 6)
@@ -139,7 +139,7 @@ def test_the_count_of_updates_is_a_plain_number_that_is_saved() -> None:
     assert type(other.updates) is int and other.updates == 2
 
 
-def test_it_learns_where_episodes_end() -> None:
+def test_it_learns_where_episodes_terminate() -> None:
     torch.manual_seed(0)
     replay, model = data(300, ends=True), latent(lr=3e-3)
     for _ in range(300):

@@ -63,7 +63,7 @@ def test_what_is_stored_is_what_observing_everything_gives(tmp_path: Path) -> No
     runner.envs.close()
 
 
-def test_newer_states_take_the_place_of_older_ones_but_in_first_rows(tmp_path: Path) -> None:
+def test_newer_states_replace_older_ones_but_not_at_first_steps(tmp_path: Path) -> None:
     runner = make_run("dreamer", "cartpole", *WORDS, *SMALL, folder=tmp_path)
     model: Any = runner.algo.model
     latents = Latents(model, runner.replay)

@@ -32,7 +32,7 @@ def drawn(noise: float) -> tuple[Tensor, Tensor]:
     return after.obs[0] - before.obs[0], after.next_obs[0] - before.next_obs[0]
 
 
-def test_it_is_a_share_of_the_absolute_mean_of_each_coordinate() -> None:
+def test_its_std_is_a_fraction_of_the_absolute_mean_of_each_coordinate() -> None:
     obs, next_obs = drawn(0.01)
     for added in (obs, next_obs):
         assert added.std(0).tolist() == pytest.approx([0.0, 0.4, 0.05], rel=0.03, abs=1e-6)

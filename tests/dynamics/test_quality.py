@@ -105,7 +105,7 @@ def test_small_grids_have_a_tile_for_each_cell() -> None:
     assert tiles_right(*changed(loop, 0), loop.valid).tolist() == [0.5]
 
 
-def test_what_is_earned_ends_with_the_first_step_that_is_not_good_enough() -> None:
+def test_the_trusted_horizon_ends_before_the_first_step_below_the_threshold() -> None:
     assert trusted_horizon(torch.tensor([0.95, 0.91, 0.8, 0.99])) == 2
     assert trusted_horizon(torch.tensor([0.5])) == 0
 
@@ -140,7 +140,7 @@ class Ticker:
         return torch.cat([state[:, 1:], frame // 2 * 2], 1)  # only even numbers are possible
 
 
-def test_open_loop_follows_the_true_actions_until_the_life_or_the_episode_ends() -> None:
+def test_open_loop_takes_the_true_actions_until_a_termination_or_truncation() -> None:
     count = torch.tensor([0, 2, 5, 9, 9])
     obs = count.view(5, 1, 1, 1, 1).expand(5, 3, 1, 4, 4).byte()
     action = torch.tensor([0, 2, 3, 4, 0]).view(5, 1).expand(5, 3)

@@ -57,14 +57,14 @@ def test_rows_are_what_a_real_episode_would_have_left() -> None:
     assert not steps.terminal.any()
 
 
-def test_nothing_counts_after_an_imagined_end() -> None:
+def test_nothing_counts_after_an_imagined_termination() -> None:
     steps = rollout(Counter(lambda x: (x < 2).float()), Ones(), starts(0, 1, -5), 3)
     assert steps.terminal.T.tolist() == [[False, False, True, False], [False, True, False, False], [False] * 4]
     valid = steps.transitions().valid.T
     assert valid.tolist() == [[True, True, False], [True, False, False], [True, True, True]]
 
 
-def test_an_end_comes_as_often_as_the_model_says() -> None:
+def test_terminations_have_the_models_probability() -> None:
     torch.manual_seed(0)
     steps = rollout(Counter(lambda x: torch.full_like(x, 0.7)), Ones(), torch.zeros(20_000, 1), 2)
     assert steps.terminal[1].float().mean().item() == pytest.approx(0.3, abs=0.01)
@@ -80,7 +80,7 @@ class Unsure(Counter):
         return state[:, 0] * action
 
 
-def test_a_step_of_too_much_disagreement_is_not_taken_and_ends_no_value() -> None:
+def test_a_step_above_max_disagreement_is_not_taken_and_is_not_terminal() -> None:
     steps = rollout(Unsure(torch.ones_like), Ones(), starts(0, 1, 5), 3, max_disagreement=1.0)
     assert steps.transitions().valid.T.tolist() == [[True, True, False], [True, False, False], [False, False, False]]
     assert not steps.terminal.any()

@@ -72,7 +72,7 @@ def test_kl_losses_are_torchs_and_each_trains_one_side() -> None:
 
 
 def test_kl_is_balanced_and_its_first_nats_are_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gradients of the loss with respect to what is drawn from, where nothing but relative entropy counts."""
+    """Gradients of the loss with respect to what is drawn from, where nothing but the KL counts."""
     steps = rows()
     for free, balanced in ((0.0, True), (1e3, False)):
         torch.manual_seed(1)
@@ -85,7 +85,7 @@ def test_kl_is_balanced_and_its_first_nats_are_free(monkeypatch: pytest.MonkeyPa
         assert moved == balanced
 
 
-def test_nothing_is_remembered_across_the_beginning_of_an_episode() -> None:
+def test_the_belief_is_reset_when_an_episode_begins() -> None:
     model, steps = rssm(), rows()
     first = steps.first.clone()
     first[4] = True
@@ -100,7 +100,7 @@ def test_nothing_is_remembered_across_the_beginning_of_an_episode() -> None:
     torch.testing.assert_close(fresh["deter"], one["deter"][4])
 
 
-def test_observing_row_by_row_is_filtering() -> None:
+def test_observing_step_by_step_equals_filtering_a_window() -> None:
     model, steps = rssm(), rows()
     torch.manual_seed(0)
     filtered, _ = model._filter(steps, None)
@@ -133,7 +133,7 @@ def test_imagination_is_observation_where_the_posterior_is_the_prior() -> None:
         torch.testing.assert_close(x, observed[key])
 
 
-def test_reward_is_asked_of_rows_that_an_action_led_to() -> None:
+def test_reward_loss_counts_steps_that_an_action_led_to() -> None:
     model, steps = rssm(), rows()
     first = steps.first.clone()
     first[5] = True
@@ -146,7 +146,7 @@ def test_reward_is_asked_of_rows_that_an_action_led_to() -> None:
     assert model.loss(steps._replace(reward=paid), None)[2]["model/train/reward/loss"] == loss
 
 
-def test_it_learns_to_foresee_what_only_memory_tells() -> None:
+def test_it_learns_to_predict_what_only_memory_shows() -> None:
     """The first observation of a window pays at its last row; between them nothing shows."""
     torch.manual_seed(0)
     model = rssm(EnvSpec((1,), torch.float32, 2, discrete=False), optim={"lr": 1e-2}, length=3)
@@ -192,7 +192,7 @@ def test_it_learns_a_grid() -> None:
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # torch's compiler looks at it
 @pytest.mark.filterwarnings("ignore:Guards may run slower:RuntimeWarning")  # torch's, on Python 3.13.0 alone
-def test_its_steps_can_be_compiled_for_any_number_of_rows() -> None:
+def test_its_steps_can_be_compiled_for_any_batch_size() -> None:
     """By the compiler's tracer alone: the code that it would write takes minutes."""
     model = rssm()
     traced = copy.deepcopy(model)

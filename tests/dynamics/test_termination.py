@@ -37,14 +37,14 @@ def rows(*points: tuple[list[float], bool]) -> tuple[Tensor, Tensor]:
 SQUARE = [([-1.0, -1.0], False), ([1.0, 1.0], False), ([0.5, -0.5], False)]
 
 
-def test_one_end_beyond_one_coordinate_bounds_it_for_every_other() -> None:
+def test_one_termination_beyond_one_coordinate_bounds_it_whatever_the_others() -> None:
     model = ends()
     model.observe(*rows(*SQUARE, ([1.2, 0.3], True)))
     assert going_on(model, [1.1, 0.3], [1.1, -0.9], [0.9, 0.3], [-1.1, 0.3], [0.3, 1.1]) == [0, 0, 1, 1, 1]
     assert model.freeze(ALL).layers == [], "bounds explain every end: nothing is left for a network"
 
 
-def test_an_end_beyond_two_coordinates_blames_neither() -> None:
+def test_a_termination_beyond_two_coordinates_bounds_neither() -> None:
     model = ends()
     model.observe(*rows(*SQUARE, ([1.2, 1.3], True)))
     assert not model.bound.isfinite().any() and model.unexplained
@@ -60,7 +60,7 @@ def test_a_bound_yields_where_an_episode_goes_on_beyond_it() -> None:
     assert not model.bound.isfinite().any() and model.unexplained
 
 
-def test_without_bounds_ends_are_left_to_the_network() -> None:
+def test_without_bounds_terminations_are_left_to_the_classifiers() -> None:
     model = ends(bounds=False)
     model.observe(*rows(*SQUARE, ([1.2, 0.3], True)))
     assert not model.bound.isfinite().any() and model.unexplained and len(model.freeze(ALL).layers) == 3

@@ -23,7 +23,7 @@ def truth(count: int) -> tuple[Tensor, Tensor]:
     return (torch.cat([x, reward_of(x)[:, None]], -1) for x in (expected, after))  # type: ignore[return-value]
 
 
-def judged(mean: Tensor, std: Tensor | None, target: Tensor) -> Validation:
+def validated(mean: Tensor, std: Tensor | None, target: Tensor) -> Validation:
     none = torch.zeros(len(target))
     return validate_predictions(mean, std, target, none, none.bool())
 
@@ -34,7 +34,7 @@ def covered(seen: Validation) -> list[list[float]]:
 
 def test_who_knows_the_noise_covers_what_happens_as_often_as_it_says() -> None:
     expected, target = truth(20_000)
-    seen = judged(expected.expand(3, -1, -1), STD.expand(3, 20_000, 4), target)
+    seen = validated(expected.expand(3, -1, -1), STD.expand(3, 20_000, 4), target)
     for level, found in zip(LEVELS, covered(seen), strict=True):
         assert found == pytest.approx([level] * 4, abs=0.015)
     assert seen.error.std(0).tolist() == pytest.approx(STD.tolist(), rel=0.03) and not seen.spread.any()
@@ -44,7 +44,7 @@ def test_who_knows_the_noise_covers_what_happens_as_often_as_it_says() -> None:
 def test_who_is_too_certain_covers_less_and_who_is_not_enough_more(factor: float, expected: tuple[float, ...]) -> None:
     """P(|x| <= factor z) of a Gaussian, with z = 0.674, 1.282, 1.960."""
     mean, target = truth(20_000)
-    seen = judged(mean[None], factor * STD.expand(1, 20_000, 4), target)
+    seen = validated(mean[None], factor * STD.expand(1, 20_000, 4), target)
     for found, share in zip(covered(seen), expected, strict=True):
         assert found == pytest.approx([share] * 4, abs=0.015)
 
@@ -61,17 +61,17 @@ def test_members_without_variances_are_as_sure_as_they_agree() -> None:
     middle = torch.randn(20_000, 4)
     draws = middle + torch.randn(30, 20_000, 4)
     target = middle + torch.randn(20_000, 4)
-    for level, found in zip(LEVELS, covered(judged(draws, None, target)), strict=True):
+    for level, found in zip(LEVELS, covered(validated(draws, None, target)), strict=True):
         assert found == pytest.approx([level] * 4, abs=0.03)
-    copies = judged(middle.expand(3, -1, -1), None, target)
+    copies = validated(middle.expand(3, -1, -1), None, target)
     assert covered(copies) == [[0.0] * 4] * 3
-    alone = judged(middle[None], None, target)
+    alone = validated(middle[None], None, target)
     assert alone.quantile.isnan().all() and "model/holdout/coverage_50" not in alone.metrics()
 
 
 def test_the_exact_model_makes_no_error() -> None:
     _, target = truth(100)
-    seen = judged(target.expand(4, -1, -1), None, target)
+    seen = validated(target.expand(4, -1, -1), None, target)
     assert not seen.error.any() and not seen.spread.any()
     assert seen.metrics() == {"model/holdout/obs/rmse": 0, "model/holdout/reward/rmse": 0, "model/holdout/std": 0}
 
@@ -79,7 +79,7 @@ def test_the_exact_model_makes_no_error() -> None:
 def test_what_does_not_vary_says_nothing_of_calibration() -> None:
     mean, target = truth(100)
     target[:, 2] = 1.0
-    seen = judged(mean[None], STD.expand(1, 100, 4), target)
+    seen = validated(mean[None], STD.expand(1, 100, 4), target)
     assert seen.quantile.isnan().all(0).tolist() == [False, False, True, False]
     assert coverage(seen.quantile, 0.5).isnan().tolist() == [False, False, True, False]
 
@@ -126,8 +126,8 @@ def test_a_fitted_ensemble_is_nearly_calibrated_and_one_made_certain_is_not(nois
         noisy.max_logvar.copy_(before[0]), noisy.min_logvar.copy_(before[1])
 
 
-def test_known_rewards_and_ends_are_judged_by_what_the_formulas_say(noisy: Ensemble) -> None:
-    """Where a state is foreseen as well as the noise allows, so are they."""
+def test_known_rewards_and_terminations_are_validated_by_the_formulas(noisy: Ensemble) -> None:
+    """Where a state is predicted as well as the noise allows, so are they."""
     model = ensemble(reward_fn=lambda o, a, n: n @ C + 1.0, termination_fn=lambda o, a, n: n[:, 0] > -9e9)
     model.normalise(rows_of(data(50)))
     seen = model.validation(rows_of(data(50)))
@@ -136,7 +136,7 @@ def test_known_rewards_and_ends_are_judged_by_what_the_formulas_say(noisy: Ensem
     assert (seen.termination == 1).all() and seen.quantile[:, 3].isnan().all()
 
 
-def test_a_fit_logs_what_holds_on_rows_it_did_not_train_on() -> None:
+def test_a_fit_logs_metrics_of_held_out_steps() -> None:
     model, replay = ensemble(lr=3e-3, width=32), data(100)
     found = fit(max_updates=50)(model, replay)
     _, test = trainer().split(replay.transitions())

@@ -99,7 +99,7 @@ def fit(**settings: object) -> Callable[[Visual, Replay], Metrics]:
     return lambda model, replay: trainer(**settings).fit(model, replay, None).metrics
 
 
-def test_a_state_is_the_newest_frames_and_begins_anew_with_an_episode() -> None:
+def test_a_state_is_the_newest_frames_of_the_episode() -> None:
     model, no = grid(history=3), torch.zeros(1, dtype=torch.bool)
     seen = [torch.full((1, 2, 6, 6), k, dtype=torch.uint8) for k in (1, 2, 3, 4, 5)]
     state = None
@@ -208,7 +208,7 @@ def test_a_patch_of_pixels_is_a_position_of_the_feature_maps(patch: int) -> None
     assert sizes == [(16 // patch, 16 // patch)] and following.shape == state.shape
 
 
-def test_the_likelihood_of_rows_drawn_for_what_came_of_them() -> None:
+def test_the_likelihood_of_oversampled_events() -> None:
     torch.manual_seed(0)
     rows, modes, odds = 6, 3, torch.tensor([0.5, 2.0, 3.0])
     weight, intended = torch.randn(rows, modes).log_softmax(-1), torch.tensor([0, 1, 2, 0, 1, 2])
@@ -303,7 +303,7 @@ def test_a_channel_that_always_has_as_many_cells_keeps_them() -> None:
     assert torch.equal(frame[0, 0], state[0, 0]) and frame[0, 1].all(), "the second may have as many as it likes"
 
 
-def test_whole_blocks_are_held_out_and_a_row_stays_what_it_is() -> None:
+def test_whole_blocks_are_held_out_permanently() -> None:
     indices = torch.arange(BLOCK * 100)
     train, held = trainer(max_holdout=BLOCK * 100).split(indices)
     blocks = (held // BLOCK).unique()
@@ -330,7 +330,7 @@ def test_held_out_blocks_older_than_the_test_set_are_trained_on() -> None:
         pytest.param(frames, 1, 600, id="frames", marks=pytest.mark.slow),
     ],
 )
-def test_a_trained_model_beats_the_last_frame_and_knows_rewards_and_ends(
+def test_a_trained_model_beats_the_last_frame_and_predicts_rewards_and_terminations(
     make: Callable[..., Visual], unroll: int, updates: int
 ) -> None:
     model = make(members=1, unroll=unroll, optim=Optim(1e-2 if make is frames else 5e-3, 0.0))
@@ -351,7 +351,7 @@ def test_a_trained_model_beats_the_last_frame_and_knows_rewards_and_ends(
     assert f1(predicted, true, still.valid).tolist() == [0.0, 0.0]
 
 
-def test_the_learning_rate_falls_within_a_fit_and_begins_anew_with_the_next() -> None:
+def test_the_learning_rate_falls_within_a_fit_and_is_reset_for_the_next() -> None:
     model, replay = grid(members=1, optim=Optim(1e-2, 0.0)), world(GRID, 200)
     rates: list[float] = []
     step = model.opt.step
@@ -366,7 +366,7 @@ def test_the_learning_rate_falls_within_a_fit_and_begins_anew_with_the_next() ->
     assert rates == pytest.approx([1e-2] * 5 + [7.5e-3, 5e-3, 2.5e-3] + [1e-2] * 5 + [7.5e-3, 5e-3, 2.5e-3])
 
 
-def test_ensembles_learn_each_from_rows_of_its_own() -> None:
+def test_members_of_an_image_ensemble_learn_from_steps_of_their_own() -> None:
     model, replay = grid(), world(GRID, 80)
     weights = [[p.clone() for p in net.parameters()] for net in model.nets]
     rows = replay.read(torch.tensor([[4, 8, 12], [40, 44, 48]]), model.lead + 2)
@@ -398,12 +398,12 @@ def test_ensembles_learn_each_from_rows_of_its_own() -> None:
         (lambda: frames(EnvSpec((4, 12, 12), torch.uint8, 3, True)), "not 4 channels: try dynamics=grid"),
     ],
 )
-def test_what_it_cannot_predict_is_refused(make: object, said: str) -> None:
+def test_what_it_cannot_predict_is_rejected(make: object, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         make()  # type: ignore[operator]
 
 
-def test_an_ensemble_that_does_not_fit_the_memory_is_refused() -> None:
+def test_an_ensemble_that_exceeds_memory_is_rejected() -> None:
     model: Visual = grid()
     with pytest.raises(ValueError, match=r"dynamics.members=2, .* need about .* GB on cpu, where .* GB are free"):
         trainer(batch=10**12).check_memory(model)

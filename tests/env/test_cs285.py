@@ -81,7 +81,7 @@ def test_obstacles_reward_and_termination() -> None:
         ((0.25, -0.65), (0.0, -1.0), (0.25, -0.65)),  # the fifth, y from -0.85 to -0.7
         ((0.95, 0.0), (1.0, 0.0), (0.95, 0.0)),  # over the border
         ((0.95, 0.0), (0.4, 0.0), (0.9896, 0.0)),  # up to it
-        ((0.0, -0.95), (0.3, -1.0), (0.0, -0.95)),  # refused as a whole: no sliding along
+        ((0.0, -0.95), (0.3, -1.0), (0.0, -0.95)),  # rejected as a whole: no sliding along
     ],
 )
 def test_the_point_moves_or_stays(

@@ -1,4 +1,4 @@
-"""Episodes that are functions of a counted seed: rows, boundaries, resuming in their middle, and what is refused."""
+"""Episodes that are functions of a counted seed: rows, boundaries, resuming in their middle, and what is rejected."""
 
 from __future__ import annotations
 
@@ -251,6 +251,6 @@ def test_continuous_actions_are_rescaled() -> None:
 
 
 def test_identities_distinguish_episodes() -> None:
-    """The counting environment's own promise, on which the rest stands."""
+    """The contract of the counting environment, on which the other tests rely."""
     seeds = [episode_seed(0, 0, e, k) for e in range(5) for k in range(20)]
     assert len({identity(s) for s in seeds}) == len(seeds)

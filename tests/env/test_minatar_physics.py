@@ -38,13 +38,13 @@ def test_it_foresees_what_the_game_does() -> None:
     obs, after = (torch.stack([row[k] for row in rows]) for k in (0, 2))  # type: ignore[misc]
     action = torch.tensor([row[1] for row in rows])
     reward, over = torch.tensor([row[3] for row in rows]), torch.tensor([row[4] for row in rows])
-    foreseen = breakout_next_obs(obs, action)
-    right = (foreseen == after).flatten(1).all(1)
+    predicted = breakout_next_obs(obs, action)
+    right = (predicted == after).flatten(1).all(1)
     assert len(rows) > 3_000 and reward.sum() > 300 and over.any() and after[:, 3].sum((1, 2)).min() < 20
     assert right.float().mean() > 0.99, right.float().mean()
-    assert foreseen.dtype == torch.uint8
-    assert torch.equal(breakout_reward(obs, action, foreseen)[right], reward[right].float())
-    assert torch.equal(breakout_termination(obs, action, foreseen)[right], over[right])
+    assert predicted.dtype == torch.uint8
+    assert torch.equal(breakout_reward(obs, action, predicted)[right], reward[right].float())
+    assert torch.equal(breakout_termination(obs, action, predicted)[right], over[right])
 
 
 def test_what_it_gets_wrong_is_what_an_observation_does_not_say() -> None:
@@ -64,7 +64,7 @@ def test_new_bricks_come_when_the_ball_is_about_to_reach_the_last_row() -> None:
     game.trail = 1 << SIDE * 7 + 4
     obs = torch.as_tensor(unpack([env.session.packed()], env.session.shape)[0])
     after, reward, over, *_ = env.step(0)
-    foreseen = breakout_next_obs(obs[None], torch.tensor([0]))
-    assert after[3].sum() == 30 and torch.equal(foreseen[0], torch.as_tensor(after))
-    assert breakout_reward(obs[None], torch.tensor([0]), foreseen).item() == reward == 0
-    assert not breakout_termination(obs[None], torch.tensor([0]), foreseen) and not over
+    predicted = breakout_next_obs(obs[None], torch.tensor([0]))
+    assert after[3].sum() == 30 and torch.equal(predicted[0], torch.as_tensor(after))
+    assert breakout_reward(obs[None], torch.tensor([0]), predicted).item() == reward == 0
+    assert not breakout_termination(obs[None], torch.tensor([0]), predicted) and not over

@@ -1,4 +1,4 @@
-"""Environments of others: each is played, or refused in one line that says what to do."""
+"""Environments of others: each is played, or rejected in one line that says what to do."""
 
 from __future__ import annotations
 
@@ -52,6 +52,6 @@ def test_it_is_rejected_in_one_line(case: Case) -> None:
 def test_the_page_counts_them() -> None:
     page = (Path(__file__).parents[2] / "docs" / "environments.md").read_text()
     rows = re.findall(r"^\| .* \| (\d+) \| (\d+) \| .*\|$", page, re.M)
-    refused = sum(bool(case.error) for case in CASES)
+    rejected = sum(bool(case.error) for case in CASES)
     assert f"holds {len(CASES)} environments" in page
-    assert [sum(map(int, column)) for column in zip(*rows, strict=True)] == [len(CASES) - refused, refused]
+    assert [sum(map(int, column)) for column in zip(*rows, strict=True)] == [len(CASES) - rejected, rejected]

@@ -41,7 +41,7 @@ def test_after_the_warmup_the_running_moments_correct_it() -> None:
     assert r[0, 0, 1] == 3, "clipped, as this batch varies far more than those before"
 
 
-def test_members_share_nothing() -> None:
+def test_members_have_separate_moments() -> None:
     torch.manual_seed(0)
     net = RenormMLP(2, 3, 1, width=8, depth=2, momentum=0.9, warmup=0)
     x = torch.randn(2, 16, 3)

@@ -1,4 +1,4 @@
-"""Encoders: vectors pass as they are, images become vectors, and what an encoder cannot read is refused."""
+"""Encoders: vectors pass as they are, images become vectors, and what an encoder cannot read is rejected."""
 
 from __future__ import annotations
 

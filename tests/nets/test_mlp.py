@@ -1,4 +1,4 @@
-"""What stands in a perceptron, in which order."""
+"""The layers of an MLP, and their order."""
 
 from __future__ import annotations
 

@@ -223,6 +223,6 @@ def test_icem_never_forgets_its_best_sequence() -> None:
         ("random_shooting", "vote", -1),
     ],
 )
-def test_settings_out_of_range_are_refused_by_name(name: str, key: str, value: float) -> None:
+def test_settings_out_of_range_are_rejected_by_name(name: str, key: str, value: float) -> None:
     with pytest.raises(ValueError, match=rf"planner\.{key} is {value}; it must be"):
         make(name, **{key: value})

@@ -32,7 +32,7 @@ def test_what_has_no_probability_is_never_drawn() -> None:
     assert (CategoricalProposal(DISCRETE).sample({"mean": mean}, 1000) == 1).all()
 
 
-def test_colour_makes_neighbours_alike_and_keeps_the_spread() -> None:
+def test_coloured_noise_correlates_neighbours_and_keeps_the_spread() -> None:
     white, red = coloured_noise((20_000, 15), 0.0, "cpu"), coloured_noise((20_000, 15), 2.0, "cpu")
     for noise in (white, red):
         torch.testing.assert_close(noise.std(0), torch.ones(15), atol=0.03, rtol=0)
@@ -68,14 +68,14 @@ def test_a_gaussian_fits_mean_and_spread_of_the_weighted_sequences() -> None:
     torch.testing.assert_close(plan["std"], torch.tensor([[[0.45, 0.3]]]))
 
 
-def test_a_categorical_fits_the_weighted_share_of_each_action() -> None:
+def test_a_categorical_fits_the_weighted_frequency_of_each_action() -> None:
     old = {"mean": torch.tensor([[[0.0, 0.0, 1.0]]])}
     sequences = torch.tensor([[[0], [1], [0], [2]]])
     plan = CategoricalProposal(DISCRETE, momentum=0.5).fit(old, sequences, torch.tensor([[0.25, 0.5, 0.25, 0.0]]))
     torch.testing.assert_close(plan["mean"], torch.tensor([[[0.25, 0.25, 0.5]]]))
 
 
-def test_a_plan_moves_one_step_on_and_ends_uninformed() -> None:
+def test_a_plan_is_shifted_by_one_step_and_its_last_is_the_prior() -> None:
     discrete = CategoricalProposal(DISCRETE).shift({"mean": torch.tensor([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]])})
     torch.testing.assert_close(discrete["mean"], torch.tensor([[[0.0, 1.0, 0.0], [1 / 3, 1 / 3, 1 / 3]]]))
     old = {"mean": torch.tensor([[[0.1, 0.2], [0.3, 0.4]]]), "std": torch.full((1, 2, 2), 0.06)}

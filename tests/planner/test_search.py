@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from worlds import Table, Toy
 
-from mbrl_lab.planner.search import best_weights, elite_weights, evaluate, expectation, softmax_weights
+from mbrl_lab.planner.search import best_weights, elite_weights, expectation, score_sequences, softmax_weights
 from mbrl_lab.types import EnvSpec, Outcome, Tree
 
 INF, NAN = float("inf"), float("nan")
@@ -27,20 +27,20 @@ def by_hand(model: Table, sequence: tuple[int, ...], discount: float) -> float:
 def test_scores_are_discounted_sums_of_rewards_for_every_sequence() -> None:
     model = Table(torch.randn(4, 3), torch.rand(4, 3))
     every = list(itertools.product(range(3), repeat=4))
-    scores = evaluate(model, model.begin(2), torch.tensor([every, every[::-1]]), discount=0.9)
+    scores = score_sequences(model, model.begin(2), torch.tensor([every, every[::-1]]), discount=0.9)
     expected = torch.tensor([by_hand(model, s, 0.9) for s in every])
     torch.testing.assert_close(scores, torch.stack([expected, expected.flip(0)]))
 
 
-def test_nothing_is_earned_after_the_end() -> None:
+def test_no_reward_counts_after_a_termination() -> None:
     model = Table(torch.ones(3, 2), torch.tensor([[1.0, 1.0], [1.0, 0.0], [1.0, 1.0]]))
-    scores = evaluate(model, model.begin(1), torch.tensor([[[0, 0, 0], [0, 1, 0], [1, 1, 1]]]))
+    scores = score_sequences(model, model.begin(1), torch.tensor([[[0, 0, 0], [0, 1, 0], [1, 1, 1]]]))
     assert scores.tolist() == [[3.0, 2.0, 2.0]]
 
 
 def test_what_comes_after_a_plan_counts_as_far_as_the_episode_goes_on() -> None:
     model = Table(torch.ones(3, 2), torch.tensor([[1.0, 1.0], [1.0, 0.5], [1.0, 0.0]]))
-    scores = evaluate(
+    scores = score_sequences(
         model, model.begin(1), torch.tensor([[[0, 0, 0], [0, 1, 0], [0, 0, 1]]]), 1, 0.5, lambda s: 100.0 * s["time"]
     )
     assert scores.tolist() == [[1 + 0.5 + 0.25 + 300 / 8, 1 + 0.5 + 0.125 + 300 / 16, 1.75]]
@@ -64,7 +64,7 @@ class Rows(Toy):
 def test_rollouts_run_over_particles_then_sequences_then_environments() -> None:
     model = Rows(EnvSpec((1,), torch.float32, 9, discrete=True))
     sequences = torch.tensor([[[0], [1], [2]], [[3], [4], [5]]])
-    scores = evaluate(model, {"env": torch.tensor([0, 1])}, sequences, particles=2)
+    scores = score_sequences(model, {"env": torch.tensor([0, 1])}, sequences, particles=2)
     env, action = model.asked[0]
     assert env.tolist() == [0, 1] * 6
     assert action.tolist() == [0, 3, 1, 4, 2, 5] * 2 and action.dtype == torch.int64
@@ -74,7 +74,7 @@ def test_rollouts_run_over_particles_then_sequences_then_environments() -> None:
 def test_continuous_actions_arrive_as_vectors() -> None:
     model = Rows(EnvSpec((1,), torch.float32, 2, discrete=False))
     sequences = torch.rand(2, 3, 4, 2)
-    evaluate(model, {"env": torch.arange(2)}, sequences, particles=2)
+    score_sequences(model, {"env": torch.arange(2)}, sequences, particles=2)
     expected = torch.stack([sequences[b, n, 3] for _ in range(2) for n in range(3) for b in range(2)])
     torch.testing.assert_close(model.asked[3][1], expected)
 
@@ -83,7 +83,7 @@ def test_continuous_actions_arrive_as_vectors() -> None:
 @pytest.mark.parametrize("broken", [3, 9])
 def test_one_nan_in_one_particle_condemns_the_sequence(where: str, broken: int) -> None:
     model = Rows(EnvSpec((1,), torch.float32, 9, discrete=True), broken, where)
-    scores = evaluate(model, {"env": torch.arange(2)}, torch.zeros(2, 3, 1, dtype=torch.int64), particles=2)
+    scores = score_sequences(model, {"env": torch.arange(2)}, torch.zeros(2, 3, 1, dtype=torch.int64), particles=2)
     assert scores[1, 1] == -INF
     assert scores.isfinite().sum() == 5
 
@@ -115,7 +115,7 @@ def test_terminated_sequences_are_dropped_and_score_the_same(blocks: int, ending
     model = Counting(blocks)
     sequences = torch.randint(9, (3, 32, 20))
     sequences[torch.rand(3, 32, 20) < ending] = 9
-    scores = evaluate(model, model.begin(3), sequences, particles=2)
+    scores = score_sequences(model, model.begin(3), sequences, particles=2)
 
     before_the_end = (sequences == 9).cumsum(-1) - (sequences == 9).long() == 0
     rewards = sequences + torch.arange(3)[:, None, None]
@@ -126,7 +126,7 @@ def test_terminated_sequences_are_dropped_and_score_the_same(blocks: int, ending
 
 def test_a_search_in_which_everything_terminates_stops_early() -> None:
     model = Counting(1)
-    scores = evaluate(model, model.begin(2), torch.full((2, 4, 30), 9))
+    scores = score_sequences(model, model.begin(2), torch.full((2, 4, 30), 9))
     assert scores.tolist() == [[9.0] * 4, [10.0] * 4]
     assert len(model.counts) == 1
 
@@ -144,13 +144,13 @@ def test_a_rollout_stays_with_its_member_when_others_are_dropped() -> None:
     model = Members(4)
     sequences = torch.randint(9, (1, 64, 16))
     sequences[torch.rand(1, 64, 16) < 0.1] = 9
-    scores = evaluate(model, model.begin(1), sequences)
+    scores = score_sequences(model, model.begin(1), sequences)
     lengths = (((sequences == 9).cumsum(-1) - (sequences == 9).long()) == 0).sum(-1)
     assert model.counts[-1] < model.counts[0]
     assert torch.equal(scores[0], (torch.arange(64) // 16 * lengths[0]).float())
 
 
-def test_elites_weigh_alike_and_ties_share_the_last_places() -> None:
+def test_elites_have_equal_weights_and_ties_share_the_last_places() -> None:
     scores = torch.tensor([[4.0, 3.0, 2.0, 1.0], [1.0, 0.0, 0.0, 0.0], [5.0, 5.0, 5.0, 5.0]])
     third = 1 / 3
     expected = torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.5, third / 2, third / 2, third / 2], [0.25] * 4])

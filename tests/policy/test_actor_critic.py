@@ -1,4 +1,4 @@
-"""What an actor and a critic learn from dreams, and that the dreamt world stays as it is."""
+"""What an actor and a critic learn from rollouts, and that the imagined world stays as it is."""
 
 from __future__ import annotations
 
@@ -94,21 +94,21 @@ def test_lambda_returns_are_discounted_by_continue_and_cut_at_boundaries(monkeyp
     torch.testing.assert_close(cut[:2].flatten(), torch.tensor([2.0, 2.0]))  # 1 + 4 / 4, and 1 + 2 / 2
 
 
-def test_a_dream_is_what_the_model_says() -> None:
+def test_an_imagined_trajectory_is_what_the_model_predicts() -> None:
     seen = Target(DISCRETE, 0.75).imagine_trajectory(lambda f: torch.full((len(f),), 2), torch.zeros(5, 2), 3)
     assert seen.features[:, 0, 0].tolist() == [0, 1, 2, 3]
     torch.testing.assert_close(seen.reward, torch.full((3, 5), -0.16))
     assert seen.cont.unique().tolist() == [0.75] and seen.valid.all()
 
 
-def test_a_dream_is_kept_in_the_digits_that_networks_compute_in() -> None:
+def test_an_imagined_trajectory_has_the_dtype_of_the_networks() -> None:
     for enabled, dtype in ((False, torch.float32), (True, torch.bfloat16)):
         with torch.autocast("cpu", torch.bfloat16, enabled):
             seen = Target(DISCRETE).imagine_trajectory(lambda f: torch.ones(len(f)), torch.zeros(5, 2), 3)
             assert seen.features.dtype == dtype
 
 
-def test_rows_of_replay_read_as_a_dream() -> None:
+def test_steps_of_replay_as_a_trajectory() -> None:
     no = torch.zeros(3, 1, dtype=torch.bool)
     first, terminal = no.clone(), no.clone()
     first[2] = terminal[1] = True

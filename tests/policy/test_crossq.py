@@ -102,7 +102,7 @@ def test_it_finds_the_best_action() -> None:
     assert (policy.act(torch.randn(100, 2), False) - 0.3).abs().mean() < 0.15
 
 
-def test_steps_across_an_episodes_end_teach_nothing() -> None:
+def test_steps_across_an_episode_boundary_have_no_gradient() -> None:
     one, other = crossq(), crossq()
     steps = rows()
     first = torch.zeros(2, 32, dtype=torch.bool)

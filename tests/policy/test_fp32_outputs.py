@@ -85,7 +85,7 @@ def outputs(net: Net, bias: float) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("make", NUMBERS, ids=NAMES)
-def test_values_near_500_are_told_apart(make: Callable[[], Net]) -> None:
+def test_values_near_500_are_distinguished(make: Callable[[], Net]) -> None:
     """bfloat16 has every second number there only."""
     exact, rounded = outputs(make(), LEVEL)
     assert rounded.dtype == torch.float32
@@ -94,7 +94,7 @@ def test_values_near_500_are_told_apart(make: Callable[[], Net]) -> None:
 
 
 @pytest.mark.parametrize("make", LOGITS, ids=["c51", "dreamer", "latent reward"])
-def test_logits_keep_their_digits(make: Callable[[], Net]) -> None:
+def test_logits_keep_their_precision(make: Callable[[], Net]) -> None:
     _, rounded = outputs(make(), 0.0)
     assert rounded.dtype == torch.float32
     assert not torch.equal(rounded, rounded.bfloat16().float())

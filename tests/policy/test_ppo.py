@@ -91,7 +91,7 @@ def test_gae_by_hand() -> None:
 
 
 def test_the_clipped_objective_by_hand() -> None:
-    """Moving on in the good direction beyond the clip earns nothing; moving back from the wrong side does."""
+    """Moving on in the good direction beyond the clip gains nothing; moving back from the wrong side does."""
     ratio = torch.tensor([1.5, 0.5, 1.5, 0.5, 1.1]).requires_grad_()
     advantage = torch.tensor([2.0, 2.0, -2.0, -2.0, 2.0])
     loss = surrogate_loss(ratio, advantage, 0.2)

@@ -75,7 +75,7 @@ def test_the_norm_of_the_actors_gradient_is_bounded_that_of_the_critics_is_not()
     assert unclipped == pytest.approx(critic) and critic > 0.02
 
 
-def test_targets_are_the_models_rewards_and_the_target_critics_at_the_end() -> None:
+def test_targets_are_the_models_rewards_and_the_target_critics_at_the_horizon() -> None:
     policy, model = svg(number=2, target_subset=None, norm=False), linear(terminates=0.5)
     with torch.no_grad():
         rollout = policy.imagine(model, torch.randn(20, 2))
@@ -127,12 +127,12 @@ def test_it_finds_the_gain_of_the_linear_regulator() -> None:
     assert error.abs().mean() < 0.35 * (states @ k.T).abs().mean(), "0.05 to 0.21 with 16 seeds"
 
 
-def test_discrete_actions_are_refused() -> None:
+def test_discrete_actions_are_rejected() -> None:
     with pytest.raises(ValueError, match="policy=sac"):
         svg(spec=EnvSpec((2,), torch.float32, 2, discrete=True))
 
 
-def test_values_are_predicted_in_the_range_of_what_rewards_can_earn() -> None:
+def test_values_are_predicted_in_the_range_of_returns() -> None:
     values = ValueRange(gamma=0.9)
     values.update(torch.tensor([-0.5, 3.0]))
     assert values.value(torch.tensor([-1.0, 0.0, 1.0])).tolist() == pytest.approx([-5, 12.5, 30])
@@ -164,6 +164,6 @@ def test_rewards_after_a_termination_do_not_count_for_the_range() -> None:
     assert (rollout.soft_reward(torch.tensor(0.1))[1:] == 0).all()
 
 
-def test_a_discount_of_1_is_refused() -> None:
+def test_a_discount_of_1_is_rejected() -> None:
     with pytest.raises(ValueError, match=r"policy\.gamma is 1.0"):
         svg(gamma=1.0)

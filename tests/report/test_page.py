@@ -325,7 +325,7 @@ def get(port: int, path: str, host: str = "localhost") -> tuple[int, bytes]:
     return answer.status, body
 
 
-def test_a_served_page_is_written_anew_when_a_run_changes(served: tuple[Pages, int], two: Path) -> None:
+def test_a_served_page_is_written_again_when_a_run_changes(served: tuple[Pages, int], two: Path) -> None:
     _, port = served
     status, page = get(port, "/")
     version = get(port, "/version")[1].decode()

@@ -41,7 +41,7 @@ def test_contexts_lie_within_an_episode_and_something_follows_them() -> None:
     assert len(starts(rows(list(range(30)), length=30))) == 0
 
 
-def test_what_is_told_stands_beside_what_was_so() -> None:
+def test_predictions_stand_beside_what_was_observed() -> None:
     steps = rows([0, 50])
     seen = imagined(Counts(), steps, steps.obs, torch.tensor([[25, 0], [45, 0]]))  # type: ignore[arg-type]
     assert seen.true.shape == seen.decoded_obs.shape == (CONTEXT + IMAGINED, 2, 1)

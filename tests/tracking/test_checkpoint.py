@@ -305,7 +305,7 @@ def test_keys_are_checked_too() -> None:
         check_plain({np.int64(1): 1})
 
 
-def test_rows_are_not_saved_over_rows_nobody_looked_at(checkpoint: Checkpoint) -> None:
+def test_steps_are_not_saved_over_steps_that_were_not_loaded(checkpoint: Checkpoint) -> None:
     ring = Ring(capacity=10, added=5)
     checkpoint.save({}, ring)
     with pytest.raises(AssertionError, match="load"):

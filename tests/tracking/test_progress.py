@@ -1,4 +1,4 @@
-"""The progress line: what it says, and how seldom."""
+"""The progress line: what it says, and how rarely."""
 
 from __future__ import annotations
 

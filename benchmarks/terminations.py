@@ -1,9 +1,9 @@
-"""How well ends are learned from the rows of CartPole runs: by classifiers alone, and by bounds first.
+"""How well terminations are learned from the steps of CartPole runs: by classifiers alone, and by bounds first.
 
-Probe states are rows that went on, with the position or the angle drawn again, to just beyond the true edges. Sides of
-the track that the run never met are left out, since nothing can be known of them.
+Probe states are steps that did not terminate, with the position or the angle drawn again, to just beyond the true
+edges. Sides of the track that the run never reached are left out, since nothing can be known of them.
 
-    python benchmarks/ends.py outputs/2025-01-01/run-mpc-cartpole-*
+    python benchmarks/terminations.py outputs/2025-01-01/run-mpc-cartpole-*
 """
 
 from __future__ import annotations

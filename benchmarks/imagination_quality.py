@@ -1,11 +1,11 @@
-"""How well a run of Dreamer on Atari's Breakout or Space Invaders sees and foresees, on play that is not its own.
+"""How well a run of Dreamer on Atari's Breakout or Space Invaders decodes and predicts, on play that is not its own.
 
-    OMP_NUM_THREADS=1 python benchmarks/dream_quality.py outputs/RUN
-    OMP_NUM_THREADS=1 python benchmarks/dream_quality.py outputs/RUN --game spaceinvaders --csv quality.csv
+    OMP_NUM_THREADS=1 python benchmarks/imagination_quality.py outputs/RUN
+    OMP_NUM_THREADS=1 python benchmarks/imagination_quality.py outputs/RUN --game spaceinvaders --csv quality.csv
 
 The play is what benchmarks/frames_quality.py holds out, and figures have the names and meanings that they have there.
-The model sees all of it. `seen`: what it tells of a frame that it has just seen. `imagined`: what it tells of frames so
-many steps after the last one that it saw, from the actions that were taken. `copy`: the last frame again.
+The model sees all of it. `seen`: its reconstruction of the newest frame. `imagined`: its predictions so many steps
+after the last frame that it observed, from the actions that were taken. `copy`: the last frame again.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--game", choices=sorted(GAMES), default="breakout")
-    parser.add_argument("--steps", type=int, default=8_000, help="of play to judge by")
+    parser.add_argument("--steps", type=int, default=8_000, help="of play to validate on")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--csv", type=Path)
     given = parser.parse_args()
