@@ -36,7 +36,7 @@ class World(WorldModel):
 
     def __init__(self, spec: EnvSpec, going_on: float = 1.0, disagreement: float = 0.0, reward: float = 0.0) -> None:
         super().__init__(spec)
-        self.going_on, self.disagreement, self.reward, self.asked = going_on, disagreement, reward, 0
+        self.going_on, self.uncertainty, self.reward, self.asked = going_on, disagreement, reward, 0
         self.sizes: list[int] = []
         self.trusted = iter([0, 3, 9])
 
@@ -56,7 +56,7 @@ class World(WorldModel):
         return obs, Outcome(torch.full((len(obs),), self.reward), torch.full((len(obs),), self.going_on))
 
     def disagreement(self, state: Tree, action: Tensor) -> Tensor:
-        return torch.full((len(state),), self.disagreement)
+        return torch.full((len(state),), self.uncertainty)
 
 
 class Student(Policy):
