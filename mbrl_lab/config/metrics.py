@@ -57,7 +57,7 @@ MEANINGS: dict[str, str] = {
     "model/holdout/coverage_<level>": "fraction of targets in the central 50, 80, 95 % intervals",
     "model/openloop/obs/changed_f1_<steps>": "images: F1 of the changing pixels, after this number of predicted steps",
     "model/openloop/obs/tiles_right_<steps>": "images: fraction of the changing tiles that are predicted correctly",
-    "model/openloop/obs/<part>_recall_<steps>": "images: fraction of starts from which a part, e.g. the ball, is found",
+    "model/openloop/obs/<object>_recall_<steps>": "images: fraction of starts from which an object (ball ...) is found",
     **{f"model/openloop/{kind}/precision": f"images: precision for {what}, at 0.5" for kind, what in IMAGES.items()},
     **{f"model/openloop/{kind}/recall": f"images: recall for {what}, at 0.5" for kind, what in IMAGES.items()},
     **{f"model/openloop/{kind}/average_precision": f"images: for {what}" for kind, what in IMAGES.items()},
