@@ -298,7 +298,7 @@ def begin_replay(runner: Runner, cfg: DictConfig) -> list[str]:
     make, _ = env_makers(cfg)
     runner.envs.put_away()  # of some simulators only one may exist
     steps = fill(runner.replay, read_episodes(place), units_of(make), place)
-    return [f"replay    {steps:,} recorded steps from {place}"]
+    return [f"replay    {steps:,} recorded steps, with resets, from {place}"]
 
 
 def as_started(cfg: DictConfig, runner: Runner) -> dict[str, Any]:

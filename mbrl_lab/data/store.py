@@ -71,7 +71,8 @@ def read_minari(name: str) -> Iterator[Recorded]:
     except Exception as error:  # of several kinds, for a name without a version, an unknown one, a damaged file
         local = ", ".join(sorted(library.list_local_datasets())) or "none"
         raise ConfigError(
-            f"replay.init is {MINARI}{name}; here there are {local}; `minari download {name}` fetches a public one"
+            f"replay.init is {MINARI}{name}, which cannot be read on this machine; its datasets: {local}; "
+            f"`minari download {name}` fetches a public one"
         ) from error
     for episode in dataset.iterate_episodes():
         arrays = {field: getattr(episode, field) for field in Recorded._fields}

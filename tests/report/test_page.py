@@ -114,6 +114,14 @@ def test_a_run_with_only_a_final_evaluation_reaches_no_threshold(tmp_path: Path)
     assert [row[key] for key in ("reached 2.5", "after steps", "after seconds")] == ["-", "-", "-"]
 
 
+def test_a_page_without_curves_says_why(two: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    why = "No run was evaluated during training, so there are no curves"
+    assert why not in page_of(capsys, two)
+    put_run(two / "alone" / "a", [], final=3.0)
+    put_run(two / "alone" / "b", [], final=3.0, seed=1)
+    assert why in page_of(capsys, two / "alone")
+
+
 def test_the_page_has_charts_tables_commands_and_origins(two: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = page_of(capsys, two, "--threshold", "3")
     assert {*specs_of(page)} == {"steps-0", "seconds-0", "profile-0"}
