@@ -62,6 +62,17 @@ SMALL: dict[str, dict[str, Any]] = {
         "planner.horizon": 5,
         "planner.iterations": 1,
     },
+    "tdmpc": {
+        "algo.warmup": 100,
+        "algo.pretrain": 5,
+        "algo.update.batch": 16,
+        "algo.update.every": 4,
+        "dynamics.width": 32,
+        "policy.width": 32,
+        "planner.population": 16,
+        "planner.elites": 4,
+        "planner.proposals": 4,
+    },
     "mbpo": {
         "algo.warmup": 50,
         "algo.every": 50,
@@ -113,6 +124,7 @@ PAIRS: dict[str, list[str]] = {
     "mbpo_discrete+sac": ["policy=sac", "policy.width=32"],
     "mbpo_continuous+svg": ["policy=svg", "policy.width=32", "policy.horizon=2", "algo.real_ratio=0.5"],
     "sac_continuous+crossq": ["policy=crossq", "policy.width=32", "policy.critic.width=32"],
+    "mpc_continuous+proposals": ["planner=mppi", "planner.proposals=4", "value=sac", "policy.width=32"],
     "mpc_continuous+value": ["value=sac", "policy.width=32"],
     "mbpo_grid+uncertainty": ["algo.uncertainty.max=0.5", "algo.uncertainty.bonus=0.1"],
     "dreamer_discrete+rssm": [

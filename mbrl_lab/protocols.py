@@ -57,6 +57,8 @@ class WorldModel(nn.Module):
     """Whether `disagreement` is implemented."""
     decodes = False
     """Whether `decode` is implemented."""
+    learns_jointly = False
+    """Whether it has `joint_loss`, as Implicit does, whose gradient other losses of its latents may join."""
     differentiable = False
     """Whether gradients of what `imagine` returns reach its state and continuous actions."""
 
@@ -188,6 +190,8 @@ class Planner(Protocol):
     on_candidates: Callable[[Candidates], None] | None
     horizon: int
     discount: float
+    proposals: int
+    """Sequences of an iteration that the context's policy proposes; above 0 it needs one."""
 
     def start(self, spec: EnvSpec, batch: int, device: torch.device | str) -> Tree:
         """The initial plan, for `batch` environments."""
@@ -225,6 +229,8 @@ class Policy(nn.Module):
     """Whether `update_weighted` is implemented."""
     learns_in_imagination = False
     """Whether it has `learn_in` and `update_critic`, as ActorCritic does."""
+    learns_jointly = False
+    """Whether it has `td_loss` and `actor_loss`, as SAC does, so that its critics may train a model's latents."""
     normalises = False
     """Whether it takes the scales of its inputs from `fit_normaliser`."""
     learns_through_model = False

@@ -26,8 +26,8 @@ from mbrl_lab.replay import Replay
 from mbrl_lab.types import EnvSpec, Metrics, Step, Tree
 
 
-class MPC(ModelBased):
-    """See the top of this file."""
+class Planned(ModelBased):
+    """A learner that acts by planning in its model. Subclasses define `context`."""
 
     planner: Planner
 
@@ -37,22 +37,9 @@ class MPC(ModelBased):
         dynamics: Callable[[EnvSpec], WorldModel],
         planner: Planner,
         warmup: int,
-        every: int,
-        value: Callable[[EnvSpec], Value] | None = None,
     ) -> None:
-        """
-        Args:
-            spec: of the environment.
-            dynamics: makes the model.
-            planner: searches in it.
-            warmup: random steps before the first fit.
-            every: environment steps between fits.
-            value: makes V(s_H), the terminal value function on the model's features; None: V = 0.
-        """
         super().__init__(spec, dynamics, warmup)
         self.planner = planner
-        self.every = every
-        self.value = None if value is None else value(self.model.feature_spec)
         self.predicted_return = torch.zeros(())
         self.seconds = 0.0
         self.steps = 0
@@ -78,6 +65,49 @@ class MPC(ModelBased):
 
     def context(self, explore: bool) -> PlanContext:
         """What the planner may use beside the model."""
+        raise NotImplementedError
+
+    def measured_plans(self) -> Metrics:
+        """What the plans of training were like, once there are any."""
+        return {"planner/predicted": self.predicted_return, "time/plan": self.seconds} if self.ready else {}
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return {"steps": self.steps, "trainer": self.model.trainer_state()}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.steps = state.get("steps", 0)
+        self.model.load_trainer_state(state.get("trainer", {}))
+
+
+class MPC(Planned):
+    """See the top of this file. ValueError for a planner that wants a policy's proposals where there is no policy."""
+
+    def __init__(
+        self,
+        spec: EnvSpec,
+        dynamics: Callable[[EnvSpec], WorldModel],
+        planner: Planner,
+        warmup: int,
+        every: int,
+        value: Callable[[EnvSpec], Value] | None = None,
+    ) -> None:
+        """
+        Args:
+            spec: of the environment.
+            dynamics: makes the model.
+            planner: searches in it.
+            warmup: random steps before the first fit.
+            every: environment steps between fits.
+            value: makes V(s_H), the terminal value function on the model's features; None: V = 0.
+        """
+        super().__init__(spec, dynamics, planner, warmup)
+        self.every = every
+        self.value = None if value is None else value(self.model.feature_spec)
+        if planner.proposals and self.value is None:
+            given = f"planner.proposals is {planner.proposals}, but algo=mpc has no policy to propose any"
+            raise ValueError(f"{given}: it must be 0, or try value=sac")
+
+    def context(self, explore: bool) -> PlanContext:
         if self.value is None:
             return PlanContext(explore=explore, steps=self.steps)
         # A plan moves from state to state of the model, and the value was trained on their features.
@@ -87,20 +117,13 @@ class MPC(ModelBased):
     def learn(self, replay: Replay, before: int, after: int) -> Metrics:
         self.steps = after
         self.model.store(replay, self.belief)
-        metrics: Metrics = {"planner/predicted": self.predicted_return, "time/plan": self.seconds} if self.ready else {}
+        metrics = self.measured_plans()
         if fit_due(self.warmup, before, after, self.every):
             metrics |= self.model.fit(replay).metrics
             self.ready.fill_(True)
         if self.value is not None:
             metrics |= self.value.learn(self.model, replay, before, after, self.warmup)
         return metrics
-
-    def get_extra_state(self) -> dict[str, Any]:
-        return {"steps": self.steps, "trainer": self.model.trainer_state()}
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        self.steps = state.get("steps", 0)
-        self.model.load_trainer_state(state.get("trainer", {}))
 
 
 def seconds_since(began: float, device: torch.device) -> float:

@@ -6,6 +6,7 @@ from mbrl_lab.dynamics.ensemble_trainer import EnsembleTrainer
 from mbrl_lab.dynamics.frames import FrameModel
 from mbrl_lab.dynamics.grid import GridModel
 from mbrl_lab.dynamics.image_trainer import ImageTrainer
+from mbrl_lab.dynamics.implicit import Implicit
 from mbrl_lab.dynamics.latent import Latent
 from mbrl_lab.dynamics.rssm import RSSM
 from mbrl_lab.dynamics.sequence import SequenceModel
@@ -21,6 +22,7 @@ __all__ = [
     "FrameModel",
     "GridModel",
     "ImageTrainer",
+    "Implicit",
     "Latent",
     "SequenceModel",
     "SequenceTrainer",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mbrl_lab.planner.proposal import Adaptive, require
+from mbrl_lab.planner.proposal import Adaptive, Plan, Proposal, require
 from mbrl_lab.planner.search import Search, elite_weights, softmax_weights
 from mbrl_lab.types import EnvSpec
 
@@ -18,6 +18,7 @@ class MPPI(Search):
 
     `temperature` is in units of return. Where `elites` is given only the best so many count, as in TD-MPC (Hansen et
     al. 2022). With more than one iteration the spread is refitted too.
+    `proposals` of the sequences are rollouts of a policy in the model, the same ones in each iteration (Hansen et al.).
     """
 
     def __init__(
@@ -29,13 +30,19 @@ class MPPI(Search):
         particles: int,
         discount: float,
         temperature: float,
+        proposals: int = 0,
     ) -> None:
         super().__init__(Adaptive(), horizon, population, iterations, particles, discount)
         require(lambda x: x > 0, "temperature", temperature, "above 0")
         allowed = f"between 1 and planner.population, {population}, or null"
         if elites is not None:
             require(lambda x: 1 <= x <= population, "elites", elites, allowed, whole=True)
-        self.temperature, self.elites = temperature, elites
+        allowed = f"from 0 to less than planner.population, {population}"
+        require(lambda x: 0 <= x < population, "proposals", proposals, allowed, whole=True)
+        self.temperature, self.elites, self.proposals = temperature, elites, proposals
+
+    def candidates(self, proposal: Proposal, plan: Plan, iteration: int) -> Tensor:
+        return proposal.sample(plan, self.population - self.proposals)
 
     def weigh(self, scores: Tensor, spec: EnvSpec) -> Tensor:
         # Among a thousand sequences the many bad ones together may outweigh the few good ones.

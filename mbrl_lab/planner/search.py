@@ -1,8 +1,9 @@
 """The search that all planners share: score action sequences in the model, weigh them, fit a proposal, repeat.
 
 plan <- last step's plan, shifted by one step                      warm start
+b_1 ... b_P <- rollouts of a policy in the model                   `propose`, for planners with `proposals`
 repeat `iterations` times:
-    a_1 ... a_N ~ proposal(plan)                                   `candidates`, [N, H] actions
+    a_1 ... a_N ~ proposal(plan), and b_1 ... b_P                  `candidates`, [N, H] actions
     R_n <- sum_t discount^(t-1) cont_1...cont_(t-1) r_t            `score_sequences`, mean over particles; t = 1 ... H
            + discount^H cont_1...cont_H V(s_H)                     where there is a value
     w   <- weights of the scores R                                 `weigh`: elites (CEM), softmax (MPPI), argmax
@@ -17,10 +18,10 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from mbrl_lab.planner.proposal import Plan, Proposal, require
-from mbrl_lab.protocols import Candidates, PlanContext, WorldModel
+from mbrl_lab.protocols import Candidates, PlanContext, Policy, WorldModel
 from mbrl_lab.types import EnvSpec, Tree
 
 CHECK_EVERY = 4
@@ -106,6 +107,25 @@ def imagined_returns(
     return totals, alives
 
 
+@torch.no_grad()
+def propose(model: WorldModel, state: Tree, policy: Policy, count: int, batch: int, horizon: int) -> Tensor:
+    """[B, count, H(, A)]: the actions of `count` rollouts of an exploring policy in the model, from state [B]."""
+    copies = count * batch
+    # Filled up to a multiple of the blocks, as in `score_sequences`.
+    device = tree_leaves(state)[0].device
+    rows = torch.arange(copies + -copies % model.batch_blocks, device=device) % batch
+    wide = tree_map_only(Tensor, lambda x: x[rows], state)
+    actions = model.imagine_trajectory(lambda features: policy.act(features, True), wide, horizon).action
+    return actions[:, :copies].unflatten(1, (count, batch)).transpose(0, 2)
+
+
+def mixed(model: WorldModel, proposed: Tensor, drawn: Tensor) -> Tensor:
+    """[B, P, H(, A)] and [B, N, H(, A)] -> [B, P + N, H(, A)]."""
+    both = torch.cat([proposed, drawn], 1)
+    # Shuffled for an ensemble, whose members see a contiguous block each: one alone would judge the policy.
+    return both if model.batch_blocks == 1 else both[:, torch.randperm(both.shape[1], device=both.device)]
+
+
 def unfinished(alive: Tensor, blocks: int) -> Tensor | None:
     """Indices of the rollouts to keep, as many in each of the equal `blocks` of `alive` [M] as the fullest has alive.
 
@@ -181,6 +201,7 @@ class Search(ABC):
         self.iterations = iterations
         self.particles = particles
         self.discount = discount
+        self.proposals = 0
         self.on_candidates: Callable[[Candidates], None] | None = None
 
     @abstractmethod
@@ -197,8 +218,15 @@ class Search(ABC):
         # A proposal has no state: it is made for the model's actions, and what is kept between steps is in the plan.
         proposal = self.proposal(model.spec)
         plan = self.shift(proposal, previous)
+        proposed = None
+        if self.proposals:
+            assert context.policy is not None, "planner.proposals needs a policy"
+            batch = len(plan["mean"])
+            proposed = propose(model, state, context.policy, self.proposals, batch, self.horizon)
+
         for iteration in range(self.iterations):
             sequences = self.candidates(proposal, plan, iteration)
+            sequences = sequences if proposed is None else mixed(model, proposed, sequences)
             scores = score_sequences(model, state, sequences, self.particles, self.discount, context.value)
             if self.on_candidates is not None:
                 self.on_candidates(Candidates(iteration, sequences, scores))

@@ -29,6 +29,7 @@ from mbrl_lab.nets import EnsembleMLP
 from mbrl_lab.nets.adam import Adam
 from mbrl_lab.nets.encoder import MakeEncoder
 from mbrl_lab.nets.ensemble import uniform
+from mbrl_lab.nets.heads import make_head
 from mbrl_lab.nets.mlp import mlp
 from mbrl_lab.nets.normalise import Normaliser
 from mbrl_lab.nets.precision import fp32_if_small
@@ -53,6 +54,8 @@ class Critics:
     """Layer norm before each activation (DroQ, Hiraoka et al. 2022)."""
     dropout: float
     """Probability, before the layer norm (DroQ: 0.01)."""
+    bins: int = 0
+    """Values are a distribution over so many bins (two-hot, odd); 0: a number."""
 
     def __post_init__(self) -> None:
         n = self.target_subset
@@ -126,7 +129,7 @@ class ActionDist(Protocol):
         """[N, D] features and actions -> [N, D + critic_inputs]."""
 
     def q_of(self, q: Tensor, action: Tensor) -> Tensor:
-        """[K, N, critic_outputs] -> [K, N]: Q(s, a) of actions [N]."""
+        """[K, N, critic_outputs, ...] -> [K, N, ...]: Q(s, a) of actions [N]."""
 
 
 class SquashedGaussian:
@@ -161,7 +164,7 @@ class SquashedGaussian:
         return torch.cat([features, action], -1)
 
     def q_of(self, q: Tensor, action: Tensor) -> Tensor:
-        return q.squeeze(-1)
+        return q.squeeze(2)
 
     def _mean_and_log_std(self, out: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_std = out.float().chunk(2, -1)
@@ -192,7 +195,8 @@ class Categorical:
         return features
 
     def q_of(self, q: Tensor, action: Tensor) -> Tensor:
-        return q.gather(-1, action.expand(len(q), -1).unsqueeze(-1)).squeeze(-1)
+        index = action.expand(len(q), -1).view(*q.shape[:2], *[1] * (q.ndim - 2))
+        return q.take_along_dim(index, 2).squeeze(2)
 
 
 class CriticAux(NamedTuple):
@@ -212,6 +216,7 @@ class SAC(Policy):
     n_step = 1
     learns_by_priority = True
     estimates_value = True
+    learns_jointly = True
     compilable: tuple[str, ...] = ("critic_loss", "actor_loss")
 
     def __init__(
@@ -258,11 +263,12 @@ class SAC(Policy):
         self.normalises = normalise_obs and vectors
         self.inputs = Normaliser(spec.obs_shape[0]) if self.normalises else None
         dim = self.encoder.dim
+        self.head = make_head(critic.bins)
         self.actor = mlp([dim, *[width] * depth, self.dist.actor_outputs])
         self.critic = EnsembleMLP(
             critic.number,
             dim + self.dist.critic_inputs,
-            self.dist.critic_outputs,
+            self.dist.critic_outputs * self.head.outputs,
             width,
             depth,
             F.relu,
@@ -271,6 +277,11 @@ class SAC(Policy):
             uniform,
             fp32_output=True,
         )
+        if critic.bins:
+            # Without zero logits the first values would be those of the outer bins, which are huge.
+            with torch.no_grad():
+                self.critic.weights[-1].zero_()
+                self.critic.biases[-1].zero_()
         self.target_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         # Its logarithm is learned, so that alpha stays above 0.
@@ -342,12 +353,16 @@ class SAC(Policy):
     def critic_loss(self, steps: Step, importance: Tensor) -> tuple[Tensor, CriticAux]:
         """J_Q (eq. 5): squared errors, summed over critics, averaged over valid transitions."""
         t, weight = weighted_transitions(steps)
+        return self.td_loss(t, weight, importance)
 
+    def td_loss(self, t: Transition, weight: Tensor, importance: Tensor | float = 1.0) -> tuple[Tensor, CriticAux]:
+        """J_Q of N transitions that count `weight` [N]; with bins the cross-entropy takes the squared error's place."""
         features = self.encode(t.obs)
-        q = self.dist.q_of(self.q_values(self.critic, features, t.action), t.action)
-        td_error = q - self.target_q(t, self.log_alpha.detach().exp())
+        out = self.dist.q_of(self.q_outputs(self.critic, features, t.action), t.action)
+        q, target = self.head.mean(out), self.target_q(t, self.log_alpha.detach().exp())
+        td_error = q - target
         # A sum over critics, so that each takes the same steps however many there are.
-        loss = (td_error.square() * (importance * weight)).sum()
+        loss = (self.head.loss(out, target.expand_as(q)) * (importance * weight)).sum()
 
         metrics: Metrics = {
             "policy/critic_loss": loss.detach() / self.critics.number,
@@ -392,8 +407,12 @@ class SAC(Policy):
 
     def q_values(self, critic: EnsembleMLP, features: Tensor, action: Tensor | None) -> Tensor:
         """[K, N, C]: Q_k(s, a) for features [N, D] and actions; C is 1, or all discrete actions."""
+        return self.head.mean(self.q_outputs(critic, features, action))
+
+    def q_outputs(self, critic: EnsembleMLP, features: Tensor, action: Tensor | None) -> Tensor:
+        """[K, N, C, O]: the same as outputs of the critics, O numbers each."""
         x = self.dist.critic_input(features, action)
-        return critic(x.expand(self.critics.number, *x.shape))
+        return critic(x.expand(self.critics.number, *x.shape)).unflatten(-1, (-1, self.head.outputs))
 
 
 def weighted_transitions(steps: Step) -> tuple[Transition, Tensor]:

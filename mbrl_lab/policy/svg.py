@@ -65,6 +65,7 @@ class SVG(SAC):
 
     window = None
     learns_through_model = True
+    learns_jointly = False
     compilable = ("sample", "value_gradient_loss", "expansion_loss")
 
     def __init__(self, spec: EnvSpec, horizon: int, optim: SVGOptim, **sac: Any) -> None:

@@ -38,6 +38,7 @@ class Model(WorldModel):
 
 
 class Planner:
+    proposals = 0
     """Always takes action 4; its plan counts the steps since it started."""
 
     on_candidates = None

@@ -16,7 +16,7 @@ from worlds import Lock, Toy, Track
 from mbrl_lab import planner as planners
 from mbrl_lab.planner.proposal import Adaptive
 from mbrl_lab.planner.search import Search
-from mbrl_lab.protocols import Candidates, PlanContext
+from mbrl_lab.protocols import Candidates, PlanContext, Policy
 from mbrl_lab.types import EnvSpec, Outcome, Tree
 
 CONF = Path(__file__).parents[2] / "conf" / "planner"
@@ -226,3 +226,45 @@ def test_icem_never_forgets_its_best_sequence() -> None:
 def test_settings_out_of_range_are_rejected_by_name(name: str, key: str, value: float) -> None:
     with pytest.raises(ValueError, match=rf"planner\.{key} is {value}; it must be"):
         make(name, **{key: value})
+
+
+class Planted(Policy):
+    """Knows the target of a Track's step, from its clock."""
+
+    def __init__(self, target: Tensor) -> None:
+        super().__init__()
+        self.target = target  # [H, A], of all environments
+
+    def act(self, features: Tensor, explore: bool) -> Tensor:
+        return self.target[features[:, 0].long()]
+
+
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_a_planted_policy_s_plan_is_found_in_one_iteration(monkeypatch: pytest.MonkeyPatch, blocks: int) -> None:
+    monkeypatch.setattr(Track, "batch_blocks", blocks)
+    model, target = Track(), torch.rand(5, 2) * 1.6 - 0.8
+    given: dict[str, Any] = {"horizon": 5, "population": 40, "elites": 3, "temperature": 0.01}
+    planner, alone = make("mppi", proposals=4, **given), make("mppi", **given)
+    seen: list[Candidates] = []
+    planner.on_candidates = seen.append
+    state = model.begin(target.expand(2, 5, 2))
+    start = planner.start(model.spec, 2, "cpu")
+    action, plan = planner.plan(model, state, start, PlanContext(Planted(target)))
+    torch.testing.assert_close(plan["mean"], target.expand(2, 5, 2), atol=1e-3, rtol=0)
+    torch.testing.assert_close(action, target[:1].expand(2, 2), atol=1e-3, rtol=0)
+
+    # They are among the population, and without them one iteration is not enough.
+    assert seen[0].sequences.shape == (2, 40, 5, 2) and ((seen[0].scores > -1e-6).sum(1) == 4).all()
+    assert (alone.plan(model, state, start, PlanContext())[1]["predicted_return"] < -0.1).all()
+
+
+def test_a_value_at_the_horizon_decides_where_no_step_pays() -> None:
+    """A lock that has not opened by the horizon: 7 is what is left if both digits were right, discounted twice."""
+    model = Lock(2)
+    state = model.begin(torch.tensor([[0, 1, 1]]))
+    planner = make("mppi", horizon=2, population=64, iterations=3, temperature=0.1, discount=0.5)
+    plan = planner.start(model.spec, 1, "cpu")
+    context = PlanContext(value=lambda s: 7.0 * s["right"].float())
+    action, plan = planner.plan(model, state, plan, context)
+    assert action.tolist() == [0] and plan["mean"].argmax(-1).tolist() == [[0, 1]]
+    assert plan["predicted_return"].tolist() == pytest.approx([7 * 0.25], abs=1e-3)
