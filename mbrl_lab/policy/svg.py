@@ -79,6 +79,9 @@ class SVG(SAC):
         if spec.discrete:
             raise ValueError("policy=svg follows gradients through actions, which must be continuous: try policy=sac")
         super().__init__(spec, optim=optim, **sac)
+        if self.critics.bins:
+            why = "its critics predict where a value lies in its range"
+            raise ValueError(f"policy.critic.bins is {self.critics.bins}; with policy=svg it must be 0, as {why}")
         self.horizon = horizon
         self.clip = optim.clip
 

@@ -25,7 +25,7 @@ def make_soft(kind: type[Soft], spec: EnvSpec, **changed: Any) -> Soft:
     }
     rates: dict[str, Any] = {"actor_lr": 1e-2, "critic_lr": 1e-2, "alpha_lr": 1e-2}
     groups: dict[str, tuple[type, dict[str, Any]]] = {
-        "critic": (Critics, {"number": 2, "target_subset": None, "norm": False, "dropout": 0.0}),
+        "critic": (Critics, {"number": 2, "target_subset": None, "norm": False, "dropout": 0.0, "bins": 0}),
         "temperature": (Temperature, {"alpha": 0.5, "target_entropy": None, "entropy_fraction": 0.98}),
         "optim": (SVGOptim, rates | {"clip": 0.0}) if issubclass(kind, SVG) else (SACOptim, rates),
     }

@@ -167,3 +167,8 @@ def test_rewards_after_a_termination_do_not_count_for_the_range() -> None:
 def test_a_discount_of_1_is_rejected() -> None:
     with pytest.raises(ValueError, match=r"policy\.gamma is 1.0"):
         svg(gamma=1.0)
+
+
+def test_two_hot_values_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"policy.critic.bins is 5; with policy=svg it must be 0"):
+        svg(bins=5)
