@@ -24,7 +24,8 @@ EXTRA = {"dmc": ["dm_control"]}
 """Packages that an environment needs and that only an extra installs."""
 
 SMALL = {
-    **{"planner.population": 16, "planner.elites": 4, "planner.horizon": 5, "planner.iterations": 1},
+    **{"planner.population": 16, "planner.elites": 4, "planner.proposals": 3},
+    **{"planner.horizon": 5, "planner.iterations": 1},
     **{"dynamics.members": 2, "dynamics.imagination.elites": 2, "dynamics.width": 16, "policy.width": 16},
     **{
         "dynamics.length": 5,
@@ -34,7 +35,13 @@ SMALL = {
         "dynamics.state.classes": 4,
     },
 }
-OF_IMAGES = {"planner.population": 4, "planner.horizon": 2, "dynamics.width": 8, "dynamics.trainer.max_updates": 4}
+OF_IMAGES = {
+    "planner.population": 4,
+    "planner.proposals": 1,
+    "planner.horizon": 2,
+    "dynamics.width": 8,
+    "dynamics.trainer.max_updates": 4,
+}
 """Images are many numbers, and a plan foresees them."""
 OF_PIXELS = {"algo.update.batch": 4, "dynamics.trainer.batch": 8, "algo.rollouts.starts": 8, "encoder.hidden": 32}
 SHORT = "+env.make.max_episode_steps=25"

@@ -21,7 +21,7 @@ from tests.other_device import OtherDevice
 from tests.recipes import RECIPES, small
 
 QUICK = {"ddqn_discrete", "sac_continuous", "ppo_discrete", "mpc_discrete", "mbpo_continuous", "mbpo_grid"}
-QUICK |= {"mbpo_pixels", "dreamer_discrete", "dreamer_grid", "random_discrete"}
+QUICK |= {"mbpo_pixels", "dreamer_discrete", "dreamer_grid", "random_discrete", "tdmpc_continuous"}
 """One of each algorithm and kind of model; the others are slow."""
 
 BRIEF = {"mpc": ["planner.horizon=2"], **{algo: ["steps=70"] for algo in ("ddqn", "sac", "ppo", "mbpo")}}

@@ -194,6 +194,7 @@ def test_bounds_of_actions(make: Any, bounds: dict[str, Any], monkeypatch: pytes
     [
         ("mpc_continuous", [], "a run of algo=mpc, without a policy to export: it plans each action in its model"),
         ("mpc_continuous", ["value=sac"], "a run of algo=mpc, without a policy to export: it plans each action"),
+        ("tdmpc_continuous", [], "a run of algo=tdmpc, without a policy to export: it plans each action in its model"),
         ("random_discrete", [], "a run of algo=random, without a policy to export: none of its networks acts"),
     ],
 )

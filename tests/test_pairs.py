@@ -31,8 +31,10 @@ FAMILIES = {
 ENCODER = {"discrete": "vector", "continuous": "vector", "grid": "grid", "pixels": "nature"}
 PLANNER = {"discrete": "mppi", "continuous": "cem", "grid": "mppi", "pixels": "mppi"}
 
-MODELS = ("analytic", "ensemble", "frames", "grid", "latent", "rssm_xs")
+MODELS = ("analytic", "ensemble", "frames", "grid", "implicit", "latent", "rssm_xs")
 """rssm_s and rssm_m are larger, and nothing else."""
+LATENT = ("implicit", "latent", "rssm_xs")
+"""Those with features of their own."""
 POLICIES = ("ddqn", "sac", "crossq", "svg", "ppo", "actor_critic")
 DISCRETE = ("ddqn", "sac", "ppo", "actor_critic")
 PLANNERS = ("random_shooting", "cem", "icem", "mppi")
@@ -46,6 +48,7 @@ TINY: dict[str, Any] = {
         "dynamics.members": 2,
         "dynamics.imagination.elites": 2,
         "dynamics.state.size": 8,
+        "dynamics.state.simplex": 4,
     },
     **{
         "dynamics.length": 4,
@@ -66,6 +69,8 @@ Pair = tuple[str, str, str, str]
 PAIRS: list[Pair] = [
     *product(("ddqn", "sac", "ppo"), FAMILIES, ("",), POLICIES),
     *product(("mbpo", "dreamer"), FAMILIES, MODELS, POLICIES),
+    *product(("tdmpc",), FAMILIES, MODELS, ("sac",)),
+    *product(("tdmpc",), FAMILIES, ("implicit",), [policy for policy in POLICIES if policy != "sac"]),
     *((("mpc", family, model, PLANNER[family])) for family, model in product(FAMILIES, MODELS)),
     *(
         ("mpc", family, "ensemble", p)
@@ -87,24 +92,20 @@ RUNS = {
     *product(("ppo",), FAMILIES, ("",), ("ppo",)),
     *product(("ppo",), ("discrete", "continuous"), ("",), ("actor_critic",)),
     *product(("mpc",), ("discrete", "continuous"), ("ensemble",), PLANNERS),
-    *product(("mpc",), ("discrete",), ("analytic", "ensemble", "latent", "rssm_xs"), ("mppi", "mppi+ddqn", "mppi+sac")),
-    *product(("mpc",), ("continuous",), ("analytic", "ensemble", "latent", "rssm_xs"), ("cem", "cem+sac")),
-    *product(("mpc",), ("grid",), ("analytic", "grid", "latent", "rssm_xs"), ("mppi", "mppi+ddqn", "mppi+sac")),
-    *product(("mpc",), ("pixels",), ("frames", "latent", "rssm_xs"), ("mppi", "mppi+ddqn", "mppi+sac")),
-    *product(("mbpo",), ("discrete",), ("analytic", "ensemble", "latent", "rssm_xs"), DISCRETE),
+    *product(("mpc",), ("discrete",), ("analytic", "ensemble", *LATENT), ("mppi", "mppi+ddqn", "mppi+sac")),
+    *product(("mpc",), ("continuous",), ("analytic", "ensemble", *LATENT), ("cem", "cem+sac")),
+    *product(("mpc",), ("grid",), ("analytic", "grid", *LATENT), ("mppi", "mppi+ddqn", "mppi+sac")),
+    *product(("mpc",), ("pixels",), ("frames", *LATENT), ("mppi", "mppi+ddqn", "mppi+sac")),
+    *product(("mbpo",), ("discrete",), ("analytic", "ensemble", *LATENT), DISCRETE),
     *product(
-        ("mbpo",),
-        ("continuous",),
-        ("analytic", "ensemble", "latent", "rssm_xs"),
-        ("sac", "crossq", "svg", "ppo", "actor_critic"),
+        ("mbpo",), ("continuous",), ("analytic", "ensemble", *LATENT), ("sac", "crossq", "svg", "ppo", "actor_critic")
     ),
     *product(("mbpo",), ("grid",), ("analytic", "grid"), ("ddqn", "sac", "ppo")),
     *product(("mbpo",), ("pixels",), ("frames",), ("ddqn", "sac", "ppo")),
-    *product(("mbpo",), ("grid", "pixels"), ("latent", "rssm_xs"), DISCRETE),
-    *product(
-        ("dreamer",), ("discrete", "continuous"), ("analytic", "ensemble", "latent", "rssm_xs"), ("actor_critic",)
-    ),
-    *product(("dreamer",), ("grid", "pixels"), ("latent", "rssm_xs"), ("actor_critic",)),
+    *product(("mbpo",), ("grid", "pixels"), LATENT, DISCRETE),
+    *product(("dreamer",), ("discrete", "continuous"), ("analytic", "ensemble", *LATENT), ("actor_critic",)),
+    *product(("dreamer",), ("grid", "pixels"), LATENT, ("actor_critic",)),
+    *product(("tdmpc",), FAMILIES, ("implicit",), ("sac",)),
 }
 """All that learn; the others are rejected."""
 
@@ -142,6 +143,7 @@ def config(pair: Pair) -> DictConfig:
     """A pair's config, tiny."""
     algo, family, model, other = pair
     planner, _, policy = other.partition("+") if algo == "mpc" else ("", "", other)
+    planner = "mppi" if algo == "tdmpc" else planner
     parts = {"algo": algo, "encoder": ENCODER[family], "dynamics": model, "policy": policy, "planner": planner}
     cfg = base(family).copy()
     OmegaConf.set_struct(cfg, False)
@@ -149,7 +151,7 @@ def config(pair: Pair) -> DictConfig:
         cfg.pop(group, None)
         if name:
             cfg[group] = part(group, name).copy()
-    if model in ("latent", "rssm_xs"):
+    if model in LATENT:
         cfg.policy_encoder = part("encoder", "vector")
     if algo == "mpc" and policy:
         cfg.merge_with(OmegaConf.load(CONF / "value" / f"{policy}.yaml"))
@@ -157,8 +159,10 @@ def config(pair: Pair) -> DictConfig:
     if algo == "mbpo":
         cfg.algo.rollouts.length = [2, 2, 0, 1]
         own_rollouts = policy in ("ppo", "actor_critic")
-        from_features = policy == "svg" and model in ("latent", "rssm_xs")
+        from_features = policy == "svg" and model in LATENT
         cfg.algo.real_ratio = None if own_rollouts else 1.0 if from_features else 0.5
+    if algo == "tdmpc":
+        cfg.planner.proposals = 2
     if "every" in cfg.algo:
         cfg.algo.every = 1000
     for key, value in TINY.items():

@@ -130,7 +130,8 @@ def acting(runner: Runner) -> Acting:
     """The module of a run's policy, on the CPU and in float32. ConfigError if the run has no policy."""
     algo, model = runner.algo, runner.algo.world_model
     policy = getattr(algo, "policy", None)
-    if not isinstance(policy, Policy):
+    if algo.planner is not None or not isinstance(policy, Policy):
+        # The policy of a planner only proposes sequences.
         why = "it plans each action in its model" if algo.planner is not None else "none of its networks acts"
         raise ConfigError(
             f"{runner.folder.path} is a run of {words_of(runner.folder.config())}, without a policy to export: {why}; "

@@ -307,12 +307,15 @@ class SAC(Policy):
     def value(self, features: Tensor) -> Tensor:
         """[B]: Q of the action of evaluations, as the actor's loss reads the critics.
 
-        It is a soft value: the entropy of later steps counts.
+        It is a soft value: the entropy of later steps counts. Dropout, which is for updates, does not.
         """
         encoded = self.encode(features)
         action = self.dist.act(self.actor(encoded), False)
         # Critics of discrete actions read none, as they give the values of all.
+        training = self.critic.training
+        self.critic.eval()
         q = self.q_values(self.critic, encoded, None if self.dist.critic_inputs == 0 else action)
+        self.critic.train(training)
         return self.actor_q(self.dist.q_of(q, action))
 
     def update(self, steps: Step) -> Metrics:

@@ -84,15 +84,18 @@ def test_critics_train_the_model_but_the_policy_does_not() -> None:
 
 
 def test_a_batch_of_windows_is_learned_by_heart() -> None:
-    """Rewards are predicted with less than half of their size as error, and latents closer than at the start."""
+    """Rewards have a fifth of their size as error, and latents are closer than at the start.
+
+    For its first hundred updates a two-hot head does nothing but take its weight from bins of huge numbers.
+    """
     algo = tdmpc("policy.critic.dropout=0", "dynamics.optim.lr=3e-3")
     window = steps(length=2)
     first = algo.learn_from(window)
-    for _ in range(150):
+    for _ in range(200):
         last = algo.learn_from(window)
     _, outcome = algo.model.imagine(algo.model.observe(None, window.at(0)), window.action[1])
     error = outcome.reward - window.reward[1]
-    assert error.square().mean() < 0.25 * window.reward[1].square().mean()
+    assert error.square().mean() < 0.04 * window.reward[1].square().mean()
     assert float(last["model/train/consistency"]) < float(first["model/train/consistency"])
     assert (outcome.cont > 0.9).all()
 
@@ -115,3 +118,10 @@ def test_proposals_need_a_policy() -> None:
     cfg = compose_config(["algo=mpc", "env=pendulum", "planner=mppi", "planner.proposals=4"])
     with pytest.raises(Exception, match=r"planner.proposals is 4, but algo=mpc has no policy.*try value=sac"):
         build(cfg.algo)(SPEC)
+
+
+def test_values_of_plans_have_no_dropout() -> None:
+    algo = tdmpc("policy.critic.dropout=0.5", "policy.critic.bins=0")
+    z = algo.model.observe(None, steps().at(0))
+    torch.testing.assert_close(algo.policy.value(z), algo.policy.value(z), atol=0, rtol=0)
+    assert algo.policy.critic.training, "updates have it"
