@@ -122,7 +122,7 @@ def propose(model: WorldModel, state: Tree, policy: Policy, count: int, batch: i
 def mixed(model: WorldModel, proposed: Tensor, drawn: Tensor) -> Tensor:
     """[B, P, H(, A)] and [B, N, H(, A)] -> [B, P + N, H(, A)]."""
     both = torch.cat([proposed, drawn], 1)
-    # Shuffled for an ensemble, whose members see a contiguous block each: one alone would judge the policy.
+    # Shuffled for an ensemble, whose members see a contiguous block each: one alone would score the policy.
     return both if model.batch_blocks == 1 else both[:, torch.randperm(both.shape[1], device=both.device)]
 
 
