@@ -189,7 +189,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
         ["encoder=vector reads vectors, not (4, 84, 84)", "try encoder=nature or impala"],
     ),
     "encoder of larger images": (
-        ["experiment=atari_100k", "env=minatar_breakout"],
+        ["experiment=atari_100k", "env=minatar_breakout", "encoder=der"],
         ["encoder=der needs images of at least 25 x 25, these are 10 x 10", "try encoder=grid"],
     ),
     "intensity": (
