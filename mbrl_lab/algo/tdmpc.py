@@ -72,16 +72,11 @@ class TDMPC(Planned):
     @torch.no_grad()
     def act(self, step: Step, carry: Tree | None, explore: bool) -> tuple[Tensor, Tree]:
         action, carry = super().act(step, carry, explore)
-        if explore and self.ready:
-            action = self.drawn(carry["plan"])
+        if explore and self.ready and not self.spec.discrete:
+            # The plan's spread says how sure the search was. Discrete actions are drawn by the planner.
+            std = carry["plan"]["std"][:, 0]
+            action = (action + std * torch.randn_like(action)).clamp(-1, 1)
         return action, carry
-
-    def drawn(self, plan: Tree) -> Tensor:
-        """[B(, A)]: first actions drawn from plans, whose spread says how sure the search was."""
-        mean = plan["mean"][:, 0]
-        if self.spec.discrete:
-            return torch.multinomial(mean, 1).squeeze(-1)
-        return (mean + plan["std"][:, 0] * torch.randn_like(mean)).clamp(-1, 1)
 
     def context(self, explore: bool) -> PlanContext:
         return PlanContext(self.policy, lambda z: self.policy.value(self.model.features(z)), explore, self.steps)

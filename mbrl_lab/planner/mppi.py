@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mbrl_lab.ops import pick
 from mbrl_lab.planner.proposal import Adaptive, Plan, Proposal, require
 from mbrl_lab.planner.search import Search, elite_weights, softmax_weights
 from mbrl_lab.types import EnvSpec
@@ -19,6 +20,8 @@ class MPPI(Search):
     `temperature` is in units of return. Where `elites` is given only the best so many count, as in TD-MPC (Hansen et
     al. 2022). With more than one iteration the spread is refitted too.
     `proposals` of the sequences are rollouts of a policy in the model, the same ones in each iteration (Hansen et al.).
+    The action is then the first of a sequence drawn by its weight: where good sequences differ, their mean is none of
+    them.
     """
 
     def __init__(
@@ -43,6 +46,19 @@ class MPPI(Search):
 
     def candidates(self, proposal: Proposal, plan: Plan, iteration: int) -> Tensor:
         return proposal.sample(plan, self.population - self.proposals)
+
+    def start(self, spec: EnvSpec, batch: int, device: torch.device | str) -> Plan:
+        first = {"first": spec.zero_action(batch, device)} if self.proposals else {}
+        return super().start(spec, batch, device) | first
+
+    def improve(self, proposal: Proposal, plan: Plan, sequences: Tensor, scores: Tensor) -> Plan:
+        if not self.proposals:
+            return super().improve(proposal, plan, sequences, scores)
+        drawn = torch.multinomial(self.weigh(scores, proposal.spec), 1).squeeze(1)
+        return super().improve(proposal, plan, sequences, scores) | {"first": pick(sequences, drawn)[:, 0]}
+
+    def first_action(self, proposal: Proposal, plan: Plan) -> Tensor:
+        return plan["first"] if self.proposals else super().first_action(proposal, plan)
 
     def weigh(self, scores: Tensor, spec: EnvSpec) -> Tensor:
         # Among a thousand sequences the many bad ones together may outweigh the few good ones.

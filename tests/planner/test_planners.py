@@ -258,6 +258,31 @@ def test_a_planted_policy_s_plan_is_found_in_one_iteration(monkeypatch: pytest.M
     assert (alone.plan(model, state, start, PlanContext())[1]["predicted_return"] < -0.1).all()
 
 
+class Either(Policy):
+    """Proposes -0.9 and 0.9 in turn."""
+
+    def act(self, features: Tensor, explore: bool) -> Tensor:
+        sign = torch.where(torch.arange(len(features)) % 2 == 0, 1.0, -1.0)
+        return 0.9 * sign.unsqueeze(1)
+
+
+def test_of_two_good_plans_one_is_followed_and_not_their_mean() -> None:
+    """Both directions pay alike, standing still pays nothing: as where a pendulum hangs straight down."""
+
+    class Fork(Track):
+        def imagine(self, state: Tree, action: Tensor) -> tuple[Tree, Outcome]:
+            state, outcome = super().imagine(state, action)
+            return state, outcome._replace(reward=10 * action[:, 0].abs())
+
+    torch.manual_seed(0)
+    model, batch = Fork(1), 63  # odd, so that the proposals of each of them alternate
+    state = model.begin(torch.zeros(batch, 2, 1))
+    planner = make("mppi", horizon=2, population=40, elites=8, temperature=1.0, proposals=8, iterations=1)
+    action, plan = planner.plan(model, state, planner.start(model.spec, batch, "cpu"), PlanContext(Either()))
+    assert (action.abs() > 0.5).all() and 16 < int((action > 0).sum()) < 48
+    assert plan["mean"][:, 0].abs().mean() < 0.5
+
+
 def test_a_value_at_the_horizon_decides_where_no_step_pays() -> None:
     """A lock that has not opened by the horizon: 7 is what is left if both digits were right, discounted twice."""
     model = Lock(2)
