@@ -267,7 +267,7 @@ class Either(Policy):
 
 
 def test_of_two_good_plans_one_is_followed_and_not_their_mean() -> None:
-    """Both directions pay alike, standing still pays nothing: as where a pendulum hangs straight down."""
+    """Both directions pay equally, standing still pays nothing: as where a pendulum hangs straight down."""
 
     class Fork(Track):
         def imagine(self, state: Tree, action: Tensor) -> tuple[Tree, Outcome]:
