@@ -25,7 +25,7 @@ from mbrl_lab.protocols import Algo
 from mbrl_lab.replay import Replay
 from mbrl_lab.scores import Reference, summary
 from mbrl_lab.tracking.checkpoint import Checkpoint
-from mbrl_lab.tracking.progress import EvaluationNote, LongRunNotice
+from mbrl_lab.tracking.progress import EvaluationNote, LongRunNotice, Stopwatch
 from mbrl_lab.tracking.provenance import shell_command
 from mbrl_lab.tracking.signals import UNDRAWN, Signals
 from mbrl_lab.tracking.state import (
@@ -82,22 +82,6 @@ def advice_when_stopped(note: EvaluationNote, time_limit: int | None) -> Iterato
         if time_limit is None:
             log.warning("stopped while %s. The environment declares no time limit: %s", note, SET_LIMIT)
         raise
-
-
-class Stopwatch:
-    """Seconds by a clock, including those before a resume."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self.clock = clock
-        self.before = 0.0
-        self.began = clock()
-
-    def go_on(self) -> None:
-        """Count from now on, in addition to `before`."""
-        self.began = self.clock()
-
-    def seconds(self) -> float:
-        return self.before + self.clock() - self.began
 
 
 class Runner:

@@ -22,9 +22,10 @@ from mbrl_lab.env import Envs, Episode, episode_seed
 from mbrl_lab.monitor import Monitor, Stop
 from mbrl_lab.protocols import Algo
 from mbrl_lab.replay import Replay
-from mbrl_lab.runner import EVAL, FINAL, TRAIN, Compute, Runner, Schedule, Stopwatch, summary
+from mbrl_lab.runner import EVAL, FINAL, TRAIN, Compute, Runner, Schedule, summary
 from mbrl_lab.scores import Reference
 from mbrl_lab.tracking.folder import RunFolder
+from mbrl_lab.tracking.progress import Stopwatch
 from mbrl_lab.tracking.tracker import Tracker
 from mbrl_lab.types import EnvSpec, Metrics, Step, Tree
 

@@ -11,7 +11,6 @@ for each environment step:
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import chain
 
 import torch
 from torch import Tensor
@@ -109,9 +108,7 @@ class TDMPC(Planned):
 
         # The critics' errors train encoder and transitions, too: what a value depends on has to be in the latent.
         optimisers = self.model.opt, self.policy.critic_opt
-        weights = [p for opt in optimisers for p in chain(*(group["params"] for group in opt.param_groups))]
-        for opt in optimisers:
-            opt.zero_grad()
+        weights = [p for opt in optimisers for p in opt.parameters()]
         differentiate(unrolled.loss + VALUE * critic_loss, weights)
         norm = clip_norm(weights, self.model.optim.clip or torch.inf)
         for opt in optimisers:

@@ -75,6 +75,7 @@ class Implicit(SequenceModel):
     """See the top of this file. Its state is the vector z; vector observations are standardised."""
 
     learns_jointly = True
+    opt: Adam
 
     def __init__(
         self,

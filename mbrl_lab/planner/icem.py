@@ -82,10 +82,11 @@ class ICEM(Search):
         sequences = torch.cat(groups, 1)
         return sequences[:, torch.randperm(sequences.shape[1], device=sequences.device)]
 
-    def improve(self, proposal: Proposal, plan: Plan, sequences: Tensor, scores: Tensor) -> Plan:
+    def improve(self, proposal: Proposal, plan: Plan, sequences: Tensor, scores: Tensor, weights: Tensor) -> Plan:
         best = scores.topk(self.kept, 1).indices
         environments = torch.arange(len(best), device=best.device)[:, None]
-        return super().improve(proposal, plan, sequences, scores) | {"elites": sequences[environments, best]}
+        fitted = super().improve(proposal, plan, sequences, scores, weights)
+        return fitted | {"elites": sequences[environments, best]}
 
     def first_action(self, proposal: Proposal, plan: Plan) -> Tensor:
         # Where rewards differ from step to step the best sequence is better than the mean of several good ones.

@@ -51,11 +51,12 @@ class MPPI(Search):
         first = {"first": spec.zero_action(batch, device)} if self.proposals else {}
         return super().start(spec, batch, device) | first
 
-    def improve(self, proposal: Proposal, plan: Plan, sequences: Tensor, scores: Tensor) -> Plan:
+    def improve(self, proposal: Proposal, plan: Plan, sequences: Tensor, scores: Tensor, weights: Tensor) -> Plan:
+        fitted = super().improve(proposal, plan, sequences, scores, weights)
         if not self.proposals:
-            return super().improve(proposal, plan, sequences, scores)
-        drawn = torch.multinomial(self.weigh(scores, proposal.spec), 1).squeeze(1)
-        return super().improve(proposal, plan, sequences, scores) | {"first": pick(sequences, drawn)[:, 0]}
+            return fitted
+        drawn = torch.multinomial(weights, 1).squeeze(1)
+        return fitted | {"first": pick(sequences, drawn)[:, 0]}
 
     def first_action(self, proposal: Proposal, plan: Plan) -> Tensor:
         return plan["first"] if self.proposals else super().first_action(proposal, plan)

@@ -49,9 +49,8 @@ def score_sequences(
     batch, count = sequences.shape[:2]
     copies = particles * count
 
-    # Filled up to a multiple of the blocks, which must have equal sizes; those added count as terminated.
-    rollouts = torch.arange(copies * batch + -copies * batch % model.batch_blocks, device=sequences.device)
-    states = tree_map_only(Tensor, lambda x: x[rollouts % batch], state)
+    # Rollouts that were added to fill the blocks count as terminated.
+    rollouts, states = repeated(model, state, copies * batch, batch)
     alive = (rollouts < copies * batch).float()
 
     # Time comes first, so that the actions of a step are contiguous.
@@ -63,6 +62,16 @@ def score_sequences(
     # A NaN of one particle makes its sequence the worst: as a mean it would compare false with any other score.
     sane = returns.isfinite() & alive.isfinite()
     return returns.where(sane, -torch.inf).view(particles, count, batch).mean(0).T.contiguous()
+
+
+def repeated(model: WorldModel, state: Tree, count: int, batch: int) -> tuple[Tensor, Tree]:
+    """Numbers [M] of rollouts, and the state [B] that each begins in, in turn.
+
+    M is `count` filled up to a multiple of the model's blocks, which must have equal sizes.
+    """
+    device = tree_leaves(state)[0].device
+    rollouts = torch.arange(count + -count % model.batch_blocks, device=device)
+    return rollouts, tree_map_only(Tensor, lambda x: x[rollouts % batch], state)
 
 
 def imagined_returns(
@@ -110,13 +119,9 @@ def imagined_returns(
 @torch.no_grad()
 def propose(model: WorldModel, state: Tree, policy: Policy, count: int, batch: int, horizon: int) -> Tensor:
     """[B, count, H(, A)]: the actions of `count` rollouts of an exploring policy in the model, from state [B]."""
-    copies = count * batch
-    # Filled up to a multiple of the blocks, as in `score_sequences`.
-    device = tree_leaves(state)[0].device
-    rows = torch.arange(copies + -copies % model.batch_blocks, device=device) % batch
-    wide = tree_map_only(Tensor, lambda x: x[rows], state)
-    actions = model.imagine_trajectory(lambda features: policy.act(features, True), wide, horizon).action
-    return actions[:, :copies].unflatten(1, (count, batch)).transpose(0, 2)
+    _, states = repeated(model, state, count * batch, batch)
+    actions = model.imagine_trajectory(lambda features: policy.act(features, True), states, horizon).action
+    return actions[:, : count * batch].unflatten(1, (count, batch)).transpose(0, 2)
 
 
 def mixed(model: WorldModel, proposed: Tensor, drawn: Tensor) -> Tensor:
@@ -230,7 +235,8 @@ class Search(ABC):
             scores = score_sequences(model, state, sequences, self.particles, self.discount, context.value)
             if self.on_candidates is not None:
                 self.on_candidates(Candidates(iteration, sequences, scores))
-            plan = self.improve(proposal, plan, sequences, scores)
+            weights = self.weigh(scores, proposal.spec)
+            plan = self.improve(proposal, plan, sequences, scores, weights)
         return self.first_action(proposal, plan), plan
 
     def shift(self, proposal: Proposal, previous: Plan) -> Plan:
@@ -241,9 +247,8 @@ class Search(ABC):
         """[B, N, H(, A)]: the sequences to score in this iteration."""
         return proposal.sample(plan, self.population)
 
-    def improve(self, proposal: Proposal, plan: Plan, sequences: Tensor, scores: Tensor) -> Plan:
-        """Fit the plan to the sequences by the weights of their scores."""
-        weights = self.weigh(scores, proposal.spec)
+    def improve(self, proposal: Proposal, plan: Plan, sequences: Tensor, scores: Tensor, weights: Tensor) -> Plan:
+        """Fit the plan to the sequences by the weights [B, N] of their scores."""
         return proposal.fit(plan, sequences, weights) | {"predicted_return": expectation(scores, weights)}
 
     def first_action(self, proposal: Proposal, plan: Plan) -> Tensor:

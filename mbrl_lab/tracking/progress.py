@@ -138,6 +138,22 @@ class Progress:
         self.shown = self.step
 
 
+class Stopwatch:
+    """Seconds by a clock, including those before a resume."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock = clock
+        self.before = 0.0
+        self.began = clock()
+
+    def go_on(self) -> None:
+        """Count from now on, in addition to `before`."""
+        self.began = self.clock()
+
+    def seconds(self) -> float:
+        return self.before + self.clock() - self.began
+
+
 class LongRunNotice:
     """Reports once, soon after learning has begun, how many hours a long run has left.
 
